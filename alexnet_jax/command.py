@@ -1,0 +1,92 @@
+"""What every command shares: flags, help, exit statuses, and messages in place of tracebacks."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from alexnet_jax.errors import InputError
+
+FLAGS = flags.FLAGS
+
+
+def define_config() -> "flags.FlagHolder[ConfigDict]":
+    """Define --config=FILE[:VARIANT], required, with --config.FIELD=VALUE beside it."""
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file and variant, as configs/alexnet.py:sample; "
+        "--config.FIELD=VALUE overrides a field.",
+    )
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+def default_workdir() -> str:
+    """Where a config's run lies: runs/alexnet-sample for configs/alexnet.py:sample."""
+    path, _, variant = config_flags.get_config_filename(FLAGS["config"]).partition(":")
+    return os.path.join("runs", "-".join(filter(None, [Path(path).stem, variant])))
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parse the flags, call main with the other arguments, exit with its status (None is 0).
+
+    Wrong flags, a wrong config and every InputError end with one message on stderr and
+    status 2; --help ends with status 0.
+    """
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(_help())
+        sys.exit(0)
+    try:
+        status = main(_parse(sys.argv))
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"{_program()}: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:  # while training, train.py takes it and saves first
+        print(f"{_program()}: interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader has gone, as in `… | head`; nothing left to tell it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """The arguments that are not flags."""
+    try:
+        rest = FLAGS(arguments)[1:]
+        if "config" in FLAGS:
+            FLAGS.config.is_locked  # noqa: B018 - a file that cannot be loaded raises here
+    except flags.Error as error:  # an exception inside the config file comes with a traceback
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(f"{last} (--help lists the flags)") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot read the config file: {str(error).strip().splitlines()[-1].strip()}; "
+            "an example is --config=configs/alexnet.py:sample"
+        ) from None
+    except (AttributeError, KeyError) as error:
+        named = " ".join(str(error.args[0]).replace("'", "").split())
+        raise InputError(f"the config has no field {named}") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"in the config: {error}") from None
+    if rest and "config" in FLAGS:
+        raise InputError(f"unexpected arguments: {' '.join(rest)} (--help lists the flags)")
+    return rest
+
+
+def _help() -> str:
+    """The main module's docstring, then its flags and the shared ones."""
+    main = sys.modules["__main__"]
+    modules = [name for name in FLAGS.flags_by_module_dict() if not name.startswith("absl")]
+    listed = "\n".join(FLAGS.module_help(name) for name in sorted(modules, reverse=True))
+    return f"{(main.__doc__ or '').strip()}\n\nflags:\n{listed}"
+
+
+def _program() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else os.path.basename(sys.argv[0])
