@@ -1,0 +1,275 @@
+"""The network of the paper, section 3.5, with everything that varies held as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import prod
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.models.columns import (
+    Classifier,
+    ColumnConv,
+    ColumnDense,
+    KernelInit,
+    Placement,
+)
+from alexnet_jax.models.dropout import drop, expect
+from alexnet_jax.models.lrn import lrn
+from alexnet_jax.models.pooling import max_pool
+
+Sight = Literal["own", "both"]
+Step = Literal["relu", "tanh", "lrn", "pool", "dropout"]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolutional layer: its features are those of all columns together."""
+
+    name: str
+    features: int
+    kernel: int
+    stride: int
+    padding: tuple[int, int]
+    sees: Sight
+    std: float
+    bias: float
+    after: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully-connected layer: its features are those of all columns together."""
+
+    name: str
+    features: int
+    sees: Sight
+    std: float
+    bias: float
+    after: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class LRN:
+    """Local response normalisation; `alpha_over_size` divides alpha by size, as Caffe does."""
+
+    size: int
+    k: float
+    alpha: float
+    beta: float
+    alpha_over_size: bool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Max pooling, overlapping where the stride is less than the window."""
+
+    window: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All of the network that the paper, its program, its ablations and relatives differ in.
+
+    Attributes:
+        columns: parts of the network, each with its own kernels.
+        channels: of the images.
+        classes: outputs of the last layer.
+        dropout: the probability that a unit is dropped.
+        init: "normal" draws kernels from N(0, std²) with each layer's std, as the paper;
+            "scaled" from N(0, 2 / inputs of a unit), which a narrow net needs.
+        layers: convolutions, then fully-connected layers; the last one classifies.
+    """
+
+    columns: int
+    channels: int
+    classes: int
+    dropout: float
+    init: Literal["normal", "scaled"]
+    lrn: LRN
+    pool: Pool
+    layers: tuple[Conv | Dense, ...]
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "ModelConfig":
+        """From the `model` part of a config; its layers come in the order of their names.
+
+        Raises:
+            InputError: a field missing, unknown or of a value that is not known.
+        """
+        layers = tuple(
+            _build(Conv if "kernel" in layer else Dense, f"model.layers.{name}", layer, name=name)
+            for name, layer in sorted(config["layers"].items())
+        )
+        built = _build(
+            cls,
+            "model",
+            config,
+            lrn=_build(LRN, "model.lrn", config["lrn"]),
+            pool=_build(Pool, "model.pool", config["pool"]),
+            layers=layers,
+        )
+        built.check()
+        return built
+
+    def check(self) -> None:
+        """Raise InputError for sizes and words that do not make a network."""
+        _known("model.init", self.init, ("normal", "scaled"))
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout={self.dropout}; expected from 0 to below 1")
+        kinds = "".join(type(layer).__name__[0] for layer in self.layers)
+        if "DC" in kinds or not kinds.endswith("D"):
+            names = ", ".join(layer.name for layer in self.layers)
+            raise InputError(
+                f"model.layers are {names}; expected convolutions, then fully-connected layers, "
+                "at least one of these"
+            )
+        for layer in self.layers:
+            where = f"model.layers.{layer.name}"
+            _known(f"{where}.sees", layer.sees, get_args(Sight))
+            for step in layer.after:
+                _known(f"{where}.after", step, get_args(Step))
+            if layer is not self.layers[-1] and layer.features % self.columns:
+                raise InputError(
+                    f"{where}.features is {layer.features}; expected a multiple of the "
+                    f"{self.columns} columns"
+                )
+
+
+class AlexNet(nn.Module):
+    """The network: images to logits.
+
+    Attributes:
+        config: what it is made of.
+        placement: the columns on this device; all of them outside `jax.shard_map`.
+        dtype: of convolutions and matrix products; normalisation, logits and parameters are
+            float32.
+    """
+
+    config: ModelConfig
+    placement: Placement | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Array, *, train: bool = False, examples: Array | None = None
+    ) -> Array:
+        """Logits (batch, classes), float32, of mean-subtracted images in units of 0…255.
+
+        Args:
+            images: (batch, height, width, channels).
+            train: drop units (needs an rng "dropout") instead of taking their expectation.
+            examples: (batch,) the number of each image in the run, on which its dropout
+                masks depend; by default its place in the batch.
+
+        `activations` returns what lies between.
+        """
+        placement = self.placement or Placement(self.config.columns)
+        *hidden, last = self.config.layers
+        columns = [images.astype(self.dtype)] * placement.local
+        kept: dict[str, list[Array]] = {}
+        for layer in hidden:
+            if isinstance(layer, Dense):
+                columns = [column.reshape(len(images), -1) for column in columns]
+            columns = kept[layer.name] = self._layer(layer, placement)(columns)
+            for step in layer.after:
+                columns = self._step(step, columns, placement, train, examples)
+                kept[f"{layer.name}_{step}"] = columns
+        self.sow("intermediates", "activations", kept, reduce_fn=lambda _, new: new)
+        columns = [column.reshape(len(images), -1) for column in columns]
+        kernel_init = self._kernel_init(last.std, columns=self.config.columns)
+        return Classifier(
+            self.config.classes, kernel_init, last.bias, placement, self.dtype, name=last.name
+        )(columns)
+
+    def _layer(self, layer: Conv | Dense, placement: Placement) -> nn.Module:
+        shared: dict[str, Any] = dict(
+            features=layer.features // self.config.columns,
+            sees_both=layer.sees == "both",
+            kernel_init=self._kernel_init(layer.std),
+            bias=layer.bias,
+            placement=placement,
+            dtype=self.dtype,
+            name=layer.name,
+        )
+        if isinstance(layer, Dense):
+            return ColumnDense(**shared)
+        return ColumnConv(kernel=layer.kernel, stride=layer.stride, padding=layer.padding, **shared)
+
+    def _step(
+        self,
+        step: Step,
+        columns: list[Array],
+        placement: Placement,
+        train: bool,
+        examples: Array | None,
+    ) -> list[Array]:
+        """What follows a layer, on each column for itself."""
+        config = self.config
+        if step == "relu":
+            return [nn.relu(column) for column in columns]
+        if step == "tanh":
+            return [jnp.tanh(column) for column in columns]
+        if step == "lrn":
+            norm = config.lrn
+            alpha = norm.alpha / norm.size if norm.alpha_over_size else norm.alpha
+            return [lrn(column, norm.size, norm.k, alpha, norm.beta) for column in columns]
+        if step == "pool":
+            return [max_pool(column, config.pool.window, config.pool.stride) for column in columns]
+        if not train:
+            return [expect(column, config.dropout) for column in columns]
+        key = self.make_rng("dropout")
+        numbers = jnp.arange(len(columns[0])) if examples is None else examples
+        return [
+            drop(column, config.dropout, jax.random.fold_in(key, placement.index(c)), numbers)
+            for c, column in enumerate(columns)
+        ]
+
+    def _kernel_init(self, std: float, columns: int = 1) -> KernelInit:
+        """Normal kernels; `columns` is how many columns' units one unit of the layer adds up."""
+
+        def init(key: Array, shape: tuple[int, ...]) -> Array:
+            inputs = columns * prod(shape[1:-1])
+            scale = std if self.config.init == "normal" else (2 / inputs) ** 0.5
+            return scale * jax.random.normal(key, shape)
+
+        return init
+
+
+def activations(model: AlexNet, params: Mapping[str, Any], images: Array) -> dict[str, Array]:
+    """Every activation at test time, by layer and step, and the logits.
+
+    Args:
+        params: of the model, {"conv1": {"kernel": …}, …}.
+        images: as for the model.
+
+    Returns:
+        {"conv1": …, "conv1_relu": …, "conv1_lrn": …, "conv1_pool": …, …}, in the order of
+        the network, each (columns, batch, …), and last {"fc8": (batch, classes)}.
+    """
+    logits, state = model.apply({"params": params}, images, mutable=["intermediates"])
+    kept = state["intermediates"]["activations"]
+    stacked = {name: jnp.stack(columns) for name, columns in kept.items()}
+    return {**stacked, model.config.layers[-1].name: logits}
+
+
+def _build(kind: type, where: str, given: Mapping[str, Any], **ready: Any) -> Any:
+    """The dataclass from a mapping; a field too many or too few is an InputError."""
+    names = {field.name for field in fields(kind)}
+    if wrong := names.symmetric_difference({*given, *ready}):
+        raise InputError(
+            f"{where} has the fields {', '.join(sorted(given))}; "
+            f"missing or unknown: {', '.join(sorted(wrong))}"
+        )
+    return kind(**{name: given[name] for name in names - set(ready)}, **ready)
+
+
+def _known(where: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise InputError(f"{where} has {value!r}; expected one of {', '.join(words)}")

@@ -1,0 +1,154 @@
+"""Layers written per column, and the one place where columns meet.
+
+The paper puts half of the kernels on each of two accelerators, which "communicate only in
+certain layers" (section 3.2). Here every layer works on a list of columns: those that this
+device holds. A column is an array of activities with the maps last. Where a layer sees both
+columns it calls `cross_columns`, and there alone columns travel between devices.
+
+Parameters have a leading axis of columns, all of them at initialisation and on one device,
+the local ones inside `jax.shard_map` over the mesh axis "column".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.nn.initializers import constant
+from jax.typing import DTypeLike
+
+KernelInit = Callable[[Array, tuple[int, ...]], Array]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which columns are here.
+
+    Attributes:
+        local: columns on this device.
+        axis_name: the mesh axis over which the others lie; None when all are local.
+    """
+
+    local: int = 2
+    axis_name: str | None = None
+
+    def index(self, position: int) -> int | Array:
+        """The number, in the whole network, of the local column at `position`."""
+        if self.axis_name is None:
+            return position
+        return lax.axis_index(self.axis_name) * self.local + position
+
+
+def cross_columns(columns: list[Array], placement: Placement) -> Array:
+    """All columns side by side along the last axis: the crossing lines of the paper's figure 2.
+
+    Without an axis name all columns are local and nothing is communicated.
+    """
+    here = jnp.concatenate(columns, axis=-1) if len(columns) > 1 else columns[0]
+    if placement.axis_name is None:
+        return here
+    return lax.all_gather(here, placement.axis_name, axis=-1, tiled=True)
+
+
+class ColumnConv(nn.Module):
+    """A convolution per column: kernel (columns, height, width, maps in, maps out).
+
+    Attributes:
+        features: maps out, of one column.
+        kernel: pixels a side; stride: pixels between windows.
+        padding: pixels of zeros before and after, in both directions.
+        sees_both: whether the input is all columns or the own one.
+        kernel_init: of one column's kernel; `bias` is the initial bias.
+        dtype: of the arithmetic; parameters are float32.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    padding: tuple[int, int]
+    sees_both: bool
+    kernel_init: KernelInit
+    bias: float
+    placement: Placement
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, columns: list[Array]) -> list[Array]:
+        """Columns (batch, height, width, maps) to columns of the same form."""
+        if self.sees_both:
+            columns = [cross_columns(columns, self.placement)] * len(columns)
+        local, inputs = len(columns), columns[0].shape[-1]
+        shape = (local, self.kernel, self.kernel, inputs, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        bias = self.param("bias", constant(self.bias), (local, self.features)).astype(self.dtype)
+        return [
+            lax.conv_general_dilated(
+                column.astype(self.dtype),
+                kernel[c],
+                window_strides=(self.stride, self.stride),
+                padding=(self.padding, self.padding),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            + bias[c]
+            for c, column in enumerate(columns)
+        ]
+
+
+class ColumnDense(nn.Module):
+    """A fully-connected layer per column: kernel (columns, units in, units out).
+
+    Attributes are those of `ColumnConv`; with both columns in sight, the first half of the
+    units in is column 0's, each column flattened as (height, width, maps).
+    """
+
+    features: int
+    sees_both: bool
+    kernel_init: KernelInit
+    bias: float
+    placement: Placement
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, columns: list[Array]) -> list[Array]:
+        """Columns (batch, units) to columns of the same form."""
+        if self.sees_both:
+            columns = [cross_columns(columns, self.placement)] * len(columns)
+        local, inputs = len(columns), columns[0].shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (local, inputs, self.features))
+        bias = self.param("bias", constant(self.bias), (local, self.features))
+        return [
+            column.astype(self.dtype) @ kernel[c].astype(self.dtype) + bias[c].astype(self.dtype)
+            for c, column in enumerate(columns)
+        ]
+
+
+class Classifier(nn.Module):
+    """The last layer, one for all columns, split by its input.
+
+    Each column contributes the product of its own units, (columns, units in, classes), and
+    the contributions are added up: so any number of classes, odd ones too, fits any number
+    of columns, and the devices exchange one number a class instead of a column of units.
+    """
+
+    classes: int
+    kernel_init: KernelInit
+    bias: float
+    placement: Placement
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, columns: list[Array]) -> Array:
+        """Columns (batch, units) to logits (batch, classes), float32."""
+        shape = (len(columns), columns[0].shape[-1], self.classes)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", constant(self.bias), (self.classes,))
+        logits = sum(
+            (column.astype(self.dtype) @ kernel[c].astype(self.dtype)).astype(jnp.float32)
+            for c, column in enumerate(columns)
+        )
+        if self.placement.axis_name is not None:
+            with jax.named_scope("logits"):
+                logits = lax.psum(logits, self.placement.axis_name)
+        return logits + bias

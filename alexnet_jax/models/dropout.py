@@ -1,0 +1,28 @@
+"""Dropout as in the paper (section 4.2): a mask while training, a factor at test."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def drop(x: Array, rate: float, key: Array, examples: Array) -> Array:
+    """Zero each activity with probability `rate`; what survives is not scaled up.
+
+    The mask of an example is a function of the key and its number alone, so it is the same
+    in whatever batch and on whatever device the example comes.
+
+    Args:
+        x: activities (batch, units).
+        key: one key for the layer and the column.
+        examples: (batch,) integers, the number of each example in the run.
+    """
+
+    def keep(example: Array) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, example), 1 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(keep)(examples), x, 0)
+
+
+def expect(x: Array, rate: float) -> Array:
+    """At test every activity stays and is multiplied by the probability of staying."""
+    return x * jnp.asarray(1 - rate, x.dtype)

@@ -1,0 +1,90 @@
+"""The network of a config: built, initialised, and run forward on a mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from alexnet_jax import parallel
+from alexnet_jax.errors import InputError
+from alexnet_jax.inputs import normalise
+from alexnet_jax.models.alexnet import AlexNet, ModelConfig
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def make_model(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> AlexNet:
+    """The network of a config whose number of classes is known.
+
+    Args:
+        mesh: on whose devices the columns lie; None holds all of them in one place.
+
+    Raises:
+        InputError: a model or a compute_dtype that does not exist.
+    """
+    if config.compute_dtype not in COMPUTE_DTYPES:
+        known = " or ".join(COMPUTE_DTYPES)
+        raise InputError(f"compute_dtype is {config.compute_dtype!r}; expected {known}")
+    model = ModelConfig.from_dict(config.model)
+    placement = parallel.placement(mesh, model.columns) if mesh else None
+    return AlexNet(model, placement, COMPUTE_DTYPES[config.compute_dtype])
+
+
+def init_params(config: ConfigDict) -> Any:
+    """Initial parameters of all columns, a function of config.seed.
+
+    Returns:
+        {"conv1": {"kernel": (columns, …), "bias": (columns, …)}, …}.
+
+    Raises:
+        InputError: a crop too small for the layers.
+    """
+    shape = (1, config.data.crop, config.data.crop, config.model.channels)
+    try:
+        return make_model(config).init(jax.random.key(config.seed), jnp.zeros(shape))["params"]
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"data.crop={config.data.crop} does not fit the layers: {error}") from None
+
+
+def abstract_params(config: ConfigDict) -> Any:
+    """Shapes and types of the parameters, without computing them."""
+    return jax.eval_shape(lambda: init_params(config))
+
+
+def logits(
+    model: AlexNet,
+    params: Any,
+    images: Array,
+    *,
+    train: bool = False,
+    examples: Array | None = None,
+    dropout: Array | None = None,
+) -> Array:
+    """The model's logits; `dropout` is the key of its masks, the rest as in `AlexNet`."""
+    rngs = {} if dropout is None else {"dropout": dropout}
+    out = model.apply({"params": params}, images, train=train, examples=examples, rngs=rngs)
+    assert isinstance(out, Array)
+    return out
+
+
+def make_forward(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[..., Array]:
+    """The jitted (params, mean, batch) → log-probabilities (batch, classes), float32.
+
+    Args:
+        mesh: the batch is split over its axis "data", the columns over "column".
+    """
+    model = make_model(config, mesh)
+
+    def forward(params: Any, mean: Array, batch: dict[str, Array]) -> Array:
+        images = normalise(batch, mean, config.data)
+        return jax.nn.log_softmax(logits(model, params, images))
+
+    columns = parallel.specs(abstract_params(config), mesh)
+    in_specs = (columns, P(), P("data"))
+    return jax.jit(jax.shard_map(forward, mesh=mesh, in_specs=in_specs, out_specs=P("data")))

@@ -1,0 +1,164 @@
+"""The network and the recipe of the paper (Krizhevsky, Sutskever, Hinton, NIPS 2012).
+
+    python -m alexnet_jax.main --config=configs/alexnet.py            # ImageNet, ILSVRC-2012
+    python -m alexnet_jax.main --config=configs/alexnet.py:sample     # embedded images, minutes
+
+VARIANT, after the colon, names the data:
+
+    (none)         TensorFlow Datasets' imagenet2012, prepared by hand; 90 epochs.
+                   The paper's errors: 40.7 % top-1 and 18.2 % top-5 on validation, ten views.
+    imagenette     ten easy classes of ImageNet, the same net.
+    sample         12,000 Fashion-MNIST images inside the package, a net of their size.
+    fashion_mnist  all 70,000 of them from TensorFlow Datasets, the sample's net.
+    cifar10        TensorFlow Datasets' cifar10, the sample's net on colour.
+
+Other data: --config.data.name=folder --config.data.dir=DIR (a folder of class folders),
+--config.data.name=idx (IDX files), or the name of any TensorFlow Datasets classification set.
+"""
+
+from ml_collections import ConfigDict
+
+LRN_POOL = ("relu", "lrn", "pool")
+VARIANTS = ("", "imagenette", "sample", "fashion_mnist", "cifar10")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's config, or that of the small net for the small data sets."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS[1:])} or none")
+    config = paper()
+    if variant == "imagenette":
+        config.data.name = "imagenette"
+    elif variant:
+        make_small(config)
+        config.data.name = variant
+    if variant == "cifar10":
+        config.model.channels = 3
+        config.data.lighting = "paper"
+    return config
+
+
+def paper() -> ConfigDict:
+    """Sections 3 to 5 of the paper; a field's section stands beside it."""
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 128  # 5
+    config.epochs = 90  # 5: "roughly 90 cycles through the training set"
+    config.max_steps = 0  # stop earlier; 0 = do not
+    config.learning_rate = 0.01  # 5
+    config.momentum = 0.9  # 5
+    config.weight_decay = 0.0005  # 5
+    config.schedule = ConfigDict(
+        dict(
+            rule="epochs",  # or "plateau": when the validation error stops improving
+            factor=0.1,  # 5: "divide the learning rate by 10"
+            drop_epochs=(25, 51, 79),  # rule "epochs": the 2012 program's, rounded; 5: three times
+            patience=3,  # rule "plateau": epochs without a better validation error
+            drops=3,  # rule "plateau": drops at the most
+        )
+    )
+    config.compute_dtype = "float32"  # or "bfloat16"; parameters stay float32
+    config.evaluate_every = 1  # epochs between errors on the validation split
+    config.checkpoint_every = 1000  # steps
+    config.keep_checkpoints = 3
+    config.log_every = 50  # steps
+    config.parallel = ConfigDict(dict(columns=1, data=1))
+    config.data = ConfigDict(
+        dict(
+            name="imagenet2012",
+            dir="",  # of the source: TensorFlow Datasets' data_dir, a folder, IDX files
+            pack_dir="",  # where the prepared pack lies; "" = a cache folder
+            image_size=256,  # 2: the shorter side, then the central square
+            jpeg_quality=95,
+            jpeg_subsampling="4:4:4",
+            max_bad_share=0.001,  # unreadable images, as a share of the split, before stopping
+            validation_share=0.1,  # of the training images, where a source has no validation split
+            test_share=0.1,  # of a folder without splits
+            split_seed=0,
+            crop=224,  # 4.1
+            random_crop=True,
+            flip=True,
+            lighting="paper",  # 4.1; "source2012" scales by the standard deviations; "none"
+            lighting_std=0.1,
+            mean="image",  # 2: per pixel, under the crop; "center", "channel" or "none"
+            scale=1.0,  # inputs are multiplied by this after the mean is subtracted
+        )
+    )
+    config.model = ConfigDict(
+        dict(
+            columns=2,
+            channels=3,
+            classes=0,  # 0 = as the data has
+            dropout=0.5,  # 4.2
+            init="normal",  # 5: N(0, std²); "scaled": N(0, 2 / inputs), for narrow nets
+            lrn=dict(size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_size=False),  # 3.3
+            pool=dict(window=3, stride=2),  # 3.4
+            layers=dict(  # 3.5; features are those of all columns together
+                conv1=conv(96, 11, stride=4, padding=(0, 3), after=LRN_POOL),
+                conv2=conv(256, 5, padding=(2, 2), bias=1.0, after=LRN_POOL),
+                conv3=conv(384, 3, sees="both"),
+                conv4=conv(384, 3, bias=1.0),
+                conv5=conv(256, 3, bias=1.0, after=("relu", "pool")),
+                fc6=dense(4096),
+                fc7=dense(4096),
+                fc8=dense(0, bias=0.0, after=()),  # 0 = classes
+            ),
+        )
+    )
+    return config
+
+
+def conv(
+    features: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: tuple[int, int] = (1, 1),
+    sees: str = "own",
+    std: float = 0.01,
+    bias: float = 0.0,
+    after: tuple[str, ...] = ("relu",),
+) -> dict:
+    """A convolution, with what follows it in order; section 5 gives std and bias."""
+    return dict(
+        features=features,
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        sees=sees,
+        std=std,
+        bias=bias,
+        after=after,
+    )
+
+
+def dense(
+    features: int,
+    *,
+    std: float = 0.01,
+    bias: float = 1.0,
+    after: tuple[str, ...] = ("relu", "dropout"),
+) -> dict:
+    """A fully-connected layer, with what follows it in order."""
+    return dict(features=features, sees="both", std=std, bias=bias, after=after)
+
+
+def make_small(config: ConfigDict) -> None:
+    """Turn the paper's config into one for images of 28 or 32 pixels."""
+    config.epochs = 30
+    config.data.crop = 24
+    config.data.lighting = "none"
+    config.model.channels = 1
+    config.model.init = "scaled"
+    config.model.layers = ConfigDict(
+        dict(
+            conv1=conv(32, 5, padding=(2, 2), after=LRN_POOL),
+            conv2=conv(64, 5, padding=(2, 2), after=LRN_POOL),
+            conv3=conv(96, 3, sees="both"),
+            conv4=conv(96, 3),
+            conv5=conv(64, 3, after=("relu", "pool")),
+            fc6=dense(256, bias=0.0),
+            fc7=dense(256, bias=0.0),
+            fc8=dense(0, bias=0.0, after=()),
+        )
+    )
