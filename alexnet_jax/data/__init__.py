@@ -1,0 +1,1 @@
+"""Images: from their source to batches."""

@@ -1,0 +1,167 @@
+"""What chance decides for a training example: its place in the epoch, crop, flip and light.
+
+Everything is a function of (seed, epoch, position in the epoch) and nothing else, so the stream
+is the same for any number of processes and workers, and any step can be computed directly.
+The draws are raw bits of the Philox counter generator, whose stream NumPy keeps across versions.
+"""
+
+import dataclasses
+import threading
+
+import numpy as np
+
+from alexnet_jax.errors import InputError
+
+LIGHTING = ("paper", "source2012", "none")
+
+# Each kind of draw has a stream of its own: turning one off leaves the others as they were.
+_ORDER, _CROP, _FLIP, _LIGHT = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The draws of some examples, in their order.
+
+    index (b,) int64: which image of the split; offset (b, 2) int32: top and left of the crop;
+    flip (b,) bool; shift (b, channels) float32: added to every pixel, 0-255 units.
+    """
+
+    index: np.ndarray
+    offset: np.ndarray
+    flip: np.ndarray
+    shift: np.ndarray
+
+
+class Augmentation:
+    """The draws of all epochs over a split; safe to use from several threads.
+
+    Args:
+      seed: any integer.
+      count: images in the split.
+      margin: pack side - crop; offsets are 0 … margin, both included.
+      random_crop: False takes the central crop.
+      flip: False never mirrors.
+      lighting: (channels, channels), shift = lighting @ normals; see `lighting_matrix`.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        count: int,
+        margin: int,
+        random_crop: bool,
+        flip: bool,
+        lighting: np.ndarray,
+    ):
+        """See the class."""
+        if count < 1 or margin < 0:
+            raise ValueError(f"count {count} must be positive and margin {margin} not negative")
+        self._seed = seed
+        self._count = count
+        self._margin = margin
+        self._random_crop = random_crop
+        self._flip = flip
+        self._lighting = lighting
+        self._epochs: dict[int, Rows] = {}
+        self._lock = threading.Lock()
+
+    def rows(self, examples: np.ndarray) -> Rows:
+        """The draws of examples (b,), numbered from the start of training, ascending."""
+        epochs, positions = np.divmod(examples, self._count)
+        parts = []
+        for epoch in np.unique(epochs):
+            draws = self._epoch(int(epoch))
+            at = positions[epochs == epoch]
+            parts.append([getattr(draws, field.name)[at] for field in dataclasses.fields(Rows)])
+        return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _epoch(self, epoch: int) -> Rows:
+        """All draws of one epoch, kept with those of the epoch before for batches in between."""
+        with self._lock:
+            if epoch not in self._epochs:
+                self._epochs = {e: rows for e, rows in self._epochs.items() if e == epoch - 1}
+                self._epochs[epoch] = self._draw(epoch)
+            return self._epochs[epoch]
+
+    def _draw(self, epoch: int) -> Rows:
+        count, channels = self._count, len(self._lighting)
+        order = np.argsort(_bits(self._seed, epoch, _ORDER, count), kind="stable")
+        offset = np.full((count, 2), self._margin // 2, np.int32)
+        if self._random_crop:
+            # Multiplying 32 random bits spreads them over the offsets evenly to one part in 2^26.
+            bits = _bits(self._seed, epoch, _CROP, count)
+            halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
+            offset = ((halves * np.uint64(self._margin + 1)) >> np.uint64(32)).astype(np.int32)
+        flip = np.zeros(count, bool)
+        if self._flip:
+            flip = _bits(self._seed, epoch, _FLIP, count) >> np.uint64(63) == 1
+        shift = np.zeros((count, channels), np.float32)
+        if self._lighting.any():
+            normals = _normals(self._seed, epoch, _LIGHT, count * channels)
+            shift = (normals.reshape(count, channels) @ self._lighting.T).astype(np.float32)
+        return Rows(order, offset, flip, shift)
+
+
+def lighting_matrix(covariance: np.ndarray, *, rule: str, std: float, channels: int) -> np.ndarray:
+    """The (channels, channels) matrix that turns standard normals into a shift of 0-255 pixels.
+
+    Section 4.1 adds [p1 p2 p3][α1 λ1, α2 λ2, α3 λ3]ᵀ, α ~ N(0, std), with p and λ the
+    eigenvectors and eigenvalues of the pixels' covariance:
+
+      "paper": literally so, for pixels in [0, 1]; the shift is then scaled by 255. For
+        0-255 pixels λ would be 65025 times as large and the shift would drown the image.
+      "source2012": with √λ, the standard deviation, in place of λ, as the 2012 program has it.
+      "none": zeros.
+
+    Args:
+      covariance: (c, c) of the training split's pixels, 0-255 units.
+      rule: one of LIGHTING.
+      std: of α.
+      channels: of the network; a grey split's one shift is repeated.
+
+    Raises:
+      InputError: an unknown rule.
+    """
+    if rule not in LIGHTING:
+        raise InputError(f"--config.data.lighting={rule} is unknown; it is {', '.join(LIGHTING)}")
+    if rule == "none":
+        return np.zeros((channels, channels))
+    eigenvalues, eigenvectors = principal_components(covariance)
+    scales = eigenvalues / 255 if rule == "paper" else np.sqrt(eigenvalues)
+    matrix = eigenvectors * (std * scales)
+    if len(matrix) == channels:
+        return matrix
+    repeated = np.zeros((channels, channels))
+    repeated[:, 0] = matrix[0, 0]
+    return repeated
+
+
+def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (c,), largest first, and eigenvectors (c, c), one a column.
+
+    An eigenvector's sign is free; its largest component is made positive, so that the stream of
+    shifts does not depend on the linear algebra library.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    largest = np.abs(vectors).argmax(axis=0)
+    return values, vectors * np.sign(vectors[largest, np.arange(len(values))])
+
+
+def permutation(seed: int, count: int) -> np.ndarray:
+    """A permutation of `count` things for use outside of training, such as holding out a split."""
+    return np.argsort(_bits(seed, 0, _ORDER, count), kind="stable")
+
+
+def _bits(seed: int, epoch: int, kind: int, count: int) -> np.ndarray:
+    """`count` random uint64."""
+    key = np.array([seed % 2**64, epoch * 16 + kind], np.uint64)
+    return np.random.Philox(key=key).random_raw(count)
+
+
+def _normals(seed: int, epoch: int, kind: int, count: int) -> np.ndarray:
+    """`count` standard normals by the method of Box and Muller."""
+    bits = _bits(seed, epoch, kind, 2 * count) >> np.uint64(11)
+    radius, turn = (bits.reshape(2, count) + np.array([[1], [0]], np.uint64)) * 2.0**-53
+    return np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * turn)

@@ -1,0 +1,206 @@
+"""Any image classification set of TensorFlow Datasets, by name."""
+
+import difflib
+import os
+import socket
+import tarfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data.sources import SPLITS, Example
+from alexnet_jax.errors import InputError
+
+_IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+
+
+def data_directory(directory: str) -> Path:
+    """Where TensorFlow Datasets keeps its sets: `directory`, or its default where that is ""."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(directory or default).expanduser().absolute()
+
+
+class TfdsSource:
+    """A set of TensorFlow Datasets; see sources.Source.
+
+    Images are handed on in the encoding that they are stored in. Splits without labels, such as
+    ImageNet's test split, are left out, and so are those not called train, validation or test.
+    """
+
+    def __init__(self, name: str, directory: str):
+        """Open the set, downloading it first where that is possible.
+
+        Args:
+          name: in TensorFlow Datasets' spelling: "cifar10", "imagenet2012:5.1.0".
+          directory: its data_dir; "" is the default one.
+
+        Raises:
+          InputError: there is no such set, it is not one of labelled images, or it is not here
+            and cannot be downloaded.
+        """
+        self._builder = _open_builder(name, data_directory(directory))
+        features = self._builder.info.features
+        self._image, self._label = _supervised_keys(name, self._builder)
+        if not self._builder.is_prepared():
+            _download(name, self._builder, data_directory(directory))
+        self._features = [self._image, self._label]
+        if "file_name" in features:
+            self._features.append("file_name")
+        *shape, channels = features[self._image].shape
+        self.shape = None if None in shape else (shape[0], shape[1])
+        self.channels = 1 if channels == 1 else 3
+        self.class_names = tuple(features[self._label].names)
+        counts = {split: info.num_examples for split, info in self._builder.info.splits.items()}
+        self.counts = {
+            split: counts[split]
+            for split in SPLITS
+            if counts.get(split) and next(self.read(split, np.arange(1))).label >= 0
+        }
+        if "train" not in self.counts:
+            raise InputError(
+                f"{name} has no labelled train split (but {', '.join(counts) or 'none at all'})"
+            )
+        self.digest = f"{self._builder.info.full_name} {self.counts}"
+
+    def read(self, split: str, indices: np.ndarray) -> Iterator[Example]:
+        """See Source."""
+        import tensorflow_datasets as tfds
+
+        wanted = set(indices.tolist())
+        first, last = int(indices[0]), int(indices[-1])
+        partial = tfds.decode.PartialDecoding(
+            dict.fromkeys(self._features, True),
+            decoders={self._image: tfds.decode.SkipDecoding()},
+        )
+        examples = self._builder.as_dataset(
+            split=tfds.core.ReadInstruction(split, from_=first, to=last + 1, unit="abs"),
+            # One file after the other, so that an index always means the same image.
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            shuffle_files=False,
+            decoders=partial,
+        )
+        for index, example in zip(range(first, last + 1), examples, strict=True):
+            if index in wanted:
+                name = f"{split}[{index}]"
+                if "file_name" in example:
+                    name += f" {example['file_name'].numpy().decode(errors='replace')}"
+                yield Example(name, int(example[self._label]), example[self._image].numpy())
+
+
+def _open_builder(name: str, directory: Path) -> Any:
+    """The builder; nothing is read or downloaded yet."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=directory)
+    except tfds.core.registered.DatasetNotFoundError:
+        known = ["folder", "idx", "sample", *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name, known)
+        raise InputError(
+            f"--config.data.name={name} is neither sample, folder or idx nor a set of TensorFlow "
+            f"Datasets{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
+        ) from None
+    except (ValueError, AssertionError) as error:  # of an unknown version or variant of the set
+        raise InputError(
+            f"TensorFlow Datasets cannot open --config.data.name={name}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from None
+
+
+def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
+    """The names of the image and the label among the set's features."""
+    import tensorflow_datasets as tfds
+
+    keys, features = builder.info.supervised_keys, builder.info.features
+    if (
+        keys is None
+        or len(keys) != 2
+        or not isinstance(features[keys[0]], tfds.features.Image)
+        or not isinstance(features[keys[1]], tfds.features.ClassLabel)
+        or features[keys[1]].num_classes is None
+        or features[keys[0]].shape[-1] not in (None, 1, 3, 4)
+    ):
+        raise InputError(
+            f"{name} of TensorFlow Datasets is not a set of images with one label each"
+        )
+    return keys
+
+
+def _download(name: str, builder: Any, directory: Path) -> None:
+    """Have TensorFlow Datasets download and prepare the set.
+
+    Raises:
+      InputError: the set must be fetched by hand and is not there, or the download failed.
+    """
+    manual = directory / "downloads" / "manual"
+    if builder.name == "imagenet2012":
+        _check_imagenet(name, builder, directory, manual)
+    elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        if not manual.is_dir() or not any(manual.iterdir()):
+            instructions = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+            raise InputError(
+                f"{name} is not prepared in {directory} and must be downloaded by hand into "
+                f"{manual}: {instructions}"
+            )
+    else:
+        _check_network(name, builder, directory)
+    import tensorflow as tf  # takes seconds, so not before it is needed
+    import tensorflow_datasets as tfds
+
+    tf.config.set_visible_devices([], "GPU")  # JAX has the accelerators
+    try:
+        builder.download_and_prepare()
+    except (
+        OSError,
+        EOFError,
+        tarfile.TarError,
+        tf.errors.OpError,
+        tfds.download.DownloadError,
+        tfds.core.download.download_manager.NonMatchingChecksumError,
+    ) as error:
+        raise InputError(
+            f"TensorFlow Datasets could not download or prepare {name} in {directory}: "
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def _check_imagenet(name: str, builder: Any, directory: Path, manual: Path) -> None:
+    """Both archives must be there: without one, the builder would leave a split out."""
+    missing = [tar for tar in _IMAGENET_TARS if not (manual / tar).is_file()]
+    if not missing:
+        return
+    parent = Path(builder.data_path).parent
+    others = sorted(path.name for path in parent.glob("*.*.*")) if parent.is_dir() else []
+    found = (
+        f" Version {others[-1]} is: --config.data.name=imagenet2012:{others[-1]}." if others else ""
+    )
+    raise InputError(
+        f"{name} is not prepared in {directory}, and {' and '.join(missing)} "
+        f"{'is' if len(missing) == 1 else 'are'} not in {manual}.{found}\n"
+        "ImageNet cannot be downloaded by a program: register at https://image-net.org, download "
+        f"{' and '.join(_IMAGENET_TARS)} (about 150 GB together) into "
+        "DATA_DIR/downloads/manual, then run\n"
+        "    python -m alexnet_jax.prepare --config=configs/alexnet.py --config.data.dir=DATA_DIR\n"
+        "To try the program without ImageNet, on images that come with it:\n"
+        "    python -m alexnet_jax.main --config=configs/alexnet.py:sample"
+    )
+
+
+def _check_network(name: str, builder: Any, directory: Path) -> None:
+    """Fail at once where no host of the set has an address; TFDS would try for minutes."""
+    if urllib.request.getproxies():
+        return
+    hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos}
+    for host in sorted(filter(None, hosts)):
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError as error:
+            raise InputError(
+                f"{name} is not prepared in {directory} and cannot be downloaded: {host}: "
+                f"{error.strerror}. Connect to the network, or name the folder where "
+                "TensorFlow Datasets has it with --config.data.dir"
+            ) from None
