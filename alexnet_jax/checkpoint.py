@@ -1,0 +1,159 @@
+"""Saving and restoring, behind one small module: orbax."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import Array
+
+from alexnet_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, one per step.
+
+    A checkpoint holds the parameters, the rest of the training state, the mean image that the
+    network's inputs need, and a JSON object with the config and the class names: enough to go
+    on, to evaluate and to predict. Orbax writes it beside its place and moves it there
+    when complete, so a killed process leaves no half of one.
+    """
+
+    def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
+        """Open, without reading anything.
+
+        Args:
+            workdir: the checkpoints lie in its folder `checkpoints`.
+            keep: how many of the newest to keep; None opens for reading only.
+        """
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=keep is not None,
+                step_prefix="step",
+            ),
+            item_names=("params", "rest", "mean", "about"),
+        )
+
+    def steps(self) -> list[int]:
+        """The steps that are there, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self, step: int, params: Any, rest: Any, mean: np.ndarray, about: dict[str, Any]
+    ) -> None:
+        """Save in the background; `close` waits for it."""
+        trees = {"params": params, "rest": rest, "mean": {"image": mean}}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+                about=ocp.args.JsonSave({**about, "checksums": _checksums(trees)}),
+            ),
+        )
+
+    def about(self, step: int) -> dict[str, Any]:
+        """The JSON object saved at a step."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["about"]
+
+    def mean(self, step: int) -> np.ndarray:
+        """The mean image saved at a step, (side, side, channels)."""
+        return np.asarray(self._restore(step, "mean", None)["image"])
+
+    def params(self, step: int, template: Any) -> Any:
+        """The parameters saved at a step, with the structure and shardings of a template.
+
+        The template is abstract (`jax.ShapeDtypeStruct`), so nothing is in memory twice, and
+        its mesh need not be the one that saved.
+        """
+        return self._restore(step, "params", template)
+
+    def rest(self, step: int, template: Any) -> Any:
+        """The rest of the training state saved at a step, like `params`."""
+        return self._restore(step, "rest", template)
+
+    def _restore(self, step: int, item: str, template: Any) -> Any:
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(template)})
+        tree = self._manager.restore(step, args=args)[item]
+        saved, found = self.about(step)["checksums"], _checksums({item: tree})
+        if wrong := [name for name in found if saved[name] != found[name]]:
+            raise ValueError(f"other values were saved than are read in {', '.join(wrong)}")
+        return tree
+
+    def newest(self, read: Callable[[int], T]) -> tuple[int, T] | None:
+        """The newest step that can be read, and what `read` made of it; None without any.
+
+        A damaged checkpoint is reported on stderr, and the one before it is tried. Damage
+        shows as any kind of exception (orbax raises even `Exception` itself).
+
+        Raises:
+            InputError: checkpoints are there, and every one is damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return step, read(step)
+            except Exception as error:
+                reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
+                print(
+                    f"The checkpoint {self.directory / f'step_{step}'} is damaged "
+                    f"({type(error).__name__}: {reason}); trying the one before it.",
+                    file=sys.stderr,
+                )
+        if steps:
+            raise InputError(
+                f"no checkpoint in {self.directory} can be read (reasons above); "
+                "move that folder away to start anew"
+            )
+        return None
+
+    def set_aside_after(self, step: int) -> None:
+        """Rename the damaged checkpoints newer than a step, so that theirs can be saved anew."""
+        for newer in self.steps():
+            if newer > step:
+                damaged = self.directory / f"step_{newer}"
+                damaged.rename(_unused(self.directory / f"damaged_step_{newer}"))
+        self._manager.reload()
+
+    def close(self) -> None:
+        """Wait for what is being saved."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _unused(path: Path) -> Path:
+    number = 0
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{path.name.split('.')[0]}.{number}")
+    return path
+
+
+@jax.jit
+def _sums(tree: Any) -> Any:
+    """Of every array a sum of its words times odd weights, modulo 2^32.
+
+    Integers add up to the same in any order, so on any mesh; a changed byte changes the sum.
+    """
+
+    def one(array: Array) -> Array:
+        words = jax.lax.bitcast_convert_type(array, jnp.uint32).reshape(-1)
+        weights = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+        return jnp.sum(words * weights, dtype=jnp.uint32)
+
+    return jax.tree.map(one, tree)
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """The sum of every array of a tree of 32-bit arrays, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(_sums(tree))
+    return {jax.tree_util.keystr(path): int(value) for path, value in leaves}

@@ -1,0 +1,207 @@
+"""Exact top-1 and top-5 errors over a split: centre view, ten views, several nets averaged.
+
+    python -m alexnet_jax.evaluate --workdir=DIR[,DIR…] [--views=center|ten] [--split=…] [--json]
+
+Every image of the split is counted once. The ten views are the four corners and the centre
+and their reflections (section 4.1); the softmax is averaged over views, and over nets where
+several workdirs are given (tables 1 and 2).
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax import Array
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_jax import command, metrics, parallel
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+from alexnet_jax.inputs import mean_of
+from alexnet_jax.network import abstract_params, make_forward
+from alexnet_jax.workdir import read_config
+
+# A batch with one view of each image to log-probabilities (batch, classes).
+Predict = Callable[[dict[str, Array]], Array]
+
+
+@dataclass(frozen=True)
+class Net:
+    """A trained net, ready to look at images.
+
+    Attributes:
+        config: of the run, with the number of classes.
+        step: of the checkpoint.
+        params: {"conv1": {"kernel": …, "bias": …}, …}, all columns.
+        mean_image: (side, side, channels of the data), in units of 0…255.
+        class_names: by class number.
+    """
+
+    config: ConfigDict
+    step: int
+    params: Any
+    mean_image: np.ndarray
+    class_names: tuple[str, ...]
+
+    def predict(self, mesh: Mesh) -> Predict:
+        """The net's log-probabilities, computed on a mesh."""
+        forward = make_forward(self.config, mesh)
+        mean = mean_of(self.mean_image, self.config.data, self.config.model.channels)
+        return lambda batch: forward(self.params, mean, batch)
+
+
+def load_net(workdir: str | Path) -> Net:
+    """The newest readable checkpoint of a run.
+
+    Raises:
+        InputError: no run, or no checkpoint, there.
+    """
+    workdir = Path(workdir)
+    read_config(workdir)  # says so where there is no run
+    checkpoints = Checkpoints(workdir)
+
+    def read(step: int) -> Net:
+        about = checkpoints.about(step)
+        config = ConfigDict(about["config"])
+        template = parallel.template(abstract_params(config), parallel.data_mesh(1))
+        params = checkpoints.params(step, template)
+        return Net(config, step, params, checkpoints.mean(step), tuple(about["class_names"]))
+
+    found = checkpoints.newest(read)
+    checkpoints.close()
+    if found is None:
+        raise InputError(f"--workdir={workdir} has no checkpoint yet; train it first")
+    return found[1]
+
+
+@jax.jit
+def _mean(log_probabilities: list[Array]) -> Array:
+    """The logarithm of the mean of probabilities."""
+    stacked = jnp.stack(log_probabilities)
+    return jax.nn.logsumexp(stacked, axis=0) - math.log(len(log_probabilities))
+
+
+_sums = jax.jit(metrics.sums)
+
+
+def errors(
+    predicts: list[Predict], batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
+) -> list[dict[str, Any]]:
+    """Loss, errors and count of each net, and last, where there are several, of their average.
+
+    Args:
+        batches: as `data.pipeline.evaluation_batches` gives them.
+    """
+    totals = [metrics.Totals() for _ in range(len(predicts) + (len(predicts) > 1))]
+    for batch in batches:
+        truth = parallel.shard_batch({k: batch[k] for k in ("label", "mask")}, mesh)
+        views = [
+            parallel.shard_batch({k: batch[k][:, v] for k in ("image", "offset", "flip")}, mesh)
+            for v in range(batch["image"].shape[1])
+        ]
+        logs = [_mean([predict(view) for view in views]) for predict in predicts]
+        if len(predicts) > 1:
+            logs.append(_mean(logs))
+        for total, log in zip(totals, logs, strict=True):
+            total.add(jax.device_get(_sums(log, truth["label"], truth["mask"])))
+    return [total.means() for total in totals]
+
+
+def evaluate(
+    nets: list[Net], split: str | None = None, views: str = "center"
+) -> tuple[str, list[dict[str, Any]]]:
+    """The errors of trained nets on their data, with a progress bar.
+
+    Args:
+        split: of the data; None takes test, and validation where there is no labelled test.
+        views: "center" or "ten".
+
+    Returns:
+        The split's name, and what `errors` gives.
+
+    Raises:
+        InputError: no such split, or nets whose classes or crops differ.
+    """
+    from alexnet_jax.data.pipeline import evaluation_batches  # TensorFlow loads for seconds
+    from alexnet_jax.prepare import prepare
+
+    config, names = nets[0].config, nets[0].class_names
+    for net in nets[1:]:
+        if net.class_names != names or net.config.data.crop != config.data.crop:
+            raise InputError(
+                f"nets of {len(names)} and {len(net.class_names)} classes, with data.crop "
+                f"{config.data.crop} and {net.config.data.crop}, cannot be averaged; expected "
+                "the same classes and the same crop"
+            )
+    pack = prepare(config.data)
+    if split is None and "test" not in pack.splits:
+        print(f"{config.data.name} has no labelled test split: using validation.", file=sys.stderr)
+    split = split or ("test" if "test" in pack.splits else "validation")
+    if split not in pack.splits:
+        have = ", ".join(pack.splits)
+        raise InputError(f"--split={split}: {config.data.name} has the splits {have}")
+    mesh = parallel.data_mesh(config.batch_size)
+    batches = evaluation_batches(
+        pack,
+        split,
+        config.data,
+        batch_size=config.batch_size,
+        channels=config.model.channels,
+        views=views,
+    )
+    total = math.ceil(pack.splits[split].count / config.batch_size)
+    predicts = [net.predict(mesh) for net in nets]
+    return split, errors(predicts, metrics.progress(batches, total, f"{split} ({views})"), mesh)
+
+
+def finish(workdir: Path) -> None:
+    """Evaluate a trained net, both views, once; print the errors and add them to its metrics."""
+    net = load_net(workdir)
+    done = {(r["step"], r.get("views")): r for r in metrics.read(workdir)}
+    for views in ("center", "ten"):
+        record = done.get((net.step, views))
+        if record is None:
+            split, (result,) = evaluate([net], views=views)
+            record = dict(
+                step=net.step, epoch=net.config.epochs, split=split, views=views, **result
+            )
+            metrics.append(workdir, record)
+        print(line(str(workdir), record["split"], views, record))
+
+
+def line(name: str, split: str, views: str, result: dict[str, Any]) -> str:
+    """A result as a line to read."""
+    return (
+        f"{name}: {split}, {'ten views' if views == 'ten' else 'centre view'}: "
+        f"top-1 error {result['top1_error']:.2%}, top-5 error {result['top5_error']:.2%}, "
+        f"{result['count']} images"
+    )
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    flag = flags.FLAGS
+    nets = [load_net(workdir) for workdir in flag.workdir]
+    split, results = evaluate(nets, flag.split, flag.views)
+    for name, result in zip([*flag.workdir, "average"], results, strict=False):
+        if flag.json:
+            print(json.dumps({"net": name, "split": split, "views": flag.views, **result}))
+        else:
+            print(line(name, split, flag.views, result))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("workdir", None, "Folders of runs, separated by commas.", required=True)
+    flags.DEFINE_enum("views", "center", ["center", "ten"], "One central view or the paper's ten.")
+    flags.DEFINE_string("split", None, "Split; by default test, or validation without a test.")
+    flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
+    command.run(main)

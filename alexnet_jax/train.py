@@ -1,0 +1,368 @@
+"""Training: a pure step, the one place where it is compiled, and the loop around it."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from alexnet_jax import evaluate, metrics, network, parallel
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.errors import InputError
+from alexnet_jax.inputs import check_mean, mean_of, normalise
+from alexnet_jax.optimizer import Plateau, learning_rate, make_optimizer
+from alexnet_jax.watch import Interrupt, StuckLoss
+from alexnet_jax.workdir import write_config
+
+Batch = dict[str, Array]
+
+COUNTS = (  # fields that are at least 1
+    "batch_size",
+    "epochs",
+    "log_every",
+    "checkpoint_every",
+    "evaluate_every",
+    "keep_checkpoints",
+)
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes while training.
+
+    Attributes:
+        step: number of updates done, int32.
+        params: {"conv1": {"kernel": …, "bias": …}, …}.
+        velocity: the optimizer's state.
+        plateau: the state of the learning-rate rule "plateau".
+    """
+
+    step: Array
+    params: Any
+    velocity: optax.OptState
+    plateau: Plateau
+
+
+def init_state(config: ConfigDict) -> TrainState:
+    """The state before the first step, a function of config.seed."""
+    params = network.init_params(config)
+    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    return TrainState(jnp.int32(0), params, velocity, Plateau.start())
+
+
+def make_train_step(
+    config: ConfigDict, mesh: Mesh, images: int
+) -> Callable[[TrainState, Array, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The jitted (state, mean, batch) → (state, sums of the batch and the learning rate).
+
+    The state is donated. The gradient is that of the mean over the whole batch: the loss is
+    averaged over the mesh axis "data" inside the differentiated function.
+
+    Args:
+        images: in the training split.
+    """
+    model = network.make_model(config, mesh)
+    optimizer = make_optimizer(config.momentum, config.weight_decay)
+
+    def gradients(params: Any, mean: Array, batch: Batch) -> tuple[Any, dict[str, Array]]:
+        inputs = normalise(batch, mean, config.data)
+        dropout = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+        def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+            logits = network.logits(
+                model, params, inputs, train=True, examples=batch["example"], dropout=dropout
+            )
+            everyone = jnp.ones_like(batch["label"], bool)
+            sums = metrics.sums(jax.nn.log_softmax(logits), batch["label"], everyone)
+            with jax.named_scope("loss"):
+                sums = lax.psum(sums, "data")
+            return sums["loss"] / sums["count"], sums
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    columns = parallel.specs(network.abstract_params(config), mesh)
+    sharded_gradients = jax.shard_map(
+        gradients,
+        mesh=mesh,
+        in_specs=(columns, P(), P("data")),
+        out_specs=(columns, P()),
+    )
+
+    def train_step(
+        state: TrainState, mean: Array, batch: Batch
+    ) -> tuple[TrainState, dict[str, Array]]:
+        grads, sums = sharded_gradients(state.params, mean, batch)
+        rate = learning_rate(config, images, state.step, state.plateau)
+        updates, velocity = optimizer.update(
+            grads, state.velocity, state.params, learning_rate=rate
+        )
+        params = optax.apply_updates(state.params, updates)
+        new = state.replace(step=state.step + 1, params=params, velocity=velocity)
+        return new, {**sums, "learning_rate": rate}
+
+    layout = parallel.shardings(jax.eval_shape(lambda: init_state(config)), mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(layout, None))
+
+
+def total_steps(config: ConfigDict, images: int) -> int:
+    """Steps of the whole run: its epochs, or config.max_steps if that is earlier."""
+    steps = math.ceil(config.epochs * images / config.batch_size)
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def epochs_done(config: ConfigDict, images: int, step: int) -> int:
+    """Whole passes through the training images after a step."""
+    return step * config.batch_size // images
+
+
+def check(config: ConfigDict) -> None:
+    """Raise InputError for what can be seen to be wrong without the data."""
+    for name in COUNTS:
+        if config[name] < 1:
+            raise InputError(f"{name}={config[name]}; expected at least 1")
+    for name, value, expected, right in (
+        ("max_steps", config.max_steps, "0 for no limit, or more", config.max_steps >= 0),
+        ("learning_rate", config.learning_rate, "more than 0", config.learning_rate > 0),
+        ("momentum", config.momentum, "from 0 to below 1", 0 <= config.momentum < 1),
+        ("weight_decay", config.weight_decay, "0 or more", config.weight_decay >= 0),
+    ):
+        if not right:
+            raise InputError(f"{name}={value}; expected {expected}")
+    parallel.make_mesh(config)
+    network.make_model(config)
+    learning_rate(config, 1, 0, Plateau.start())
+    check_mean(config.data)
+
+
+def complete(config: ConfigDict, pack: Pack) -> ConfigDict:
+    """The config with the number of classes that the data has.
+
+    Raises:
+        InputError: the config has another number.
+    """
+    config, classes = config.copy_and_resolve_references(), len(pack.class_names)
+    if config.model.classes not in (0, classes):
+        raise InputError(
+            f"model.classes={config.model.classes}, but {config.data.name} has {classes} "
+            "classes; leave it at 0 to take the data's"
+        )
+    config.model.classes = classes
+    return config
+
+
+def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
+    """Train, from the newest checkpoint in the workdir if there is one, to the last step.
+
+    Args:
+        config: complete.
+        workdir: claimed by the caller.
+
+    Returns:
+        0 when the last step is done, 128 + the signal that stopped it before.
+
+    Raises:
+        InputError: a config that this machine, the data or the workdir do not fit, or a loss
+            that is not finite.
+    """
+    mesh = parallel.make_mesh(config)
+    images = pack.splits["train"].count
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    try:
+        state = _start(config, mesh, checkpoints)
+        step, steps = int(state.step), total_steps(config, images)
+        for change in write_config(workdir, config, step):
+            print(f"config.{change}", file=sys.stderr)
+        if step >= steps:
+            print(f"{workdir} is trained: {step} of {steps} steps.", file=sys.stderr)
+            return 0
+        if step:
+            print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
+        log = metrics.Log(workdir, step, steps)
+        try:
+            return _Run(config, pack, mesh, checkpoints, log, steps).go(state, step)
+        finally:
+            log.close()
+    finally:
+        checkpoints.close()
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """All of a state but the parameters, which a checkpoint holds by themselves."""
+    return {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
+
+
+def _start(config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
+    """The newest state that can be read, or the initial one."""
+    abstract = jax.eval_shape(lambda: init_state(config))
+    template = parallel.template(abstract, mesh)
+
+    def read(step: int) -> TrainState:
+        params = checkpoints.params(step, template.params)
+        return TrainState(params=params, **checkpoints.rest(step, _rest(template)))
+
+    found = checkpoints.newest(read)
+    if found is not None:
+        checkpoints.set_aside_after(found[0])
+        return found[1]
+    out_shardings = parallel.shardings(abstract, mesh)
+    return jax.jit(lambda: init_state(config), out_shardings=out_shardings)()
+
+
+class _Run:
+    """The loop and what it keeps between steps."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        pack: Pack,
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        log: metrics.Log,
+        steps: int,
+    ) -> None:
+        self.config, self.pack, self.mesh, self.steps = config, pack, mesh, steps
+        self.checkpoints, self.log = checkpoints, log
+        self.images = pack.splits["train"].count
+        self.train_step = make_train_step(config, mesh, self.images)
+        self.forward = network.make_forward(config, mesh)
+        mean = mean_of(pack.mean_image, config.data, config.model.channels)
+        self.mean = jax.device_put(mean, NamedSharding(mesh, P()))
+        self.stuck = StuckLoss(config.model.classes, self.images / config.batch_size)
+        self.saved = 0
+        self.totals = metrics.Totals()
+        self.timed, self.seconds = 0, 0.0  # images and time of training since the last record
+
+    def go(self, state: TrainState, step: int) -> int:
+        """Train on; returns as `train` does."""
+        self.saved = step
+        with Interrupt() as interrupt:
+            pending: dict[str, Array] | None = None
+            clock = time.perf_counter()
+            for batch in self._batches(step):
+                state, sums = self.train_step(state, self.mean, batch)
+                # The sums of the step before are fetched now, while the device does this one.
+                if pending is not None:
+                    self._read(step, pending)
+                step, pending = step + 1, sums
+                last = step == self.steps or interrupt.signal is not None
+                if not (last or self._due(step)):
+                    continue
+                self._read(step, pending)
+                pending = None
+                self.seconds += time.perf_counter() - clock
+                state = self._pause(state, step, last)
+                if interrupt.signal is not None:
+                    break
+                clock = time.perf_counter()
+        if step == self.steps:
+            return 0
+        self.log.say(f"Stopped after step {step}; the same command continues from there.")
+        return 128 + (interrupt.signal or 0)
+
+    def _batches(self, step: int) -> Iterator[Batch]:
+        """Batches on the devices, the next one placed while the current one is used."""
+        from alexnet_jax.data.pipeline import train_batches
+
+        host = train_batches(
+            self.pack,
+            self.config.data,
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            first_step=step,
+            last_step=self.steps,
+            channels=self.config.model.channels,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        ahead: Batch | None = None
+        for batch in host:
+            placed = parallel.shard_batch(batch, self.mesh)
+            if ahead is not None:
+                yield ahead
+            ahead = placed
+        if ahead is not None:
+            yield ahead
+
+    def _due(self, step: int) -> bool:
+        """Whether there is something to say, to measure or to save after a step."""
+        return (
+            step % self.config.log_every == 0
+            or step % self.config.checkpoint_every == 0
+            or self._validates(step)
+        )
+
+    def _validates(self, step: int) -> bool:
+        before, now = (epochs_done(self.config, self.images, s) for s in (step - 1, step))
+        return step == self.steps or (now > before and now % self.config.evaluate_every == 0)
+
+    def _read(self, step: int, sums: dict[str, Array]) -> None:
+        """Take up the sums of one step, whose number this is."""
+        values = jax.device_get(sums)
+        if not np.isfinite(values["loss"]):
+            raise self._not_finite(f"the loss is {values['loss']}", step)
+        self.totals.add(values)
+        self.timed += self.config.batch_size
+        self.rate = float(values["learning_rate"])
+        self.log.advance()
+
+    def _pause(self, state: TrainState, step: int, last: bool) -> TrainState:
+        """Between two steps: say, measure and save what is due."""
+        epoch = step * self.config.batch_size / self.images
+        if last or step % self.config.log_every == 0 or self._validates(step):
+            means = self.totals.means()
+            speed = self.timed / self.seconds
+            values = dict(step=step, epoch=epoch, split="train", **means)
+            self.log.record({**values, "learning_rate": self.rate, "images_per_second": speed})
+            if warning := self.stuck.observe(step, means["loss"]):
+                self.log.say(warning)
+            self.totals, self.timed, self.seconds = metrics.Totals(), 0, 0.0
+        if self._validates(step) and "validation" in self.pack.splits:
+            state = self._validate(state, step, epoch)
+        if last or step % self.config.checkpoint_every == 0:
+            self._save(state, step)
+        return state
+
+    def _validate(self, state: TrainState, step: int, epoch: float) -> TrainState:
+        from alexnet_jax.data.pipeline import evaluation_batches
+
+        batches = evaluation_batches(
+            self.pack,
+            "validation",
+            self.config.data,
+            batch_size=self.config.batch_size,
+            channels=self.config.model.channels,
+            views="center",
+        )
+        predict = lambda batch: self.forward(state.params, self.mean, batch)  # noqa: E731
+        (result,) = evaluate.errors([predict], batches, self.mesh)
+        self.log.record(dict(step=step, epoch=epoch, split="validation", **result))
+        plateau = state.plateau.observe(result["top1_error"], self.config.schedule.patience)
+        return state.replace(
+            plateau=jax.device_put(plateau, parallel.shardings(plateau, self.mesh))
+        )
+
+    def _save(self, state: TrainState, step: int) -> None:
+        if not metrics.finite(state.params):
+            raise self._not_finite("the parameters are not", step)
+        about = dict(config=self.config.to_dict(), class_names=list(self.pack.class_names))
+        self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, about)
+        self.saved = step
+
+    def _not_finite(self, what: str, step: int) -> InputError:
+        kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "nothing is saved"
+        return InputError(
+            f"{what} finite at step {step}, at learning rate {self.rate:g}; {kept}. "
+            "Lower --config.learning_rate, and see that --config.data.scale and "
+            "--config.model.init fit each other"
+        )
