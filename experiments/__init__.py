@@ -1,0 +1,1 @@
+"""Experiments on top of alexnet_jax: figures and benchmarks."""

@@ -1,0 +1,277 @@
+"""How fast it is, beside a peer measured in the same run.
+
+    python -m experiments.benchmark [--only=NAME] [--json] [--repeats=N]
+
+Ours and the peer take turns, so that a machine whose speed drifts slows both. A ratio above 1
+means that ours is faster; it is the median over the pairs, with the lowest and the highest.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from alexnet_jax import command
+from alexnet_jax.errors import InputError
+from configs.alexnet import get_config
+
+ROOT = Path(__file__).parents[1]
+Result = dict[str, Any]
+
+
+def race(ours: Callable[[], None], peers: dict[str, Callable[[], None]], repeats: int) -> Result:
+    """Seconds of one call each, in turns; the peer is the fastest of those given.
+
+    Returns:
+        seconds, peer_seconds (medians), peer (its name), ratio with ratio_low and ratio_high.
+    """
+    for warm in (ours, *peers.values()):
+        warm()
+        warm()
+    times: dict[str, list[float]] = {name: [] for name in ("", *peers)}
+    for _ in range(repeats):
+        for name, call in (("", ours), *peers.items()):
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    peer = min(peers, key=lambda name: statistics.median(times[name]))
+    ratios = sorted(b / a for a, b in zip(times[""], times[peer], strict=True))
+    return {
+        "seconds": statistics.median(times[""]),
+        "peer": peer,
+        "peer_seconds": statistics.median(times[peer]),
+        "ratio": statistics.median(ratios),
+        "ratio_low": ratios[0],
+        "ratio_high": ratios[-1],
+    }
+
+
+def train_step(config: ConfigDict, repeats: int) -> Result:
+    """The whole training step on random images against PyTorch eager, its better layout."""
+    import torch
+
+    from experiments.peers import TrainStep
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    peers: dict[str, Callable[[], None]] = {
+        "contiguous": TrainStep(config, torch.contiguous_format, compiled=False),
+        "channels_last": TrainStep(config, torch.channels_last, compiled=False),
+    }
+    result = race(_our_step(config), peers, repeats)
+    rate, peer = (config.batch_size / result[k] for k in ("seconds", "peer_seconds"))
+    return {"images_per_second": rate, "peer_images_per_second": peer, **result}
+
+
+def _our_step(config: ConfigDict) -> Callable[[], None]:
+    import jax
+
+    from alexnet_jax import parallel, train
+
+    mesh = parallel.make_mesh(config)
+    step = train.make_train_step(config, mesh, images=10**6)
+    crop, channels, rows = config.data.crop, config.model.channels, config.batch_size
+    random = np.random.default_rng(0)
+    side = config.data.image_size if channels == 3 else 28
+    batch = parallel.shard_batch(
+        {
+            "image": random.integers(0, 256, (rows, crop, crop, channels), np.uint8),
+            "label": random.integers(0, config.model.classes, rows, np.int32),
+            "offset": random.integers(0, side - crop + 1, (rows, 2), np.int32),
+            "flip": random.integers(0, 2, rows).astype(bool),
+            "shift": random.normal(0, 5, (rows, channels)).astype(np.float32),
+            "example": np.arange(rows, dtype=np.uint32),
+        },
+        mesh,
+    )
+    mean = jax.numpy.full((side, side, channels), 120.0)
+    state = jax.jit(lambda: train.init_state(config))()
+
+    def one() -> None:
+        nonlocal state
+        state, _ = step(state, mean, batch)
+        jax.block_until_ready(state)
+
+    return one
+
+
+def input_pipeline(repeats: int) -> Result:
+    """From a 256×256 JPEG pack to batches, against a bare loop of the same decoder.
+
+    The bare loop is tf.data over the same records in memory, decoding the same crops on the
+    same cores and throwing them away.
+    """
+    import tensorflow as tf
+
+    from alexnet_jax.data import pipeline
+    from alexnet_jax.prepare import prepare
+
+    config = get_config()
+    count, cores = 2048, os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        _make_folder(Path(folder, "images"), count)
+        config.data.name, config.data.dir = "folder", os.path.join(folder, "images")
+        config.data.pack_dir = os.path.join(folder, "pack")
+        pack = prepare(config.data)
+        split = pack.splits["train"]
+        steps = split.count // config.batch_size
+        records = split.read(np.arange(steps * config.batch_size))
+
+        def ours() -> None:
+            for _ in pipeline.train_batches(
+                pack,
+                config.data,
+                seed=0,
+                batch_size=config.batch_size,
+                first_step=0,
+                last_step=steps,
+                channels=3,
+            ):
+                pass
+
+        bare = tf.data.Dataset.from_tensor_slices(records).map(
+            lambda record: tf.io.decode_and_crop_jpeg(
+                record, [16, 16, 224, 224], channels=3, dct_method="INTEGER_ACCURATE"
+            ),
+            num_parallel_calls=cores,
+        )
+
+        def peer() -> None:
+            bare.reduce(np.int64(0), lambda total, _: total + 1)
+
+        result = race(ours, {"decoder": peer}, repeats)
+    images = steps * config.batch_size
+    rate, peer_rate = (images / result[k] for k in ("seconds", "peer_seconds"))
+    return {"images_per_second": rate, "peer_images_per_second": peer_rate, **result}
+
+
+def _make_folder(folder: Path, count: int) -> None:
+    """Two class folders of smooth random pictures, 256×256 JPEG files."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / str(number % 2) / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8))
+        fine = np.asarray(coarse.resize((256, 256), Image.Resampling.BICUBIC), np.int16)
+        noisy = fine + random.normal(0, 8, fine.shape)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+
+
+@contextmanager
+def _sample_run(*overrides: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """The sample command in a new process, with nothing prepared or cached."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "XDG_CACHE_HOME": os.path.join(folder, "cache")}
+        workdir = Path(folder, "run")
+        arguments = ["--config=configs/alexnet.py:sample", f"--workdir={workdir}", *overrides]
+        with subprocess.Popen(
+            [sys.executable, "-m", "alexnet_jax.main", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            yield process, workdir
+
+
+def sample(repeats: int) -> Result:
+    """The sample command from nothing to its final error, once; errors are fractions."""
+    del repeats
+    start = time.perf_counter()
+    with _sample_run() as (process, workdir):
+        output, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"the sample run failed:\n{output}")
+        records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    center, ten = (r for r in records if r["split"] == "test")
+    return {
+        "seconds": time.perf_counter() - start,
+        "top1_error": center["top1_error"],
+        "top1_error_ten_views": ten["top1_error"],
+        "count": center["count"],
+    }
+
+
+def startup(repeats: int) -> Result:
+    """From the start of the sample command to the end of its first training step."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        with _sample_run("--config.log_every=1", "--config.max_steps=2") as (process, _):
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith("step 1/"):
+                    seconds.append(time.perf_counter() - start)
+                    process.kill()
+    if len(seconds) < repeats:
+        raise RuntimeError("the sample run ended before its first step")
+    return {"seconds": statistics.median(seconds), "seconds_high": max(seconds)}
+
+
+def _paper(repeats: int) -> Result:
+    config = get_config()
+    config.model.classes = 1000
+    return train_step(config, repeats)
+
+
+def _small(repeats: int) -> Result:
+    config = get_config("sample")
+    config.model.classes = 10
+    return train_step(config, 5 * repeats)
+
+
+CASES: dict[str, Callable[[int], Result]] = {
+    "train_step/torch_eager": _paper,
+    "sample_train_step/torch_eager": _small,
+    "input_pipeline/decoder": input_pipeline,
+    "startup": startup,
+    "sample": sample,
+}
+
+
+def text(result: Result) -> str:
+    """A result as a line to read."""
+    parts = [f"{result['name']}: {result['seconds']:.3g} s"]
+    if "ratio" in result:
+        parts = [
+            f"{result['name']}: {result['images_per_second']:,.0f} images/s",
+            f"peer ({result['peer']}) {result['peer_images_per_second']:,.0f}",
+            f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f}–{result['ratio_high']:.2f})",
+        ]
+    if "top1_error" in result:
+        parts.append(
+            f"top-1 test error {result['top1_error']:.2%}, ten views "
+            f"{result['top1_error_ten_views']:.2%}, {result['count']} images"
+        )
+    return ", ".join(parts)
+
+
+def main(_: list[str]) -> None:
+    """The command."""
+    only, repeats = flags.FLAGS.only, flags.FLAGS.repeats
+    if only and only not in CASES:
+        raise InputError(f"--only={only}; expected one of {', '.join(CASES)}")
+    for name in [only] if only else CASES:
+        print(f"{name} …", file=sys.stderr)
+        result = {"name": name, **CASES[name](repeats)}
+        print(json.dumps(result) if flags.FLAGS.json else text(result), flush=True)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("only", None, f"One of {', '.join(CASES)}; by default all.")
+    flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
+    flags.DEFINE_integer("repeats", 5, "Measurements of each, after warming up.", lower_bound=1)
+    command.run(main)
