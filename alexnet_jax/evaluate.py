@@ -166,14 +166,14 @@ def evaluate(
 def finish(workdir: Path) -> None:
     """Evaluate a trained net, both views, once; print the errors and add them to its metrics."""
     net = load_net(workdir)
-    done = {(r["step"], r.get("views")): r for r in metrics.read(workdir)}
+    records = metrics.read(workdir)
+    done = {(r["step"], r.get("views")): r for r in records}
     for views in ("center", "ten"):
         record = done.get((net.step, views))
         if record is None:
             split, (result,) = evaluate([net], views=views)
-            record = dict(
-                step=net.step, epoch=net.config.epochs, split=split, views=views, **result
-            )
+            epoch = records[-1]["epoch"]
+            record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)
             metrics.append(workdir, record)
         print(line(str(workdir), record["split"], views, record))
 

@@ -1,6 +1,5 @@
 """The network of a config: built, initialised, and run forward on a mesh."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,7 +72,7 @@ def logits(
     return out
 
 
-def make_forward(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[..., Array]:
+def make_forward(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
     """The jitted (params, mean, batch) → log-probabilities (batch, classes), float32.
 
     Args:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,7 @@ def init_state(config: ConfigDict) -> TrainState:
     return TrainState(jnp.int32(0), params, velocity, Plateau.start())
 
 
-def make_train_step(
-    config: ConfigDict, mesh: Mesh, images: int
-) -> Callable[[TrainState, Array, Batch], tuple[TrainState, dict[str, Array]]]:
+def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.Wrapped:
     """The jitted (state, mean, batch) → (state, sums of the batch and the learning rate).
 
     The state is donated. The gradient is that of the mean over the whole batch: the loss is
@@ -121,11 +119,6 @@ def total_steps(config: ConfigDict, images: int) -> int:
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
-def epochs_done(config: ConfigDict, images: int, step: int) -> int:
-    """Whole passes through the training images after a step."""
-    return step * config.batch_size // images
-
-
 def check(config: ConfigDict) -> None:
     """Raise InputError for what can be seen to be wrong without the data."""
     for name in COUNTS:
@@ -179,7 +172,7 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
     images = pack.splits["train"].count
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     try:
-        state = _start(config, mesh, checkpoints)
+        state, totals = _start(config, mesh, checkpoints)
         step, steps = int(state.step), total_steps(config, images)
         for change in write_config(workdir, config, step):
             print(f"config.{change}", file=sys.stderr)
@@ -190,7 +183,7 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
             print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
         log = metrics.Log(workdir, step, steps)
         try:
-            return _Run(config, pack, mesh, checkpoints, log, steps).go(state, step)
+            return _Run(config, pack, mesh, checkpoints, log, totals).go(state, step)
         finally:
             log.close()
     finally:
@@ -202,21 +195,25 @@ def _rest(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
 
 
-def _start(config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
-    """The newest state that can be read, or the initial one."""
+def _start(
+    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints
+) -> tuple[TrainState, metrics.Totals]:
+    """The newest state that can be read, or the initial one; what is not yet recorded."""
     abstract = jax.eval_shape(lambda: init_state(config))
     template = parallel.template(abstract, mesh)
 
-    def read(step: int) -> TrainState:
+    def read(step: int) -> tuple[TrainState, metrics.Totals]:
         params = checkpoints.params(step, template.params)
-        return TrainState(params=params, **checkpoints.rest(step, _rest(template)))
+        state = TrainState(params=params, **checkpoints.rest(step, _rest(template)))
+        return state, metrics.Totals(**checkpoints.about(step)["totals"])
 
     found = checkpoints.newest(read)
     if found is not None:
         checkpoints.set_aside_after(found[0])
         return found[1]
     out_shardings = parallel.shardings(abstract, mesh)
-    return jax.jit(lambda: init_state(config), out_shardings=out_shardings)()
+    init = jax.jit(lambda: init_state(config), out_shardings=out_shardings)
+    return init(), metrics.Totals()
 
 
 class _Run:
@@ -229,23 +226,23 @@ class _Run:
         mesh: Mesh,
         checkpoints: Checkpoints,
         log: metrics.Log,
-        steps: int,
+        totals: metrics.Totals,
     ) -> None:
-        self.config, self.pack, self.mesh, self.steps = config, pack, mesh, steps
-        self.checkpoints, self.log = checkpoints, log
+        self.config, self.pack, self.mesh = config, pack, mesh
+        self.checkpoints, self.log, self.totals = checkpoints, log, totals
         self.images = pack.splits["train"].count
+        self.steps = total_steps(config, self.images)
         self.train_step = make_train_step(config, mesh, self.images)
         self.forward = network.make_forward(config, mesh)
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
         self.mean = jax.device_put(mean, NamedSharding(mesh, P()))
         self.stuck = StuckLoss(config.model.classes, self.images / config.batch_size)
         self.saved = 0
-        self.totals = metrics.Totals()
         self.timed, self.seconds = 0, 0.0  # images and time of training since the last record
 
     def go(self, state: TrainState, step: int) -> int:
         """Train on; returns as `train` does."""
-        self.saved = step
+        self.saved, first = step, step + 1
         with Interrupt() as interrupt:
             pending: dict[str, Array] | None = None
             clock = time.perf_counter()
@@ -255,13 +252,15 @@ class _Run:
                 if pending is not None:
                     self._read(step, pending)
                 step, pending = step + 1, sums
-                last = step == self.steps or interrupt.signal is not None
-                if not (last or self._due(step)):
+                if not self._due(step) and interrupt.signal is None:
+                    if step == first:  # it compiled; the clock starts after it
+                        jax.block_until_ready(sums)
+                        clock, self.timed = time.perf_counter(), -self.config.batch_size
                     continue
                 self._read(step, pending)
                 pending = None
                 self.seconds += time.perf_counter() - clock
-                state = self._pause(state, step, last)
+                state = self._pause(state, step, interrupt)
                 if interrupt.signal is not None:
                     break
                 clock = time.perf_counter()
@@ -296,15 +295,17 @@ class _Run:
 
     def _due(self, step: int) -> bool:
         """Whether there is something to say, to measure or to save after a step."""
-        return (
-            step % self.config.log_every == 0
-            or step % self.config.checkpoint_every == 0
-            or self._validates(step)
-        )
+        return self._records(step) or self._saves(step)
+
+    def _records(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or self._validates(step)
 
     def _validates(self, step: int) -> bool:
-        before, now = (epochs_done(self.config, self.images, s) for s in (step - 1, step))
+        before, now = (s * self.config.batch_size // self.images for s in (step - 1, step))
         return step == self.steps or (now > before and now % self.config.evaluate_every == 0)
+
+    def _saves(self, step: int) -> bool:
+        return step % self.config.checkpoint_every == 0 or step == self.steps
 
     def _read(self, step: int, sums: dict[str, Array]) -> None:
         """Take up the sums of one step, whose number this is."""
@@ -316,10 +317,10 @@ class _Run:
         self.rate = float(values["learning_rate"])
         self.log.advance()
 
-    def _pause(self, state: TrainState, step: int, last: bool) -> TrainState:
+    def _pause(self, state: TrainState, step: int, interrupt: Interrupt) -> TrainState:
         """Between two steps: say, measure and save what is due."""
         epoch = step * self.config.batch_size / self.images
-        if last or step % self.config.log_every == 0 or self._validates(step):
+        if self._records(step):
             means = self.totals.means()
             speed = self.timed / self.seconds
             values = dict(step=step, epoch=epoch, split="train", **means)
@@ -329,7 +330,7 @@ class _Run:
             self.totals, self.timed, self.seconds = metrics.Totals(), 0, 0.0
         if self._validates(step) and "validation" in self.pack.splits:
             state = self._validate(state, step, epoch)
-        if last or step % self.config.checkpoint_every == 0:
+        if self._saves(step) or interrupt.signal is not None:
             self._save(state, step)
         return state
 
@@ -355,7 +356,11 @@ class _Run:
     def _save(self, state: TrainState, step: int) -> None:
         if not metrics.finite(state.params):
             raise self._not_finite("the parameters are not", step)
-        about = dict(config=self.config.to_dict(), class_names=list(self.pack.class_names))
+        about = dict(
+            config=self.config.to_dict(),
+            class_names=list(self.pack.class_names),
+            totals=dict(vars(self.totals)),  # of the steps since the last record
+        )
         self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, about)
         self.saved = step
 
