@@ -6,7 +6,8 @@ As in section 2 of the paper, images are scaled so that the shorter side is
 config.data.image_size and cut to the central square, and their mean is taken over the training
 split. Sets whose images all have one smaller size keep it. The pack lies in
 config.data.pack_dir, or in a folder of the user's cache. After an interruption the same command
-continues where it stopped, to the same bytes.
+continues where it stopped, to the same bytes. A finished pack does not follow later changes of
+its source: delete the pack's folder to have it made again.
 """
 
 import collections
@@ -91,9 +92,8 @@ def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = No
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise InputError(
-                    f"the disk is full: {partial}; the finished shards in it are kept. Make room, "
-                    "or move them to the place of another --config.data.pack_dir, and run the "
-                    "same command again"
+                    f"the disk is full: {partial}; the finished shards in it are kept. Make room "
+                    "and run the same command again"
                 ) from error
             if error.errno in _UNWRITABLE:
                 raise InputError(
@@ -106,8 +106,7 @@ def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = No
 
 def _settings(data: ConfigDict) -> dict[str, Any]:
     """What shapes the pack; kept in its manifest."""
-    directory = str(Path(data.dir).expanduser().resolve()) if data.dir else ""
-    return {field: data[field] for field in _FIELDS} | {"dir": directory}
+    return {field: data[field] for field in _FIELDS} | {"dir": str(sources.location(data))}
 
 
 def _is_there(directory: Path, data: ConfigDict) -> bool:
@@ -130,7 +129,7 @@ def _is_there(directory: Path, data: ConfigDict) -> bool:
 
 def _check_same(directory: Path, made: dict[str, Any], data: ConfigDict) -> None:
     wanted = _settings(data)
-    if not wanted["dir"] or data.name not in ("folder", "idx"):
+    if not data.dir or data.name not in ("folder", "idx"):
         wanted["dir"] = made["dir"]  # a pack needs its source no more, and may be used without
     different = [
         f"config.data.{field} is {wanted[field]!r}, there it is {made.get(field)!r}"
@@ -166,7 +165,7 @@ def _locked_file(path: Path, directory: Path) -> int | None:
     except BlockingIOError:
         _say(f"waiting for another process, which is preparing {directory}")
         fcntl.flock(file, fcntl.LOCK_EX)
-    if path.exists() and os.path.samestat(os.fstat(file), os.stat(path)):
+    if os.fstat(file).st_nlink:
         return file
     os.close(file)
     return None
@@ -174,13 +173,18 @@ def _locked_file(path: Path, directory: Path) -> int | None:
 
 def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> None:
     """Write the pack, or what is missing of it."""
-    if pack.read_manifest(pack.partial_directory(directory)) is not None:
-        pack.seal(directory)  # interrupted in the very last steps
+    partial = pack.partial_directory(directory)
+    if (manifest := pack.read_manifest(partial)) is not None:  # interrupted in the last steps
+        _check_same(partial, manifest["settings"], data)
+        pack.seal(directory)
         return
     _check_fields(data)
     # Broken EXIF data and the like; it does not hurt the pixels.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    source = sources.open_source(data)
+    try:
+        source = sources.open_source(data)
+    except OSError as error:
+        raise InputError(f"cannot read the images of --config.data.dir: {error}") from error
     splits = sources.hold_out(source, data)
     keeps_size = source.shape is not None and min(source.shape) < data.image_size
     side = min(source.shape) if source.shape and keeps_size else data.image_size

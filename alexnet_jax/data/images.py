@@ -1,5 +1,6 @@
 """One image: from a file of any kind to the square of uint8 pixels that a pack holds."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -46,18 +47,20 @@ def load(image: Path | bytes | np.ndarray, *, side: int | None, channels: int) -
     Raises:
       UnreadableImageError: it is no image, or damaged.
     """
-    picture = to_picture(image) if isinstance(image, np.ndarray) else _decode(image, side)
-    picture = _convert(picture, channels)
-    if side is not None:
-        scale = side / min(picture.size)
-        # The longer side is rounded; the shorter one is exact.
-        width, height = (max(side, round(length * scale)) for length in picture.size)
-        if (width, height) != picture.size:
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    square = min(picture.size)
-    left, top = (picture.width - square) // 2, (picture.height - square) // 2
-    picture = picture.crop((left, top, left + square, top + square))
-    return np.asarray(picture).reshape(square, square, channels)
+    if isinstance(image, np.ndarray):
+        picture = _convert(to_picture(image), channels)
+    else:
+        picture = _decode(image, side, channels)
+    width, height = picture.size
+    shorter = min(width, height)
+    if side is None or side == shorter:
+        x, y = (width - shorter) // 2, (height - shorter) // 2
+        picture = picture.crop((x, y, x + shorter, y + shorter))
+    else:  # only the square is computed; the filter sees what lies around it
+        left, top = (width - shorter) / 2, (height - shorter) / 2
+        box = (left, top, left + shorter, top + shorter)
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC, box)
+    return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
@@ -72,25 +75,24 @@ def to_jpeg(pixels: np.ndarray, quality: int, subsampling: str) -> bytes:
     return file.getvalue()
 
 
-def _decode(image: Path | bytes, side: int | None) -> Image.Image:
-    """The image upright, in whatever mode its file has."""
+def _decode(image: Path | bytes, side: int | None, channels: int) -> Image.Image:
+    """The image upright, in grey or RGB."""
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
             if side is not None:
                 # Only JPEGs follow the draft; it never goes below the size asked for.
                 picture.draft(None, (2 * side, 2 * side))
             picture.load()
-            return _upright(picture)
+            return _convert(_upright(picture), channels)
     except _DAMAGED as error:
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Turned as its EXIF says; EXIF data that cannot be read turns nothing."""
-    try:
-        return ImageOps.exif_transpose(picture)
-    except _DAMAGED:
-        return picture
+    with contextlib.suppress(*_DAMAGED):
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def _convert(picture: Image.Image, channels: int) -> Image.Image:
@@ -100,7 +102,7 @@ def _convert(picture: Image.Image, channels: int) -> Image.Image:
         values = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif picture.mode in ("I", "F"):
-        raise UnreadableImageError(f"pixels of Pillow's mode {picture.mode} have no stated range")
+        raise ValueError(f"pixels of Pillow's mode {picture.mode} have no stated range")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

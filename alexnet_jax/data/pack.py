@@ -140,9 +140,7 @@ def open_pack(directory: str | os.PathLike[str]) -> Pack:
 
 def cores() -> int:
     """How many cores this process may use: the number of workers where none is given."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
@@ -228,9 +226,8 @@ class PackWriter:
         """Begin a pack, or go on with one that was begun.
 
         Args:
-          directory: where the complete pack will be; the other arguments are as in Pack, and
-          candidates: images of each split, readable or not.
-          digest: of the source's listing.
+          directory: where the complete pack will be; the others are as in Pack, and
+          candidates: images of each split, readable or not; digest: of the source's listing.
 
         Raises:
           InputError: what was begun is another pack.
@@ -256,7 +253,7 @@ class PackWriter:
         if not path.exists():
             _write(path, [_to_json(self._plan)])
         begun = json.loads(path.read_text(encoding="utf-8"))
-        different = [key for key in self._plan if begun.get(key) != self._plan[key]]
+        different = _differences(begun, self._plan)
         if different:
             raise InputError(
                 f"{self._partial} holds an unfinished pack of other settings or of a source that "
@@ -347,6 +344,18 @@ def seal(directory: Path) -> None:
     for path in [*partial.glob("*.npz"), *partial.glob("*.new"), partial / "plan.json"]:
         path.unlink(missing_ok=True)
     partial.rename(directory)
+
+
+def _differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    """Names of the entries that differ, of nested ones with a dot."""
+    different = []
+    for key in left.keys() | right.keys():
+        one, other = left.get(key), right.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            different += [f"{key}.{name}" for name in _differences(one, other)]
+        elif one != other:
+            different.append(key)
+    return sorted(different)
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:

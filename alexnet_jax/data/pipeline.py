@@ -8,7 +8,7 @@ Pillow does, so that training sees what preparation and prediction see; the fast
 is TensorFlow's default, is not measurably faster.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +40,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The training batches of steps first_step … last_step - 1.
 
     Step s holds the examples g = s * batch_size + i; example g is image number g % N of epoch
@@ -88,7 +88,7 @@ def train_batches(
         drawn = draws.rows(step * batch_size + rows)
         return drawn.index, drawn.offset[:, None], drawn.flip[:, None]
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Generator[Batch, None, None]:
         images = _images(pack, split, wanted, steps, (len(rows), 1, data.crop, channels), workers)
         for step, image in zip(steps, images, strict=True):
             example = step * batch_size + rows
@@ -116,7 +116,7 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """All images of a split in its order, the last batch filled up and masked.
 
     Args:
@@ -152,7 +152,7 @@ def evaluation_batches(
     def wanted(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return np.minimum(step * batch_size + rows, chosen.count - 1), offset, flip
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Generator[Batch, None, None]:
         shape = (*flip.shape, data.crop, channels)
         images = _images(pack, chosen, wanted, steps, shape, workers)
         for step, image in zip(steps, images, strict=True):

@@ -77,6 +77,17 @@ def open_source(data: ConfigDict) -> Source:
     return TfdsSource(data.name, data.dir)
 
 
+def location(data: ConfigDict) -> Path:
+    """The folder that config.data's source lies in; relative and default ones made definite."""
+    if data.name == "sample":
+        return Path()  # the package may move
+    if data.name in ("folder", "idx"):
+        return Path(data.dir).expanduser().resolve()
+    from alexnet_jax.data.tfds_source import data_directory
+
+    return data_directory(data.dir)
+
+
 def hold_out(source: Source, data: ConfigDict) -> dict[str, tuple[str, np.ndarray]]:
     """The pack's splits: name to (split of the source, ascending indices in it).
 

@@ -1,0 +1,146 @@
+"""The draws: permutations, crops, flips and lighting as functions of (seed, epoch, position)."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_jax.data import augment
+from alexnet_jax.errors import InputError
+
+# cuda-convnet2, make-data/input_meta: standard deviations and eigenvectors of ILSVRC-2012's RGB.
+ILSVRC_STD = np.array([19.7208, 37.0939, 121.7801])
+ILSVRC_VECTORS = np.array(
+    [[0.41796, -0.71258, -0.56351], [-0.81698, -0.02354, -0.57618], [0.39731, 0.70120, -0.59200]]
+)
+ILSVRC_COVARIANCE = ILSVRC_VECTORS @ np.diag(ILSVRC_STD**2) @ ILSVRC_VECTORS.T
+
+# Seed 1, 10 images, margin 4, third epoch, its first five examples.
+GOLDEN_INDEX = [7, 2, 6, 9, 3]
+GOLDEN_OFFSET = [[1, 3], [3, 2], [4, 3], [3, 0], [0, 0]]
+GOLDEN_FLIP = [False, False, False, True, True]
+GOLDEN_SHIFT = [-0.6595019, 1.2858695, -0.7358001]
+
+
+def make(**changes):
+    arguments: dict[str, Any] = dict(
+        seed=0, count=10, margin=4, random_crop=True, flip=True, lighting=np.zeros((3, 3))
+    )
+    return augment.Augmentation(**(arguments | changes))
+
+
+@given(seed=st.integers(-(2**70), 2**70), count=st.integers(1, 300), epoch=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_an_epoch_is_a_permutation(seed, count, epoch):
+    """Mutation: indices drawn with replacement, or positions off by one."""
+    rows = make(seed=seed, count=count).rows(epoch * count + np.arange(count))
+    assert sorted(rows.index) == list(range(count))
+
+
+@given(data=st.data(), count=st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_rows_do_not_depend_on_how_they_are_asked_for(data, count):
+    """Mutation: a generator that is advanced by calls; epochs mixed up in a batch across them."""
+    lighting = np.diag([1.0, 2.0, 3.0])
+    first = data.draw(st.integers(0, 5 * count))
+    size = data.draw(st.integers(1, 4 * count))
+    together = make(count=count, lighting=lighting).rows(first + np.arange(size))
+    draws = make(count=count, lighting=lighting)
+    order = data.draw(st.permutations(range(size)))
+    alone = {i: draws.rows(np.array([first + i])) for i in order}
+    for name in ("index", "offset", "flip", "shift"):
+        np.testing.assert_array_equal(
+            getattr(together, name),
+            np.concatenate([getattr(alone[i], name) for i in range(size)]),
+        )
+
+
+def test_seeds_and_epochs_differ():
+    """Mutation: the epoch or the seed left out of the key."""
+    examples = np.arange(1000)
+    draws = make(count=1000)
+    first = draws.rows(examples)
+    for other in (draws.rows(1000 + examples), make(seed=1, count=1000).rows(examples)):
+        for name in ("index", "offset", "flip"):
+            assert (getattr(first, name) != getattr(other, name)).any(), name
+
+
+def test_offsets_and_flips_are_uniform_and_include_both_ends():
+    """Mutation: offsets below `margin` only; one number for both directions; rare flips."""
+    rows = make(count=40_000, margin=3).rows(np.arange(40_000))
+    counts = np.zeros((4, 4))
+    np.add.at(counts, tuple(rows.offset.T), 1)
+    assert np.abs(counts / 40_000 - 1 / 16).max() < 0.005
+    assert abs(rows.flip.mean() - 0.5) < 0.01
+    assert rows.offset.dtype == np.int32
+    assert abs(np.corrcoef(rows.flip, rows.offset[:, 0])[0, 1]) < 0.02
+
+
+def test_switching_one_draw_off_leaves_the_others():
+    """Mutation: all draws from one stream, so that ablations see other images."""
+    examples = np.arange(100)
+    full = make(count=100).rows(examples)
+    plain = make(count=100, flip=False, random_crop=False).rows(examples)
+    np.testing.assert_array_equal(full.index, plain.index)
+    np.testing.assert_array_equal(full.flip, make(count=100, random_crop=False).rows(examples).flip)
+    assert not plain.flip.any()
+    assert (plain.offset == 2).all()
+
+
+def test_the_stream_is_what_it_was():
+    """Mutation: any change of the stream. A run that resumes would see other images; if that is
+    meant, print these values again and say so in the commit.
+    """
+    rows = make(seed=1, lighting=np.eye(3)).rows(np.arange(20, 25))
+    np.testing.assert_array_equal(rows.index, GOLDEN_INDEX)
+    np.testing.assert_array_equal(rows.offset, GOLDEN_OFFSET)
+    np.testing.assert_array_equal(rows.flip, GOLDEN_FLIP)
+    np.testing.assert_allclose(rows.shift[0], GOLDEN_SHIFT, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("paper", 5.8), ("source2012", 12.2)])
+def test_lighting_of_ilsvrc(rule, expected):
+    """Mutation: λ of 0-255 pixels in the paper's rule (14,830), or λ for √λ and the reverse.
+    The published numbers are 5.5 (for a covariance a little smaller) and 12.2 along the grey axis.
+    """
+    matrix = augment.lighting_matrix(ILSVRC_COVARIANCE, rule=rule, std=0.1, channels=3)
+    shift = make(count=50_000, lighting=matrix).rows(np.arange(50_000)).shift
+    grey = np.full(3, 3**-0.5)
+    assert np.std(shift @ grey) == pytest.approx(expected, rel=0.01)
+    np.testing.assert_allclose(shift.mean(axis=0), 0, atol=0.1)
+    # Along the eigenvectors, which are columns: rows would mix the colours.
+    power = 2 if rule == "paper" else 1
+    expected_std = 0.1 * 255 * (ILSVRC_STD / 255) ** power
+    np.testing.assert_allclose(np.std(shift @ ILSVRC_VECTORS, axis=0), expected_std, rtol=0.02)
+
+
+def test_normals_are_normal():
+    """Mutation: a uniform, or a Box-Muller radius without the square root."""
+    shift = make(count=200_000, lighting=np.eye(3)).rows(np.arange(200_000)).shift
+    np.testing.assert_allclose(np.cov(shift.T), np.eye(3), atol=0.02)
+    np.testing.assert_allclose((shift**4).mean(axis=0), 3, rtol=0.03)
+
+
+def test_lighting_of_grey_images_is_one_shift_for_all_channels():
+    """Mutation: independent shifts for the copies of a grey channel, which would colour it."""
+    matrix = augment.lighting_matrix(np.array([[100.0]]), rule="source2012", std=0.1, channels=3)
+    shift = make(count=5000, lighting=matrix).rows(np.arange(5000)).shift
+    assert (shift == shift[:, :1]).all()
+    assert shift.std() == pytest.approx(1.0, rel=0.05)
+
+
+def test_lighting_none_and_unknown():
+    """Mutation: an unknown rule taken for none."""
+    assert not augment.lighting_matrix(np.eye(3), rule="none", std=0.1, channels=3).any()
+    with pytest.raises(InputError, match=r"data\.lighting=pca .* paper, source2012, none"):
+        augment.lighting_matrix(np.eye(3), rule="pca", std=0.1, channels=3)
+
+
+def test_principal_components_are_ordered_and_signed():
+    """Mutation: smallest first, or the sign left to LAPACK."""
+    values, vectors = augment.principal_components(ILSVRC_COVARIANCE)
+    np.testing.assert_allclose(np.sqrt(values), ILSVRC_STD[::-1], rtol=1e-3)
+    np.testing.assert_allclose(vectors @ np.diag(values) @ vectors.T, ILSVRC_COVARIANCE, rtol=1e-6)
+    assert (vectors.max(axis=0) > -vectors.min(axis=0)).all()

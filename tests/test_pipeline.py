@@ -1,0 +1,404 @@
+"""Batches: pixels against the source files, the stream, evaluation, and closing early."""
+
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from data_fixtures import (
+    data_config,
+    random_pixels,
+    smooth_pixels,
+    write_folder,
+    write_idx,
+    write_idx_set,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_jax.data import images
+from alexnet_jax.data.pipeline import evaluation_batches, train_batches
+from alexnet_jax.data.sources import hold_out, open_source
+from alexnet_jax.errors import InputError
+from alexnet_jax.prepare import prepare
+
+KEYS = {"image", "label", "offset", "flip", "shift", "example"}
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Raw pack of class folders 1, 2 and 10; returns (config.data, pack, source files' pixels)."""
+    path = tmp_path_factory.mktemp("numbered")
+    files = write_folder(path / "images", {"1": 12, "2": 9, "10": 16})
+    data = data_config("folder", path / "images", pack_dir=str(path / "pack"))
+    data.update(image_size=32, crop=24, lighting="source2012")
+    return data, prepare(data, progress=False), files
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """JPEG pack of 30 smooth images in two classes, 80 pixels; returns (config.data, pack)."""
+    path = tmp_path_factory.mktemp("photos")
+    for index in range(30):
+        folder = path / "images" / f"class{index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(smooth_pixels(80, 100, seed=index)).save(folder / f"{index:02d}.png")
+    data = data_config("folder", path / "images", pack_dir=str(path / "pack"))
+    data.update(image_size=80, crop=64, lighting="paper")
+    pack = prepare(data, progress=False)
+    assert pack.encoding == "jpeg"
+    return data, pack
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """Raw grey pack of an IDX set; returns (config.data, pack)."""
+    path = tmp_path_factory.mktemp("grey")
+    write_idx_set(path / "idx", train=50, test=10)
+    data = data_config("idx", path / "idx", pack_dir=str(path / "pack"))
+    return data, prepare(data, progress=False)
+
+
+def batches(pack, data, last, *, first=0, batch_size=8, channels=3, **options):
+    return list(
+        train_batches(
+            pack,
+            data,
+            seed=0,
+            batch_size=batch_size,
+            first_step=first,
+            last_step=last,
+            channels=channels,
+            **options,
+        )
+    )
+
+
+def joined(parts):
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    for key in left:
+        np.testing.assert_array_equal(left[key], right[key], key)
+
+
+def crop_of(pixels, offset, flip, side):
+    """The crop that a batch's offset and flip describe."""
+    top, left = offset
+    crop = pixels[top : top + side, left : left + side]
+    return crop[:, ::-1] if flip else crop
+
+
+def test_every_pixel_and_label_comes_from_its_file(numbered):
+    """Mutation: folders sorted as numbers; labels of the unshuffled order; rows and columns of the
+    offset exchanged; mirrored before it is cropped; upside down.
+    """
+    data, pack, files = numbered
+    assert pack.class_names == ("1", "10", "2")
+    source = open_source(data)
+    names = [e.name for e in source.read("train", hold_out(source, data)["train"][1])]
+    classes = {"1": 0, "10": 1, "2": 2}
+    seen = []
+    for batch in batches(pack, data, 15):
+        assert batch.keys() == KEYS
+        assert batch["image"].dtype == np.uint8
+        assert batch["image"].shape == (8, 24, 24, 3)
+        for image, label, offset, flip in zip(
+            *(batch[key] for key in ("image", "label", "offset", "flip")), strict=True
+        ):
+            crops = {n: crop_of(files[n], offset, flip, 24) for n in names}
+            (found,) = [n for n, crop in crops.items() if np.array_equal(crop, image)]
+            assert classes[found.split("/")[0]] == label, found
+            seen.append(found)
+    count = len(names)
+    assert pack.splits["train"].count == count == 29
+    for epoch in range(15 * 8 // count):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == sorted(names)
+
+
+def test_jpegs_are_decoded_as_pillow_does(photos):
+    """Mutation: the fast transform, BGR, an offset off by one, a flip forgotten."""
+    data, pack = photos
+    split = pack.splits["train"]
+    stored = [
+        images.load(record, side=None, channels=3) for record in split.read(np.arange(split.count))
+    ]
+    for batch in batches(pack, data, 3, batch_size=16):
+        for i in range(16):
+            crops = [crop_of(p, batch["offset"][i], batch["flip"][i], 64) for p in stored]
+            distances = [np.abs(crop.astype(int) - batch["image"][i]).max() for crop in crops]
+            assert min(distances) == 0
+            assert split.labels[int(np.argmin(distances))] == batch["label"][i]
+    # And they are the files' pixels, but for JPEG's loss.
+    source = open_source(data)
+    for example, pixels in zip(
+        source.read("train", hold_out(source, data)["train"][1]), stored, strict=True
+    ):
+        original = images.load(example.image, side=80, channels=3).astype(int)
+        assert np.abs(original - pixels).mean() < 2
+
+
+@pytest.mark.parametrize("which", ["numbered", "photos"])
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_stream_is_the_same_for_any_number_of_processes(request, which, process_count):
+    """Mutation: draws by local row; a process's share taken by stride; epochs counted locally."""
+    data, pack, *_ = request.getfixturevalue(which)
+    whole = batches(pack, data, 9)
+    parts = [
+        batches(pack, data, 9, process_index=p, process_count=process_count)
+        for p in range(process_count)
+    ]
+    for step, expected in enumerate(whole):
+        assert_equal(joined([part[step] for part in parts]), expected)
+
+
+@pytest.mark.parametrize("which", ["numbered", "photos"])
+def test_workers_do_not_change_the_stream(request, monkeypatch, which):
+    """Mutation: deterministic=False. Some images are made to take much longer than others."""
+    data, pack, *_ = request.getfixturevalue(which)
+    one = batches(pack, data, 12, workers=1)
+    split, decode = pack.splits["train"], tf.io.decode_and_crop_jpeg
+    read = split.read
+
+    def uneven_read(index):
+        time.sleep(0.02 * (index[0] % 3))
+        return read(index)
+
+    def wait(record):
+        time.sleep(0.01 * (len(record) % 3))
+        return np.int32(0)
+
+    def uneven_decode(record, window, **settings):
+        with tf.control_dependencies([tf.numpy_function(wait, [record], tf.int32)]):
+            return decode(record, window, **settings)
+
+    monkeypatch.setattr(split, "read", uneven_read)
+    monkeypatch.setattr(tf.io, "decode_and_crop_jpeg", uneven_decode)
+    many = batches(pack, data, 12, workers=5)
+    for left, right in zip(one, many, strict=True):
+        assert_equal(left, right)
+
+
+@given(first=st.integers(0, 11), batch_size=st.sampled_from([1, 7, 29, 64]))
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_any_start_is_the_tail_of_the_stream(numbered, first, batch_size):
+    """Mutation: an epoch that begins with the iterator; a permutation kept from the start."""
+    data, pack, _ = numbered
+    whole = batches(pack, data, 12, batch_size=batch_size)
+    tail = batches(pack, data, 12, first=first, batch_size=batch_size)
+    assert len(tail) == 12 - first
+    for left, right in zip(tail, whole[first:], strict=True):
+        assert_equal(left, right)
+
+
+def test_examples_are_numbered_and_far_steps_start_at_once(numbered):
+    """Mutation: the example's number local to the process; a start that skips through the data."""
+    data, pack, _ = numbered
+    step = 40_000_000
+    begin = time.monotonic()
+    (batch,) = batches(pack, data, step + 1, first=step, process_index=1, process_count=2)
+    assert time.monotonic() - begin < 5
+    assert batch["example"].dtype == np.uint32
+    np.testing.assert_array_equal(batch["example"], step * 8 + 4 + np.arange(4))
+
+
+def test_no_steps(numbered):
+    """Mutation: a run that is finished reads a batch."""
+    data, pack, _ = numbered
+    assert batches(pack, data, 3, first=3) == []
+
+
+def test_shift_is_lighting(numbered):
+    """Mutation: shifts in [0, 1] units, or for other rows than their images."""
+    data, pack, _ = numbered
+    (batch,) = batches(pack, data, 1, batch_size=2000)
+    assert batch["shift"].shape == (2000, 3)
+    assert batch["shift"].dtype == np.float32
+    expected = np.sqrt(np.diag(pack.covariance)) * data.lighting_std
+    np.testing.assert_allclose(batch["shift"].std(axis=0), expected, rtol=0.1)
+    off = data.copy_and_resolve_references()
+    off.lighting = "none"
+    (plain,) = batches(pack, off, 1)
+    assert not plain["shift"].any()
+    assert plain["shift"].shape == (8, 3)
+
+
+def test_without_crop_and_flip(numbered):
+    """Mutation: random_crop or flip ignored."""
+    data, pack, _ = numbered
+    data = data.copy_and_resolve_references()
+    data.update(random_crop=False, flip=False)
+    (batch,) = batches(pack, data, 1)
+    assert (batch["offset"] == 4).all()
+    assert not batch["flip"].any()
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("which", ["numbered", "photos", "grey"])
+@pytest.mark.parametrize("views", ["center", "ten"])
+def test_evaluation_sees_every_image_once(request, which, views):
+    """Mutation: the last batch dropped, its filling counted, views in another order."""
+    data, pack, *_ = request.getfixturevalue(which)
+    channels = pack.channels
+    count, margin = pack.splits["train"].count, pack.side - data.crop
+    found = list(
+        evaluation_batches(
+            pack, "train", data, batch_size=8, channels=channels, views=views, workers=2
+        )
+    )
+    assert len(found) == -(-count // 8)
+    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
+    places = [(c, False) for c in corners] + [(c, True) for c in corners]
+    if views == "center":
+        places = [(corners[4], False)]
+    records = pack.splits["train"].read(np.arange(count))
+    for number, batch in enumerate(found):
+        assert batch["image"].shape == (8, len(places), data.crop, data.crop, channels)
+        for row in range(8):
+            index = number * 8 + row
+            assert batch["mask"][row] == (index < count)
+            if index >= count:
+                continue
+            assert batch["label"][row] == pack.splits["train"].labels[index]
+            pixels = stored_pixels(pack, records[index])
+            for view, (offset, flip) in enumerate(places):
+                assert tuple(batch["offset"][row, view]) == offset
+                assert batch["flip"][row, view] == flip
+                expected = crop_of(pixels, offset, flip, data.crop)
+                np.testing.assert_array_equal(batch["image"][row, view], expected)
+    assert sum(int(batch["mask"].sum()) for batch in found) == count
+
+
+def stored_pixels(pack, record):
+    if pack.encoding == "jpeg":
+        return images.load(record, side=None, channels=pack.channels)
+    return np.frombuffer(record, np.uint8).reshape(pack.side, pack.side, pack.channels)
+
+
+def test_evaluation_is_the_same_for_any_number_of_processes(numbered):
+    """Mutation: processes with different numbers of batches, which would wait for ever."""
+    data, pack, _ = numbered
+    options: dict[str, Any] = dict(batch_size=8, channels=3)
+    whole = list(evaluation_batches(pack, "validation", data, **options))
+    parts = [
+        list(
+            evaluation_batches(
+                pack, "validation", data, process_index=p, process_count=4, **options
+            )
+        )
+        for p in range(4)
+    ]
+    assert {len(part) for part in parts} == {len(whole)}
+    for step, expected in enumerate(whole):
+        assert_equal(joined([part[step] for part in parts]), expected)
+
+
+# Channels and mistakes
+
+
+def test_grey_images_for_a_net_of_three_channels(grey):
+    """Mutation: zeros in the other channels; three different shifts."""
+    data, pack = grey
+    data = data.copy_and_resolve_references()
+    data.lighting = "source2012"
+    (one,) = batches(pack, data, 1, channels=1)
+    (three,) = batches(pack, data, 1, channels=3)
+    assert one["image"].shape == (8, 24, 24, 1)
+    np.testing.assert_array_equal(three["image"], np.repeat(one["image"], 3, axis=-1))
+    assert (three["shift"] == three["shift"][:, :1]).all()
+    assert three["shift"].any()
+
+
+def test_grey_jpegs_for_a_net_of_three_channels(tmp_path):
+    """Mutation: a grey JPEG decoded to one channel where three are expected."""
+    data = data_config("tmp", pack_dir=str(tmp_path / "pack"), validation_share=0.0)
+    write_grey_idx(tmp_path)
+    data.update(name="idx", dir=str(tmp_path), image_size=80, crop=70)
+    pack = prepare(data, progress=False)
+    assert (pack.encoding, pack.channels) == ("jpeg", 1)
+    (one,) = batches(pack, data, 1, channels=1)
+    (three,) = batches(pack, data, 1, channels=3)
+    np.testing.assert_array_equal(three["image"], np.repeat(one["image"], 3, axis=-1))
+
+
+def write_grey_idx(directory):
+    write_idx(directory / "train-images-idx3-ubyte", random_pixels(6, 80, 80))
+    write_idx(directory / "train-labels-idx1-ubyte", np.arange(6))
+
+
+def test_mistakes_are_said_before_the_first_batch(numbered, grey):
+    """Mutation: a shape error out of tf.data, minutes later."""
+    data, pack, _ = numbered
+    arguments = dict(seed=0, batch_size=8, first_step=0, last_step=1, channels=3)
+    with pytest.raises(InputError, match=r"3 channels, the network 1; set --config\.model\.chann"):
+        train_batches(pack, data, **arguments | dict(channels=1))
+    with pytest.raises(InputError, match=r"1 channels, the network 2; set"):
+        train_batches(grey[1], grey[0], **arguments | dict(channels=2))
+    with pytest.raises(InputError, match=r"batch_size=8 should be a multiple of .* processes, 3"):
+        train_batches(pack, data, **arguments | dict(process_count=3))
+    large = data.copy_and_resolve_references()
+    large.crop = 33
+    message = r"images smaller than the crop: .* 32 × 32 pixels, --config\.data\.crop=33; set it"
+    with pytest.raises(InputError, match=message):
+        train_batches(pack, large, **arguments)
+    evaluation: dict[str, Any] = dict(batch_size=8, channels=3)
+    with pytest.raises(InputError, match=message):
+        evaluation_batches(pack, "test", large, **evaluation)
+    with pytest.raises(InputError, match=r"views 'five' are unknown"):
+        evaluation_batches(pack, "test", data, views="five", **evaluation)
+    with pytest.raises(InputError, match=r"no dev split; it has train, validation, test"):
+        evaluation_batches(pack, "dev", data, **evaluation)
+
+
+def test_a_crop_as_large_as_the_images(numbered):
+    """Mutation: a margin of 0 that draws nothing."""
+    data, pack, _ = numbered
+    data = data.copy_and_resolve_references()
+    data.crop = 32
+    (batch,) = batches(pack, data, 1)
+    assert not batch["offset"].any()
+
+
+# Closing
+
+
+@pytest.mark.parametrize("which", ["numbered", "photos"])
+def test_closing_early_leaves_nothing_behind(request, which):
+    """Mutation: threads of tf.data, or our own, that live on; a close that waits for them."""
+    data, pack, *_ = request.getfixturevalue(which)
+    arguments = dict(seed=0, batch_size=8, first_step=0, last_step=10**6, channels=3)
+
+    def use(count, how):
+        iterator = train_batches(pack, data, workers=3, **arguments)
+        for _ in range(count):
+            next(iterator)
+        if how == "close":
+            iterator.close()
+        elif how == "throw":
+            with pytest.raises(KeyboardInterrupt):
+                iterator.throw(KeyboardInterrupt)
+
+    use(2, "close")
+    threads, ours = len(os.listdir("/proc/self/task")), threading.active_count()
+    start = time.monotonic()
+    for count in (0, 1, 5):
+        for how in ("close", "throw", "forget"):
+            use(count, how)
+    assert time.monotonic() - start < 20
+    deadline = time.monotonic() + 5  # the system takes a moment to reap them
+    while len(os.listdir("/proc/self/task")) > threads and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(os.listdir("/proc/self/task")) <= threads
+    assert threading.active_count() == ours
