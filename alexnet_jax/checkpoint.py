@@ -1,6 +1,8 @@
 """Saving and restoring, behind one small module: orbax."""
 
+import json
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,18 +54,22 @@ class Checkpoints:
     ) -> None:
         """Save in the background; `close` waits for it."""
         trees = {"params": params, "rest": rest, "mean": {"image": mean}}
+        content = {**about, "checksums": _checksums(trees)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-                about=ocp.args.JsonSave({**about, "checksums": _checksums(trees)}),
+                about=ocp.args.JsonSave({"content": content, "crc32": _crc32(content)}),
             ),
         )
 
     def about(self, step: int) -> dict[str, Any]:
         """The JSON object saved at a step."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["about"]
+        saved = self._manager.restore(step, args=args)["about"]
+        if saved["crc32"] != _crc32(saved["content"]):
+            raise ValueError("another config, other names or checksums were saved than are read")
+        return saved["content"]
 
     def mean(self, step: int) -> np.ndarray:
         """The mean image saved at a step, (side, side, channels)."""
@@ -136,6 +142,10 @@ def _unused(path: Path) -> Path:
         number += 1
         path = path.with_name(f"{path.name.split('.')[0]}.{number}")
     return path
+
+
+def _crc32(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 @jax.jit

@@ -12,6 +12,10 @@ from alexnet_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 
+# Otherwise TensorFlow, which only reads data here, tells of its CPU kernels at every start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
 
 def define_config() -> "flags.FlagHolder[ConfigDict]":
     """Define --config=FILE[:VARIANT], required, with --config.FIELD=VALUE beside it."""

@@ -1,11 +1,15 @@
-"""The layers of a config's network: shapes, parameters, multiply-adds.
+"""The layers of a config's network, and what its devices say to each other.
 
     python -m alexnet_jax.describe --config=configs/alexnet.py [--json]
+    python -m alexnet_jax.describe --config=… --config.parallel.columns=2 --config.parallel.data=D
 
-Nothing is trained and no data is read; shapes are of all columns together.
+The first table has shapes (of all columns together), parameters and multiply-adds. With more
+than one device a second one lists every exchange of a training step, read from the program as it
+is compiled for a mesh of simulated devices. Nothing is trained and no data is read.
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from math import prod
 
@@ -13,7 +17,8 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import command, network
+from alexnet_jax import command, network, parallel
+from alexnet_jax.collectives import Collective, collectives, confirm, lower_train_step
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.alexnet import Conv, activations
 
@@ -82,14 +87,55 @@ def table(rows: list[Layer]) -> str:
     return "\n".join(lines)
 
 
+def exchanges(config: ConfigDict) -> list[Collective]:
+    """The collectives of a training step on the config's mesh, confirmed after compiling."""
+    mesh = parallel.make_mesh(config)
+    lowered = lower_train_step(config, mesh)
+    found = collectives(lowered, mesh, list(config.model.layers))
+    confirm(found, lowered.compile(), mesh)
+    return found
+
+
+def exchange_table(found: list[Collective], batch_size: int) -> str:
+    """The exchanges as text; those of one layer, kind, axis and direction as one row."""
+    total: dict[tuple[str, ...], int] = {}
+    for one in found:
+        key = (one.layer, one.direction, one.kind, one.axis, one.dtype)
+        total[key] = total.get(key, 0) + one.bytes
+    lines = [
+        f"{'feeds':<8}{'direction':<11}{'kind':<16}{'axis':<8}{'type':<6}"
+        f"{'bytes a step':>15}{'bytes an image':>16}"
+    ]
+    for (layer, direction, kind, axis, dtype), size in total.items():
+        image = f"{size / batch_size:>16,.0f}" if axis == "column" else ""
+        lines.append(f"{layer:<8}{direction:<11}{kind:<16}{axis:<8}{dtype:<6}{size:>15,}{image}")
+    return "\n".join([*lines, "Bytes are those that one device receives."])
+
+
 def main(_: list[str]) -> None:
     """The command."""
-    rows = layers(with_classes(flags.FLAGS.config))
+    config = with_classes(flags.FLAGS.config)
+    devices = config.parallel.columns * config.parallel.data
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(1, devices))
+    rows = layers(config)
+    found = []
+    if devices > 1:
+        print(f"compiling for {devices} simulated devices …", file=sys.stderr)
+        found = exchanges(config)
     if flags.FLAGS.json:
-        parameters = sum(row.parameters for row in rows)
-        print(json.dumps({"layers": [asdict(row) for row in rows], "parameters": parameters}))
-    else:
-        print(table(rows))
+        described = {
+            "layers": [asdict(row) for row in rows],
+            "parameters": sum(row.parameters for row in rows),
+        }
+        if devices > 1:
+            described["collectives"] = [asdict(one) for one in found]
+        print(json.dumps(described))
+        return
+    print(table(rows))
+    if found:
+        print()
+        print(exchange_table(found, config.batch_size // config.parallel.data))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from alexnet_jax import command, metrics, parallel
@@ -56,7 +57,8 @@ class Net:
         """The net's log-probabilities, computed on a mesh."""
         forward = make_forward(self.config, mesh)
         mean = mean_of(self.mean_image, self.config.data, self.config.model.channels)
-        return lambda batch: forward(self.params, mean, batch)
+        params = jax.device_put(self.params, NamedSharding(mesh, P()))
+        return lambda batch: forward(params, mean, batch)
 
 
 def load_net(workdir: str | Path) -> Net:

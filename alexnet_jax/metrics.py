@@ -94,6 +94,7 @@ class Log:
             dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
+        self._bar.set_postfix_str("compiling the step")
 
     def advance(self) -> None:
         """One more step is done."""

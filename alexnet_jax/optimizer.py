@@ -32,7 +32,7 @@ class Plateau(flax.struct.PyTreeNode):
 
     def observe(self, error: float, patience: int) -> "Plateau":
         """After a validation with this error; `patience` stale ones divide the rate."""
-        if error < float(self.best):
+        if jnp.float32(error) < self.best:  # in the type of `best`, or 0.4 would beat 0.4
             return self.replace(best=jnp.float32(error), stale=jnp.zeros_like(self.stale))
         stale = self.stale + 1
         if int(stale) < patience:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import evaluate, metrics, network, parallel
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.augment import lighting_matrix, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import check_mean, mean_of, normalise
@@ -128,6 +129,8 @@ def check(config: ConfigDict) -> None:
         ("max_steps", config.max_steps, "0 for no limit, or more", config.max_steps >= 0),
         ("learning_rate", config.learning_rate, "more than 0", config.learning_rate > 0),
         ("momentum", config.momentum, "from 0 to below 1", 0 <= config.momentum < 1),
+        ("schedule.factor", config.schedule.factor, "more than 0", config.schedule.factor > 0),
+        ("schedule.patience", config.schedule.patience, "1 or more", config.schedule.patience >= 1),
         ("weight_decay", config.weight_decay, "0 or more", config.weight_decay >= 0),
     ):
         if not right:
@@ -142,8 +145,12 @@ def complete(config: ConfigDict, pack: Pack) -> ConfigDict:
     """The config with the number of classes that the data has.
 
     Raises:
-        InputError: the config has another number.
+        InputError: the config has another number, or its crop, channels or lighting do not
+            fit the data.
     """
+    data, channels = config.data, config.model.channels
+    margin(pack, data, channels)  # these two complain before anything long begins
+    lighting_matrix(pack.covariance, rule=data.lighting, std=data.lighting_std, channels=channels)
     config, classes = config.copy_and_resolve_references(), len(pack.class_names)
     if config.model.classes not in (0, classes):
         raise InputError(
@@ -301,8 +308,11 @@ class _Run:
         return step % self.config.log_every == 0 or self._validates(step)
 
     def _validates(self, step: int) -> bool:
+        return step == self.steps or self._ends_epochs(step)
+
+    def _ends_epochs(self, step: int) -> bool:
         before, now = (s * self.config.batch_size // self.images for s in (step - 1, step))
-        return step == self.steps or (now > before and now % self.config.evaluate_every == 0)
+        return now > before and now % self.config.evaluate_every == 0
 
     def _saves(self, step: int) -> bool:
         return step % self.config.checkpoint_every == 0 or step == self.steps
@@ -311,7 +321,7 @@ class _Run:
         """Take up the sums of one step, whose number this is."""
         values = jax.device_get(sums)
         if not np.isfinite(values["loss"]):
-            raise self._not_finite(f"the loss is {values['loss']}", step)
+            raise self._not_finite(f"the loss is {values['loss']}, not", step)
         self.totals.add(values)
         self.timed += self.config.batch_size
         self.rate = float(values["learning_rate"])
@@ -348,6 +358,8 @@ class _Run:
         predict = lambda batch: self.forward(state.params, self.mean, batch)  # noqa: E731
         (result,) = evaluate.errors([predict], batches, self.mesh)
         self.log.record(dict(step=step, epoch=epoch, split="validation", **result))
+        if not self._ends_epochs(step):  # the last step, which a longer run would pass by
+            return state
         plateau = state.plateau.observe(result["top1_error"], self.config.schedule.patience)
         return state.replace(
             plateau=jax.device_put(plateau, parallel.shardings(plateau, self.mesh))

@@ -7,10 +7,15 @@ The draws are raw bits of the Philox counter generator, whose stream NumPy keeps
 
 import dataclasses
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
+
+if TYPE_CHECKING:  # pack.py computes its statistics with this module
+    from alexnet_jax.data.pack import Pack
 
 LIGHTING = ("paper", "source2012", "none")
 
@@ -101,6 +106,31 @@ class Augmentation:
             normals = _normals(self._seed, epoch, _LIGHT, count * channels)
             shift = (normals.reshape(count, channels) @ self._lighting.T).astype(np.float32)
         return Rows(order, offset, flip, shift)
+
+
+def margin(pack: "Pack", data: ConfigDict, channels: int) -> int:
+    """By how much an image is larger than the crop, in pixels.
+
+    Args:
+      pack: the images.
+      data: config.data; crop is read.
+      channels: of the network.
+
+    Raises:
+      InputError: the images are smaller than the crop or have other channels than the network.
+    """
+    if not 1 <= data.crop <= pack.side:
+        raise InputError(
+            f"images smaller than the crop: those of the pack in {pack.directory} have "
+            f"{pack.side} × {pack.side} pixels, --config.data.crop={data.crop}; set it to at most "
+            f"{pack.side}, or prepare larger images with --config.data.image_size"
+        )
+    if channels not in (pack.channels, 3):
+        raise InputError(
+            f"the images of the pack in {pack.directory} have {pack.channels} channels, the "
+            f"network {channels}; set --config.model.channels={pack.channels}"
+        )
+    return pack.side - data.crop
 
 
 def lighting_matrix(covariance: np.ndarray, *, rule: str, std: float, channels: int) -> np.ndarray:

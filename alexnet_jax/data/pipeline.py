@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from alexnet_jax.data.augment import Augmentation, lighting_matrix
+from alexnet_jax.data.augment import Augmentation, lighting_matrix, margin
 from alexnet_jax.data.pack import Pack, Split, cores
 from alexnet_jax.errors import InputError
 
@@ -74,14 +74,13 @@ def train_batches(
     draws = Augmentation(
         seed=seed,
         count=split.count,
-        margin=_margin(pack, data.crop),
+        margin=margin(pack, data, channels),
         random_crop=data.random_crop,
         flip=data.flip,
         lighting=lighting_matrix(
             pack.covariance, rule=data.lighting, std=data.lighting_std, channels=channels
         ),
     )
-    _check_channels(pack, channels)
     steps = range(first_step, last_step)
 
     def wanted(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,9 +143,8 @@ def evaluation_batches(
         )
     chosen = pack.splits[split]
     rows = _process_rows(batch_size, process_index, process_count)
-    offset, flip = _views(_margin(pack, data.crop), views)
+    offset, flip = _views(margin(pack, data, channels), views)
     offset, flip = np.tile(offset, (len(rows), 1, 1)), np.tile(flip, (len(rows), 1))
-    _check_channels(pack, channels)
     steps = range(-(-chosen.count // batch_size))
 
     def wanted(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -183,25 +181,6 @@ def _process_rows(batch_size: int, process_index: int, process_count: int) -> np
             f"{process_count}"
         )
     return np.arange(process_index * share, (process_index + 1) * share)
-
-
-def _margin(pack: Pack, crop: int) -> int:
-    """By how much an image is larger than the crop, in pixels."""
-    if not 1 <= crop <= pack.side:
-        raise InputError(
-            f"images smaller than the crop: those of the pack in {pack.directory} have "
-            f"{pack.side} × {pack.side} pixels, --config.data.crop={crop}; set it to at most "
-            f"{pack.side}, or prepare larger images with --config.data.image_size"
-        )
-    return pack.side - crop
-
-
-def _check_channels(pack: Pack, channels: int) -> None:
-    if channels not in (pack.channels, 3):
-        raise InputError(
-            f"the images of the pack in {pack.directory} have {pack.channels} channels, the "
-            f"network {channels}; set --config.model.channels={pack.channels}"
-        )
 
 
 def _images(

@@ -103,6 +103,7 @@ class ModelConfig:
         Raises:
             InputError: a field missing, unknown or of a value that is not known.
         """
+        _check_fields(cls, "model", {*config})
         layers = tuple(
             _build(Conv if "kernel" in layer else Dense, f"model.layers.{name}", layer, name=name)
             for name, layer in sorted(config["layers"].items())
@@ -121,6 +122,12 @@ class ModelConfig:
     def check(self) -> None:
         """Raise InputError for sizes and words that do not make a network."""
         _known("model.init", self.init, ("normal", "scaled"))
+        _positive("model", self, "columns", "channels")
+        _positive("model.lrn", self.lrn, "size")
+        _positive("model.pool", self.pool, "window", "stride")
+        for layer in self.layers[:-1]:
+            sizes = ("kernel", "stride") if isinstance(layer, Conv) else ()
+            _positive(f"model.layers.{layer.name}", layer, "features", *sizes)
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout={self.dropout}; expected from 0 to below 1")
         kinds = "".join(type(layer).__name__[0] for layer in self.layers)
@@ -260,16 +267,26 @@ def activations(model: AlexNet, params: Mapping[str, Any], images: Array) -> dic
 
 
 def _build(kind: type, where: str, given: Mapping[str, Any], **ready: Any) -> Any:
-    """The dataclass from a mapping; a field too many or too few is an InputError."""
-    names = {field.name for field in fields(kind)}
-    if wrong := names.symmetric_difference({*given, *ready}):
+    """The dataclass from a mapping and what is already built."""
+    _check_fields(kind, where, {*given, *ready})
+    return kind(**{**given, **ready})
+
+
+def _check_fields(kind: type, where: str, given: set[str]) -> None:
+    """A field too many or too few is an InputError."""
+    if wrong := given.symmetric_difference(field.name for field in fields(kind)):
         raise InputError(
             f"{where} has the fields {', '.join(sorted(given))}; "
             f"missing or unknown: {', '.join(sorted(wrong))}"
         )
-    return kind(**{name: given[name] for name in names - set(ready)}, **ready)
 
 
 def _known(where: str, value: str, words: tuple[str, ...]) -> None:
     if value not in words:
         raise InputError(f"{where} has {value!r}; expected one of {', '.join(words)}")
+
+
+def _positive(where: str, part: Any, *names: str) -> None:
+    for name in names:
+        if getattr(part, name) < 1:
+            raise InputError(f"{where}.{name} is {getattr(part, name)}; expected 1 or more")

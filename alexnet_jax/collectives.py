@@ -1,0 +1,193 @@
+"""Who talks to whom: the collectives of a compiled training step."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from alexnet_jax import parallel, train
+
+# Kind, and the share of the larger of operand and result that a device of a group of n receives.
+RECEIVED = {
+    "all_gather": lambda n: (n - 1) / n,
+    "reduce_scatter": lambda n: (n - 1) / n,
+    "all_reduce": lambda n: 2 * (n - 1) / n,
+    "all_to_all": lambda n: (n - 1) / n,
+    "collective_permute": lambda n: 1,
+}
+OTHER_SCOPES = ("logits", "loss")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One exchange between devices.
+
+    Attributes:
+        layer: that it feeds, conv1 … fc8, or "logits", or "loss" (which includes the counts of
+            errors).
+        kind: as in StableHLO, "all_gather" and so on.
+        axis: of the mesh, "data" or "column".
+        direction: "forward" or "backward".
+        bytes: received by a device in one step, by the ring algorithms: of an all-reduce
+            twice, of the others once the part that the device does not have.
+        dtype: of the numbers sent.
+    """
+
+    layer: str
+    kind: str
+    axis: str
+    direction: str
+    bytes: int
+    dtype: str
+
+
+def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+    """The training step before a backend compiles it; nothing is computed.
+
+    Args:
+        config: with its number of classes; images as large as the crop stand in for the data.
+    """
+    crop, rows = config.data.crop, NamedSharding(mesh, P("data"))
+    channels, batch_size = config.model.channels, config.batch_size
+    shapes = {
+        "image": ((crop, crop, channels), np.uint8),
+        "label": ((), np.int32),
+        "offset": ((2,), np.int32),
+        "flip": ((), bool),
+        "shift": ((channels,), np.float32),
+        "example": ((), np.uint32),
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), kind, sharding=rows)
+        for name, (shape, kind) in shapes.items()
+    }
+    mean = jax.ShapeDtypeStruct(
+        (crop, crop, channels), np.float32, sharding=NamedSharding(mesh, P())
+    )
+    state = parallel.template(jax.eval_shape(lambda: train.init_state(config)), mesh)
+    return train.make_train_step(config, mesh, images=batch_size).lower(state, mean, batch)
+
+
+def collectives(lowered: jax.stages.Lowered, mesh: Mesh, layers: list[str]) -> list[Collective]:
+    """The collectives of a lowered function, in the order of the program.
+
+    Layers, types and sizes are read from its StableHLO, before a backend merges and widens
+    them. Groups of one device exchange nothing and are left out.
+
+    Args:
+        lowered: over this mesh.
+        layers: names to look for among the scopes of an operation.
+
+    Raises:
+        ValueError: an exchange over neither axis, or outside every layer.
+    """
+    module = lowered.compiler_ir("stablehlo")
+    assert module is not None
+    return [
+        _describe(operation, mesh, layers)
+        for operation in _walk(module.operation)
+        if _groups(operation).shape[1] > 1
+    ]
+
+
+def confirm(found: list[Collective], compiled: jax.stages.Compiled, mesh: Mesh) -> None:
+    """Check that the compiled program exchanges over the same axes in the same ways.
+
+    A backend may merge exchanges of one kind and group, so only the set of kinds and axes is
+    compared.
+
+    Raises:
+        ValueError: with both sets, where they differ.
+    """
+    expected = {(one.kind, one.axis) for one in found}
+    compiled_set = set(_compiled(compiled.as_text() or "", mesh))
+    if expected != compiled_set:
+        raise ValueError(
+            f"the lowered program has the collectives {sorted(expected)}, "
+            f"the compiled one {sorted(compiled_set)}"
+        )
+
+
+def _walk(operation: Any) -> Iterator[Any]:
+    """Every collective operation inside an MLIR operation."""
+    for region in operation.regions:
+        for block in region:
+            for inner in block:
+                if inner.operation.name.removeprefix("stablehlo.") in RECEIVED:
+                    yield inner
+                yield from _walk(inner.operation)
+
+
+def _describe(operation: Any, mesh: Mesh, layers: list[str]) -> Collective:
+    kind = operation.operation.name.removeprefix("stablehlo.")
+    groups = _groups(operation)
+    types = [value.type for value in (*operation.operands, *operation.results)]
+    largest = max(types, key=lambda kind: prod(kind.shape))
+    width = np.dtype(_numpy_name(str(largest.element_type))).itemsize
+    scopes = str(operation.location).split('"')[1]
+    layer = next(
+        (name for name in [*OTHER_SCOPES, *layers] if re.search(rf"\b{name}\b", scopes)), None
+    )
+    if layer is None:
+        raise ValueError(f"a {kind} outside every layer, in {scopes}")
+    return Collective(
+        layer=layer,
+        kind=kind,
+        axis=_axis(groups, mesh),
+        direction="backward" if "transpose(" in scopes else "forward",
+        bytes=round(prod(largest.shape) * width * RECEIVED[kind](groups.shape[1])),
+        dtype=str(largest.element_type),
+    )
+
+
+def _groups(operation: Any) -> np.ndarray:
+    """(groups, devices of a group)."""
+    return np.array(operation.attributes["replica_groups"])
+
+
+def _numpy_name(element: str) -> str:
+    """Of an MLIR element type: f32, bf16, i32, …"""
+    return {"bf16": "uint16", "i1": "bool"}.get(element) or re.sub(
+        r"^(f|i|ui)(\d+)$",
+        lambda m: {"f": "float", "i": "int", "ui": "uint"}[m[1]] + m[2],
+        element,
+    )
+
+
+def _axis(groups: np.ndarray, mesh: Mesh) -> str:
+    """The mesh axis along which the devices of every group lie."""
+    numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
+    found = Counter(map(frozenset, groups.tolist()))
+    for place, name in enumerate(mesh.axis_names):
+        lines = np.moveaxis(numbers, place, -1).reshape(-1, numbers.shape[place])
+        if found == Counter(map(frozenset, lines.tolist())):
+            return str(name)
+    raise ValueError(f"an exchange along no axis of the mesh: groups {groups.tolist()}")
+
+
+def _compiled(text: str, mesh: Mesh) -> Iterator[tuple[str, str]]:
+    """(kind, axis) of every collective in compiled HLO."""
+    kinds = "|".join(name.replace("_", "-") for name in RECEIVED)
+    pattern = rf" ({kinds})(?:-start)?\(.*?replica_groups=(\{{\{{.*?\}}\}}|\[[^ ,]*\]<=\S+?)[,\s]"
+    for match in re.finditer(pattern, text):
+        groups = _parse_groups(match[2])
+        if groups.shape[1] > 1:
+            yield match[1].replace("-", "_"), _axis(groups, mesh)
+
+
+def _parse_groups(text: str) -> np.ndarray:
+    """Replica groups, listed as {{0,1},{2,3}} or as an iota, [2,2]<=[4] or [2,2]<=[2,2]T(1,0)."""
+    numbers = [[int(n) for n in part.split(",")] for part in re.findall(r"[\d,]*\d", text)]
+    if text.startswith("{"):
+        return np.array(numbers)
+    shape, dimensions, *order = numbers
+    iota = np.arange(prod(dimensions)).reshape(dimensions)
+    return iota.transpose(*order).reshape(shape)
