@@ -53,7 +53,7 @@ def sums(log_probabilities: Array, label: Array, mask: Array) -> dict[str, Array
     """The sums of a batch for `Totals`.
 
     The label's rank is the number of classes with a higher probability, and among equals of
-    those with a lower number, as in `jax.lax.top_k`. With fewer than five classes the
+    those with a lower number, as in `jax.lax.top_k`. With up to five classes the
     top-5 error is 0. A probability that is not a number is an error.
 
     Args:
@@ -63,7 +63,7 @@ def sums(log_probabilities: Array, label: Array, mask: Array) -> dict[str, Array
     own = jnp.take_along_axis(log_probabilities, label[:, None], axis=1)
     lower = jnp.arange(log_probabilities.shape[1]) < label[:, None]
     before = (log_probabilities > own) | ((log_probabilities == own) & lower)
-    rank = jnp.where(jnp.isnan(own[:, 0]), log_probabilities.shape[1], before.sum(1))
+    rank = jnp.where(jnp.isnan(own[:, 0]), jnp.iinfo(jnp.int32).max, before.sum(1))
     return {
         "loss": -jnp.where(mask, own[:, 0], 0).sum(),
         "top1": (mask & (rank >= 1)).sum(),

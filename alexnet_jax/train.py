@@ -219,7 +219,9 @@ def _start(
         checkpoints.set_aside_after(found[0])
         return found[1]
     out_shardings = parallel.shardings(abstract, mesh)
-    init = jax.jit(lambda: init_state(config), out_shardings=out_shardings)
+    # It runs once: on CPU, optimising the many loops of the random numbers takes far longer.
+    quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
+    init = jax.jit(lambda: init_state(config), out_shardings=out_shardings, compiler_options=quick)
     return init(), metrics.Totals()
 
 

@@ -145,6 +145,10 @@ def input_pipeline(repeats: int) -> Result:
             ),
             num_parallel_calls=cores,
         )
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = cores
+        options.autotune.enabled = False
+        bare = bare.with_options(options)
 
         def peer() -> None:
             bare.reduce(np.int64(0), lambda total, _: total + 1)

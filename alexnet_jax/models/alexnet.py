@@ -137,6 +137,12 @@ class ModelConfig:
                 f"model.layers are {names}; expected convolutions, then fully-connected layers, "
                 "at least one of these"
             )
+        last = self.layers[-1]
+        if (last.sees, last.features, tuple(last.after)) != ("both", 0, ()):
+            raise InputError(
+                f"model.layers.{last.name}, the last one, has sees={last.sees!r}, features="
+                f"{last.features}, after={last.after}; expected 'both', 0 (the classes) and ()"
+            )
         for layer in self.layers:
             where = f"model.layers.{layer.name}"
             _known(f"{where}.sees", layer.sees, get_args(Sight))

@@ -13,7 +13,8 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     The output is 1 + ceil((size - window) / stride) wide, as in the 2012 program: a last
     window that overhangs the edge is cut off there, so no zeros enter a maximum.
 
-    The gradient of a window goes to its first maximum in reading order, as in PyTorch.
+    The gradient of a window goes to its first maximum in reading order, as in PyTorch; what is
+    not a number counts as larger than any.
     The maximum is taken along the width and then along the height, which finds the same
     first maximum, reads less and never uses XLA's select-and-scatter: that is slow on CPU
     and refused under deterministic execution on GPU.
@@ -51,7 +52,7 @@ def _forward(x: Array, window: int, stride: int, axis: int, size: int) -> tuple[
     offsets = jnp.zeros(maxima.shape, jnp.uint8)
     for offset in range(1, window):
         candidate = _every(padded, offset, count, stride, axis)
-        larger = candidate > maxima
+        larger = (candidate > maxima) | jnp.isnan(candidate)  # so that no NaN disappears
         maxima = jnp.where(larger, candidate, maxima)
         offsets = jnp.where(larger, jnp.uint8(offset), offsets)
     return maxima, offsets

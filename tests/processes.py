@@ -1,0 +1,135 @@
+"""Commands as a user runs them: real processes, on a small net and a small data set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 300  # seconds; a process that hangs fails its test
+
+# The sample's config with few images, few layers, and every kind of layer: a run takes as long
+# as it takes to start.
+CONFIG = '''
+from ml_collections import ConfigDict
+
+from configs.alexnet import LRN_POOL, conv, dense, get_config as get_sample
+
+
+def get_config():
+    """A net of a few hundred parameters."""
+    config = get_sample("sample")
+    config.batch_size = 8
+    config.max_steps = 60
+    config.learning_rate = 0.01
+    config.checkpoint_every = 10
+    config.log_every = 4
+    config.schedule.rule = "plateau"
+    config.schedule.patience = 1
+    config.data.name = "idx"
+    config.data.dir = DIRECTORY
+    config.model.layers = ConfigDict(
+        dict(
+            conv1=conv(4, 3, stride=3, after=LRN_POOL),
+            conv2=conv(4, 2, sees="both"),
+            fc6=dense(8, bias=0.0),
+            fc8=dense(0, bias=0.0, after=()),
+        )
+    )
+    return config
+'''
+
+
+def write_config(directory: Path, data: Path) -> Path:
+    """A config file for the images in `data`."""
+    path = directory / "tiny.py"
+    path.write_text(CONFIG.replace("DIRECTORY", repr(str(data))))
+    return path
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a process that sees so many devices.
+
+    Compiled programs are kept beside the packs: the same ones serve every process.
+    """
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    cache = os.path.join(os.environ["XDG_CACHE_HOME"], "jax")
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": flags,
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def start(module: str, *arguments: object, devices: int = 1) -> subprocess.Popen[str]:
+    """`python -m alexnet_jax.MODULE ARGUMENTS`, running."""
+    command = [sys.executable, "-m", f"alexnet_jax.{module}", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(devices),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for a process; what it said and its exit status."""
+    try:
+        out, err = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"{process.args!r} hangs:\n{out}{err}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(module: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """`python -m alexnet_jax.MODULE ARGUMENTS` to its end."""
+    return end(start(module, *arguments, devices=devices))
+
+
+def signal_when(
+    process: subprocess.Popen[str], moment: Callable[[], bool], number: signal.Signals
+) -> subprocess.CompletedProcess[str]:
+    """Send a signal as soon as a moment has come, and wait for the end."""
+    limit = time.monotonic() + TIMEOUT
+    while not moment():
+        if process.poll() is not None or time.monotonic() > limit:
+            process.kill()
+            raise AssertionError(f"the moment never came:\n{end(process).stderr}")
+        time.sleep(0.001)
+    process.send_signal(number)
+    return end(process)
+
+
+def records(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the machine's speed."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    loaded = [json.loads(line) for line in lines]
+    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in loaded]
+
+
+@contextmanager
+def shared_cache(tmp_path_factory: Any) -> Iterator[Path]:
+    """One folder of a test session where packs and compiled programs are made."""
+    base = tmp_path_factory.getbasetemp() / "cache"
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(base)
+    try:
+        yield base
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before

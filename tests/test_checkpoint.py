@@ -1,0 +1,269 @@
+"""Checkpoints: what is restored is what was saved, or the damage is reported."""
+
+import gc
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+
+Tree = dict[str, Any]
+STEPS = (10, 20)
+ABOUT = {
+    "config": {"seed": 3, "data": {"crop": 24, "mean": "image"}},
+    "class_names": ["ant", "bee"],
+}
+
+
+def content(step: int) -> Tree:
+    """What the tests save at a step: of every step other numbers, in every type of a state."""
+    draw = np.random.default_rng(step).normal
+    return dict(
+        params={
+            "conv1": {"kernel": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
+            "fc8": {"bias": jnp.asarray(draw(size=7), jnp.float32)},
+        },
+        rest={
+            "step": jnp.int32(step),
+            "velocity": {"conv1": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
+            "best": jnp.float32(jnp.inf),
+        },
+        mean=draw(size=(6, 6, 1)).astype(np.float32),
+        about={**ABOUT, "step": step},
+    )
+
+
+def save(checkpoints: Checkpoints, step: int) -> None:
+    tree = content(step)
+    checkpoints.save(step, tree["params"], tree["rest"], tree["mean"], tree["about"])
+
+
+def reader(checkpoints: Checkpoints, place: Any = None) -> Callable[[int], Tree]:
+    """Reads all that a checkpoint holds, onto one device or to where `place` says."""
+    place = place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def abstract(tree: Tree) -> Tree:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+
+    def read(step: int) -> Tree:
+        expected = content(step)
+        about = checkpoints.about(step)
+        return dict(
+            params=checkpoints.params(step, abstract(expected["params"])),
+            rest=checkpoints.rest(step, abstract(expected["rest"])),
+            mean=checkpoints.mean(step),
+            about={name: about[name] for name in expected["about"]},
+        )
+
+    return read
+
+
+def same(found: Tree, expected: Tree) -> bool:
+    """Whether two contents agree to the last bit."""
+    if found["about"] != expected["about"]:
+        return False
+    names = ("params", "rest", "mean")
+    one, other = ({name: tree[name] for name in names} for tree in (found, expected))
+    equal = jax.tree.map(
+        lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), one, other
+    )
+    return all(jax.tree.leaves(equal))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir with the checkpoints of STEPS."""
+    workdir = tmp_path_factory.mktemp("saved")
+    checkpoints = Checkpoints(workdir, keep=3)
+    for step in STEPS:
+        save(checkpoints, step)
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture
+def failed_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Orbax leaves coroutines behind when a read fails; their collection complains."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path, failed_reads: None) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(content: bytes, place: int) -> bytes:
+    """One bit changed: a digit or a letter becomes another one, so that text stays text."""
+    changed = bytearray(content)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
+def newest(workdir: Path) -> tuple[int, Tree] | None:
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.newest(reader(checkpoints))
+    finally:
+        checkpoints.close()
+
+
+def test_the_newest_is_restored_bit_for_bit(saved: Path) -> None:
+    """Catches: saving in another type, restoring the oldest, mixing the items up."""
+    found = newest(saved)
+    assert found is not None
+    assert found[0] == STEPS[-1]
+    assert same(found[1], content(STEPS[-1]))
+
+
+def wrong_after(workdir: Path, file: Path, damaged: bytes | None, said: Callable[[], str]) -> str:
+    """What is wrong with the answer to a damaged file of the newest checkpoint; "" if nothing.
+
+    The file is restored afterwards; None for `damaged` removes it.
+    """
+    sound = file.read_bytes()
+    file.unlink()
+    if damaged is not None:
+        file.write_bytes(damaged)
+    said()
+    found = newest(workdir)
+    told = f"step_{STEPS[-1]} is damaged" in said()
+    file.write_bytes(sound)
+    assert found is not None
+    step, tree = found
+    if not same(tree, content(step)):
+        return f"{file}: other values than were saved at step {step}"
+    if step != STEPS[-1] and not told:
+        return f"{file}: fell back to step {step} without a word"
+    return ""
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "removed"])
+def test_damage_to_any_file_is_harmless_or_reported(
+    copy: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Catches: no checksums; checksums of some items only; an exception let through; silence."""
+    folder = copy / "checkpoints" / f"step_{STEPS[-1]}"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert len(files) > 10
+    wrong = []
+    for file in files:
+        sound = file.read_bytes()
+        flipped = flip(sound, int(np.random.default_rng(len(sound)).integers(len(sound))))
+        damaged = {"truncated": sound[: len(sound) // 2], "flipped": flipped, "removed": None}
+        wrong.append(wrong_after(copy, file, damaged[kind], lambda: capfd.readouterr().err))
+    assert not any(wrong), "\n".join(filter(None, wrong))
+
+
+def test_a_changed_letter_of_config_or_names_is_reported(
+    copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: checksums of the arrays alone, without the JSON object beside them."""
+    file = copy / "checkpoints" / f"step_{STEPS[-1]}" / "about" / "metadata"
+    sound = file.read_bytes()
+    places = (sound.index(part) for part in (b"3", b"24", b"image", b"ant", b"20", b"velocity"))
+    wrong = [
+        wrong_after(copy, file, flip(sound, place), lambda: capfd.readouterr().err)
+        for place in places
+    ]
+    assert not any(wrong), "\n".join(filter(None, wrong))
+
+
+@pytest.mark.parametrize("item", ["params", "rest", "mean"])
+def test_sound_files_of_another_step_are_damage(
+    copy: Path, capfd: pytest.CaptureFixture[str], item: str
+) -> None:
+    """Catches: files that can be read taken for the right ones; checksums that skip an item."""
+    old, new = (copy / "checkpoints" / f"step_{step}" / item for step in STEPS)
+    shutil.rmtree(new)
+    shutil.copytree(old, new)
+    found = newest(copy)
+    assert found is not None
+    assert found[0] == STEPS[0]
+    assert f"step_{STEPS[1]} is damaged" in capfd.readouterr().err
+
+
+def test_all_damaged_is_an_input_error(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Catches: starting anew over checkpoints that cannot be read; naming only one of them."""
+    for step in STEPS:
+        for path in (copy / "checkpoints" / f"step_{step}" / "params").rglob("*"):
+            if path.is_file():
+                truncate(path)
+    with pytest.raises(InputError, match="move that folder away"):
+        newest(copy)
+    said = capfd.readouterr().err
+    assert [f"step_{step} is damaged" in said for step in STEPS] == [True, True]
+
+
+def test_none_is_not_damage(tmp_path: Path) -> None:
+    """Catches: a fresh run refused; reading that makes folders."""
+    assert newest(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_ones_are_set_aside_and_their_steps_saved_anew(copy: Path) -> None:
+    """Catches: a save that is skipped because its step is there; a second damage overwriting."""
+    for expected in (["damaged_step_20"], ["damaged_step_20", "damaged_step_20.1"]):
+        truncate(next((copy / "checkpoints" / "step_20" / "params" / "d").iterdir()))
+        checkpoints = Checkpoints(copy, keep=3)
+        found = checkpoints.newest(reader(checkpoints))
+        assert found is not None
+        assert found[0] == 10
+        checkpoints.set_aside_after(10)
+        assert checkpoints.steps() == [10]
+        save(checkpoints, 20)
+        checkpoints.close()
+        aside = sorted(path.name for path in (copy / "checkpoints").glob("damaged*"))
+        assert aside == expected
+        found = newest(copy)
+        assert found is not None
+        assert found[0] == 20
+        assert same(found[1], content(20))
+
+
+@pytest.fixture
+def mesh() -> jax.sharding.Mesh:
+    axis_types = (AxisType.Auto,) * 2
+    return jax.make_mesh((2, 2), ("data", "column"), axis_types=axis_types)
+
+
+def test_another_mesh_restores_the_same_values(saved: Path, mesh: jax.sharding.Mesh) -> None:
+    """Catches: checksums that depend on the layout; restoring to the layout that saved."""
+    checkpoints = Checkpoints(saved)
+    place = NamedSharding(mesh, P())
+    tree = reader(checkpoints, place)(STEPS[-1])
+    split = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32, sharding=NamedSharding(mesh, P("column")))
+    template = {"conv1": {"kernel": split}, "fc8": {"bias": tree["params"]["fc8"]["bias"]}}
+    params = checkpoints.params(STEPS[-1], template)
+    checkpoints.close()
+    assert same(tree, content(STEPS[-1]))
+    assert same({**tree, "params": params}, content(STEPS[-1]))
+    assert params["conv1"]["kernel"].sharding.spec == P("column")
+    assert tree["rest"]["step"].sharding == place
+
+
+def test_keep_limits_how_many_stay(tmp_path: Path) -> None:
+    """Catches: max_to_keep not passed on; the oldest kept instead of the newest."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        save(checkpoints, step)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [2, 3]
+    checkpoints.close()

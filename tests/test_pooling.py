@@ -1,0 +1,92 @@
+"""Max pooling against PyTorch's, in float64, on inputs full of ties."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from alexnet_jax.models.pooling import max_pool
+
+
+def activities(shape: tuple[int, ...], kind: str) -> np.ndarray:
+    """Rounded ReLU outputs have many ties, negative numbers show padding by zeros."""
+    x = np.random.default_rng(0).normal(size=shape)
+    return {"relu": np.maximum(np.round(x), 0), "negative": np.round(x) - 9, "real": x}[kind]
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def both(
+    x: jax.Array, cotangent: jax.Array, window: int, stride: int
+) -> tuple[jax.Array, jax.Array]:
+    """Our value and gradient."""
+    value, vjp = jax.vjp(lambda a: max_pool(a, window, stride), x)
+    return value, vjp(cotangent)[0]
+
+
+def check(shape: tuple[int, int, int, int], window: int, stride: int, kind: str) -> None:
+    x = activities(shape, kind)
+    a = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    b = torch.nn.functional.max_pool2d(a, window, stride, ceil_mode=True)
+    expected = np.moveaxis(b.detach().numpy(), 1, -1)
+    # Whole numbers: sums of overlapping windows' gradients are exact in any order.
+    cotangent = np.random.default_rng(1).integers(1, 100, expected.shape).astype(float)
+    b.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
+    assert a.grad is not None
+    with jax.enable_x64(True):
+        value, gradient = both(jnp.asarray(x), jnp.asarray(cotangent), window, stride)
+    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_array_equal(gradient, np.moveaxis(a.grad.numpy(), 1, -1))
+
+
+@pytest.mark.parametrize("kind", ["relu", "negative", "real"])
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2)])
+@pytest.mark.parametrize("side", [6, 13])
+def test_pools_of_the_paper(side: int, window: int, stride: int, kind: str) -> None:
+    """Catches ties shared or given to the last maximum, and zeros in an overhanging window."""
+    check((2, side, side, 5), window, stride, kind)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    window=st.integers(1, 5),
+    stride=st.integers(1, 5),
+    kind=st.sampled_from(["relu", "negative"]),
+)
+def test_any_shape(height: int, width: int, window: int, stride: int, kind: str) -> None:
+    """Catches a wrong number of windows, height for width, and gradients off by one pixel."""
+    assume(stride <= window <= min(height, width))
+    check((2, height, width, 2), window, stride, kind)
+
+
+@pytest.mark.parametrize(("side", "out"), [(55, 27), (27, 13), (13, 6), (24, 12), (12, 6), (6, 3)])
+def test_sizes_round_up(side: int, out: int) -> None:
+    """Catches sizes rounded down, which drop the last row where a window overhangs."""
+    shape = jax.eval_shape(
+        lambda x: max_pool(x, 3, 2), jax.ShapeDtypeStruct((1, side, side, 1), "f")
+    )
+    assert shape.shape == (1, out, out, 1)
+
+
+def test_bfloat16_stays() -> None:
+    """Catches a float32 detour: maxima and their gradients are exact in any type."""
+    x = jnp.asarray(activities((1, 7, 7, 3), "relu"), jnp.bfloat16)
+    cotangent = jnp.ones((1, 3, 3, 3))
+    value, gradient = both(x, cotangent.astype(x.dtype), 3, 2)
+    wide, wide_gradient = both(x.astype(jnp.float32), cotangent, 3, 2)
+    assert value.dtype == gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(value, wide)
+    np.testing.assert_array_equal(gradient, wide_gradient)
+
+
+@pytest.mark.parametrize(("side", "window", "stride"), [(2, 3, 2), (6, 2, 3)])
+def test_impossible_pools_are_refused(side: int, window: int, stride: int) -> None:
+    """Catches an empty output, or pixels that no window sees, passing silently."""
+    with pytest.raises(ValueError, match=f"{side}×{side} by windows of {window}"):
+        max_pool(jnp.ones((1, side, side, 1)), window, stride)

@@ -1,0 +1,213 @@
+"""Prediction and evaluation as commands, on linear nets whose answers NumPy knows too."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import processes
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from alexnet_jax import train
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+from alexnet_jax.evaluate import evaluate, load_net
+from alexnet_jax.prepare import prepare
+from alexnet_jax.workdir import write_config
+from configs.alexnet import dense, get_config
+
+SYNSETS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "plain")
+COLOURS = {"red.png": (255, 0, 0), "blue.jpg": (0, 0, 255), "green.bmp": (0, 255, 0)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with processes.shared_cache(tmp_path_factory):
+        yield
+
+
+def linear_config(**data: Any) -> ConfigDict:
+    """The sample's config with the classifier as its only layer."""
+    config = get_config("sample")
+    config.batch_size = 64
+    config.data.update(data)
+    config.model.layers = ConfigDict(dict(fc8=dense(0, bias=0.0, after=())))
+    return config
+
+
+def save_run(
+    workdir: Path,
+    config: ConfigDict,
+    kernel: np.ndarray,
+    mean_image: np.ndarray,
+    class_names: tuple[str, ...],
+) -> None:
+    """The folder that training would leave, with a kernel (pixels × channels, classes) of our own.
+
+    It is split unevenly over the two columns, which both see the whole image.
+    """
+    workdir.mkdir()
+    config.model.classes = len(class_names)
+    write_config(workdir, config, 0)
+    state = train.init_state(config)
+    columns = np.stack([kernel * 0.25, kernel * 0.75]).astype(np.float32)
+    params = jax.tree.map(np.asarray, state.params)
+    assert params["fc8"]["kernel"].shape == columns.shape
+    params["fc8"]["kernel"] = columns
+    checkpoints = Checkpoints(workdir, keep=1)
+    about = dict(config=config.to_dict(), class_names=list(class_names), totals={})
+    rest = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
+    checkpoints.save(5, params, rest, mean_image, about)
+    checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose net tells red, green and blue: logits of 3, 2 and 1, by the share of colour."""
+    workdir = tmp_path_factory.mktemp("colours") / "run"
+    config = linear_config(crop=8, mean="none", scale=1 / 255)
+    config.model.channels = 3
+    kernel = np.zeros((8 * 8, 3, len(SYNSETS)))
+    for colour, logit in enumerate((3.0, 2.0, 1.0)):
+        kernel[:, colour, colour] = logit / 64
+    mean = np.zeros((12, 12, 3), np.float32)
+    save_run(workdir, config, kernel.reshape(-1, len(SYNSETS)), mean, SYNSETS)
+    for number, (name, rgb) in enumerate(COLOURS.items()):
+        Image.new("RGB", (20 + number, 15), rgb).save(workdir.parent / name, quality=100)
+    (workdir.parent / "notes.txt").write_text("no picture")
+    return workdir
+
+
+def test_json_in_the_order_given(colours: Path) -> None:
+    """Catches: sorted or merged pictures; log-probabilities for probabilities; the least
+    probable first; a resized or cropped picture other than in training."""
+    images = [str(colours.parent / name) for name in COLOURS]
+    ended = processes.run("predict", f"--workdir={colours}", "--json", *images)
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [line["image"] for line in found] == images
+    for line, best, logit in zip(found, (0, 2, 1), (3.0, 1.0, 2.0), strict=True):
+        expected = np.exp(logit) / (np.exp(logit) + len(SYNSETS) - 1)
+        others = [name for name in SYNSETS if name != SYNSETS[best]]
+        assert [top["class"] for top in line["top5"]] == [SYNSETS[best], *others[:4]]
+        shares = [top["probability"] for top in line["top5"]]
+        np.testing.assert_allclose(shares[0], expected, rtol=0.01)
+        np.testing.assert_allclose(shares[1:], (1 - expected) / 5, rtol=0.02)
+
+
+def test_text_has_readable_names_and_goes_on_after_a_file_that_is_no_picture(
+    colours: Path,
+) -> None:
+    """Catches: synset numbers for a reader; one bad file that hides the answers for the others;
+    a name beside another picture's answer; status 0 or a traceback."""
+    names = ("red.png", "notes.txt", "missing.png", "green.bmp")
+    images = [str(colours.parent / name) for name in names]
+    ended = processes.run("predict", f"--workdir={colours}", *images)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    for bad in images[1:3]:
+        assert f"{bad}: not a picture that can be read" in ended.stderr
+    lines = ended.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [images[0], images[3]]
+    assert len(lines) == 2 * 6
+    assert "tench, Tinca tinca (n01440764)" in lines[1]
+    assert "goldfish, Carassius auratus (n01443537)" in lines[7]
+    assert all("%" in line for line in lines[1:6] + lines[7:])
+
+
+def test_no_pictures_given(colours: Path) -> None:
+    """Catches: silence and status 0, as if all were well."""
+    ended = processes.run("predict", f"--workdir={colours}")
+    assert ended.returncode == 2
+    assert "no pictures given" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs of linear nets on the sample: each class's mean image, and noise upon it."""
+    folder = tmp_path_factory.mktemp("pair")
+    pack = prepare(linear_config().data, progress=False)
+    pixels, labels = split_of(pack, "train", 2000)
+    centre = pixels[:, 2:26, 2:26].reshape(len(pixels), -1) - 128.0
+    means = np.stack([centre[labels == k].mean(0) for k in range(10)], axis=1)
+    noise = np.random.default_rng(0).normal(size=means.shape) * means.std()
+    for name, kernel in (("a", means), ("b", means + noise)):
+        norm = 50 * np.linalg.norm(kernel, axis=0)
+        save_run(folder / name, linear_config(), kernel / norm, pack.mean_image, pack.class_names)
+    return folder / "a", folder / "b"
+
+
+def split_of(pack: Any, name: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (n, 28, 28) and labels (n,) of a split of the sample."""
+    split = pack.splits[name]
+    records = split.read(np.arange(count or split.count))
+    pixels = np.frombuffer(b"".join(records), np.uint8).reshape(-1, 28, 28)
+    return pixels, split.labels[: len(pixels)]
+
+
+def probabilities(workdir: Path, pixels: np.ndarray, ten: bool) -> np.ndarray:
+    """(images, classes), averaged over the views, by NumPy."""
+    net = load_net(workdir)
+    kernel = np.asarray(net.params["fc8"]["kernel"], np.float64).sum(0)
+    scaled = (pixels - net.mean_image[:, :, 0]) * net.config.data.scale
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)] if ten else [(2, 2)]
+    views = [scaled[:, top : top + 24, left : left + 24] for top, left in corners]
+    views += [view[:, :, ::-1] for view in views] * ten
+    logits = np.stack([view.reshape(len(view), -1) @ kernel for view in views])
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    return (exponents / exponents.sum(-1, keepdims=True)).mean(0)
+
+
+@pytest.mark.parametrize("views", ["center", "ten"])
+def test_evaluation_is_exact(pair: tuple[Path, Path], views: str) -> None:
+    """Catches: images left out or counted twice; logits averaged instead of probabilities; the
+    mean image not cut or mirrored with its view; the average of the errors for the error of
+    the average; test mistaken for validation."""
+    both = ",".join(map(str, pair))
+    ended = processes.run("evaluate", f"--workdir={both}", f"--views={views}", "--json")
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    pixels, labels = split_of(prepare(linear_config().data, progress=False), "test")
+    assert len(labels) == 2000
+    nets = [probabilities(workdir, pixels, views == "ten") for workdir in pair]
+    assert [line["net"] for line in found] == [*map(str, pair), "average"]
+    for line, shares in zip(found, [*nets, np.mean(nets, axis=0)], strict=True):
+        rank = (shares > shares[np.arange(2000), labels][:, None]).sum(1)
+        assert line["split"] == "test"
+        assert line["views"] == views
+        assert line["count"] == 2000
+        assert line["top1_error"] == (rank >= 1).mean()
+        assert line["top5_error"] == (rank >= 5).mean()
+        loss = -np.log(shares[np.arange(2000), labels]).mean()
+        np.testing.assert_allclose(line["loss"], loss, rtol=1e-5)
+    assert 0.1 < found[0]["top1_error"] < 0.8
+    assert len({line["top1_error"] for line in found}) == 3
+
+
+def test_a_split_of_choice_on_four_devices(pair: tuple[Path, Path]) -> None:
+    """Catches: another split than was asked for; a net that stays where it was loaded."""
+    net = load_net(pair[0])
+    split, results = evaluate([net], "validation")
+    assert (split, results[0]["count"]) == ("validation", 1000)
+    assert evaluate([net], "train")[1][0]["count"] == 9000
+
+
+def test_splits_and_nets_that_do_not_exist(pair: tuple[Path, Path], colours: Path) -> None:
+    """Catches: a KeyError for a split; averaging over other classes or crops."""
+    net = load_net(pair[0])
+    with pytest.raises(InputError, match=r"--split=nonsense: .*train, validation, test"):
+        evaluate([net], "nonsense")
+    with pytest.raises(InputError, match=r"10 and 6 classes, with data\.crop 24 and 8"):
+        evaluate([net, load_net(colours)])
+
+
+def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
+    """Catches: a traceback while the first epoch is still running."""
+    write_config(tmp_path, get_config("sample"), 0)
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        load_net(tmp_path)
