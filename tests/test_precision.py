@@ -64,7 +64,8 @@ def test_logits_are_close_to_float32():
     config = get_config("sample")
     config.model.classes = 10
     params = network.init_params(config)
-    images = jax.random.normal(jax.random.key(1), (4, 24, 24, 1))
+    crop = config.data.crop
+    images = jax.random.normal(jax.random.key(1), (4, crop, crop, 1))
     exact = network.logits(network.make_model(config), params, images)
     config.compute_dtype = "bfloat16"
     rough = network.logits(network.make_model(config), params, images)

@@ -33,6 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def linear_config(**data: Any) -> ConfigDict:
     """The sample's config with the classifier as its only layer."""
     config = get_config("sample")
+    config.data.crop = 24
     config.batch_size = 64
     config.data.update(data)
     config.model.layers = ConfigDict(dict(fc8=dense(0, bias=0.0, after=())))

@@ -33,6 +33,7 @@ def small_config() -> ConfigDict:
     config = module["get_config"]("sample")
     config.batch_size = 8
     config.model.classes = 10
+    config.data.crop = 24
     config.data.scale = 0.5
     config.data.mean = "image"
     config.model.dropout = 0.5
