@@ -108,6 +108,8 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 return step, read(step)
+            except (InputError, MemoryError):
+                raise
             except Exception as error:
                 reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
                 print(

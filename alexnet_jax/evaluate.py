@@ -68,12 +68,13 @@ def load_net(workdir: str | Path) -> Net:
         InputError: no run, or no checkpoint, there.
     """
     workdir = Path(workdir)
-    read_config(workdir)  # says so where there is no run
+    recorded = read_config(workdir)
     checkpoints = Checkpoints(workdir)
 
     def read(step: int) -> Net:
         about = checkpoints.about(step)
         config = ConfigDict(about["config"])
+        config.data.dir = recorded.data.dir  # which may have moved since
         template = parallel.template(abstract_params(config), parallel.data_mesh(1))
         params = checkpoints.params(step, template)
         return Net(config, step, params, checkpoints.mean(step), tuple(about["class_names"]))
@@ -118,6 +119,13 @@ def errors(
     return [total.means() for total in totals]
 
 
+def _sees(net: Net) -> tuple[Any, ...]:
+    """What nets must have in common in order to look at the same images."""
+    fields = ("name", "image_size", "crop", "validation_share", "test_share", "split_seed")
+    data = {name: net.config.data[name] for name in fields}
+    return net.class_names, data, net.config.model.channels
+
+
 def evaluate(
     nets: list[Net], split: str | None = None, views: str = "center"
 ) -> tuple[str, list[dict[str, Any]]]:
@@ -131,19 +139,20 @@ def evaluate(
         The split's name, and what `errors` gives.
 
     Raises:
-        InputError: no such split, or nets whose classes or crops differ.
+        InputError: no such split, or nets whose classes, data or channels differ.
     """
     from alexnet_jax.data.pipeline import evaluation_batches  # TensorFlow loads for seconds
     from alexnet_jax.prepare import prepare
 
-    config, names = nets[0].config, nets[0].class_names
+    config = nets[0].config
     for net in nets[1:]:
-        if net.class_names != names or net.config.data.crop != config.data.crop:
-            raise InputError(
-                f"nets of {len(names)} and {len(net.class_names)} classes, with data.crop "
-                f"{config.data.crop} and {net.config.data.crop}, cannot be averaged; expected "
-                "the same classes and the same crop"
-            )
+        for name, ours, theirs in zip(
+            ("classes", "data", "channels"), _sees(nets[0]), _sees(net), strict=True
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"nets whose {name} differ cannot be averaged: {ours} and {theirs}"
+                )
     pack = prepare(config.data)
     if split is None and "test" not in pack.splits:
         print(f"{config.data.name} has no labelled test split: using validation.", file=sys.stderr)
@@ -174,7 +183,7 @@ def finish(workdir: Path) -> None:
         record = done.get((net.step, views))
         if record is None:
             split, (result,) = evaluate([net], views=views)
-            epoch = records[-1]["epoch"]
+            epoch = next((r["epoch"] for r in records if r["step"] == net.step), None)
             record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)
             metrics.append(workdir, record)
         print(line(str(workdir), record["split"], views, record))

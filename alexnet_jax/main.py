@@ -12,11 +12,6 @@ from absl import flags
 
 from alexnet_jax import command
 
-CONFIG = command.define_config()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT below this folder."
-)
-
 
 def main(_: list[str]) -> int:
     """The command."""
@@ -25,12 +20,13 @@ def main(_: list[str]) -> int:
     from alexnet_jax.prepare import prepare
     from alexnet_jax.workdir import check_config, claim
 
-    directory = Path(WORKDIR.value or command.default_workdir())
-    train.check(CONFIG.value)
+    config = flags.FLAGS.config
+    directory = Path(flags.FLAGS.workdir or command.default_workdir())
+    train.check(config)
     with claim(directory):
-        check_config(directory, CONFIG.value)
-        pack = prepare(CONFIG.value.data)
-        config = train.complete(CONFIG.value, pack)
+        check_config(directory, config)
+        pack = prepare(config.data)
+        config = train.complete(config, pack)
         if status := train.train(config, pack, directory):
             return status
         evaluate.finish(directory)
@@ -38,4 +34,8 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    command.define_config()
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT below this folder."
+    )
     command.run(main)

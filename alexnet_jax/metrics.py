@@ -84,7 +84,7 @@ class Log:
         self._path = directory / "metrics.jsonl"
         _cut_after(self._path, step)
         self._file = self._path.open("a")
-        self._events = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+        self._events = SummaryWriter(str(directory), purge_step=step + 1)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=steps,
@@ -142,9 +142,9 @@ def describe(values: dict[str, Any], steps: int) -> str:
 
 
 def append(directory: Path, record: dict[str, Any]) -> None:
-    """Add a record to metrics.jsonl after training."""
-    with (directory / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    """Add a record to metrics.jsonl after training; a half-written last line gives way."""
+    path = directory / "metrics.jsonl"
+    _write(path, [*read(directory), record])
 
 
 def read(directory: Path) -> list[dict[str, Any]]:
@@ -161,9 +161,12 @@ def progress(items: Iterable[T], total: int, name: str) -> Iterable[T]:
 
 
 def _cut_after(path: Path, step: int) -> None:
-    kept = [record for record in read(path.parent) if record["step"] <= step]
+    _write(path, [record for record in read(path.parent) if record["step"] <= step])
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
     os.replace(temporary, path)
 
 

@@ -45,9 +45,9 @@ def init_params(config: ConfigDict) -> Any:
     shape = (1, config.data.crop, config.data.crop, config.model.channels)
     try:
         return make_model(config).init(jax.random.key(config.seed), jnp.zeros(shape))["params"]
+    except InputError:
+        raise
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"data.crop={config.data.crop} does not fit the layers: {error}") from None
 
 

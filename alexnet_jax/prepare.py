@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -351,7 +352,7 @@ class _Progress:
 
 def main(_: list[str]) -> None:
     """Prepare the pack of --config and print what it holds."""
-    made = prepare(_CONFIG.value.data)
+    made = prepare(flags.FLAGS.config.data)
     counts = ", ".join(f"{split.count} {name}" for name, split in made.splits.items())
     print(
         f"{made.directory}: {counts} images, {len(made.class_names)} classes, "
@@ -360,5 +361,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _CONFIG = command.define_config()
+    command.define_config()
     command.run(main)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import evaluate, metrics, network, parallel
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.data.augment import lighting_matrix, margin
+from alexnet_jax.data.augment import check_lighting, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import check_mean, mean_of, normalise
@@ -136,21 +136,25 @@ def check(config: ConfigDict) -> None:
         if not right:
             raise InputError(f"{name}={value}; expected {expected}")
     parallel.make_mesh(config)
-    network.make_model(config)
+    network.abstract_params(config)
     learning_rate(config, 1, 0, Plateau.start())
     check_mean(config.data)
+    check_lighting(config.data.lighting)
 
 
 def complete(config: ConfigDict, pack: Pack) -> ConfigDict:
     """The config with the number of classes that the data has.
 
     Raises:
-        InputError: the config has another number, or its crop, channels or lighting do not
-            fit the data.
+        InputError: the config has another number, or its crop, channels or rule for the
+            learning rate do not fit the data.
     """
-    data, channels = config.data, config.model.channels
-    margin(pack, data, channels)  # these two complain before anything long begins
-    lighting_matrix(pack.covariance, rule=data.lighting, std=data.lighting_std, channels=channels)
+    margin(pack, config.data, config.model.channels)
+    if config.schedule.rule == "plateau" and "validation" not in pack.splits:
+        raise InputError(
+            f"schedule.rule=plateau needs validation images, and {config.data.name} has none; "
+            "hold some out with --config.data.validation_share, or use schedule.rule=epochs"
+        )
     config, classes = config.copy_and_resolve_references(), len(pack.class_names)
     if config.model.classes not in (0, classes):
         raise InputError(
@@ -179,7 +183,7 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
     images = pack.splits["train"].count
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     try:
-        state, totals = _start(config, mesh, checkpoints)
+        state, totals = _start(config, pack, mesh, checkpoints)
         step, steps = int(state.step), total_steps(config, images)
         for change in write_config(workdir, config, step):
             print(f"config.{change}", file=sys.stderr)
@@ -203,16 +207,29 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 
 def _start(
-    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints
+    config: ConfigDict, pack: Pack, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[TrainState, metrics.Totals]:
-    """The newest state that can be read, or the initial one; what is not yet recorded."""
+    """The newest state that can be read, or the initial one; what is not yet recorded.
+
+    Raises:
+        InputError: the state comes from other images than the pack has.
+    """
     abstract = jax.eval_shape(lambda: init_state(config))
     template = parallel.template(abstract, mesh)
+    images = pack.splits["train"].count
 
     def read(step: int) -> tuple[TrainState, metrics.Totals]:
         params = checkpoints.params(step, template.params)
         state = TrainState(params=params, **checkpoints.rest(step, _rest(template)))
-        return state, metrics.Totals(**checkpoints.about(step)["totals"])
+        about = checkpoints.about(step)
+        seen = (about["images"], about["class_names"], checkpoints.mean(step).tobytes())
+        if seen != (images, list(pack.class_names), pack.mean_image.tobytes()):
+            raise InputError(
+                f"the run in {checkpoints.directory.parent} was trained on other images than "
+                f"{pack.directory} holds: their number, classes or mean differ. Give the data "
+                "it was made with, or another --workdir"
+            )
+        return state, metrics.Totals(**about["totals"])
 
     found = checkpoints.newest(read)
     if found is not None:
@@ -269,14 +286,12 @@ class _Run:
                 self._read(step, pending)
                 pending = None
                 self.seconds += time.perf_counter() - clock
-                state = self._pause(state, step, interrupt)
-                if interrupt.signal is not None:
-                    break
+                state = self._pause(state, step, stop=interrupt.signal is not None)
+                if interrupt.signal is not None and self.saved == step:
+                    self.log.say(f"Stopped after step {step}; the same command continues from it.")
+                    return 128 + interrupt.signal
                 clock = time.perf_counter()
-        if step == self.steps:
-            return 0
-        self.log.say(f"Stopped after step {step}; the same command continues from there.")
-        return 128 + (interrupt.signal or 0)
+        return 0
 
     def _batches(self, step: int) -> Iterator[Batch]:
         """Batches on the devices, the next one placed while the current one is used."""
@@ -290,8 +305,6 @@ class _Run:
             first_step=step,
             last_step=self.steps,
             channels=self.config.model.channels,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
         ahead: Batch | None = None
         for batch in host:
@@ -322,15 +335,15 @@ class _Run:
     def _read(self, step: int, sums: dict[str, Array]) -> None:
         """Take up the sums of one step, whose number this is."""
         values = jax.device_get(sums)
+        self.rate = float(values["learning_rate"])
         if not np.isfinite(values["loss"]):
             raise self._not_finite(f"the loss is {values['loss']}, not", step)
         self.totals.add(values)
         self.timed += self.config.batch_size
-        self.rate = float(values["learning_rate"])
         self.log.advance()
 
-    def _pause(self, state: TrainState, step: int, interrupt: Interrupt) -> TrainState:
-        """Between two steps: say, measure and save what is due."""
+    def _pause(self, state: TrainState, step: int, stop: bool) -> TrainState:
+        """Between two steps: say, measure and save what is due, or save in order to stop."""
         epoch = step * self.config.batch_size / self.images
         if self._records(step):
             means = self.totals.means()
@@ -342,7 +355,7 @@ class _Run:
             self.totals, self.timed, self.seconds = metrics.Totals(), 0, 0.0
         if self._validates(step) and "validation" in self.pack.splits:
             state = self._validate(state, step, epoch)
-        if self._saves(step) or interrupt.signal is not None:
+        if stop or self._saves(step):
             self._save(state, step)
         return state
 
@@ -373,6 +386,7 @@ class _Run:
         about = dict(
             config=self.config.to_dict(),
             class_names=list(self.pack.class_names),
+            images=self.images,
             totals=dict(vars(self.totals)),  # of the steps since the last record
         )
         self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, about)

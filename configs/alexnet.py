@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
         make_small(config)
         config.data.name = variant
     if variant == "cifar10":
+        config.data.image_size = 32
         config.model.channels = 3
         config.data.lighting = "paper"
     return config
@@ -53,7 +54,7 @@ def paper() -> ConfigDict:
             rule="epochs",  # or "plateau": when the validation error stops improving
             factor=0.1,  # 5: "divide the learning rate by 10"
             drop_epochs=(25, 51, 79),  # rule "epochs": the 2012 program's, rounded; 5: three times
-            patience=3,  # rule "plateau": epochs without a better validation error
+            patience=3,  # rule "plateau": validations without a better error
             drops=3,  # rule "plateau": drops at the most
         )
     )
@@ -148,6 +149,7 @@ def make_small(config: ConfigDict) -> None:
     config.epochs = 16
     config.learning_rate = 0.03
     config.schedule.drop_epochs = (12, 15)
+    config.data.image_size = 28
     config.data.crop = 26
     config.data.scale = 1 / 64  # with scaled kernels every layer's signal is near 1
     config.model.lrn.alpha = 0.4  # the paper's 1e-4 × 64²: as strong as on inputs of 0…255

@@ -23,6 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from alexnet_jax import command
+from alexnet_jax.data.pack import cores
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
 
@@ -63,10 +64,10 @@ def train_step(config: ConfigDict, repeats: int) -> Result:
 
     from experiments.peers import TrainStep
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     peers: dict[str, Callable[[], None]] = {
-        "contiguous": TrainStep(config, torch.contiguous_format, compiled=False),
-        "channels_last": TrainStep(config, torch.channels_last, compiled=False),
+        "contiguous": TrainStep(config, torch.contiguous_format),
+        "channels_last": TrainStep(config, torch.channels_last),
     }
     result = race(_our_step(config), peers, repeats)
     rate, peer = (config.batch_size / result[k] for k in ("seconds", "peer_seconds"))
@@ -108,8 +109,8 @@ def _our_step(config: ConfigDict) -> Callable[[], None]:
 def input_pipeline(repeats: int) -> Result:
     """From a 256×256 JPEG pack to batches, against a bare loop of the same decoder.
 
-    The bare loop is tf.data over the same records in memory, decoding the same crops on the
-    same cores and throwing them away.
+    The bare loop is tf.data over the same records in memory, decoding crops of the same size
+    on the same cores and throwing them away.
     """
     import tensorflow as tf
 
@@ -117,7 +118,7 @@ def input_pipeline(repeats: int) -> Result:
     from alexnet_jax.prepare import prepare
 
     config = get_config()
-    count, cores = 2048, os.cpu_count() or 1
+    count = 2048
     with tempfile.TemporaryDirectory() as folder:
         _make_folder(Path(folder, "images"), count)
         config.data.name, config.data.dir = "folder", os.path.join(folder, "images")
@@ -143,10 +144,10 @@ def input_pipeline(repeats: int) -> Result:
             lambda record: tf.io.decode_and_crop_jpeg(
                 record, [16, 16, 224, 224], channels=3, dct_method="INTEGER_ACCURATE"
             ),
-            num_parallel_calls=cores,
+            num_parallel_calls=cores(),
         )
         options = tf.data.Options()
-        options.threading.private_threadpool_size = cores
+        options.threading.private_threadpool_size = cores()
         options.autotune.enabled = False
         bare = bare.with_options(options)
 

@@ -51,7 +51,7 @@ def curves(records: list[dict[str, Any]], title: str) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for split, color in (("train", "0.6"), ("validation", "C0")):
-        of = [r for r in records if r["split"] == split]
+        of = [r for r in records if r["split"] == split and "views" not in r]
         errors = [100 * r["top1_error"] for r in of]
         axis.plot([r["epoch"] for r in of], errors, label=split, color=color)
     for final in (r for r in records if r.get("views") == "ten"):

@@ -46,12 +46,11 @@ def network(config: ConfigDict) -> nn.Sequential:
 class TrainStep:
     """A full training step: forward, backward, momentum and weight decay."""
 
-    def __init__(self, config: ConfigDict, layout: torch.memory_format, compiled: bool) -> None:
-        """Weights at PyTorch's own initial values; `compiled` by `torch.compile`."""
+    def __init__(self, config: ConfigDict, layout: torch.memory_format) -> None:
+        """Weights at PyTorch's own initial values."""
         torch.manual_seed(0)
         self.network = network(config)
         self.network.to(memory_format=layout)  # type: ignore[call-overload]
-        self.forward = torch.compile(self.network) if compiled else self.network
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=1e-4,
@@ -65,5 +64,5 @@ class TrainStep:
     def __call__(self) -> None:
         """One step on random images."""
         self.optimizer.zero_grad()
-        nn.functional.cross_entropy(self.forward(self.images), self.labels).backward()
+        nn.functional.cross_entropy(self.network(self.images), self.labels).backward()
         self.optimizer.step()

@@ -39,7 +39,8 @@ def load(file: str, variant: str) -> ConfigDict:
 def shrunk(config: ConfigDict) -> ConfigDict:
     """A few maps and units instead of many; the crop, and with it every size, stays."""
     for layer in config.model.layers.values():
-        layer.features = 2 * config.model.columns
+        if layer.features:  # the last layer has as many as there are classes
+            layer.features = 2 * config.model.columns
     config.model.classes, config.batch_size = 7, 2
     config.data.name = ""
     return config

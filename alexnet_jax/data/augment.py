@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # pack.py computes its statistics with this module
 LIGHTING = ("paper", "source2012", "none")
 
 # Each kind of draw has a stream of its own: turning one off leaves the others as they were.
+# What is held out for validation is drawn once, from the first.
 _ORDER, _CROP, _FLIP, _LIGHT = range(4)
 
 
@@ -133,6 +134,12 @@ def margin(pack: "Pack", data: ConfigDict, channels: int) -> int:
     return pack.side - data.crop
 
 
+def check_lighting(rule: str) -> None:
+    """Raise InputError for a rule that is not one of LIGHTING."""
+    if rule not in LIGHTING:
+        raise InputError(f"--config.data.lighting={rule} is unknown; it is {', '.join(LIGHTING)}")
+
+
 def lighting_matrix(covariance: np.ndarray, *, rule: str, std: float, channels: int) -> np.ndarray:
     """The (channels, channels) matrix that turns standard normals into a shift of 0-255 pixels.
 
@@ -153,8 +160,7 @@ def lighting_matrix(covariance: np.ndarray, *, rule: str, std: float, channels: 
     Raises:
       InputError: an unknown rule.
     """
-    if rule not in LIGHTING:
-        raise InputError(f"--config.data.lighting={rule} is unknown; it is {', '.join(LIGHTING)}")
+    check_lighting(rule)
     if rule == "none":
         return np.zeros((channels, channels))
     eigenvalues, eigenvectors = principal_components(covariance)

@@ -1,5 +1,6 @@
 """The network of the paper, section 3.5, with everything that varies held as data."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
@@ -100,13 +101,15 @@ class ModelConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """From the `model` part of a config; its layers come in the order of their names.
 
+        That is conv1, conv2, …, conv10, fc11: letters first, then numbers by their value.
+
         Raises:
             InputError: a field missing, unknown or of a value that is not known.
         """
         _check_fields(cls, "model", {*config})
         layers = tuple(
             _build(Conv if "kernel" in layer else Dense, f"model.layers.{name}", layer, name=name)
-            for name, layer in sorted(config["layers"].items())
+            for name, layer in sorted(config["layers"].items(), key=_natural)
         )
         built = _build(
             cls,
@@ -125,6 +128,13 @@ class ModelConfig:
         _positive("model", self, "columns", "channels")
         _positive("model.lrn", self.lrn, "size")
         _positive("model.pool", self.pool, "window", "stride")
+        if self.lrn.size % 2 == 0:
+            raise InputError(f"model.lrn.size is {self.lrn.size}; expected an odd number of maps")
+        if self.pool.stride > self.pool.window:
+            raise InputError(
+                f"model.pool.stride is {self.pool.stride}; expected at most the window, "
+                f"{self.pool.window}"
+            )
         for layer in self.layers[:-1]:
             sizes = ("kernel", "stride") if isinstance(layer, Conv) else ()
             _positive(f"model.layers.{layer.name}", layer, "features", *sizes)
@@ -270,6 +280,11 @@ def activations(model: AlexNet, params: Mapping[str, Any], images: Array) -> dic
     kept = state["intermediates"]["activations"]
     stacked = {name: jnp.stack(columns) for name, columns in kept.items()}
     return {**stacked, model.config.layers[-1].name: logits}
+
+
+def _natural(item: tuple[str, Any]) -> list[str]:
+    parts = re.split(r"(\d+)", item[0])
+    return [part.zfill(9) if part.isdigit() else part for part in parts]
 
 
 def _build(kind: type, where: str, given: Mapping[str, Any], **ready: Any) -> Any:

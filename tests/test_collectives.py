@@ -1,0 +1,98 @@
+"""Who talks to whom, read from the lowered training step of a small net."""
+
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from torch_twin import small_config
+
+from alexnet_jax import parallel
+from alexnet_jax.collectives import Collective, collectives, confirm, lower_train_step
+from alexnet_jax.collectives import _parse_groups as parse_groups
+from alexnet_jax.models import columns
+
+ROWS = 8  # small_config's batch
+
+
+def exchanges(data: int, column: int, config: ConfigDict | None = None) -> list[Collective]:
+    config = config or small_config()
+    config.parallel.data, config.parallel.columns = data, column
+    mesh = parallel.make_mesh(config)
+    return collectives(lower_train_step(config, mesh), mesh, list(config.model.layers))
+
+
+def test_columns_meet_where_the_paper_says() -> None:
+    """Catches an exchange added or lost at any layer, in either direction, and a wrong size.
+
+    Of the small net conv3, fc6 and the classifier see both columns; fc7 its own.
+    """
+    found = [(one.layer, one.kind, one.axis, one.direction, one.bytes) for one in exchanges(1, 2)]
+    maps = ROWS * 3 * 3 * 6 * 4  # conv2's, of the other column, in bytes
+    units = ROWS * 3 * 3 * 4 * 4  # conv3's, flattened
+    assert Counter(found) == Counter(
+        [
+            ("conv3", "all_gather", "column", "forward", maps),
+            ("fc6", "all_gather", "column", "forward", units),
+            ("logits", "all_reduce", "column", "forward", ROWS * 10 * 4),
+            ("fc6", "reduce_scatter", "column", "backward", units),
+            ("conv3", "reduce_scatter", "column", "backward", maps),
+        ]
+    )
+
+
+def test_gradients_are_added_up_over_data_alone() -> None:
+    """Catches gradients that are shared between columns, or not between the data's devices."""
+    over_data = [one for one in exchanges(2, 2) if one.axis == "data"]
+    assert {one.kind for one in over_data} == {"all_reduce"}
+    parameters = Counter(one.layer for one in over_data if one.direction == "backward")
+    assert parameters == dict.fromkeys(small_config().model.layers, 2)  # kernel and bias
+    assert {one.layer for one in over_data if one.direction == "forward"} == {"loss"}
+
+
+def test_one_device_exchanges_nothing() -> None:
+    """Catches collectives over groups of one that are not left out."""
+    assert exchanges(1, 1) == []
+
+
+def test_an_added_exchange_shows_up_where_it_is() -> None:
+    """Catches a table that does not look at the program: conv2 is made to see both columns."""
+    config = small_config()
+    config.model.layers.conv2.sees = "both"
+    found = {(one.layer, one.kind, one.direction) for one in exchanges(1, 2, config)}
+    assert ("conv2", "all_gather", "forward") in found
+    assert ("conv2", "reduce_scatter", "backward") in found
+
+
+def test_the_compiled_program_agrees() -> None:
+    """Catches a table of exchanges that the compiler drops, or of the wrong groups."""
+    config = small_config()
+    config.parallel.data = config.parallel.columns = 2
+    mesh = parallel.make_mesh(config)
+    lowered = lower_train_step(config, mesh)
+    found = collectives(lowered, mesh, list(config.model.layers))
+    compiled = lowered.compile()
+    confirm(found, compiled, mesh)
+    with pytest.raises(ValueError, match="reduce_scatter"):
+        confirm([one for one in found if one.kind != "reduce_scatter"], compiled, mesh)
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("{{0,1},{2,3}}", [[0, 1], [2, 3]]),
+        ("[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+    ],
+)
+def test_groups_as_hlo_writes_them(text: str, groups: list[list[int]]) -> None:
+    """Catches an iota read without its transposition."""
+    np.testing.assert_array_equal(parse_groups(text), groups)
+
+
+def test_cross_columns_is_silent_where_all_columns_are() -> None:
+    """Catches a collective on one device, where no axis exists."""
+    here = [jax.numpy.ones((2, 3)), jax.numpy.zeros((2, 3))]
+    placed = columns.cross_columns(here, columns.Placement(2, None))
+    np.testing.assert_array_equal(placed, np.concatenate(here, axis=-1))
