@@ -1,6 +1,7 @@
 """What every command shares: flags, help, exit statuses, and messages in place of tracebacks."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,8 @@ def define_config() -> "flags.FlagHolder[ConfigDict]":
     holder = config_flags.DEFINE_config_file(
         "config",
         None,
-        "Config file and variant, as configs/alexnet.py:sample; "
-        "--config.FIELD=VALUE overrides a field.",
+        "Config file and variant, as configs/alexnet.py:sample (the head of the file lists its "
+        "variants); --config.FIELD=VALUE overrides a field.",
     )
     flags.mark_flag_as_required("config")
     return holder
@@ -66,7 +67,9 @@ def _parse(arguments: list[str]) -> list[str]:
         if "config" in FLAGS:
             FLAGS.config.is_locked  # noqa: B018 - a file that cannot be loaded raises here
     except flags.Error as error:  # an exception inside the config file comes with a traceback
-        last = str(error).strip().splitlines()[-1]
+        last = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        if missing := re.match(r"flag --(\w+)=None", last):
+            last = f"--{missing[1]} is missing"
         raise InputError(f"{last} (--help lists the flags)") from None
     except OSError as error:
         raise InputError(
@@ -74,7 +77,9 @@ def _parse(arguments: list[str]) -> list[str]:
             "an example is --config=configs/alexnet.py:sample"
         ) from None
     except (AttributeError, KeyError) as error:
-        named = " ".join(str(error.args[0]).replace("'", "").split())
+        said = str(error.args[0])
+        guess = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', said)
+        named = f"{guess[2]}; did you mean {guess[1]}?" if guess else said.strip("'")
         raise InputError(f"the config has no field {named}") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"in the config: {error}") from None
@@ -86,9 +91,9 @@ def _parse(arguments: list[str]) -> list[str]:
 def _help() -> str:
     """The main module's docstring, then its flags and the shared ones."""
     main = sys.modules["__main__"]
-    modules = [name for name in FLAGS.flags_by_module_dict() if not name.startswith("absl")]
-    listed = "\n".join(FLAGS.module_help(name) for name in sorted(modules, reverse=True))
-    return f"{(main.__doc__ or '').strip()}\n\nflags:\n{listed}"
+    ours = [name for name in FLAGS.flags_by_module_dict() if name in (sys.argv[0], __name__)]
+    listed = [FLAGS.module_help(name).split(":\n", 1)[1].rstrip() for name in ours]
+    return "\n".join([(main.__doc__ or "").strip(), "\nflags:", *listed])
 
 
 def _program() -> str:

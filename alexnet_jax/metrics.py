@@ -96,6 +96,11 @@ class Log:
         )
         self._bar.set_postfix_str("compiling the step")
 
+    def compiled(self) -> None:
+        """The first step is done: the time left is counted from now."""
+        self._bar.set_postfix_str("")
+        self._bar.unpause()
+
     def advance(self) -> None:
         """One more step is done."""
         self._bar.update()
@@ -120,7 +125,8 @@ class Log:
         self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Flush everything."""
+        """Flush everything; the bar of an interrupted run vanishes."""
+        self._bar.leave = self._bar.n == self._bar.total
         self._bar.close()
         self._events.close()
         self._file.close()

@@ -185,11 +185,15 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
     try:
         state, totals = _start(config, pack, mesh, checkpoints)
         step, steps = int(state.step), total_steps(config, images)
+        if step >= steps:
+            print(
+                f"{workdir} already has {step} steps and the config asks for {steps}: "
+                "nothing to train.",
+                file=sys.stderr,
+            )
+            return 0
         for change in write_config(workdir, config, step):
             print(f"config.{change}", file=sys.stderr)
-        if step >= steps:
-            print(f"{workdir} is trained: {step} of {steps} steps.", file=sys.stderr)
-            return 0
         if step:
             print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
         log = metrics.Log(workdir, step, steps)
@@ -263,7 +267,6 @@ class _Run:
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
         self.mean = jax.device_put(mean, NamedSharding(mesh, P()))
         self.stuck = StuckLoss(config.model.classes, self.images / config.batch_size)
-        self.saved = 0
         self.timed, self.seconds = 0, 0.0  # images and time of training since the last record
 
     def go(self, state: TrainState, step: int) -> int:
@@ -282,6 +285,7 @@ class _Run:
                     if step == first:  # it compiled; the clock starts after it
                         jax.block_until_ready(sums)
                         clock, self.timed = time.perf_counter(), -self.config.batch_size
+                        self.log.compiled()
                     continue
                 self._read(step, pending)
                 pending = None

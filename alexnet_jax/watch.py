@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 from types import FrameType
 
 
@@ -55,3 +56,4 @@ class Interrupt:
             signal.signal(number, self._before[signal.Signals(number)])
             signal.raise_signal(number)
         self.signal = number
+        print("\nStopping after this step; once more stops at once.", file=sys.stderr)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,11 @@ def claim(directory: Path) -> Iterator[None]:
                 f"another process is training in --workdir={directory}; "
                 "wait for it, or give another --workdir"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in directory.iterdir()] == [".lock"]:  # nothing came of it
+                shutil.rmtree(directory)
 
 
 def check_config(directory: Path, config: ConfigDict) -> list[tuple[str, Any, Any]]:

@@ -65,9 +65,8 @@ def curves(records: list[dict[str, Any]], title: str) -> Figure:
     ]
     for epoch in drops:
         axis.axvline(epoch, color="0.85", linewidth=1, zorder=0)
-    axis.set(
-        xlabel="epochs (a grey line: learning rate divided)", ylabel="top-1 error, %", title=title
-    )
+    rate = " (at a vertical line the learning rate has been divided)" if drops else ""
+    axis.set(xlabel=f"epochs{rate}", ylabel="top-1 error, %", title=title)
     axis.set_ylim(bottom=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)

@@ -17,6 +17,7 @@ FASHION_MNIST = Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"
 def data_config(name: str, directory: str | Path = "", **fields: Any) -> ConfigDict:
     """config.data of the small net, with some fields set."""
     data = get_config("sample").data
+    data.image_size, data.crop = 256, 24
     data.update(dict(name=name, dir=str(directory)) | fields)
     return data
 
