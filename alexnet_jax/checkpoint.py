@@ -1,9 +1,11 @@
 """Saving and restoring, behind one small module: orbax."""
 
+import errno
 import json
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,16 +54,19 @@ class Checkpoints:
     def save(
         self, step: int, params: Any, rest: Any, mean: np.ndarray, about: dict[str, Any]
     ) -> None:
-        """Save in the background; `close` waits for it."""
+        """Save in the background; `close` waits for it.
+
+        Raises:
+            InputError: the disk is full, now or when the step before was saved.
+        """
         trees = {"params": params, "rest": rest, "mean": {"image": mean}}
         content = {**about, "checksums": _checksums(trees)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-                about=ocp.args.JsonSave({"content": content, "crc32": _crc32(content)}),
-            ),
+        args = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+            about=ocp.args.JsonSave({"content": content, "crc32": _crc32(content)}),
         )
+        with self._watching_the_disk():
+            self._manager.save(step, args=args)
 
     def about(self, step: int) -> dict[str, Any]:
         """The JSON object saved at a step."""
@@ -133,9 +138,28 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Wait for what is being saved."""
-        self._manager.wait_until_finished()
+        """Wait for what is being saved.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        with self._watching_the_disk():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextmanager
+    def _watching_the_disk(self) -> Iterator[None]:
+        """What a full disk raises, from the system or from TensorStore, as an InputError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if not (full or "RESOURCE_EXHAUSTED" in str(error)):
+                raise
+            raise InputError(
+                f"the disk is full: {self.directory}; the checkpoints saved before are kept. "
+                "Make room, and run the same command again"
+            ) from None
 
 
 def _unused(path: Path) -> Path:

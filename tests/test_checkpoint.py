@@ -1,5 +1,6 @@
 """Checkpoints: what is restored is what was saved, or the damage is reported."""
 
+import errno
 import gc
 import shutil
 import sys
@@ -266,4 +267,31 @@ def test_keep_limits_how_many_stay(tmp_path: Path) -> None:
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [2, 3]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ValueError("RESOURCE_EXHAUSTED: Failed writing: No space left on device"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=["TensorStore", "system"],
+)
+def test_a_full_disk_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """Catches a traceback where the user has to make room; other errors keep theirs."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    checkpoints = Checkpoints(tmp_path, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "wait_until_finished", fail)
+        with pytest.raises(InputError, match=r"the disk is full: .*checkpoints; .* are kept"):
+            checkpoints.close()
+        raised = ValueError("something else")
+        with pytest.raises(ValueError, match="something else"):
+            checkpoints.close()
     checkpoints.close()
