@@ -145,7 +145,7 @@ def test_a_finished_run_is_left_alone(runs: Runs) -> None:
     before = (runs.whole / "metrics.jsonl").read_bytes(), restored(runs.whole)[0]
     again = processes.run("main", *flags(runs, runs.whole))
     assert again.returncode == 0, again.stderr
-    assert "is trained: 60 of 60 steps" in again.stderr
+    assert "already has 60 steps" in again.stderr
     assert ((runs.whole / "metrics.jsonl").read_bytes(), restored(runs.whole)[0]) == before
     assert again.stdout == runs.stops["whole"].stdout
 

@@ -65,7 +65,7 @@ def message(ended: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["--config must have a value", "--help"]),
+        ([], ["--config is missing", "--help"]),
         ([SAMPLE, "--config.nonsense=1"], ["no field", "nonsense"]),
         ([SAMPLE, "--config.model.layers.conv9.features=1"], ["no field", "conv9"]),
         ([SAMPLE, "--config.batch_size=many"], ["batch_size", "many"]),
