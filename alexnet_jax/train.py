@@ -30,11 +30,7 @@ from alexnet_jax.workdir import write_config
 Batch = dict[str, Array]
 
 COUNTS = (  # fields that are at least 1
-    "batch_size",
-    "epochs",
-    "log_every",
-    "checkpoint_every",
-    "evaluate_every",
+    *("batch_size", "epochs", "log_every", "checkpoint_every", "evaluate_every"),
     "keep_checkpoints",
 )
 

@@ -1,8 +1,8 @@
 """What the training loop watches for: a loss that stays at a guess, and a wish to stop."""
 
 import math
+import os
 import signal
-import sys
 from types import FrameType
 
 
@@ -56,4 +56,5 @@ class Interrupt:
             signal.signal(number, self._before[signal.Signals(number)])
             signal.raise_signal(number)
         self.signal = number
-        print("\nStopping after this step; once more stops at once.", file=sys.stderr)
+        # Not print: a handler may interrupt one, which cannot be entered twice.
+        os.write(2, b"\nStopping after this step; once more stops at once.\n")
