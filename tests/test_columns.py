@@ -28,7 +28,7 @@ class Ours(NamedTuple):
     column_gradients: list[Any]
 
 
-def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def normal(key: jax.Array, shape: tuple[int, ...], _: int) -> jax.Array:
     return jax.random.normal(key, shape)
 
 
@@ -81,6 +81,10 @@ def dense_weight(kernel: Any) -> np.ndarray:
     return np.concatenate(np.asarray(kernel).transpose(0, 2, 1))
 
 
+def summed_weight(kernel: Any) -> np.ndarray:
+    return np.concatenate(kernel).T
+
+
 def check(got: Ours, expected: tuple[np.ndarray, ...], stack: Stack, weight: Stack) -> None:
     """Compare output and gradients; `stack` and `weight` give ours PyTorch's shapes."""
     close(stack(got.value), expected[0])
@@ -105,10 +109,16 @@ def test_conv(sees_both: bool, stride: int, padding: tuple[int, int]) -> None:
     check(got, pytorch(layer, maps_first(got.cotangent), *arrays), maps_first, conv_weight)
 
 
-@pytest.mark.parametrize("sees_both", [False, True])
-def test_dense(sees_both: bool) -> None:
-    """Catches a kernel column applied to the other column, or to half of what it sees."""
-    module = ColumnDense(5, sees_both, normal, 0.5, Placement(2), jnp.float64)
+@pytest.mark.parametrize(
+    ("sees_both", "units", "shape"),
+    [(False, 5, (2, 4, 5)), (True, 5, (2, 8, 5)), (True, 4, (2, 8, 4)), (True, 3, (2, 4, 6))],
+)
+def test_dense(sees_both: bool, units: int, shape: tuple[int, ...]) -> None:
+    """Catches a kernel column applied to the other column, or to half of what it sees.
+
+    With fewer outputs than inputs the kernel is split by its inputs, otherwise by its outputs.
+    """
+    module = ColumnDense(units, sees_both, normal, 0.5, Placement(2), jnp.float64)
     columns = [RNG.normal(size=(3, 4)) for _ in range(2)]
     got = ours(module, columns)
 
@@ -116,8 +126,11 @@ def test_dense(sees_both: bool) -> None:
         groups = 1 if sees_both else 2
         return F.conv1d(x[..., None], weight[..., None], bias, groups=groups)[..., 0]
 
-    arrays = side_by_side(columns), dense_weight(got.params["kernel"]), got.params["bias"].ravel()
-    check(got, pytorch(layer, side_by_side(got.cotangent), *arrays), side_by_side, dense_weight)
+    assert got.params["kernel"].shape == shape
+    by_inputs = sees_both and units < 4
+    weight = summed_weight if by_inputs else dense_weight
+    arrays = side_by_side(columns), weight(got.params["kernel"]), got.params["bias"].ravel()
+    check(got, pytorch(layer, side_by_side(got.cotangent), *arrays), side_by_side, weight)
 
 
 @pytest.mark.parametrize("classes", [7, 10])

@@ -120,7 +120,7 @@ def test_parameters_are_split(data: int, columns: int) -> None:
             held, *rest = array.shape
             here = held if (name, part) == ("fc8", "bias") else held // columns
             assert shards[f"{name}/{part}"] == {(here, *rest)}
-    assert params["fc8"]["kernel"].shape == (2, 10 // 2, 7)
+    assert params["fc8"]["kernel"].shape == (2, 12 // 2, 7)
 
 
 def test_transfer_guard_works_here() -> None:

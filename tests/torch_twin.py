@@ -25,8 +25,8 @@ def config_module() -> dict[str, Any]:
 def small_config() -> ConfigDict:
     """The sample's recipe with a net of a few maps.
 
-    Two columns, every step and both sights in both kinds of layer; conv1 and both pools
-    overhang their edges.
+    Two columns, every step, and every way in which columns meet or do not: conv3 and fc7 gather
+    their inputs, fc6 adds up its outputs. conv1 and both pools overhang their edges.
     """
     module = config_module()
     conv, dense, steps = module["conv"], module["dense"], ("relu", "lrn", "pool")
@@ -44,7 +44,7 @@ def small_config() -> ConfigDict:
             conv2=conv(12, 3, bias=0.1, after=steps),  # 6 → 3
             conv3=conv(8, 3, sees="both"),
             fc6=dense(12, bias=0.1),
-            fc7={**dense(10, bias=0.1), "sees": "own"},
+            fc7=dense(12, bias=0.1),
             fc8=dense(0, bias=0.0, after=()),
         )
     )
@@ -119,6 +119,8 @@ def torch_weights(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, n
             kernel = kernel.reshape(-1, *kernel.shape[2:])
         else:
             last = layer is config.layers[-1]
+            if not last and layer.sees == "both" and kernel.shape[-1] == layer.features:
+                kernel = _gathered(kernel, config.columns)
             if maps:
                 seen = config.columns if layer.sees == "both" and not last else 1
                 kernel = _maps_first(kernel, maps, seen)
@@ -130,6 +132,12 @@ def torch_weights(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, n
         weights[f"{layer.name}_weight"] = np.ascontiguousarray(kernel)
         weights[f"{layer.name}_bias"] = np.array(params[layer.name]["bias"]).reshape(-1)
     return weights
+
+
+def _gathered(kernel: np.ndarray, columns: int) -> np.ndarray:
+    """(column in, its units, all units out) to (column out, all units in, its units)."""
+    kernel = kernel.reshape(*kernel.shape[:2], columns, -1).transpose(2, 0, 1, 3)
+    return kernel.reshape(columns, -1, kernel.shape[-1])
 
 
 def _maps_first(kernel: np.ndarray, maps: int, seen: int) -> np.ndarray:

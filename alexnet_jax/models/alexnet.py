@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import prod
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -206,7 +205,7 @@ class AlexNet(nn.Module):
                 kept[f"{layer.name}_{step}"] = columns
         self.sow("intermediates", "activations", kept, reduce_fn=lambda _, new: new)
         columns = [column.reshape(len(images), -1) for column in columns]
-        kernel_init = self._kernel_init(last.std, columns=self.config.columns)
+        kernel_init = self._kernel_init(last.std)
         return Classifier(
             self.config.classes, kernel_init, last.bias, placement, self.dtype, name=last.name
         )(columns)
@@ -254,11 +253,8 @@ class AlexNet(nn.Module):
             for c, column in enumerate(columns)
         ]
 
-    def _kernel_init(self, std: float, columns: int = 1) -> KernelInit:
-        """Normal kernels; `columns` is how many columns' units one unit of the layer adds up."""
-
-        def init(key: Array, shape: tuple[int, ...]) -> Array:
-            inputs = columns * prod(shape[1:-1])
+    def _kernel_init(self, std: float) -> KernelInit:
+        def init(key: Array, shape: tuple[int, ...], inputs: int) -> Array:
             scale = std if self.config.init == "normal" else (2 / inputs) ** 0.5
             return scale * jax.random.normal(key, shape)
 

@@ -3,7 +3,8 @@
 The paper puts half of the kernels on each of two accelerators, which "communicate only in
 certain layers" (section 3.2). Here every layer works on a list of columns: those that this
 device holds. A column is an array of activities with the maps last. Where a layer sees both
-columns it calls `cross_columns`, and there alone columns travel between devices.
+columns they meet in one of two ways, whichever sends less: `cross_columns` gathers what goes
+into the layer, `add_columns` adds up what each column contributes to its outputs.
 
 Parameters have a leading axis of columns, all of them at initialisation and on one device,
 the local ones inside `jax.shard_map` over the mesh axis "column".
@@ -11,6 +12,7 @@ the local ones inside `jax.shard_map` over the mesh axis "column".
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import flax.linen as nn
 import jax
@@ -19,7 +21,8 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
-KernelInit = Callable[[Array, tuple[int, ...]], Array]
+# (key, shape of all kernels of a layer, how many inputs one of its units adds up) → kernels
+KernelInit = Callable[[Array, tuple[int, ...], int], Array]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Placement:
             return position
         return lax.axis_index(self.axis_name) * self.local + position
 
+    def total(self) -> int:
+        """Columns of the whole network."""
+        return self.local * (1 if self.axis_name is None else lax.axis_size(self.axis_name))
+
 
 def cross_columns(columns: list[Array], placement: Placement) -> Array:
     """All columns side by side along the last axis: the crossing lines of the paper's figure 2.
@@ -50,6 +57,19 @@ def cross_columns(columns: list[Array], placement: Placement) -> Array:
     if placement.axis_name is None:
         return here
     return lax.all_gather(here, placement.axis_name, axis=-1, tiled=True)
+
+
+def add_columns(contributions: Array, placement: Placement) -> list[Array]:
+    """The local columns (batch, units) of a layer's outputs, summed over all columns' inputs.
+
+    Args:
+        contributions: (batch, units of all columns), the sum over the local columns' inputs.
+    """
+    if placement.axis_name is not None:
+        contributions = lax.psum_scatter(
+            contributions, placement.axis_name, scatter_dimension=1, tiled=True
+        )
+    return jnp.split(contributions, placement.local, axis=-1)
 
 
 class ColumnConv(nn.Module):
@@ -81,7 +101,8 @@ class ColumnConv(nn.Module):
             columns = [cross_columns(columns, self.placement)] * len(columns)
         local, inputs = len(columns), columns[0].shape[-1]
         shape = (local, self.kernel, self.kernel, inputs, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, prod(shape[1:-1]))
+        kernel = kernel.astype(self.dtype)
         bias = self.param("bias", constant(self.bias), (local, self.features)).astype(self.dtype)
         return [
             lax.conv_general_dilated(
@@ -97,10 +118,16 @@ class ColumnConv(nn.Module):
 
 
 class ColumnDense(nn.Module):
-    """A fully-connected layer per column: kernel (columns, units in, units out).
+    """A fully-connected layer per column, each flattened as (height, width, maps).
 
-    Attributes are those of `ColumnConv`; with both columns in sight, the first half of the
-    units in is column 0's, each column flattened as (height, width, maps).
+    Where it sees its own column, the kernel is (columns, units in, units out of a column).
+    Where it sees both and has no more inputs than outputs, its inputs are gathered and the
+    kernel is (columns, units in of all columns, units out of a column). Where it has fewer
+    outputs, as fc6, each column multiplies its own inputs, the kernel is (columns, units in of a
+    column, units out of all columns), and the products are added up: 2,048 numbers an image
+    travel in place of 4,608.
+
+    Attributes are those of `ColumnConv`.
     """
 
     features: int
@@ -113,15 +140,19 @@ class ColumnDense(nn.Module):
     @nn.compact
     def __call__(self, columns: list[Array]) -> list[Array]:
         """Columns (batch, units) to columns of the same form."""
-        if self.sees_both:
-            columns = [cross_columns(columns, self.placement)] * len(columns)
-        local, inputs = len(columns), columns[0].shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (local, inputs, self.features))
-        bias = self.param("bias", constant(self.bias), (local, self.features))
-        return [
-            column.astype(self.dtype) @ kernel[c].astype(self.dtype) + bias[c].astype(self.dtype)
-            for c, column in enumerate(columns)
-        ]
+        total, local, own = self.placement.total(), len(columns), columns[0].shape[-1]
+        adds = self.sees_both and self.features < own
+        if self.sees_both and not adds:
+            columns = [cross_columns(columns, self.placement)] * local
+        inputs = columns[0].shape[-1]
+        shape = (local, inputs, self.features * (total if adds else 1))
+        fan_in = inputs * (total if adds else 1)
+        kernel = self.param("kernel", self.kernel_init, shape, fan_in).astype(self.dtype)
+        bias = self.param("bias", constant(self.bias), (local, self.features)).astype(self.dtype)
+        columns = [column.astype(self.dtype) @ kernel[c] for c, column in enumerate(columns)]
+        if adds:
+            columns = add_columns(sum(columns[1:], columns[0]), self.placement)
+        return [column + bias[c] for c, column in enumerate(columns)]
 
 
 class Classifier(nn.Module):
@@ -142,7 +173,8 @@ class Classifier(nn.Module):
     def __call__(self, columns: list[Array]) -> Array:
         """Columns (batch, units) to logits (batch, classes), float32."""
         shape = (len(columns), columns[0].shape[-1], self.classes)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        fan_in = self.placement.total() * shape[1]
+        kernel = self.param("kernel", self.kernel_init, shape, fan_in)
         bias = self.param("bias", constant(self.bias), (self.classes,))
         logits = sum(
             (column.astype(self.dtype) @ kernel[c].astype(self.dtype)).astype(jnp.float32)
