@@ -3,17 +3,20 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import parallel, train
+from alexnet_jax import network, parallel, train
+from alexnet_jax.models.alexnet import activations
 
 # Kind, and the share of the larger of operand and result that a device of a group of n receives.
 RECEIVED = {
@@ -34,10 +37,13 @@ class Collective:
         layer: that it feeds, conv1 … fc8, or "logits", or "loss" (which includes the counts of
             errors).
         kind: as in StableHLO, "all_gather" and so on.
-        axis: of the mesh, "data" or "column".
+        axis: of the mesh, "data" or "column", or "data+column" for both at once.
         direction: "forward" or "backward".
         bytes: received by a device in one step, by the ring algorithms: of an all-reduce
             twice, of the others once the part that the device does not have.
+        minimum: the least bytes that would do. Between columns: the smaller of gathering the
+            layer's inputs and of scattering its summed outputs, in the type of the arithmetic.
+            Everything else is sent once, and all of it is needed.
         dtype: of the numbers sent.
     """
 
@@ -46,6 +52,7 @@ class Collective:
     axis: str
     direction: str
     bytes: int
+    minimum: int
     dtype: str
 
 
@@ -55,7 +62,7 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     Args:
         config: with its number of classes; images as large as the crop stand in for the data.
     """
-    crop, rows = config.data.crop, NamedSharding(mesh, P("data"))
+    crop, rows = config.data.crop, parallel.batch_sharding(config, mesh)
     channels, batch_size = config.model.channels, config.batch_size
     shapes = {
         "image": ((crop, crop, channels), np.uint8),
@@ -72,30 +79,63 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     mean = jax.ShapeDtypeStruct(
         (crop, crop, channels), np.float32, sharding=NamedSharding(mesh, P())
     )
-    state = parallel.template(jax.eval_shape(lambda: train.init_state(config)), mesh)
+    abstract = jax.eval_shape(lambda: train.init_state(config))
+    state = parallel.template(abstract, mesh, parallel.whole_layers(config))
     return train.make_train_step(config, mesh, images=batch_size).lower(state, mean, batch)
 
 
-def collectives(lowered: jax.stages.Lowered, mesh: Mesh, layers: list[str]) -> list[Collective]:
-    """The collectives of a lowered function, in the order of the program.
+def collectives(lowered: jax.stages.Lowered, config: ConfigDict, mesh: Mesh) -> list[Collective]:
+    """The collectives of a lowered training step, in the order of the program.
 
     Layers, types and sizes are read from its StableHLO, before a backend merges and widens
     them. Groups of one device exchange nothing and are left out.
 
     Args:
-        lowered: over this mesh.
-        layers: names to look for among the scopes of an operation.
+        lowered: for this config and mesh.
 
     Raises:
         ValueError: an exchange over neither axis, or outside every layer.
     """
     module = lowered.compiler_ir("stablehlo")
     assert module is not None
-    return [
-        _describe(operation, mesh, layers)
+    found = [
+        _describe(operation, mesh, list(config.model.layers))
         for operation in _walk(module.operation)
         if _groups(operation).shape[1] > 1
     ]
+    needed = _least(config, mesh)
+    columns_meet = ("all_gather", "reduce_scatter", "all_reduce")
+    return [
+        replace(one, minimum=needed[one.layer])
+        if one.axis == "column"
+        and one.kind in columns_meet
+        and one.layer in needed
+        and one.dtype != "ui32"
+        else one
+        for one in found
+    ]
+
+
+def _least(config: ConfigDict, mesh: Mesh) -> dict[str, int]:
+    """The least bytes that a device must receive for columns to meet at a layer, by layer.
+
+    The logits are summed in float32: rounded to bfloat16, neighbouring classes would tie.
+    """
+    model, params = network.make_model(config), network.abstract_params(config)
+    size = (1, config.data.crop, config.data.crop, config.model.channels)
+    images = jax.ShapeDtypeStruct(size, "float32")
+    shapes = jax.eval_shape(lambda p, x: activations(model, p, x), params, images)
+    values = {name: prod(leaf.shape) for name, leaf in shapes.items()}
+    missing = 1 - 1 / mesh.shape["column"]
+    rows = config.batch_size // mesh.shape["data"]
+    width, least = jnp.dtype(model.dtype).itemsize, {}
+    for before, layer in pairwise(model.config.layers):
+        inputs = values["_".join([before.name, *before.after[-1:]])] * width
+        last = layer is model.config.layers[-1]
+        outputs = values[layer.name] * (4 if last else width)
+        name = "logits" if last else layer.name
+        least[name] = round(min(inputs, outputs) * rows * missing)
+    return least
 
 
 def confirm(found: list[Collective], compiled: jax.stages.Compiled, mesh: Mesh) -> None:
@@ -138,12 +178,14 @@ def _describe(operation: Any, mesh: Mesh, layers: list[str]) -> Collective:
     )
     if layer is None:
         raise ValueError(f"a {kind} outside every layer, in {scopes}")
+    size = round(prod(largest.shape) * width * RECEIVED[kind](groups.shape[1]))
     return Collective(
         layer=layer,
         kind=kind,
         axis=_axis(groups, mesh),
         direction="backward" if "transpose(" in scopes else "forward",
-        bytes=round(prod(largest.shape) * width * RECEIVED[kind](groups.shape[1])),
+        bytes=size,
+        minimum=size,
         dtype=str(largest.element_type),
     )
 
@@ -163,9 +205,11 @@ def _numpy_name(element: str) -> str:
 
 
 def _axis(groups: np.ndarray, mesh: Mesh) -> str:
-    """The mesh axis along which the devices of every group lie."""
+    """The mesh axis along which the devices of every group lie, or both."""
     numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
     found = Counter(map(frozenset, groups.tolist()))
+    if found == Counter([frozenset(numbers.ravel().tolist())]) and 1 not in numbers.shape:
+        return "+".join(mesh.axis_names)
     for place, name in enumerate(mesh.axis_names):
         lines = np.moveaxis(numbers, place, -1).reshape(-1, numbers.shape[place])
         if found == Counter(map(frozenset, lines.tolist())):

@@ -26,6 +26,13 @@ from alexnet_jax.models.alexnet import Conv, activations
 CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "fashion_mnist": 10, "sample": 10}
 
 
+EXPLANATION = """\
+Bytes are those that one device receives. "least" is what would do for the layer: the smaller of
+gathering its inputs and of scattering the sums of its outputs. At the logits an all-reduce is
+twice that, but every device can then take the loss by itself, and nothing has to be gathered on
+the way back; both ways together the sums are the same."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """A row of the table.
@@ -91,25 +98,30 @@ def exchanges(config: ConfigDict) -> list[Collective]:
     """The collectives of a training step on the config's mesh, confirmed after compiling."""
     mesh = parallel.make_mesh(config)
     lowered = lower_train_step(config, mesh)
-    found = collectives(lowered, mesh, list(config.model.layers))
+    found = collectives(lowered, config, mesh)
     confirm(found, lowered.compile(), mesh)
     return found
 
 
 def exchange_table(found: list[Collective], batch_size: int) -> str:
     """The exchanges as text; those of one layer, kind, axis and direction as one row."""
-    total: dict[tuple[str, ...], int] = {}
+    rows: dict[tuple[str, ...], list[Collective]] = {}
     for one in found:
         key = (one.layer, one.direction, one.kind, one.axis, one.dtype)
-        total[key] = total.get(key, 0) + one.bytes
+        rows.setdefault(key, []).append(one)
     lines = [
-        f"{'feeds':<8}{'direction':<11}{'kind':<16}{'axis':<8}{'type':<6}"
-        f"{'bytes a step':>15}{'bytes an image':>16}"
+        f"{'feeds':<8}{'direction':<11}{'kind':<16}{'axis':<13}{'type':<6}"
+        f"{'bytes a step':>14}{'bytes an image':>16}{'least':>14}{'ratio':>7}"
     ]
-    for (layer, direction, kind, axis, dtype), size in total.items():
-        image = f"{size / batch_size:>16,.0f}" if axis == "column" else ""
-        lines.append(f"{layer:<8}{direction:<11}{kind:<16}{axis:<8}{dtype:<6}{size:>15,}{image}")
-    return "\n".join([*lines, "Bytes are those that one device receives."])
+    for (layer, direction, kind, axis, dtype), ones in rows.items():
+        size = sum(one.bytes for one in ones)
+        least = ones[0].minimum if axis == "column" else sum(one.minimum for one in ones)
+        image = f"{size / batch_size:,.0f}" if axis == "column" else ""
+        lines.append(
+            f"{layer:<8}{direction:<11}{kind:<16}{axis:<13}{dtype:<6}"
+            f"{size:>14,}{image:>16}{least:>14,}{size / least:>7.2f}"
+        )
+    return "\n".join([*lines, "", EXPLANATION])
 
 
 def main(_: list[str]) -> None:

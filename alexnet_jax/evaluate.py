@@ -104,11 +104,12 @@ def errors(
     Args:
         batches: as `data.pipeline.evaluation_batches` gives them.
     """
+    sharding = NamedSharding(mesh, P("data"))
     totals = [metrics.Totals() for _ in range(len(predicts) + (len(predicts) > 1))]
     for batch in batches:
-        truth = parallel.shard_batch({k: batch[k] for k in ("label", "mask")}, mesh)
+        truth = parallel.shard_batch({k: batch[k] for k in ("label", "mask")}, sharding)
         views = [
-            parallel.shard_batch({k: batch[k][:, v] for k in ("image", "offset", "flip")}, mesh)
+            parallel.shard_batch({k: batch[k][:, v] for k in ("image", "offset", "flip")}, sharding)
             for v in range(batch["image"].shape[1])
         ]
         logs = [_mean([predict(view) for view in views]) for predict in predicts]

@@ -16,11 +16,14 @@ from alexnet_jax.models.alexnet import AlexNet, ModelConfig
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def make_model(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> AlexNet:
+def make_model(
+    config: ConfigDict, mesh: jax.sharding.Mesh | None = None, *, weird: bool = False
+) -> AlexNet:
     """The network of a config whose number of classes is known.
 
     Args:
         mesh: on whose devices the columns lie; None holds all of them in one place.
+        weird: as in `AlexNet`.
 
     Raises:
         InputError: a model or a compute_dtype that does not exist.
@@ -30,7 +33,7 @@ def make_model(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> Ale
         raise InputError(f"compute_dtype is {config.compute_dtype!r}; expected {known}")
     model = ModelConfig.from_dict(config.model)
     placement = parallel.placement(mesh, model.columns) if mesh else None
-    return AlexNet(model, placement, COMPUTE_DTYPES[config.compute_dtype])
+    return AlexNet(model, placement, COMPUTE_DTYPES[config.compute_dtype], weird)
 
 
 def init_params(config: ConfigDict) -> Any:

@@ -62,12 +62,13 @@ def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.W
     """The jitted (state, mean, batch) → (state, sums of the batch and the learning rate).
 
     The state is donated. The gradient is that of the mean over the whole batch: the loss is
-    averaged over the mesh axis "data" inside the differentiated function.
+    averaged over the mesh axes that split the batch inside the differentiated function.
 
     Args:
         images: in the training split.
     """
-    model = network.make_model(config, mesh)
+    model = network.make_model(config, mesh, weird=parallel.is_weird(config))
+    axes, whole = parallel.batch_axes(config), parallel.whole_layers(config)
     optimizer = make_optimizer(config.momentum, config.weight_decay)
 
     def gradients(params: Any, mean: Array, batch: Batch) -> tuple[Any, dict[str, Array]]:
@@ -81,16 +82,16 @@ def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.W
             everyone = jnp.ones_like(batch["label"], bool)
             sums = metrics.sums(jax.nn.log_softmax(logits), batch["label"], everyone)
             with jax.named_scope("loss"):
-                sums = lax.psum(sums, "data")
+                sums = lax.psum(sums, axes)
             return sums["loss"] / sums["count"], sums
 
         return jax.grad(loss, has_aux=True)(params)
 
-    columns = parallel.specs(network.abstract_params(config), mesh)
+    columns = parallel.specs(network.abstract_params(config), mesh, whole)
     sharded_gradients = jax.shard_map(
         gradients,
         mesh=mesh,
-        in_specs=(columns, P(), P("data")),
+        in_specs=(columns, P(), P(axes)),
         out_specs=(columns, P()),
     )
 
@@ -106,7 +107,7 @@ def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.W
         new = state.replace(step=state.step + 1, params=params, velocity=velocity)
         return new, {**sums, "learning_rate": rate}
 
-    layout = parallel.shardings(jax.eval_shape(lambda: init_state(config)), mesh)
+    layout = parallel.shardings(jax.eval_shape(lambda: init_state(config)), mesh, whole)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(layout, None))
 
 
@@ -215,7 +216,8 @@ def _start(
         InputError: the state comes from other images than the pack has.
     """
     abstract = jax.eval_shape(lambda: init_state(config))
-    template = parallel.template(abstract, mesh)
+    whole = parallel.whole_layers(config)
+    template = parallel.template(abstract, mesh, whole)
     images = pack.splits["train"].count
 
     def read(step: int) -> tuple[TrainState, metrics.Totals]:
@@ -235,7 +237,7 @@ def _start(
     if found is not None:
         checkpoints.set_aside_after(found[0])
         return found[1]
-    out_shardings = parallel.shardings(abstract, mesh)
+    out_shardings = parallel.shardings(abstract, mesh, whole)
     # It runs once: on CPU, optimising the many loops of the random numbers takes far longer.
     quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
     init = jax.jit(lambda: init_state(config), out_shardings=out_shardings, compiler_options=quick)
@@ -263,6 +265,7 @@ class _Run:
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
         self.mean = jax.device_put(mean, NamedSharding(mesh, P()))
         self.stuck = StuckLoss(config.model.classes, self.images / config.batch_size)
+        self.sharding = parallel.batch_sharding(config, mesh)
         self.timed, self.seconds = 0, 0.0  # images and time of training since the last record
 
     def go(self, state: TrainState, step: int) -> int:
@@ -305,10 +308,11 @@ class _Run:
             first_step=step,
             last_step=self.steps,
             channels=self.config.model.channels,
+            rows=parallel.local_rows(self.config.batch_size, self.sharding),
         )
         ahead: Batch | None = None
         for batch in host:
-            placed = parallel.shard_batch(batch, self.mesh)
+            placed = parallel.shard_batch(batch, self.sharding)
             if ahead is not None:
                 yield ahead
             ahead = placed

@@ -63,7 +63,13 @@ def paper() -> ConfigDict:
     config.checkpoint_every = 1000  # steps
     config.keep_checkpoints = 3
     config.log_every = 50  # steps
-    config.parallel = ConfigDict(dict(columns=1, data=1))
+    config.parallel = ConfigDict(
+        dict(
+            columns=1,  # devices that share the columns; 2 in the paper
+            data=1,  # such groups of devices, which share the batch
+            scheme="columns",  # 3.5; "one_weird_trick" (Krizhevsky 2014): see the README
+        )
+    )
     config.data = ConfigDict(
         dict(
             name="imagenet2012",

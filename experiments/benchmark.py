@@ -93,7 +93,7 @@ def _our_step(config: ConfigDict) -> Callable[[], None]:
             "shift": random.normal(0, 5, (rows, channels)).astype(np.float32),
             "example": np.arange(rows, dtype=np.uint32),
         },
-        mesh,
+        parallel.batch_sharding(config, mesh),
     )
     mean = jax.numpy.full((side, side, channels), 120.0)
     state = jax.jit(lambda: train.init_state(config))()

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from torch_twin import small_config
+from torch_twin import config_module, small_config
 
 from alexnet_jax import parallel
 from alexnet_jax.collectives import Collective, collectives, confirm, lower_train_step
@@ -20,7 +20,7 @@ def exchanges(data: int, column: int, config: ConfigDict | None = None) -> list[
     config = config or small_config()
     config.parallel.data, config.parallel.columns = data, column
     mesh = parallel.make_mesh(config)
-    return collectives(lower_train_step(config, mesh), mesh, list(config.model.layers))
+    return collectives(lower_train_step(config, mesh), config, mesh)
 
 
 def test_columns_meet_where_the_paper_says() -> None:
@@ -45,6 +45,17 @@ def test_columns_meet_where_the_paper_says() -> None:
     )
 
 
+@pytest.mark.parametrize("added", [(), ("conv4",)])
+def test_the_papers_net(added: tuple[str, ...]) -> None:
+    """Catches an exchange at conv1, conv2, conv4 or conv5, and a table blind to one there."""
+    config = config_module()["get_config"]()
+    config.model.classes = 1000
+    for name in added:
+        config.model.layers[name].sees = "both"
+    meet = {one.layer for one in exchanges(1, 2, config) if one.axis == "column"}
+    assert meet == {"conv3", *added, "fc6", "fc7", "logits"}
+
+
 def test_gradients_are_added_up_over_data_alone() -> None:
     """Catches gradients that are shared between columns, or not between the data's devices."""
     over_data = [one for one in exchanges(2, 2) if one.axis == "data"]
@@ -52,6 +63,64 @@ def test_gradients_are_added_up_over_data_alone() -> None:
     parameters = Counter(one.layer for one in over_data if one.direction == "backward")
     assert parameters == dict.fromkeys(small_config().model.layers, 2)  # kernel and bias
     assert {one.layer for one in over_data if one.direction == "forward"} == {"loss"}
+
+
+def by_layer(found: list[Collective], direction: str = "forward") -> dict[str, list[int]]:
+    """[bytes, least] of the columns' exchanges of numbers."""
+    return {
+        one.layer: [one.bytes, one.minimum]
+        for one in found
+        if (one.axis, one.direction) == ("column", direction) and one.dtype != "ui32"
+    }
+
+
+def test_exchanges_against_the_least_that_would_do() -> None:
+    """Catches a minimum of the wrong layer, of the wrong side of it, or of half the batch.
+
+    conv3: 108 values in, 72 out; fc6: 72 in, 12 out; fc7: 12, 12; the classifier: 12, 10; a
+    device has half of them.
+    """
+    values = {"conv3": (108, 72), "fc6": (12, 12), "fc7": (12, 12), "logits": (20, 10)}
+    half = ROWS * 4 // 2
+    for direction in ("forward", "backward"):
+        expected = {name: [half * v for v in pair] for name, pair in values.items()}
+        if direction == "backward":
+            del expected["logits"]  # the all-reduce gave every device what it needs
+        assert by_layer(exchanges(1, 2), direction) == expected
+
+
+def test_bfloat16_halves_what_columns_exchange() -> None:
+    """Catches float32 sent where bfloat16 would do; the logits alone stay float32."""
+    config = small_config()
+    config.compute_dtype = "bfloat16"
+    wide, narrow = by_layer(exchanges(1, 2)), by_layer(exchanges(1, 2, config))
+    expected = {name: [size // 2 for size in pair] for name, pair in wide.items()}
+    # The logits are summed in float32; gathering fc7's 12 units would take less than 10 sums.
+    sums = wide["logits"][0]
+    assert narrow == {**expected, "logits": [sums, 12 * ROWS * 2 // 2]}
+
+
+def test_one_weird_trick_exchanges() -> None:
+    """Catches convolutions that exchange, and dense layers that gather what they could trade.
+
+    Of fc6's 72 inputs a device gets 36, for the other's half of the batch: a quarter of all.
+    """
+    config = small_config()
+    config.parallel.scheme = "one_weird_trick"
+    found = exchanges(1, 2, config)
+    between = [(o.layer, o.kind, o.bytes) for o in found if o.direction == "forward"]
+    quarter = ROWS * 4 // 4
+    assert between == [
+        ("fc6", "all_to_all", 72 * quarter),
+        ("fc6", "all_gather", ROWS * 4 // 2),  # the examples' numbers, for their masks
+        ("fc6", "reduce_scatter", 12 * 2 * quarter),
+        ("fc7", "all_gather", 12 * 2 * quarter),
+        ("logits", "reduce_scatter", 10 * 2 * quarter),
+        *[(o.layer, o.kind, o.bytes) for o in found if o.layer == "loss"],
+    ]
+    backward = [one for one in found if one.direction == "backward"]
+    shared = {one.layer for one in backward if one.kind == "all_reduce"}
+    assert shared == {"conv1", "conv2", "conv3", "fc8"}  # of fc8 the bias, which all hold
 
 
 def test_one_device_exchanges_nothing() -> None:
@@ -74,7 +143,7 @@ def test_the_compiled_program_agrees() -> None:
     config.parallel.data = config.parallel.columns = 2
     mesh = parallel.make_mesh(config)
     lowered = lower_train_step(config, mesh)
-    found = collectives(lowered, mesh, list(config.model.layers))
+    found = collectives(lowered, config, mesh)
     compiled = lowered.compile()
     confirm(found, compiled, mesh)
     with pytest.raises(ValueError, match="reduce_scatter"):

@@ -17,6 +17,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.optimizer import Plateau, make_optimizer
 
 LAYOUTS = [(1, 1), (1, 2), (2, 1), (2, 2)]
+WEIRD = [(1, 2), (2, 2)]  # "one weird trick" differs where there are columns to share
 STEPS, IMAGES = 4, 16  # two epochs
 
 
@@ -29,13 +30,13 @@ class Run(NamedTuple):
     shards: dict[str, set[tuple[int, ...]]]
 
 
-def config(data: int, columns: int) -> ConfigDict:
+def config(data: int, columns: int, scheme: str = "columns") -> ConfigDict:
     """Dropout, light, a rate that drops, and an odd number of classes."""
     config = small_config()
     config.model.classes = 7
     config.learning_rate = 0.02
     config.schedule.drop_epochs = (2,)
-    config.parallel.update(data=data, columns=columns)
+    config.parallel.update(data=data, columns=columns, scheme=scheme)
     return config
 
 
@@ -57,19 +58,21 @@ def start(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[train.TrainState
     velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
     state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean = np.random.default_rng(9).uniform(100, 150, (28, 28, 1)).astype(np.float32)
-    state = jax.device_put(state, parallel.shardings(state, mesh))
+    layout = parallel.shardings(state, mesh, parallel.whole_layers(config))
+    state = jax.device_put(state, layout)
     return state, jax.device_put(mean, NamedSharding(mesh, P()))
 
 
 @cache
-def run(data: int, columns: int) -> Run:
-    chosen = config(data, columns)
+def run(data: int, columns: int, scheme: str = "columns") -> Run:
+    chosen = config(data, columns, scheme)
     mesh = parallel.make_mesh(chosen)
     step: Any = train.make_train_step(chosen, mesh, IMAGES)
     state, mean = start(chosen, mesh)
+    sharding = parallel.batch_sharding(chosen, mesh)
     losses = []
     for number in range(STEPS):
-        batch = parallel.shard_batch(host_batch(number), mesh)
+        batch = parallel.shard_batch(host_batch(number), sharding)
         # Compiling moves the program's constants to the device: the first step may.
         with jax.transfer_guard("disallow" if number else "allow"):
             state, sums = step(state, mean, batch)
@@ -86,15 +89,21 @@ def run(data: int, columns: int) -> Run:
     return Run(losses, jax.device_get(state.params), step._cache_size(), shards)
 
 
-@pytest.mark.parametrize(("data", "columns"), LAYOUTS[1:])
-def test_layouts_agree(data: int, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("data", "columns", "scheme"),
+    [
+        *((*layout, "columns") for layout in LAYOUTS[1:]),
+        *((*layout, "one_weird_trick") for layout in WEIRD),
+    ],
+)
+def test_layouts_agree(data: int, columns: int, scheme: str) -> None:
     """Catches masks that differ by device, half a gradient, a psum too many, swapped columns.
 
     Float32 sums are taken in another order on each layout: 6e-8 of each, and more after a few
     steps. Parameters may differ by their last digit and 1e-5 of what training moved them
     (seen: 2e-6, and nothing between 1×1 and 1×2).
     """
-    one, other = run(1, 1), run(data, columns)
+    one, other = run(1, 1), run(data, columns, scheme)
     np.testing.assert_allclose(other.losses, one.losses, rtol=1e-6)
     before = random_params(config(1, 1))
     for name, layer in one.params.items():
@@ -123,6 +132,18 @@ def test_parameters_are_split(data: int, columns: int) -> None:
     assert params["fc8"]["kernel"].shape == (2, 12 // 2, 7)
 
 
+@pytest.mark.parametrize(("data", "columns"), WEIRD)
+def test_one_weird_trick_splits_the_dense_layers_alone(data: int, columns: int) -> None:
+    """Catches convolutions that hold one column, dense layers that hold both, recompilation."""
+    chosen = run(data, columns, "one_weird_trick")
+    assert chosen.compilations == 1
+    for name, shapes in chosen.shards.items():
+        layer, part = name.split("/")
+        held, *rest = chosen.params[layer][part].shape
+        split = layer.startswith("fc") and name != "fc8/bias"
+        assert shapes == {(held // columns if split else held, *rest)}
+
+
 def test_transfer_guard_works_here() -> None:
     """Catches a guard that sees nothing on this platform, so that `run` would prove nothing."""
     square = jax.jit(lambda x: x * x)
@@ -147,3 +168,13 @@ def test_impossible_meshes(data: int, columns: int, message: str) -> None:
     """Catches a traceback of JAX's in place of the field that is to be changed."""
     with pytest.raises(InputError, match=message):
         parallel.make_mesh(config(data, columns))
+
+
+def test_one_weird_trick_shares_the_batch_further() -> None:
+    """Catches a batch that the columns' devices cannot share, and a scheme with a typo."""
+    chosen = config(2, 2, "one_weird_trick")
+    chosen.batch_size = 6
+    with pytest.raises(InputError, match=r"not a multiple of parallel\.data=2 × parallel\.col"):
+        parallel.make_mesh(chosen)
+    with pytest.raises(InputError, match=r"parallel\.scheme is 'weird'; expected columns or one_"):
+        parallel.make_mesh(config(1, 2, "weird"))

@@ -83,9 +83,10 @@ def our_training(
     velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
     state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean = jnp.asarray(mean_of(pixels.astype(np.float32).mean(0), config.data, 1))
+    sharding = parallel.batch_sharding(config, mesh)
     losses, rates = [], []
     for batch in batches:
-        state, sums = step(state, mean, parallel.shard_batch(batch, mesh))
+        state, sums = step(state, mean, parallel.shard_batch(batch, sharding))
         losses.append(float(sums["loss"]) / float(sums["count"]))
         rates.append(float(sums["learning_rate"]))
     assert int(state.step) == STEPS

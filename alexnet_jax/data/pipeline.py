@@ -37,8 +37,7 @@ def train_batches(
     first_step: int,
     last_step: int,
     channels: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
     """The training batches of steps first_step … last_step - 1.
@@ -55,9 +54,7 @@ def train_batches(
       first_step: any step; nothing before it is read.
       last_step: the first step not taken.
       channels: of the network.
-      process_index: which rows of the global batch are this process's: with
-        b = batch_size / process_count, rows process_index * b and the b - 1 after it.
-      process_count: see process_index.
+      rows: (b,) ascending, of the batch that this process takes part in; None for all.
       workers: threads that decode, None for one per core. No effect on the stream.
 
     Yields:
@@ -66,11 +63,10 @@ def train_batches(
       g modulo 2^32.
 
     Raises:
-      InputError: the images are smaller than the crop or have other channels than the network,
-        or batch_size is no multiple of process_count.
+      InputError: the images are smaller than the crop or have other channels than the network.
     """
     split = pack.splits["train"]
-    rows = _process_rows(batch_size, process_index, process_count)
+    rows = np.arange(batch_size) if rows is None else rows
     draws = Augmentation(
         seed=seed,
         count=split.count,
@@ -112,8 +108,7 @@ def evaluation_batches(
     batch_size: int,
     channels: int,
     views: str = "center",
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
     """All images of a split in its order, the last batch filled up and masked.
@@ -126,8 +121,7 @@ def evaluation_batches(
       channels: of the network.
       views: "center", the central crop; or "ten", section 4.1's: top left, top right, bottom
         left, bottom right and central crop, then the same five mirrored.
-      process_index: as in train_batches.
-      process_count: as in train_batches; every process gets the same number of batches.
+      rows: as in train_batches; the number of batches does not depend on them.
       workers: as in train_batches.
 
     Yields:
@@ -142,7 +136,7 @@ def evaluation_batches(
             f"the pack in {pack.directory} has no {split} split; it has {', '.join(pack.splits)}"
         )
     chosen = pack.splits[split]
-    rows = _process_rows(batch_size, process_index, process_count)
+    rows = np.arange(batch_size) if rows is None else rows
     offset, flip = _views(margin(pack, data, channels), views)
     offset, flip = np.tile(offset, (len(rows), 1, 1)), np.tile(flip, (len(rows), 1))
     steps = range(-(-chosen.count // batch_size))
@@ -170,17 +164,6 @@ def _views(margin: int, views: str) -> tuple[np.ndarray, np.ndarray]:
         return np.array([center], np.int32), np.array([False])
     five = [[0, 0], [0, margin], [margin, 0], [margin, margin], center]
     return np.array(five * 2, np.int32), np.repeat([False, True], 5)
-
-
-def _process_rows(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
-    """The rows (b,) of the global batch that a process sees."""
-    share = batch_size // process_count
-    if batch_size < 1 or share * process_count != batch_size:
-        raise InputError(
-            f"--config.batch_size={batch_size} should be a multiple of the number of processes, "
-            f"{process_count}"
-        )
-    return np.arange(process_index * share, (process_index + 1) * share)
 
 
 def _images(

@@ -18,6 +18,8 @@ from alexnet_jax.models.columns import (
     ColumnDense,
     KernelInit,
     Placement,
+    gather_batch,
+    trade_batch_for_columns,
 )
 from alexnet_jax.models.dropout import drop, expect
 from alexnet_jax.models.lrn import lrn
@@ -172,11 +174,15 @@ class AlexNet(nn.Module):
         placement: the columns on this device; all of them outside `jax.shard_map`.
         dtype: of convolutions and matrix products; normalisation, logits and parameters are
             float32.
+        weird: "one weird trick" (Krizhevsky 2014): the placement's devices share the batch, each
+            with all columns, up to the last convolution; from there on they share the columns,
+            each with the batch of all of them; and at the loss the batch again.
     """
 
     config: ModelConfig
     placement: Placement | None = None
     dtype: DTypeLike = jnp.float32
+    weird: bool = False
 
     @nn.compact
     def __call__(
@@ -193,22 +199,42 @@ class AlexNet(nn.Module):
         `activations` returns what lies between.
         """
         placement = self.placement or Placement(self.config.columns)
+        before = Placement(self.config.columns) if self.weird else placement
         *hidden, last = self.config.layers
-        columns = [images.astype(self.dtype)] * placement.local
+        if examples is None:
+            examples = jnp.arange(len(images))
+        columns = [images.astype(self.dtype)] * before.local
         kept: dict[str, list[Array]] = {}
         for layer in hidden:
-            if isinstance(layer, Dense):
-                columns = [column.reshape(len(images), -1) for column in columns]
-            columns = kept[layer.name] = self._layer(layer, placement)(columns)
+            if isinstance(layer, Dense) and columns[0].ndim > 2:
+                columns, examples = self._flatten(layer.name, columns, examples, placement)
+            here = before if isinstance(layer, Conv) else placement
+            columns = kept[layer.name] = self._layer(layer, here)(columns)
             for step in layer.after:
-                columns = self._step(step, columns, placement, train, examples)
+                columns = self._step(step, columns, here, train, examples)
                 kept[f"{layer.name}_{step}"] = columns
         self.sow("intermediates", "activations", kept, reduce_fn=lambda _, new: new)
-        columns = [column.reshape(len(images), -1) for column in columns]
-        kernel_init = self._kernel_init(last.std)
+        if columns[0].ndim > 2:
+            columns, _ = self._flatten(last.name, columns, examples, placement)
         return Classifier(
-            self.config.classes, kernel_init, last.bias, placement, self.dtype, name=last.name
+            self.config.classes,
+            self._kernel_init(last.std),
+            last.bias,
+            placement,
+            self.dtype,
+            scatter=self.weird,
+            name=last.name,
         )(columns)
+
+    def _flatten(
+        self, name: str, columns: list[Array], examples: Array, placement: Placement
+    ) -> tuple[list[Array], Array]:
+        """Columns of maps to columns of units, for the first fully-connected layer, `name`."""
+        columns = [column.reshape(len(column), -1) for column in columns]
+        if not self.weird:
+            return columns, examples
+        with jax.named_scope(name):
+            return trade_batch_for_columns(columns, placement), gather_batch(examples, placement)
 
     def _layer(self, layer: Conv | Dense, placement: Placement) -> nn.Module:
         shared: dict[str, Any] = dict(
@@ -230,7 +256,7 @@ class AlexNet(nn.Module):
         columns: list[Array],
         placement: Placement,
         train: bool,
-        examples: Array | None,
+        examples: Array,
     ) -> list[Array]:
         """What follows a layer, on each column for itself."""
         config = self.config
@@ -247,9 +273,8 @@ class AlexNet(nn.Module):
         if not train:
             return [expect(column, config.dropout) for column in columns]
         key = self.make_rng("dropout")
-        numbers = jnp.arange(len(columns[0])) if examples is None else examples
         return [
-            drop(column, config.dropout, jax.random.fold_in(key, placement.index(c)), numbers)
+            drop(column, config.dropout, jax.random.fold_in(key, placement.index(c)), examples)
             for c, column in enumerate(columns)
         ]
 

@@ -72,6 +72,28 @@ def add_columns(contributions: Array, placement: Placement) -> list[Array]:
     return jnp.split(contributions, placement.local, axis=-1)
 
 
+def trade_batch_for_columns(columns: list[Array], placement: Placement) -> list[Array]:
+    """From all columns of this device's examples to the local columns of all devices' examples.
+
+    Args:
+        columns: every column of the network, each (batch, units).
+
+    Returns:
+        Local columns, each (batch × devices of the axis, units), in the order of the devices.
+    """
+    assert placement.axis_name is not None
+    traded = lax.all_to_all(
+        jnp.stack(columns), placement.axis_name, split_axis=0, concat_axis=1, tiled=True
+    )
+    return list(traded)
+
+
+def gather_batch(examples: Array, placement: Placement) -> Array:
+    """The numbers (batch × devices of the axis,) of all devices' examples, in their order."""
+    assert placement.axis_name is not None
+    return lax.all_gather(examples, placement.axis_name, tiled=True)
+
+
 class ColumnConv(nn.Module):
     """A convolution per column: kernel (columns, height, width, maps in, maps out).
 
@@ -161,6 +183,10 @@ class Classifier(nn.Module):
     Each column contributes the product of its own units, (columns, units in, classes), and
     the contributions are added up: so any number of classes, odd ones too, fits any number
     of columns, and the devices exchange one number a class instead of a column of units.
+
+    Attributes:
+        scatter: give each device of the placement's axis the logits of its share of the batch
+            instead of all of them.
     """
 
     classes: int
@@ -168,6 +194,7 @@ class Classifier(nn.Module):
     bias: float
     placement: Placement
     dtype: DTypeLike = jnp.float32
+    scatter: bool = False
 
     @nn.compact
     def __call__(self, columns: list[Array]) -> Array:
@@ -181,6 +208,10 @@ class Classifier(nn.Module):
             for c, column in enumerate(columns)
         )
         if self.placement.axis_name is not None:
+            axis = self.placement.axis_name
             with jax.named_scope("logits"):
-                logits = lax.psum(logits, self.placement.axis_name)
+                if self.scatter:
+                    logits = lax.psum_scatter(logits, axis, scatter_dimension=0, tiled=True)
+                else:
+                    logits = lax.psum(logits, axis)
         return logits + bias
