@@ -31,9 +31,13 @@ def define_config() -> "flags.FlagHolder[ConfigDict]":
 
 
 def default_workdir() -> str:
-    """Where a config's run lies: runs/alexnet-sample for configs/alexnet.py:sample."""
+    """Where a config's run lies: runs/alexnet-sample for configs/alexnet.py:sample.
+
+    A comma between a variant's words becomes a hyphen: --workdir takes lists.
+    """
     path, _, variant = config_flags.get_config_filename(FLAGS["config"]).partition(":")
-    return os.path.join("runs", "-".join(filter(None, [Path(path).stem, variant])))
+    words = [Path(path).stem, *variant.split(",")]
+    return os.path.join("runs", "-".join(filter(None, words)))
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

@@ -3,7 +3,8 @@
     python -m alexnet_jax.main --config=configs/alexnet.py            # ImageNet, ILSVRC-2012
     python -m alexnet_jax.main --config=configs/alexnet.py:sample     # embedded images, minutes
 
-VARIANT, after the colon, names the data:
+VARIANT, after the colon, is the data's word, an ablation's, or several separated by commas
+(sample,one_column). Data:
 
     (none)         TensorFlow Datasets' imagenet2012, prepared by hand; 90 epochs.
                    The paper's errors: 40.7 % top-1 and 18.2 % top-5 on validation, ten views.
@@ -12,30 +13,26 @@ VARIANT, after the colon, names the data:
     fashion_mnist  all 70,000 of them from TensorFlow Datasets, the sample's net.
     cifar10        TensorFlow Datasets' cifar10, the sample's net on colour.
 
+Ablations, described at the functions in configs/variants.py:
+
+    one_column     one column with half of the kernels in conv1 … conv4.
+    no_communication  columns that do not see each other.
+
 Other data: --config.data.name=folder --config.data.dir=DIR (a folder of class folders),
 --config.data.name=idx (IDX files), or the name of any TensorFlow Datasets classification set.
 """
 
 from ml_collections import ConfigDict
 
+from configs import variants
+
 LRN_POOL = ("relu", "lrn", "pool")
-VARIANTS = ("", "imagenette", "sample", "fashion_mnist", "cifar10")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's config, or that of the small net for the small data sets."""
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS[1:])} or none")
+    """The paper's config, or that of a variant."""
     config = paper()
-    if variant == "imagenette":
-        config.data.name = "imagenette"
-    elif variant:
-        make_small(config)
-        config.data.name = variant
-    if variant == "cifar10":
-        config.data.image_size = 32
-        config.model.channels = 3
-        config.data.lighting = "paper"
+    variants.apply(config, variant, DATA, ABLATIONS)
     return config
 
 
@@ -175,3 +172,33 @@ def make_small(config: ConfigDict) -> None:
             fc8=dense(0, bias=0.0, after=()),
         )
     )
+
+
+def imagenette(config: ConfigDict) -> None:
+    """Ten classes of ImageNet."""
+    config.data.name = "imagenette"
+
+
+def sample(config: ConfigDict) -> None:
+    """The embedded images."""
+    make_small(config)
+    config.data.name = "sample"
+
+
+def fashion_mnist(config: ConfigDict) -> None:
+    """The data set that the embedded images are taken from."""
+    make_small(config)
+    config.data.name = "fashion_mnist"
+
+
+def cifar10(config: ConfigDict) -> None:
+    """Small images in colour."""
+    make_small(config)
+    config.data.name = "cifar10"
+    config.data.image_size = 32
+    config.model.channels = 3
+    config.data.lighting = "paper"
+
+
+DATA = dict(imagenette=imagenette, sample=sample, fashion_mnist=fashion_mnist, cifar10=cifar10)
+ABLATIONS = dict(one_column=variants.one_column, no_communication=variants.no_communication)

@@ -24,11 +24,14 @@ PACKAGE = Path(alexnet_jax.__file__).parent
 
 
 def variants() -> list[tuple[str, str]]:
-    return [
-        (path.name, variant)
-        for path in sorted(CONFIGS.glob("*.py"))
-        for variant in runpy.run_path(str(path)).get("VARIANTS", ("",))
-    ]
+    """Every config file with each word for its data, and each ablation on paper-sized images."""
+    found = []
+    for path in sorted(CONFIGS.glob("*.py")):
+        module = runpy.run_path(str(path))
+        if "get_config" in module:
+            words = ("", *module.get("DATA", ()), *module.get("ABLATIONS", ()))
+            found += [(path.name, word) for word in words]
+    return found
 
 
 def load(file: str, variant: str) -> ConfigDict:
