@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
+from alexnet_jax import distributed
 from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
@@ -111,8 +112,9 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
+            result: list[T] = []
             try:
-                return step, read(step)
+                result.append(read(step))
             except (InputError, MemoryError):
                 raise
             except Exception as error:
@@ -122,6 +124,8 @@ class Checkpoints:
                     f"({type(error).__name__}: {reason}); trying the one before it.",
                     file=sys.stderr,
                 )
+            if distributed.everywhere(bool(result)):
+                return step, result[0]
         if steps:
             raise InputError(
                 f"no checkpoint in {self.directory} can be read (reasons above); "
@@ -132,9 +136,10 @@ class Checkpoints:
     def set_aside_after(self, step: int) -> None:
         """Rename the damaged checkpoints newer than a step, so that theirs can be saved anew."""
         for newer in self.steps():
-            if newer > step:
+            if newer > step and distributed.is_first():
                 damaged = self.directory / f"step_{newer}"
                 damaged.rename(_unused(self.directory / f"damaged_step_{newer}"))
+        distributed.everywhere(True)  # the first process has renamed them
         self._manager.reload()
 
     def close(self) -> None:

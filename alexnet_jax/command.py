@@ -30,6 +30,20 @@ def define_config() -> "flags.FlagHolder[ConfigDict]":
     return holder
 
 
+def define_processes() -> None:
+    """Define the flags by which several processes make one run: `distributed` reads them."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Run as one of the processes that SLURM, Open MPI or Cloud TPU have started.",
+    )
+    flags.DEFINE_string(
+        "coordinator_address", None, "HOST:PORT of process 0, where nothing else tells it."
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+
+
 def default_workdir() -> str:
     """Where a config's run lies: runs/alexnet-sample for configs/alexnet.py:sample.
 
@@ -53,15 +67,20 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         status = main(_parse(sys.argv))
         sys.stdout.flush()
     except InputError as error:
-        print(f"{_program()}: {error}", file=sys.stderr)
+        complain(str(error))
         status = 2
     except KeyboardInterrupt:  # while training, train.py takes it and saves first
-        print(f"{_program()}: interrupted", file=sys.stderr)
+        complain("interrupted")
         status = 130
     except BrokenPipeError:  # the reader has gone, as in `… | head`; nothing left to tell it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     sys.exit(status)
+
+
+def complain(message: str) -> None:
+    """Say on stderr, under the program's name, why it ends."""
+    print(f"{_program()}: {message}", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import command, metrics, parallel
+from alexnet_jax import command, distributed, metrics, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
@@ -57,12 +57,15 @@ class Net:
         """The net's log-probabilities, computed on a mesh."""
         forward = make_forward(self.config, mesh)
         mean = mean_of(self.mean_image, self.config.data, self.config.model.channels)
-        params = jax.device_put(self.params, NamedSharding(mesh, P()))
+        params = jax.device_put(self.params, parallel.shardings(self.params, mesh))
         return lambda batch: forward(params, mean, batch)
 
 
-def load_net(workdir: str | Path) -> Net:
+def load_net(workdir: str | Path, mesh: Mesh | None = None) -> Net:
     """The newest readable checkpoint of a run.
+
+    Args:
+        mesh: over which to lay the parameters; None puts all on the first device.
 
     Raises:
         InputError: no run, or no checkpoint, there.
@@ -75,7 +78,7 @@ def load_net(workdir: str | Path) -> Net:
         about = checkpoints.about(step)
         config = ConfigDict(about["config"])
         config.data.dir = recorded.data.dir  # which may have moved since
-        template = parallel.template(abstract_params(config), parallel.data_mesh(1))
+        template = parallel.template(abstract_params(config), mesh or parallel.data_mesh(1))
         params = checkpoints.params(step, template)
         return Net(config, step, params, checkpoints.mean(step), tuple(about["class_names"]))
 
@@ -128,13 +131,14 @@ def _sees(net: Net) -> tuple[Any, ...]:
 
 
 def evaluate(
-    nets: list[Net], split: str | None = None, views: str = "center"
+    nets: list[Net], split: str | None = None, views: str = "center", mesh: Mesh | None = None
 ) -> tuple[str, list[dict[str, Any]]]:
     """The errors of trained nets on their data, with a progress bar.
 
     Args:
         split: of the data; None takes test, and validation where there is no labelled test.
         views: "center" or "ten".
+        mesh: on which to compute; None takes all devices, each with whole nets.
 
     Returns:
         The split's name, and what `errors` gives.
@@ -161,7 +165,7 @@ def evaluate(
     if split not in pack.splits:
         have = ", ".join(pack.splits)
         raise InputError(f"--split={split}: {config.data.name} has the splits {have}")
-    mesh = parallel.data_mesh(config.batch_size)
+    mesh = mesh or parallel.data_mesh(config.batch_size)
     batches = evaluation_batches(
         pack,
         split,
@@ -169,25 +173,31 @@ def evaluate(
         batch_size=config.batch_size,
         channels=config.model.channels,
         views=views,
+        rows=parallel.local_rows(config.batch_size, NamedSharding(mesh, P("data"))),
     )
     total = math.ceil(pack.splits[split].count / config.batch_size)
     predicts = [net.predict(mesh) for net in nets]
     return split, errors(predicts, metrics.progress(batches, total, f"{split} ({views})"), mesh)
 
 
-def finish(workdir: Path) -> None:
-    """Evaluate a trained net, both views, once; print the errors and add them to its metrics."""
-    net = load_net(workdir)
+def finish(workdir: Path, mesh: Mesh) -> None:
+    """Evaluate a trained net, both views, once; print the errors and add them to its metrics.
+
+    Of several processes all take part, and the first one prints and writes.
+    """
+    net = load_net(workdir, mesh)
     records = metrics.read(workdir)
     done = {(r["step"], r.get("views")): r for r in records}
     for views in ("center", "ten"):
         record = done.get((net.step, views))
         if record is None:
-            split, (result,) = evaluate([net], views=views)
+            split, (result,) = evaluate([net], views=views, mesh=mesh)
             epoch = next((r["epoch"] for r in records if r["step"] == net.step), None)
             record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)
-            metrics.append(workdir, record)
-        print(line(str(workdir), record["split"], views, record))
+            if distributed.is_first():
+                metrics.append(workdir, record)
+        if distributed.is_first():
+            print(line(str(workdir), record["split"], views, record))
 
 
 def line(name: str, split: str, views: str, result: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@
 The same command again continues an interrupted run.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from absl import flags
@@ -16,25 +17,27 @@ from alexnet_jax import command
 def main(_: list[str]) -> int:
     """The command."""
     # Only now, when the flags are right: these load JAX and TensorFlow.
-    from alexnet_jax import evaluate, train
+    from alexnet_jax import distributed, evaluate, parallel, train
     from alexnet_jax.prepare import prepare
     from alexnet_jax.workdir import check_config, claim
 
     config = flags.FLAGS.config
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
-    train.check(config)
-    with claim(directory):
-        check_config(directory, config)
-        pack = prepare(config.data)
-        config = train.complete(config, pack)
-        if status := train.train(config, pack, directory):
-            return status
-        evaluate.finish(directory)
+    with distributed.joined():
+        train.check(config)
+        with claim(directory) if distributed.is_first() else nullcontext():
+            check_config(directory, config)
+            pack = prepare(config.data)
+            config = train.complete(config, pack)
+            if status := train.train(config, pack, directory):
+                return status
+            evaluate.finish(directory, parallel.make_mesh(config))
     return 0
 
 
 if __name__ == "__main__":
     command.define_config()
+    command.define_processes()
     flags.DEFINE_string(
         "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT below this folder."
     )

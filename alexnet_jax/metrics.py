@@ -132,6 +132,25 @@ class Log:
         self._file.close()
 
 
+class NoLog:
+    """A log that writes nothing, for the processes of a run that do not speak for all."""
+
+    def compiled(self) -> None:
+        """As `Log`'s."""
+
+    def advance(self) -> None:
+        """As `Log`'s."""
+
+    def record(self, values: dict[str, Any]) -> None:
+        """As `Log`'s."""
+
+    def say(self, text: str) -> None:
+        """As `Log`'s."""
+
+    def close(self) -> None:
+        """As `Log`'s."""
+
+
 def describe(values: dict[str, Any], steps: int) -> str:
     """A record as a line to read."""
     text = (

@@ -34,6 +34,11 @@ def make_mesh(config: Mapping[str, Any]) -> Mesh:
             "devices on CPU with the environment variable "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={max(1, data * columns)}"
         )
+    if jax.process_count() > 1 and data * columns != len(devices):
+        raise InputError(
+            f"parallel.data={data} × parallel.columns={columns} makes {data * columns} devices; "
+            f"the {jax.process_count()} processes have {len(devices)}, and all must take part"
+        )
     if config["model"]["columns"] % columns:
         raise InputError(
             f"parallel.columns={columns} devices cannot share model.columns="

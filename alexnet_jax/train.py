@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import evaluate, metrics, network, parallel
+from alexnet_jax import distributed, evaluate, metrics, network, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_lighting, margin
 from alexnet_jax.data.pack import Pack
@@ -189,11 +189,13 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
                 file=sys.stderr,
             )
             return 0
-        for change in write_config(workdir, config, step):
-            print(f"config.{change}", file=sys.stderr)
-        if step:
-            print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
-        log = metrics.Log(workdir, step, steps)
+        log: metrics.Log | metrics.NoLog = metrics.NoLog()
+        if distributed.is_first():
+            for change in write_config(workdir, config, step):
+                print(f"config.{change}", file=sys.stderr)
+            if step:
+                print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
+            log = metrics.Log(workdir, step, steps)
         try:
             return _Run(config, pack, mesh, checkpoints, log, totals).go(state, step)
         finally:
@@ -253,7 +255,7 @@ class _Run:
         pack: Pack,
         mesh: Mesh,
         checkpoints: Checkpoints,
-        log: metrics.Log,
+        log: metrics.Log | metrics.NoLog,
         totals: metrics.Totals,
     ) -> None:
         self.config, self.pack, self.mesh = config, pack, mesh
@@ -272,6 +274,7 @@ class _Run:
         """Train on; returns as `train` does."""
         self.saved, first = step, step + 1
         with Interrupt() as interrupt:
+            stop = distributed.SharedInterrupt(interrupt, self.mesh)
             pending: dict[str, Array] | None = None
             clock = time.perf_counter()
             for batch in self._batches(step):
@@ -279,8 +282,8 @@ class _Run:
                 # The sums of the step before are fetched now, while the device does this one.
                 if pending is not None:
                     self._read(step, pending)
-                step, pending = step + 1, sums
-                if not self._due(step) and interrupt.signal is None:
+                step, pending, signal = step + 1, sums, stop.signal()
+                if not self._due(step) and signal is None:
                     if step == first:  # it compiled; the clock starts after it
                         jax.block_until_ready(sums)
                         clock, self.timed = time.perf_counter(), -self.config.batch_size
@@ -289,10 +292,10 @@ class _Run:
                 self._read(step, pending)
                 pending = None
                 self.seconds += time.perf_counter() - clock
-                state = self._pause(state, step, stop=interrupt.signal is not None)
-                if interrupt.signal is not None and self.saved == step:
+                state = self._pause(state, step, stop=signal is not None)
+                if signal is not None:
                     self.log.say(f"Stopped after step {step}; the same command continues from it.")
-                    return 128 + interrupt.signal
+                    return 128 + signal
                 clock = time.perf_counter()
         return 0
 
@@ -373,6 +376,7 @@ class _Run:
             batch_size=self.config.batch_size,
             channels=self.config.model.channels,
             views="center",
+            rows=parallel.local_rows(self.config.batch_size, NamedSharding(self.mesh, P("data"))),
         )
         predict = lambda batch: self.forward(state.params, self.mean, batch)  # noqa: E731
         (result,) = evaluate.errors([predict], batches, self.mesh)

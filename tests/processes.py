@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,6 +84,15 @@ def start(module: str, *arguments: object, devices: int = 1) -> subprocess.Popen
     )
 
 
+def start_several(module: str, count: int, *arguments: object) -> list[subprocess.Popen[str]]:
+    """The processes of one run, on the loopback interface, with a device each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    shared = (f"--coordinator_address={address}", f"--num_processes={count}")
+    return [start(module, *arguments, *shared, f"--process_id={i}") for i in range(count)]
+
+
 def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Wait for a process; what it said and its exit status."""
     try:
@@ -99,16 +109,21 @@ def run(module: str, *arguments: object, devices: int = 1) -> subprocess.Complet
     return end(start(module, *arguments, devices=devices))
 
 
-def signal_when(
-    process: subprocess.Popen[str], moment: Callable[[], bool], number: signal.Signals
-) -> subprocess.CompletedProcess[str]:
-    """Send a signal as soon as a moment has come, and wait for the end."""
+def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    """Wait for a moment in a process's life."""
     limit = time.monotonic() + TIMEOUT
     while not moment():
         if process.poll() is not None or time.monotonic() > limit:
             process.kill()
             raise AssertionError(f"the moment never came:\n{end(process).stderr}")
         time.sleep(0.001)
+
+
+def signal_when(
+    process: subprocess.Popen[str], moment: Callable[[], bool], number: signal.Signals
+) -> subprocess.CompletedProcess[str]:
+    """Send a signal as soon as a moment has come, and wait for the end."""
+    wait_for(process, moment)
     process.send_signal(number)
     return end(process)
 
