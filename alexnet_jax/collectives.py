@@ -133,8 +133,9 @@ def _least(config: ConfigDict, mesh: Mesh) -> dict[str, int]:
         inputs = values["_".join([before.name, *before.after[-1:]])] * width
         last = layer is model.config.layers[-1]
         outputs = values[layer.name] * (4 if last else width)
-        name = "logits" if last else layer.name
-        least[name] = round(min(inputs, outputs) * rows * missing)
+        if layer.sees == "both":
+            name = "logits" if last else layer.name
+            least[name] = round(min(inputs, outputs) * rows * missing)
     return least
 
 

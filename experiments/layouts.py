@@ -168,7 +168,7 @@ def table(found: list[Row]) -> str:
 
 def picture(found: list[Row], batch: int) -> Figure:
     """Bytes received, and bytes held, by a device over the number of devices."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, scheme in enumerate(dict.fromkeys(row.scheme for row in found)):
         of = [row for row in found if row.scheme == scheme]
@@ -187,7 +187,9 @@ def picture(found: list[Row], batch: int) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     left.set(title="received by a device in a training step", ylabel="MiB")
     right.set(title="held: parameters, optimizer, activations (CPU's)", ylabel="MiB")
-    left.legend(frameon=False, fontsize=8, title="dashed: computed", title_fontsize=8)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False,
+                  title="dashed: computed")  # fmt: skip
     return figure
 
 

@@ -71,25 +71,42 @@ def environment(devices: int = 1) -> dict[str, str]:
     }
 
 
-def start(module: str, *arguments: object, devices: int = 1) -> subprocess.Popen[str]:
-    """`python -m alexnet_jax.MODULE ARGUMENTS`, running."""
+def start(
+    module: str, *arguments: object, devices: int = 1, **variables: str
+) -> subprocess.Popen[str]:
+    """`python -m alexnet_jax.MODULE ARGUMENTS`, running, with variables of its environment."""
     command = [sys.executable, "-m", f"alexnet_jax.{module}", *map(str, arguments)]
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment(devices),
+        env={**environment(devices), **variables},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
-def start_several(module: str, count: int, *arguments: object) -> list[subprocess.Popen[str]]:
-    """The processes of one run, on the loopback interface, with a device each."""
+def start_several(
+    module: str, count: int, *arguments: object, slurm: bool = False
+) -> list[subprocess.Popen[str]]:
+    """The processes of one run, on the loopback interface, with a device each.
+
+    Args:
+        slurm: give them the variables that srun sets in place of the flags.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    shared = (f"--coordinator_address={address}", f"--num_processes={count}")
+        port = probe.getsockname()[1]
+    if slurm:
+        step: dict[str, Any] = dict(
+            SLURM_JOB_ID="7", SLURM_STEP_NODELIST="127.0.0.1", SLURM_NTASKS=str(count)
+        )
+        step.update(JAX_COORDINATOR_PORT=str(port))
+        return [
+            start(module, *arguments, "--distributed", **step, SLURM_PROCID=i, SLURM_LOCALID=i)
+            for i in map(str, range(count))
+        ]
+    shared = (f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}")
     return [start(module, *arguments, *shared, f"--process_id={i}") for i in range(count)]
 
 

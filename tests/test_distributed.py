@@ -48,7 +48,7 @@ class Runs:
         arguments = self.arguments(self.broken, columns, data)
         count = columns * data
         started = (
-            processes.start_several("main", count, *arguments)
+            processes.start_several("main", count, *arguments, slurm=name == "the first killed")
             if count > 1
             else [processes.start("main", *arguments)]
         )
@@ -63,7 +63,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """Each part goes on where the one before ended."""
+    """Each part goes on where the one before ended; one is started as by SLURM's srun."""
     folder = tmp_path_factory.mktemp("distributed")
     write_idx_set(folder / "data", train=120, test=20)
     config = processes.write_config(folder, folder / "data")
