@@ -96,6 +96,8 @@ def paper() -> ConfigDict:
             dropout=0.5,  # 4.2
             init="normal",  # 5: N(0, std²); "scaled": N(0, 2 / inputs), for narrow nets
             lrn=dict(size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_size=False),  # 3.3
+            # Of the step "map_norm", which the 2012 program has in layer 2 and the paper nowhere.
+            map_norm=dict(size=5, k=1.0, alpha=1e-3, beta=0.75, alpha_over_size=True),
             pool=dict(window=3, stride=2),  # 3.4
             layers=dict(  # 3.5; features are those of all columns together
                 conv1=conv(96, 11, stride=4, padding=(0, 3), after=LRN_POOL),
