@@ -23,7 +23,13 @@ from alexnet_jax.data.augment import check_lighting, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import check_mean, mean_of, normalise
-from alexnet_jax.optimizer import Plateau, learning_rate, make_optimizer
+from alexnet_jax.optimizer import (
+    Plateau,
+    check_multipliers,
+    learning_rate,
+    make_optimizer,
+    rates,
+)
 from alexnet_jax.watch import Interrupt, StuckLoss
 from alexnet_jax.workdir import write_config
 
@@ -54,7 +60,7 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(config: ConfigDict) -> TrainState:
     """The state before the first step, a function of config.seed."""
     params = network.init_params(config)
-    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    velocity = make_optimizer(config).init(params)
     return TrainState(jnp.int32(0), params, velocity, Plateau.start())
 
 
@@ -69,7 +75,7 @@ def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.W
     """
     model = network.make_model(config, mesh, weird=parallel.is_weird(config))
     axes, whole = parallel.batch_axes(config), parallel.whole_layers(config)
-    optimizer = make_optimizer(config.momentum, config.weight_decay)
+    optimizer = make_optimizer(config)
 
     def gradients(params: Any, mean: Array, batch: Batch) -> tuple[Any, dict[str, Array]]:
         inputs = normalise(batch, mean, config.data)
@@ -100,8 +106,9 @@ def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.W
     ) -> tuple[TrainState, dict[str, Array]]:
         grads, sums = sharded_gradients(state.params, mean, batch)
         rate = learning_rate(config, images, state.step, state.plateau)
+        each = rates(config, images, state.step, rate, state.params)
         updates, velocity = optimizer.update(
-            grads, state.velocity, state.params, learning_rate=rate
+            grads, state.velocity, state.params, learning_rate=each
         )
         params = optax.apply_updates(state.params, updates)
         new = state.replace(step=state.step + 1, params=params, velocity=velocity)
@@ -135,6 +142,7 @@ def check(config: ConfigDict) -> None:
     parallel.make_mesh(config)
     network.abstract_params(config)
     learning_rate(config, 1, 0, Plateau.start())
+    check_multipliers(config)
     check_mean(config.data)
     check_lighting(config.data.lighting)
 

@@ -58,7 +58,7 @@ def one_step(config_json: str) -> tuple[float, dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng(0)
     shapes = network.abstract_params(config)
     params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.1, p.shape), p.dtype), shapes)
-    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    velocity = make_optimizer(config).init(params)
     state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean_image = rng.uniform(0, 255, (crop + 4, crop + 4, channels)).astype(np.float32)
     mean = mean_of(mean_image, config.data, channels)

@@ -80,7 +80,7 @@ def our_training(
     """Final parameters, losses and rates."""
     mesh = parallel.make_mesh(config)
     step = train.make_train_step(config, mesh, IMAGES)
-    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    velocity = make_optimizer(config).init(params)
     state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean = jnp.asarray(mean_of(pixels.astype(np.float32).mean(0), config.data, 1))
     sharding = parallel.batch_sharding(config, mesh)
