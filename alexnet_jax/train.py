@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import distributed, evaluate, metrics, network, parallel
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.data.augment import check_lighting, margin
+from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import check_mean, mean_of, normalise
@@ -144,7 +144,7 @@ def check(config: ConfigDict) -> None:
     learning_rate(config, 1, 0, Plateau.start())
     check_multipliers(config)
     check_mean(config.data)
-    check_lighting(config.data.lighting)
+    check_draws(config.data)
 
 
 def complete(config: ConfigDict, pack: Pack) -> ConfigDict:

@@ -86,8 +86,11 @@ def paper() -> ConfigDict:
             crop=224,  # 4.1
             random_crop=True,
             flip=True,
+            crop_chunk=1,  # images that follow one another and share a crop and a flip
             lighting="paper",  # 4.1; "source2012" scales by the standard deviations; "none"
-            lighting_std=0.1,
+            lighting_std=0.1,  # 4.1
+            lighting_divisor=1.0,  # of the pixels, as long as there is lighting
+            lighting_end=0,  # epoch, counted from 1, at whose start it ends; 0 = it does not
             mean="image",  # 2: per pixel, under the crop; "center", "channel" or "none"
             scale=1.0,  # inputs are multiplied by this after the mean is subtracted
         )

@@ -68,6 +68,7 @@ def one_step(config_json: str) -> tuple[float, dict[str, Any], dict[str, Any]]:
         "offset": np.array([[0, 4], [4, 1]], np.int32),
         "flip": np.array([False, True]),
         "shift": rng.normal(size=(2, channels)).astype(np.float32),
+        "gain": np.array([1, 0.9], np.float32),
         "example": np.array([0, 1], np.uint32),
     }
     step = train.make_train_step(config, parallel.make_mesh(config), 100)

@@ -48,6 +48,7 @@ def host_batch(step: int) -> dict[str, np.ndarray]:
         "offset": rng.integers(0, 5, (8, 2)).astype(np.int32),
         "flip": rng.integers(0, 2, 8).astype(bool),
         "shift": rng.normal(0, 20, (8, 1)).astype(np.float32),
+        "gain": rng.uniform(0.5, 1, 8).astype(np.float32),
         "example": np.arange(8 * step, 8 * step + 8, dtype=np.uint32),
     }
 
