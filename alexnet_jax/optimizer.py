@@ -75,8 +75,9 @@ def rates(
     """The rate of each parameter at a step: the net's rate times its factors.
 
     `schedule.multipliers` lists (name, epoch, factor): from the start of that epoch on, counted
-    from 1 and not necessarily whole, until the next entry of the same name. A name is a layer's,
-    or "kernel" or "bias" for those of all layers; where both apply, both multiply.
+    from 1 and not necessarily whole, until the next entry of the same name. A name is "conv1" for
+    a layer, "bias" or "kernel" for those of all layers, or "conv1/kernel"; where several names
+    fit a parameter, their factors multiply.
 
     Args:
         config: the whole config.
@@ -90,8 +91,9 @@ def rates(
     """
 
     def one(path: tuple[jax.tree_util.DictKey, ...], _: Any) -> Array:
+        layer, kind = (key.key for key in path)
         own = rate
-        for name in (key.key for key in path):
+        for name in (layer, kind, f"{layer}/{kind}"):
             factor: Array | float = 1.0
             for listed, epoch, value in sorted(
                 config["schedule"]["multipliers"], key=lambda entry: entry[1]
@@ -107,15 +109,16 @@ def rates(
 
 def check_multipliers(config: Mapping[str, Any]) -> None:
     """Raise InputError for a `schedule.multipliers` that is no list of (name, epoch, factor)."""
-    names = [*config["model"]["layers"], "kernel", "bias"]
+    layers, kinds = config["model"]["layers"], ("kernel", "bias")
+    names = [*layers, *kinds, *(f"{layer}/{kind}" for layer in layers for kind in kinds)]
     for entry in config["schedule"]["multipliers"]:
         triple = isinstance(entry, tuple | list) and len(entry) == 3
         numbers = triple and all(isinstance(value, int | float) for value in entry[1:])
         if not (numbers and entry[0] in names and entry[1] >= 1 and entry[2] >= 0):
             raise InputError(
                 f"schedule.multipliers has {entry!r}; expected (name, epoch, factor) with a name "
-                f"of {', '.join(names)}, an epoch of 1 or more, and a factor of 0 (which stops "
-                'the parameters) or more, as in (("conv1", 67, 0.1),)'
+                f"of {', '.join([*layers, *kinds])} or a pair as {names[-1]}, an epoch of 1 or "
+                'more, and a factor of 0 (which stops it) or more, as in (("conv1", 67, 0.1),)'
             )
 
 

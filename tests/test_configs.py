@@ -24,13 +24,12 @@ PACKAGE = Path(alexnet_jax.__file__).parent
 
 
 def variants() -> list[tuple[str, str]]:
-    """Every config file with each word for its data, and each ablation on paper-sized images."""
+    """Every config file with each word for its data; tests/test_variants.py has the ablations."""
     found = []
     for path in sorted(CONFIGS.glob("*.py")):
         module = runpy.run_path(str(path))
         if "get_config" in module:
-            words = ("", *module.get("DATA", ()), *module.get("ABLATIONS", ()))
-            found += [(path.name, word) for word in words]
+            found += [(path.name, word) for word in ("", *module.get("DATA", ()))]
     return found
 
 

@@ -165,6 +165,7 @@ MULTIPLIERS = (
     ("conv1", 8, 1.0),
     ("fc8", 1.25, 10.0),
     ("fc8", 3, 1.0),
+    ("conv2/kernel", 9, 3.0),
     ("bias", 1, 2.0),
     ("bias", 6, 20.0),
 )
@@ -181,7 +182,7 @@ def test_rates_of_layers_and_biases() -> None:
         each = rates(paper, 400, jnp.int32(step), jnp.float32(0.01), NET)
         return [float(each[name][kind]) for name in NET for kind in ("kernel", "bias")]
 
-    for step, conv1, conv2, fc8, bias in [
+    for step, conv1, conv2, fc8, bias in [  # conv2's kernel only
         (0, 1, 1, 1, 2),
         (24, 1, 1, 1, 2),
         (25, 1, 1, 10, 2),
@@ -191,8 +192,10 @@ def test_rates_of_layers_and_biases() -> None:
         (500, 0.5, 1, 1, 20),
         (600, 0, 1, 1, 20),
         (700, 1, 1, 1, 20),
+        (800, 1, 3, 1, 20),
     ]:
-        expected = [0.01 * f * b for f in (conv1, conv2, fc8) for b in (1, bias)]
+        kernel_and_bias = (conv1, conv1 * bias, conv2, bias, fc8, fc8 * bias)
+        expected = [0.01 * factor for factor in kernel_and_bias]
         assert at(step) == pytest.approx(expected, rel=1e-6), step
 
 
@@ -210,7 +213,15 @@ def test_frozen_layer_stands_still() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["fc8", ("conv9", 1, 1.0), ("fc8", 0, 1.0), ("fc8", 1, -1.0), ("fc8", "1", 1.0)]
+    "entry",
+    [
+        "fc8",
+        ("conv9", 1, 1.0),
+        ("fc8/weight", 1, 1.0),
+        ("fc8", 0, 1.0),
+        ("fc8", 1, -1.0),
+        ("fc8", "1", 1.0),
+    ],
 )
 def test_wrong_multipliers(entry: Any) -> None:
     """Catches a misspelt layer whose rate never changes, and epochs counted from 0."""
