@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import distributed, evaluate, metrics, network, parallel
+from alexnet_jax import distributed, evaluate, finetune, metrics, network, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
@@ -223,7 +223,8 @@ def _start(
     """The newest state that can be read, or the initial one; what is not yet recorded.
 
     Raises:
-        InputError: the state comes from other images than the pack has.
+        InputError: the state comes from other images than the pack has, or the parameters of
+            config.init_from do not fit.
     """
     abstract = jax.eval_shape(lambda: init_state(config))
     whole = parallel.whole_layers(config)
@@ -251,7 +252,10 @@ def _start(
     # It runs once: on CPU, optimising the many loops of the random numbers takes far longer.
     quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
     init = jax.jit(lambda: init_state(config), out_shardings=out_shardings, compiler_options=quick)
-    return init(), metrics.Totals()
+    state = init()
+    if config.init_from:
+        state = state.replace(params=finetune.take_over(config, state.params, mesh))
+    return state, metrics.Totals()
 
 
 class _Run:

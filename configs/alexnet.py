@@ -39,6 +39,8 @@ def paper() -> ConfigDict:
     """Sections 3 to 5 of the paper; a field's section stands beside it."""
     config = ConfigDict()
     config.seed = 0
+    config.init_from = ""  # the workdir of a run whose parameters to start from
+    config.init_layers = ()  # which of its layers; () = all whose shapes fit
     config.batch_size = 128  # 5
     config.epochs = 90  # 5: "roughly 90 cycles through the training set"
     config.max_steps = 0  # stop earlier; 0 = do not
