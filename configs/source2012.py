@@ -24,18 +24,32 @@ they logged (top-1 and top-5, ten views, validation of 2012 but for one_column, 
     lrn_conv5         #149, not logged
 
 Each of those runs had epochs of its own; here all keep #145's.
+
+The nets with a sixth convolution, pretrained on more images, are a chain of runs, each of which
+starts from the one before in its default workdir (--config.init_from names another):
+
+    (none)            #145
+    pretrain2009      #146-2009, 10k classes of Fall 2009; takes conv1 … conv5
+    pretrain2011      #146-2011, 22k classes of Fall 2011; takes conv1 … conv6
+    finetune2012      #146-2012-2011, ILSVRC-2012; logged 38.990 % and 16.622 %
+
+The two in the middle read a folder of class folders; on small images (sample,pretrain2009) all
+four see the same ones.
 """
+
+import math
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from configs import alexnet, variants
-from configs.alexnet import paper
+from configs.alexnet import dense, paper
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config of run #145, or that of a variant."""
     config = source2012()
-    variants.apply(config, variant, DATA, variants.ABLATIONS)
+    variants.apply(config, variant, DATA, {**variants.ABLATIONS, **CHAIN})
     return config
 
 
@@ -116,3 +130,86 @@ DATA = {
     "imagenette": alexnet.imagenette,
     **{name: small(alexnet.DATA[name]) for name in ("sample", "fashion_mnist", "cifar10")},
 }
+
+
+def pretrain2009(config: ConfigDict) -> None:
+    """Run #146-2009. It changed rates in the midst of epoch 2 and was killed in its sixth; here
+    they change at the start of epoch 2, and epoch 6 is done."""
+    start_from(config, (), "conv1", "conv2", "conv3", "conv4", "conv5")
+    variants.conv6(config)
+    other_images(config)
+    set_stage(config, epochs=6, fast=("conv6", "fc6", "fc7", "fc8"), until=2)
+
+
+def pretrain2011(config: ConfigDict) -> None:
+    """Run #146-2011, killed in its eighth epoch, which is done here. Its 21,843 classes are told
+    from 2 × 1024 linear units, fc8, which keep the classifier, fc9, small."""
+    convolutions = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
+    start_from(config, ("pretrain2009",), *convolutions)
+    variants.conv6(config)
+    other_images(config)
+    layers = config.model.layers
+    layers.fc9 = layers.fc8
+    layers.fc8 = ConfigDict(dense(layers.fc7.features // 2, bias=0.0, after=()))
+    set_stage(config, epochs=8, fast=("fc6", "fc7", "fc8", "fc9"), until=6)
+
+
+def finetune2012(config: ConfigDict) -> None:
+    """Run #146-2012-2011. Which layers it took over was not logged: here all but the classifier.
+    fc8 was sped up after 300 batches, taken as batches of 128 here."""
+    convolutions = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
+    start_from(config, ("pretrain2011",), *convolutions, "fc6", "fc7")
+    variants.conv6(config)
+    turn = proportion(config)
+    drops = (turn(22), turn(42))
+    config.learning_rate /= 10
+    config.epochs = math.ceil(turn(54)) - 1
+    config.data.lighting_end = math.ceil(turn(38))
+    config.schedule.drop_epochs = drops
+    config.schedule.multipliers = (
+        ("conv1/kernel", 1, 0.1),
+        ("conv1/kernel", turn(5), 0.01),
+        ("conv1", turn(7), 0.0),
+        ("fc8/kernel", turn(1 + 300 * 128 / 1_281_167), 10.0),
+        ("fc8/kernel", turn(9), 1.0),
+        *(("bias", epoch, 20.0 * 10**n) for n, epoch in enumerate((1, *drops))),
+    )
+
+
+def start_from(config: ConfigDict, before: tuple[str, ...], *layers: str) -> None:
+    """Take layers from the run of the variant with these words, in its default workdir."""
+    data = () if config.data.name == "imagenet2012" else (config.data.name,)
+    config.init_from = "/".join(("runs", "-".join(("source2012", *data, *before))))
+    config.init_layers = layers
+
+
+def other_images(config: ConfigDict) -> None:
+    """Of ImageNet, the releases of 2009 and 2011, which the user prepares as class folders."""
+    if config.data.name == "imagenet2012":
+        config.data.name = "folder"
+
+
+def set_stage(config: ConfigDict, *, epochs: int, fast: tuple[str, ...], until: int) -> None:
+    """Rates of the two runs on more images: 0.001, layers that start anew at 0.01 until an epoch.
+
+    Biases are at 0.02, as the files have it; conv6's, which end with 0.002 there, too.
+    """
+    turn = proportion(config)
+    config.learning_rate /= 10
+    config.epochs = math.ceil(turn(epochs + 1)) - 1
+    config.data.lighting_end = 0
+    config.schedule.drop_epochs = ()
+    config.schedule.multipliers = (
+        *((f"{name}/kernel", 1, 10.0) for name in fast),
+        *((f"{name}/kernel", turn(until), 1.0) for name in fast),
+        ("bias", 1, 20.0),
+    )
+
+
+def proportion(config: ConfigDict) -> Callable[[float], float]:
+    """From an epoch of the logs to this config's, whose #145 may have fewer than 90."""
+    share = config.epochs / 90
+    return lambda epoch: 1 + (epoch - 1) * share
+
+
+CHAIN = dict(pretrain2009=pretrain2009, pretrain2011=pretrain2011, finetune2012=finetune2012)

@@ -4,13 +4,15 @@ from functools import cache
 
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
-from test_configs import load
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from test_configs import CONFIGS, load
 from test_variants import differences
 
+from alexnet_jax import collectives, command, describe, network, parallel, train
 from alexnet_jax.optimizer import Plateau, learning_rate, rates
 
-IMAGES = {"": 1_281_167, "2010": 1_261_406}
+IMAGES = {"": 1_281_167, "2010": 1_261_406, "finetune2012": 1_281_167}
 
 # Field by field, what layers-145.cfg, layer-params-145.cfg and convdata_jpeg.py have; in epochs
 # of its log, counted from 1.
@@ -118,6 +120,91 @@ def test_ends_of_the_logs(variant: str, epochs: int, dark: int) -> None:
     """Catches a run that trains in the epoch in which the original was stopped."""
     config = load("source2012.py", variant)
     assert (config.epochs, config.data.lighting_end) == (epochs, dark)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "others", "conv1", "fc8", "biases"),
+    [
+        (1, 1e-3, 1e-4, 1e-2, 2e-2),
+        (4, 1e-3, 1e-4, 1e-2, 2e-2),
+        (5, 1e-3, 1e-5, 1e-2, 2e-2),
+        (7, 1e-3, 0, 1e-2, 2e-2),
+        (9, 1e-3, 0, 1e-3, 2e-2),
+        (22, 1e-4, 0, 1e-4, 2e-2),
+        (42, 1e-5, 0, 1e-5, 2e-2),
+        (53, 1e-5, 0, 1e-5, 2e-2),
+    ],
+)
+def test_rates_of_fine_tuning(
+    epoch: int, others: float, conv1: float, fc8: float, biases: float
+) -> None:
+    """Catches a turn of layer-params-146-2012-2011.cfg that is lost or off by an epoch."""
+    for name, value in each_rate("finetune2012", epoch).items():
+        layer, kind = name.split("/")
+        expected = {"conv1": conv1, "fc8": fc8}.get(layer, others)
+        if kind == "bias":
+            expected = 0 if layer == "conv1" and epoch >= 7 else biases
+        assert value == pytest.approx(expected, rel=1e-5), name
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
+@pytest.mark.parametrize("data", ["", "sample"])
+@pytest.mark.parametrize(
+    ("before", "word", "taken"),
+    [
+        ("", "pretrain2009", ["conv1", "conv2", "conv3", "conv4", "conv5"]),
+        ("pretrain2009", "pretrain2011", ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6"]),
+        ("pretrain2011", "finetune2012", ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6"]),
+    ],
+)
+def test_chain(
+    monkeypatch: pytest.MonkeyPatch, data: str, before: str, word: str, taken: list[str]
+) -> None:
+    """Catches a run that looks for another workdir than the one before it leaves, and layers to
+    take over that this one does not have, or not in this shape."""
+    earlier, variant = (",".join(filter(None, (data, word))) for word in (before, word))
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", values)
+    values(["main", f"--config={CONFIGS / 'source2012.py'}:{earlier}"])
+    monkeypatch.setattr(command, "FLAGS", values)
+    config = load("source2012.py", variant)
+    assert config.init_from == command.default_workdir()
+    dense = ["fc6", "fc7"] if word == "finetune2012" else []
+    assert list(config.init_layers) == [*taken, *dense]
+    config.model.classes = 9
+    earlier_config = load("source2012.py", earlier)
+    earlier_config.model.classes = 7
+    old, new = map(network.abstract_params, (earlier_config, config))
+    for name in config.init_layers:
+        assert old[name]["kernel"].shape == new[name]["kernel"].shape
+
+
+# By hand, with the classes of the releases: conv6 has 590,080 of them.
+@pytest.mark.parametrize(
+    ("word", "classes", "parameters"),
+    [
+        ("pretrain2009", 10_000, 61_555_304 + 9_000 * 4_097),
+        # 2048 linear units between fc7 and the classifier
+        ("pretrain2011", 21_843, 61_555_304 - 4_097_000 + 4_097 * 2_048 + 21_843 * 2_049),
+        ("finetune2012", 1_000, 61_555_304),
+    ],
+)
+def test_parameters_of_the_chain(word: str, classes: int, parameters: int) -> None:
+    """Catches a sixth convolution of another size, and a bottleneck that is missing or in the way
+    of the classifier."""
+    config = load("source2012.py", word)
+    config.model.classes = classes
+    assert sum(row.parameters for row in describe.layers(config)) == parameters
+
+
+@pytest.mark.parametrize("word", ["pretrain2009", "pretrain2011", "finetune2012"])
+def test_chain_trains_on_small_data(word: str) -> None:
+    """Catches a net of the chain whose layers do not fit together, or rates for layers that it
+    does not have. The training step is traced, not compiled."""
+    config = describe.with_classes(load("source2012.py", f"sample,{word}"))
+    config.batch_size = 4
+    train.check(config)
+    collectives.lower_train_step(config, parallel.make_mesh(config))
 
 
 def test_small_net_keeps_the_order_of_steps() -> None:
