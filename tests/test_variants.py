@@ -60,8 +60,14 @@ def differences(left: Any, right: Any, name: str = "") -> set[str]:
     )
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("word", ABLATIONS)
+@pytest.mark.parametrize(
+    ("file", "word"),
+    [
+        *(("alexnet.py", word) for word in ABLATIONS),
+        # whose steps come in another order than the paper's
+        *(("source2012.py", word) for word in ("no_lrn", "lrn_conv5", "no_conv2", "no_conv5")),
+    ],
+)
 def test_ablation_trains_on_small_data(file: str, word: str) -> None:
     """Catches an ablation that changes nothing, and one whose small net does not fit together.
     The training step is traced, not compiled: that would take five seconds for each."""
