@@ -70,6 +70,7 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
         "offset": ((2,), np.int32),
         "flip": ((), bool),
         "shift": ((channels,), np.float32),
+        "gain": ((), np.float32),
         "example": ((), np.uint32),
     }
     batch = {

@@ -45,11 +45,12 @@ def mean_of(mean_image: np.ndarray, data: Mapping[str, Any], channels: int) -> n
 
 
 def normalise(batch: Mapping[str, Array], mean: Array, data: Mapping[str, Any]) -> Array:
-    """Subtract the mean, add the lighting shift, scale.
+    """Subtract the mean, add the lighting shift and take its gain, scale.
 
     Args:
         batch: image (batch, crop, crop, channels) uint8; offset (batch, 2), the crop's
-            first row and column; flip (batch,); and, while training, shift (batch, channels).
+            first row and column; flip (batch,); and, while training, shift (batch, channels)
+            and gain (batch,).
         mean: as `mean_of` gives it.
         data: the `data` part of the config; its `scale` multiplies the result, and 1 keeps
             the units of 0…255 that the paper's initial weights expect.
@@ -68,4 +69,5 @@ def normalise(batch: Mapping[str, Array], mean: Array, data: Mapping[str, Any]) 
     images -= jax.vmap(under)(batch["offset"], batch["flip"]) if aligned else mean
     if "shift" in batch:
         images += batch["shift"][:, None, None, :]
+        images *= batch["gain"][:, None, None, None]
     return images * data["scale"]

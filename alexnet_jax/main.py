@@ -17,7 +17,7 @@ from alexnet_jax import command
 def main(_: list[str]) -> int:
     """The command."""
     # Only now, when the flags are right: these load JAX and TensorFlow.
-    from alexnet_jax import distributed, evaluate, parallel, train
+    from alexnet_jax import distributed, evaluate, finetune, parallel, train
     from alexnet_jax.prepare import prepare
     from alexnet_jax.workdir import check_config, claim
 
@@ -27,6 +27,7 @@ def main(_: list[str]) -> int:
         train.check(config)
         with claim(directory) if distributed.is_first() else nullcontext():
             check_config(directory, config)
+            finetune.check(config, directory)
             pack = prepare(config.data)
             config = train.complete(config, pack)
             if status := train.train(config, pack, directory):

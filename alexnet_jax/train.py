@@ -17,13 +17,19 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import distributed, evaluate, metrics, network, parallel
+from alexnet_jax import distributed, evaluate, finetune, metrics, network, parallel
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.data.augment import check_lighting, margin
+from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import check_mean, mean_of, normalise
-from alexnet_jax.optimizer import Plateau, learning_rate, make_optimizer
+from alexnet_jax.optimizer import (
+    Plateau,
+    check_multipliers,
+    learning_rate,
+    make_optimizer,
+    rates,
+)
 from alexnet_jax.watch import Interrupt, StuckLoss
 from alexnet_jax.workdir import write_config
 
@@ -54,7 +60,7 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(config: ConfigDict) -> TrainState:
     """The state before the first step, a function of config.seed."""
     params = network.init_params(config)
-    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    velocity = make_optimizer(config).init(params)
     return TrainState(jnp.int32(0), params, velocity, Plateau.start())
 
 
@@ -69,7 +75,7 @@ def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.W
     """
     model = network.make_model(config, mesh, weird=parallel.is_weird(config))
     axes, whole = parallel.batch_axes(config), parallel.whole_layers(config)
-    optimizer = make_optimizer(config.momentum, config.weight_decay)
+    optimizer = make_optimizer(config)
 
     def gradients(params: Any, mean: Array, batch: Batch) -> tuple[Any, dict[str, Array]]:
         inputs = normalise(batch, mean, config.data)
@@ -100,8 +106,9 @@ def make_train_step(config: ConfigDict, mesh: Mesh, images: int) -> jax.stages.W
     ) -> tuple[TrainState, dict[str, Array]]:
         grads, sums = sharded_gradients(state.params, mean, batch)
         rate = learning_rate(config, images, state.step, state.plateau)
+        each = rates(config, images, state.step, rate, state.params)
         updates, velocity = optimizer.update(
-            grads, state.velocity, state.params, learning_rate=rate
+            grads, state.velocity, state.params, learning_rate=each
         )
         params = optax.apply_updates(state.params, updates)
         new = state.replace(step=state.step + 1, params=params, velocity=velocity)
@@ -135,8 +142,9 @@ def check(config: ConfigDict) -> None:
     parallel.make_mesh(config)
     network.abstract_params(config)
     learning_rate(config, 1, 0, Plateau.start())
+    check_multipliers(config)
     check_mean(config.data)
-    check_lighting(config.data.lighting)
+    check_draws(config.data)
 
 
 def complete(config: ConfigDict, pack: Pack) -> ConfigDict:
@@ -215,7 +223,8 @@ def _start(
     """The newest state that can be read, or the initial one; what is not yet recorded.
 
     Raises:
-        InputError: the state comes from other images than the pack has.
+        InputError: the state comes from other images than the pack has, or the parameters of
+            config.init_from do not fit.
     """
     abstract = jax.eval_shape(lambda: init_state(config))
     whole = parallel.whole_layers(config)
@@ -243,7 +252,10 @@ def _start(
     # It runs once: on CPU, optimising the many loops of the random numbers takes far longer.
     quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
     init = jax.jit(lambda: init_state(config), out_shardings=out_shardings, compiler_options=quick)
-    return init(), metrics.Totals()
+    state = init()
+    if config.init_from:
+        state = state.replace(params=finetune.take_over(config, state.params, mesh))
+    return state, metrics.Totals()
 
 
 class _Run:

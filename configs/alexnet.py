@@ -13,10 +13,9 @@ VARIANT, after the colon, is the data's word, an ablation's, or several separate
     fashion_mnist  all 70,000 of them from TensorFlow Datasets, the sample's net.
     cifar10        TensorFlow Datasets' cifar10, the sample's net on colour.
 
-Ablations, described at the functions in configs/variants.py:
-
-    one_column     one column with half of the kernels in conv1 … conv4.
-    no_communication  columns that do not see each other.
+The ablations are those of configs/variants.py, the same for every config: no_lrn, lrn_conv5,
+no_overlap, one_column, no_communication, conv6, no_conv2 … no_conv5, tanh, no_dropout,
+no_lighting, no_crops.
 
 Other data: --config.data.name=folder --config.data.dir=DIR (a folder of class folders),
 --config.data.name=idx (IDX files), or the name of any TensorFlow Datasets classification set.
@@ -32,7 +31,7 @@ LRN_POOL = ("relu", "lrn", "pool")
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's config, or that of a variant."""
     config = paper()
-    variants.apply(config, variant, DATA, ABLATIONS)
+    variants.apply(config, variant, DATA, variants.ABLATIONS)
     return config
 
 
@@ -40,12 +39,15 @@ def paper() -> ConfigDict:
     """Sections 3 to 5 of the paper; a field's section stands beside it."""
     config = ConfigDict()
     config.seed = 0
+    config.init_from = ""  # the workdir of a run whose parameters to start from
+    config.init_layers = ()  # which of its layers; () = all whose shapes fit
     config.batch_size = 128  # 5
     config.epochs = 90  # 5: "roughly 90 cycles through the training set"
     config.max_steps = 0  # stop earlier; 0 = do not
     config.learning_rate = 0.01  # 5
     config.momentum = 0.9  # 5
     config.weight_decay = 0.0005  # 5
+    config.decay_biases = True  # 5 does not spare them
     config.schedule = ConfigDict(
         dict(
             rule="epochs",  # or "plateau": when the validation error stops improving
@@ -53,6 +55,10 @@ def paper() -> ConfigDict:
             drop_epochs=(25, 51, 79),  # rule "epochs": the 2012 program's, rounded; 5: three times
             patience=3,  # rule "plateau": validations without a better error
             drops=3,  # rule "plateau": drops at the most
+            # (name, epoch, factor): the rate of a layer, of all kernels or biases, or of
+            # "fc8/kernel", is multiplied from that epoch on, counted from 1.
+            # (("fc8", 1, 10.0),) lets a new fc8 learn faster.
+            multipliers=(),  # 5: "an equal learning rate for all layers"
         )
     )
     config.compute_dtype = "float32"  # or "bfloat16"; parameters stay float32
@@ -82,8 +88,11 @@ def paper() -> ConfigDict:
             crop=224,  # 4.1
             random_crop=True,
             flip=True,
+            crop_chunk=1,  # images that follow one another and share a crop and a flip
             lighting="paper",  # 4.1; "source2012" scales by the standard deviations; "none"
-            lighting_std=0.1,
+            lighting_std=0.1,  # 4.1
+            lighting_divisor=1.0,  # of the pixels, as long as there is lighting
+            lighting_end=0,  # epoch, counted from 1, at whose start it ends; 0 = it does not
             mean="image",  # 2: per pixel, under the crop; "center", "channel" or "none"
             scale=1.0,  # inputs are multiplied by this after the mean is subtracted
         )
@@ -96,6 +105,8 @@ def paper() -> ConfigDict:
             dropout=0.5,  # 4.2
             init="normal",  # 5: N(0, std²); "scaled": N(0, 2 / inputs), for narrow nets
             lrn=dict(size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_size=False),  # 3.3
+            # Of the step "map_norm", which the 2012 program has in layer 2 and the paper nowhere.
+            map_norm=dict(size=5, k=1.0, alpha=1e-3, beta=0.75, alpha_over_size=True),
             pool=dict(window=3, stride=2),  # 3.4
             layers=dict(  # 3.5; features are those of all columns together
                 conv1=conv(96, 11, stride=4, padding=(0, 3), after=LRN_POOL),
@@ -157,21 +168,18 @@ def make_small(config: ConfigDict) -> None:
     config.data.crop = 26
     config.data.scale = 1 / 64  # with scaled kernels every layer's signal is near 1
     config.model.lrn.alpha = 0.4  # the paper's 1e-4 × 64²: as strong as on inputs of 0…255
+    config.model.map_norm.alpha = 4.0
     config.data.lighting = "none"
     config.model.channels = 1
     config.model.init = "scaled"
-    config.model.layers = ConfigDict(
-        dict(
-            conv1=conv(32, 5, padding=(2, 2), after=LRN_POOL),
-            conv2=conv(64, 5, padding=(2, 2), after=LRN_POOL),
-            conv3=conv(96, 3, sees="both"),
-            conv4=conv(96, 3),
-            conv5=conv(64, 3, after=("relu", "pool")),
-            fc6=dense(512, bias=0.0),
-            fc7=dense(512, bias=0.0),
-            fc8=dense(0, bias=0.0, after=()),
-        )
-    )
+    for name, features, kernel in (
+        *(("conv1", 32, 5), ("conv2", 64, 5), ("conv3", 96, 3), ("conv4", 96, 3), ("conv5", 64, 3)),
+        *(("fc6", 512, 0), ("fc7", 512, 0)),
+    ):
+        layer = config.model.layers[name]
+        layer.update(features=features, bias=0.0)
+        if kernel:
+            layer.update(kernel=kernel, stride=1, padding=(kernel // 2, kernel // 2))
 
 
 def imagenette(config: ConfigDict) -> None:
@@ -201,4 +209,3 @@ def cifar10(config: ConfigDict) -> None:
 
 
 DATA = dict(imagenette=imagenette, sample=sample, fashion_mnist=fashion_mnist, cifar10=cifar10)
-ABLATIONS = dict(one_column=variants.one_column, no_communication=variants.no_communication)

@@ -91,6 +91,7 @@ def _our_step(config: ConfigDict) -> Callable[[], None]:
             "offset": random.integers(0, side - crop + 1, (rows, 2), np.int32),
             "flip": random.integers(0, 2, rows).astype(bool),
             "shift": random.normal(0, 5, (rows, channels)).astype(np.float32),
+            "gain": np.ones(rows, np.float32),
             "example": np.arange(rows, dtype=np.uint32),
         },
         parallel.batch_sharding(config, mesh),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from alexnet_jax.data import augment
 from alexnet_jax.errors import InputError
+from configs.alexnet import get_config
 
 # cuda-convnet2, make-data/input_meta: standard deviations and eigenvectors of ILSVRC-2012's RGB.
 ILSVRC_STD = np.array([19.7208, 37.0939, 121.7801])
@@ -26,7 +27,15 @@ GOLDEN_SHIFT = [-0.6595019, 1.2858695, -0.7358001]
 
 def make(**changes):
     arguments: dict[str, Any] = dict(
-        seed=0, count=10, margin=4, random_crop=True, flip=True, lighting=np.zeros((3, 3))
+        seed=0,
+        count=10,
+        margin=4,
+        random_crop=True,
+        flip=True,
+        chunk=1,
+        lighting=np.zeros((3, 3)),
+        lighting_divisor=1.0,
+        lighting_end=0,
     )
     return augment.Augmentation(**(arguments | changes))
 
@@ -50,7 +59,7 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(data, count):
     draws = make(count=count, lighting=lighting)
     order = data.draw(st.permutations(range(size)))
     alone = {i: draws.rows(np.array([first + i])) for i in order}
-    for name in ("index", "offset", "flip", "shift"):
+    for name in ("index", "offset", "flip", "shift", "gain"):
         np.testing.assert_array_equal(
             getattr(together, name),
             np.concatenate([getattr(alone[i], name) for i in range(size)]),
@@ -98,6 +107,47 @@ def test_the_stream_is_what_it_was():
     np.testing.assert_array_equal(rows.offset, GOLDEN_OFFSET)
     np.testing.assert_array_equal(rows.flip, GOLDEN_FLIP)
     np.testing.assert_allclose(rows.shift[0], GOLDEN_SHIFT, rtol=1e-6)
+
+
+def test_chunks_share_crop_and_flip_from_the_start_of_each_epoch():
+    """Mutation: chunks counted from the start of training, or of a batch, which straddle epochs;
+    chunks that share the lighting too, or the image.
+    """
+    alone = make(count=70, lighting=np.eye(3)).rows(np.arange(140))
+    shared = make(count=70, chunk=32, lighting=np.eye(3)).rows(np.arange(140))
+    for start, stop in ((0, 32), (32, 64), (64, 70), (70, 102), (102, 134), (134, 140)):
+        assert (shared.offset[start:stop] == alone.offset[start]).all()
+        assert (shared.flip[start:stop] == alone.flip[start]).all()
+    for name in ("index", "shift", "gain"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(alone, name))
+
+
+def test_lighting_ends_with_its_divisor():
+    """Mutation: epochs counted from 0; a divisor that stays when the lighting is gone, or that
+    is there without any; other draws that change with it.
+    """
+    examples = np.arange(30)
+    light = dict(lighting=np.eye(3), lighting_divisor=1.1)
+    ending, endless = (make(lighting_end=e, **light).rows(examples) for e in (3, 0))
+    assert ending.shift[:20].all()
+    assert not ending.shift[20:].any()
+    np.testing.assert_array_equal(ending.gain, np.repeat([np.float32(1 / 1.1), 1], [20, 10]))
+    assert endless.shift.all()
+    assert (make(lighting_divisor=1.1).rows(examples).gain == 1).all()
+    for name in ("index", "offset", "flip"):
+        np.testing.assert_array_equal(getattr(ending, name), getattr(endless, name))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("crop_chunk", 0), ("lighting_divisor", 0.0), ("lighting_end", -1)]
+)
+def test_wrong_draws(field, value):
+    """Mutation: a chunk of nothing, which divides by zero; a divisor of 0 that blinds the net."""
+    data = get_config("sample").data
+    augment.check_draws(data)
+    data[field] = value
+    with pytest.raises(InputError, match=f"config.data.{field}={value}; expected"):
+        augment.check_draws(data)
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("paper", 5.8), ("source2012", 12.2)])

@@ -24,13 +24,12 @@ PACKAGE = Path(alexnet_jax.__file__).parent
 
 
 def variants() -> list[tuple[str, str]]:
-    """Every config file with each word for its data, and each ablation on paper-sized images."""
+    """Every config file with each word for its data; tests/test_variants.py has the ablations."""
     found = []
     for path in sorted(CONFIGS.glob("*.py")):
         module = runpy.run_path(str(path))
         if "get_config" in module:
-            words = ("", *module.get("DATA", ()), *module.get("ABLATIONS", ()))
-            found += [(path.name, word) for word in words]
+            found += [(path.name, word) for word in ("", *module.get("DATA", ()))]
     return found
 
 
@@ -58,7 +57,7 @@ def one_step(config_json: str) -> tuple[float, dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng(0)
     shapes = network.abstract_params(config)
     params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.1, p.shape), p.dtype), shapes)
-    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    velocity = make_optimizer(config).init(params)
     state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean_image = rng.uniform(0, 255, (crop + 4, crop + 4, channels)).astype(np.float32)
     mean = mean_of(mean_image, config.data, channels)
@@ -68,6 +67,7 @@ def one_step(config_json: str) -> tuple[float, dict[str, Any], dict[str, Any]]:
         "offset": np.array([[0, 4], [4, 1]], np.int32),
         "flip": np.array([False, True]),
         "shift": rng.normal(size=(2, channels)).astype(np.float32),
+        "gain": np.array([1, 0.9], np.float32),
         "example": np.array([0, 1], np.uint32),
     }
     step = train.make_train_step(config, parallel.make_mesh(config), 100)

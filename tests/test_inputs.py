@@ -22,6 +22,7 @@ def random_batch(channels: int, shift: bool) -> dict[str, np.ndarray]:
     }
     if shift:
         batch["shift"] = rng.normal(size=(5, channels)).astype(np.float32)
+        batch["gain"] = rng.uniform(0.5, 1, 5).astype(np.float32)
     return batch
 
 
@@ -41,7 +42,8 @@ def plain(batch: dict[str, np.ndarray], mean_image: np.ndarray, data: dict[str, 
             "none": 0.0,
         }[data["mean"]]
         shift = batch["shift"][b, c] if "shift" in batch else 0.0
-        out[b, y, x, c] = (float(image[b, y, x, c]) - mean + shift) * data["scale"]
+        gain = batch["gain"][b] if "gain" in batch else 1.0
+        out[b, y, x, c] = (float(image[b, y, x, c]) - mean + shift) * gain * data["scale"]
     return out
 
 
@@ -49,7 +51,7 @@ def plain(batch: dict[str, np.ndarray], mean_image: np.ndarray, data: dict[str, 
 @pytest.mark.parametrize(("shift", "scale"), [(True, 1.0), (False, 0.25), (True, 0.25)])
 @pytest.mark.parametrize(("grey", "channels"), [(1, 1), (1, 3), (3, 3)])
 def test_against_plain_loop(kind: str, shift: bool, scale: float, grey: int, channels: int) -> None:
-    """Catches a mean not cut or not flipped with the crop, and a shift that escapes the scale."""
+    """Catches a mean not cut or not flipped with the crop, a shift that escapes gain or scale."""
     data = {"mean": kind, "crop": CROP, "scale": scale}
     mean_image = np.random.default_rng(1).uniform(0, 255, (SIDE, SIDE, grey)).astype(np.float32)
     batch = random_batch(channels, shift)

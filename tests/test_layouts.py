@@ -48,6 +48,7 @@ def host_batch(step: int) -> dict[str, np.ndarray]:
         "offset": rng.integers(0, 5, (8, 2)).astype(np.int32),
         "flip": rng.integers(0, 2, 8).astype(bool),
         "shift": rng.normal(0, 20, (8, 1)).astype(np.float32),
+        "gain": rng.uniform(0.5, 1, 8).astype(np.float32),
         "example": np.arange(8 * step, 8 * step + 8, dtype=np.uint32),
     }
 
@@ -55,7 +56,7 @@ def host_batch(step: int) -> dict[str, np.ndarray]:
 def start(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[train.TrainState, jax.Array]:
     """The first state and the mean image, where the trainer puts them."""
     params = jax.tree.map(jnp.float32, random_params(config))
-    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    velocity = make_optimizer(config).init(params)
     state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean = np.random.default_rng(9).uniform(100, 150, (28, 28, 1)).astype(np.float32)
     layout = parallel.shardings(state, mesh, parallel.whole_layers(config))

@@ -1,4 +1,4 @@
-"""LRN against PyTorch's, in float64."""
+"""Normalisation across and within maps against PyTorch, in float64."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.models.lrn import lrn
+from alexnet_jax.models.lrn import lrn, map_norm
 
 PAPER = (5, 2.0, 1e-4, 0.75)
 
@@ -93,3 +93,32 @@ def test_even_size_is_refused() -> None:
     """Catches an even window, which PyTorch accepts and shifts to one side."""
     with pytest.raises(ValueError, match="odd, got 4"):
         lrn(jnp.ones((1, 1, 1, 8)), 4, 2.0, 1e-4, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "k", "beta"),
+    [(7, 6, 5, 1.0, 0.75), (2, 7, 5, 2.0, 0.5), (4, 1, 3, 1.0, 0.75)],
+)
+def test_map_norm(height: int, width: int, size: int, k: float, beta: float) -> None:
+    """Catches a window over other axes, one that is not cut off at the edges of the map, and a
+    gradient that does not reach the neighbours. PyTorch's average pool is the sum of a window,
+    zeros beyond the edge, over size²."""
+    rng, alpha = np.random.default_rng(0), 0.3
+    x, cotangent = 3 * rng.normal(size=(2, 2, height, width, 3))
+    with jax.enable_x64(True):
+
+        @jax.jit
+        def ours(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value, vjp = jax.vjp(lambda a: map_norm(a, size, k, alpha, beta), x)
+            return value, vjp(cotangent)[0]
+
+        value, gradient = ours(jnp.asarray(x), jnp.asarray(cotangent))
+    a = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    mean = torch.nn.functional.avg_pool2d(a**2, size, stride=1, padding=size // 2)
+    b = a / (k + alpha * size**2 * mean) ** beta
+    b.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
+    assert a.grad is not None
+    # Float64 throughout; sums of a few terms differ in their last digits only.
+    np.testing.assert_allclose(value, np.moveaxis(b.detach().numpy(), 1, -1), rtol=1e-12)
+    expected = np.moveaxis(a.grad.numpy(), 1, -1)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-12)

@@ -10,7 +10,13 @@ import pytest
 import torch_twin
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.optimizer import Plateau, learning_rate, make_optimizer
+from alexnet_jax.optimizer import (
+    Plateau,
+    check_multipliers,
+    learning_rate,
+    make_optimizer,
+    rates,
+)
 
 IMAGENET = 1281167
 RATES = [0.01, 0.01, 0.01, 0.001, 0.001, 0.0001]
@@ -55,7 +61,7 @@ def plain() -> dict[str, np.ndarray]:
 
 def test_update_rule() -> None:
     """Catches the rate outside of the velocity, no decay on biases, and a wrong sign."""
-    got, expected = descend(make_optimizer(0.9, 0.0005), in_update=True), plain()
+    got, expected = descend(make_optimizer(config()), in_update=True), plain()
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-13)
 
@@ -137,3 +143,88 @@ def test_unknown_rule() -> None:
     """Catches a misspelt rule that leaves the rate constant."""
     with pytest.raises(InputError, match=r"schedule\.rule is 'epoch'"):
         rate(config(rule="epoch"), 0)
+
+
+def test_biases_need_not_decay() -> None:
+    """Catches a decay of biases where config.decay_biases is off, and weights that lose theirs."""
+    spared = config()
+    spared.decay_biases = False
+    got, expected, zero = descend(make_optimizer(spared), in_update=True), plain(), start()
+    np.testing.assert_allclose(got["kernel"], expected["kernel"], rtol=1e-13)
+    velocity = np.zeros(4)
+    for rate, gradient in zip(RATES, gradients(), strict=True):
+        velocity = 0.9 * velocity - rate * gradient["bias"]
+        zero["bias"] = zero["bias"] + velocity
+    np.testing.assert_allclose(got["bias"], zero["bias"], rtol=1e-13)
+
+
+# conv1 slows down, is frozen, and goes on; fc8 starts fast within epoch 1; biases have their own.
+MULTIPLIERS = (
+    ("conv1", 7, 0.0),
+    ("conv1", 5, 0.5),
+    ("conv1", 8, 1.0),
+    ("fc8", 1.25, 10.0),
+    ("fc8", 3, 1.0),
+    ("conv2/kernel", 9, 3.0),
+    ("bias", 1, 2.0),
+    ("bias", 6, 20.0),
+)
+NET = {name: {"kernel": np.ones(2), "bias": np.ones(1)} for name in ("conv1", "conv2", "fc8")}
+
+
+def test_rates_of_layers_and_biases() -> None:
+    """Catches factors that do not multiply, take effect a step off, are taken in the order in
+    which they are listed, or reach other layers. 100 steps an epoch, by hand."""
+    paper = config(multipliers=MULTIPLIERS)
+    paper.batch_size = 4
+
+    def at(step: int) -> list[float]:
+        each = rates(paper, 400, jnp.int32(step), jnp.float32(0.01), NET)
+        return [float(each[name][kind]) for name in NET for kind in ("kernel", "bias")]
+
+    for step, conv1, conv2, fc8, bias in [  # conv2's kernel only
+        (0, 1, 1, 1, 2),
+        (24, 1, 1, 1, 2),
+        (25, 1, 1, 10, 2),
+        (199, 1, 1, 10, 2),
+        (200, 1, 1, 1, 2),
+        (400, 0.5, 1, 1, 2),
+        (500, 0.5, 1, 1, 20),
+        (600, 0, 1, 1, 20),
+        (700, 1, 1, 1, 20),
+        (800, 1, 3, 1, 20),
+    ]:
+        kernel_and_bias = (conv1, conv1 * bias, conv2, bias, fc8, fc8 * bias)
+        expected = [0.01 * factor for factor in kernel_and_bias]
+        assert at(step) == pytest.approx(expected, rel=1e-6), step
+
+
+def test_frozen_layer_stands_still() -> None:
+    """Catches a frozen layer that its velocity carries on, and weight decay that moves it."""
+    optimizer = make_optimizer(config())
+    params = jax.tree.map(jnp.asarray, NET)
+    gradient = jax.tree.map(jnp.ones_like, params)
+    _, state = optimizer.update(gradient, optimizer.init(params), params, learning_rate=0.1)
+    each = rates(config(multipliers=(("conv1", 1, 0.0),)), 1, 0, jnp.float32(0.1), NET)
+    updates, _ = optimizer.update(gradient, state, params, learning_rate=each)
+    assert not np.any(updates["conv1"]["kernel"])
+    assert not np.any(updates["conv1"]["bias"])
+    assert np.all(updates["conv2"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "fc8",
+        ("conv9", 1, 1.0),
+        ("fc8/weight", 1, 1.0),
+        ("fc8", 0, 1.0),
+        ("fc8", 1, -1.0),
+        ("fc8", "1", 1.0),
+    ],
+)
+def test_wrong_multipliers(entry: Any) -> None:
+    """Catches a misspelt layer whose rate never changes, and epochs counted from 0."""
+    check_multipliers(config(multipliers=MULTIPLIERS))
+    with pytest.raises(InputError, match=r"schedule\.multipliers has .*; expected \(name, epoch"):
+        check_multipliers(config(multipliers=(entry,)))

@@ -26,7 +26,7 @@ from alexnet_jax.data.sources import hold_out, open_source
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
 
-KEYS = {"image", "label", "offset", "flip", "shift", "example"}
+KEYS = {"image", "label", "offset", "flip", "shift", "gain", "example"}
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ def lowered():
         "offset": jax.ShapeDtypeStruct((rows, 2), np.int32),
         "flip": jax.ShapeDtypeStruct((rows,), bool),
         "shift": jax.ShapeDtypeStruct((rows, 1), np.float32),
+        "gain": jax.ShapeDtypeStruct((rows,), np.float32),
         "example": jax.ShapeDtypeStruct((rows,), np.uint32),
     }
     mean = jax.ShapeDtypeStruct((28, 28, 1), np.float32)

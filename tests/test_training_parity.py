@@ -36,6 +36,7 @@ def draws(rng: np.random.Generator, step: int) -> dict[str, np.ndarray]:
         "offset": rng.integers(0, 5, (8, 2)).astype(np.int32),
         "flip": rng.integers(0, 2, 8).astype(bool),
         "shift": rng.normal(0, 10, (8, 1)).astype(np.float32),
+        "gain": rng.uniform(0.8, 1, 8).astype(np.float32),
     }
 
 
@@ -55,6 +56,7 @@ def our_batch(
         "offset": drawn["offset"],
         "flip": drawn["flip"],
         "shift": drawn["shift"],
+        "gain": drawn["gain"],
         "example": np.arange(8, dtype=np.uint32),
     }
 
@@ -70,7 +72,7 @@ def torch_images(drawn: dict[str, np.ndarray], pixels: np.ndarray) -> torch.Tens
         top, left = drawn["offset"][row]
         image = torch.tensor(whole[index]).permute(2, 0, 1)[:, top : top + 24, left : left + 24]
         image = image.flip(-1) if drawn["flip"][row] else image
-        images.append(image + float(drawn["shift"][row, 0]))
+        images.append(drawn["gain"][row] * (image + float(drawn["shift"][row, 0])))
     return 0.5 * torch.stack(images).float()
 
 
@@ -80,7 +82,7 @@ def our_training(
     """Final parameters, losses and rates."""
     mesh = parallel.make_mesh(config)
     step = train.make_train_step(config, mesh, IMAGES)
-    velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
+    velocity = make_optimizer(config).init(params)
     state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean = jnp.asarray(mean_of(pixels.astype(np.float32).mean(0), config.data, 1))
     sharding = parallel.batch_sharding(config, mesh)

@@ -29,13 +29,15 @@ class Rows:
     """The draws of some examples, in their order.
 
     index (b,) int64: which image of the split; offset (b, 2) int32: top and left of the crop;
-    flip (b,) bool; shift (b, channels) float32: added to every pixel, 0-255 units.
+    flip (b,) bool; shift (b, channels) float32: added to every pixel, 0-255 units; gain (b,)
+    float32: the pixels, mean subtracted and shift added, are multiplied by it.
     """
 
     index: np.ndarray
     offset: np.ndarray
     flip: np.ndarray
     shift: np.ndarray
+    gain: np.ndarray
 
 
 class Augmentation:
@@ -47,7 +49,11 @@ class Augmentation:
       margin: pack side - crop; offsets are 0 … margin, both included.
       random_crop: False takes the central crop.
       flip: False never mirrors.
+      chunk: so many images that follow one another share a crop and a flip, counted from the
+        first of the epoch; 1 for each its own.
       lighting: (channels, channels), shift = lighting @ normals; see `lighting_matrix`.
+      lighting_divisor: the gain is 1 / lighting_divisor while there is lighting.
+      lighting_end: the epoch, counted from 1, at whose start lighting and divisor end; 0 never.
     """
 
     def __init__(
@@ -58,7 +64,10 @@ class Augmentation:
         margin: int,
         random_crop: bool,
         flip: bool,
+        chunk: int,
         lighting: np.ndarray,
+        lighting_divisor: float,
+        lighting_end: int,
     ):
         """See the class."""
         if count < 1 or margin < 0:
@@ -68,7 +77,10 @@ class Augmentation:
         self._margin = margin
         self._random_crop = random_crop
         self._flip = flip
+        self._chunk = chunk
         self._lighting = lighting
+        self._lighting_divisor = lighting_divisor
+        self._lighting_end = lighting_end
         self._epochs: dict[int, Rows] = {}
         self._lock = threading.Lock()
 
@@ -102,11 +114,14 @@ class Augmentation:
         flip = np.zeros(count, bool)
         if self._flip:
             flip = _bits(self._seed, epoch, _FLIP, count) >> np.uint64(63) == 1
-        shift = np.zeros((count, channels), np.float32)
-        if self._lighting.any():
+        first = np.arange(count) // self._chunk * self._chunk  # of each image's chunk
+        offset, flip = offset[first], flip[first]
+        shift, gain = np.zeros((count, channels), np.float32), np.ones(count, np.float32)
+        if self._lighting.any() and not 0 < self._lighting_end <= epoch + 1:
             normals = _normals(self._seed, epoch, _LIGHT, count * channels)
             shift = (normals.reshape(count, channels) @ self._lighting.T).astype(np.float32)
-        return Rows(order, offset, flip, shift)
+            gain[:] = 1 / self._lighting_divisor
+        return Rows(order, offset, flip, shift, gain)
 
 
 def margin(pack: "Pack", data: ConfigDict, channels: int) -> int:
@@ -132,6 +147,14 @@ def margin(pack: "Pack", data: ConfigDict, channels: int) -> int:
             f"network {channels}; set --config.model.channels={pack.channels}"
         )
     return pack.side - data.crop
+
+
+def check_draws(data: ConfigDict) -> None:
+    """Raise InputError for fields of config.data that say how to draw, and are wrong."""
+    check_lighting(data.lighting)
+    for name, least in (("crop_chunk", 1), ("lighting_divisor", 1), ("lighting_end", 0)):
+        if data[name] < least:
+            raise InputError(f"--config.data.{name}={data[name]}; expected {least} or more")
 
 
 def check_lighting(rule: str) -> None:

@@ -48,7 +48,7 @@ def train_batches(
 
     Args:
       pack: the images.
-      data: config.data; crop, random_crop, flip, lighting and lighting_std are read.
+      data: config.data; crop, random_crop, flip, crop_chunk and lighting* are read.
       seed: of the draws.
       batch_size: of all processes together.
       first_step: any step; nothing before it is read.
@@ -59,8 +59,8 @@ def train_batches(
 
     Yields:
       image (b, crop, crop, channels) uint8; label (b,) int32; offset (b, 2) int32, top and left
-      of the crop; flip (b,) bool; shift (b, channels) float32, 0-255 units; example (b,) uint32,
-      g modulo 2^32.
+      of the crop; flip (b,) bool; shift (b, channels) float32, 0-255 units; gain (b,) float32;
+      example (b,) uint32, g modulo 2^32.
 
     Raises:
       InputError: the images are smaller than the crop or have other channels than the network.
@@ -73,9 +73,12 @@ def train_batches(
         margin=margin(pack, data, channels),
         random_crop=data.random_crop,
         flip=data.flip,
+        chunk=data.crop_chunk,
         lighting=lighting_matrix(
             pack.covariance, rule=data.lighting, std=data.lighting_std, channels=channels
         ),
+        lighting_divisor=data.lighting_divisor,
+        lighting_end=data.lighting_end,
     )
     steps = range(first_step, last_step)
 
@@ -94,6 +97,7 @@ def train_batches(
                 offset=drawn.offset,
                 flip=drawn.flip,
                 shift=drawn.shift,
+                gain=drawn.gain,
                 example=example.astype(np.uint32),
             )
 

@@ -22,11 +22,11 @@ from alexnet_jax.models.columns import (
     trade_batch_for_columns,
 )
 from alexnet_jax.models.dropout import drop, expect
-from alexnet_jax.models.lrn import lrn
+from alexnet_jax.models.lrn import lrn, map_norm
 from alexnet_jax.models.pooling import max_pool
 
 Sight = Literal["own", "both"]
-Step = Literal["relu", "tanh", "lrn", "pool", "dropout"]
+Step = Literal["relu", "tanh", "lrn", "map_norm", "pool", "dropout"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,20 @@ class Dense:
 
 @dataclass(frozen=True)
 class LRN:
-    """Local response normalisation; `alpha_over_size` divides alpha by size, as Caffe does."""
+    """Local response normalisation, over `size` maps or `size` × `size` pixels of one map.
+
+    `alpha_over_size` divides alpha by the number of activities in a window, as Caffe does.
+    """
 
     size: int
     k: float
     alpha: float
     beta: float
     alpha_over_size: bool
+
+    def share(self, activities: int) -> float:
+        """The factor of each square, of so many in a window."""
+        return self.alpha / activities if self.alpha_over_size else self.alpha
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class ModelConfig:
         channels: of the images.
         classes: outputs of the last layer.
         dropout: the probability that a unit is dropped.
+        lrn: of the step of this name, across maps; map_norm: of the one within a map.
         init: "normal" draws kernels from N(0, std²) with each layer's std, as the paper;
             "scaled" from N(0, 2 / inputs of a unit), which a narrow net needs.
         layers: convolutions, then fully-connected layers; the last one classifies.
@@ -95,6 +103,7 @@ class ModelConfig:
     dropout: float
     init: Literal["normal", "scaled"]
     lrn: LRN
+    map_norm: LRN
     pool: Pool
     layers: tuple[Conv | Dense, ...]
 
@@ -117,6 +126,7 @@ class ModelConfig:
             "model",
             config,
             lrn=_build(LRN, "model.lrn", config["lrn"]),
+            map_norm=_build(LRN, "model.map_norm", config["map_norm"]),
             pool=_build(Pool, "model.pool", config["pool"]),
             layers=layers,
         )
@@ -127,10 +137,10 @@ class ModelConfig:
         """Raise InputError for sizes and words that do not make a network."""
         _known("model.init", self.init, ("normal", "scaled"))
         _positive("model", self, "columns", "channels")
-        _positive("model.lrn", self.lrn, "size")
         _positive("model.pool", self.pool, "window", "stride")
-        if self.lrn.size % 2 == 0:
-            raise InputError(f"model.lrn.size is {self.lrn.size}; expected an odd number of maps")
+        for where, norm in (("model.lrn", self.lrn), ("model.map_norm", self.map_norm)):
+            if norm.size < 1 or norm.size % 2 == 0:
+                raise InputError(f"{where}.size is {norm.size}; expected an odd number, 1 or more")
         if self.pool.stride > self.pool.window:
             raise InputError(
                 f"model.pool.stride is {self.pool.stride}; expected at most the window, "
@@ -266,8 +276,12 @@ class AlexNet(nn.Module):
             return [jnp.tanh(column) for column in columns]
         if step == "lrn":
             norm = config.lrn
-            alpha = norm.alpha / norm.size if norm.alpha_over_size else norm.alpha
-            return [lrn(column, norm.size, norm.k, alpha, norm.beta) for column in columns]
+            rule = norm.size, norm.k, norm.share(norm.size), norm.beta
+            return [lrn(column, *rule) for column in columns]
+        if step == "map_norm":
+            norm = config.map_norm
+            rule = norm.size, norm.k, norm.share(norm.size**2), norm.beta
+            return [map_norm(column, *rule) for column in columns]
         if step == "pool":
             return [max_pool(column, config.pool.window, config.pool.stride) for column in columns]
         if not train:

@@ -1,13 +1,12 @@
-"""Local response normalisation (paper, section 3.3)."""
+"""Local response normalisation: across maps (paper, section 3.3) and within a map."""
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
     """Divide each activity by a power of the squares of its neighbours' maps.
 
@@ -27,48 +26,83 @@ def lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
     Raises:
         ValueError: an even size, whose window has no centre.
     """
-    return _forward(x, size, k, alpha, beta)[0]
+    return _divide(x, (-1,), size, k, alpha, beta)
 
 
-def _forward(x: Array, size: int, k: float, alpha: float, beta: float) -> tuple[Array, Array]:
+def map_norm(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
+    """Divide each activity by a power of the squares around it in its own map.
+
+    As `lrn`, but the sum is over the size × size activities around each, cut off at the edges of
+    the map. The 2012 program has it in layer 2 (`rnorm`, layers/layers-145.cfg), the paper not.
+
+    Args:
+        x: activities (..., height, width, maps) of any float type.
+        size: pixels a side of the window, odd.
+
+    Returns and raises as `lrn`.
+    """
+    return _divide(x, (-3, -2), size, k, alpha, beta)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _divide(
+    x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
+) -> Array:
+    return _forward(x, axes, size, k, alpha, beta)[0]
+
+
+def _forward(
+    x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
+) -> tuple[Array, Array]:
     if size % 2 == 0:
         raise ValueError(f"LRN size must be odd, got {size}")
-    return (_wide(x) * _power(_scale(x, size, k, alpha), -beta)).astype(x.dtype), x
+    scale = _scale(x, axes, size, k, alpha)
+    return (_wide(x) * _power(scale, -beta)).astype(x.dtype), x
 
 
 def _backward(
-    size: int, k: float, alpha: float, beta: float, x: Array, gradient: Array
+    axes: tuple[int, ...],
+    size: int,
+    k: float,
+    alpha: float,
+    beta: float,
+    x: Array,
+    gradient: Array,
 ) -> tuple[Array]:
     """d_i = g_i s_i^-beta - 2 alpha beta a_i sum_j g_j a_j s_j^-(beta + 1), s = k + alpha sum a².
 
     Only x is kept from the forward pass: s costs less to compute again than to store.
     """
     wide, g = _wide(x), _wide(gradient)
-    scale = _scale(x, size, k, alpha)
+    scale = _scale(x, axes, size, k, alpha)
     direct = g * _power(scale, -beta)
-    through = _window_sum(direct * wide / scale, size)
+    through = _window_sum(direct * wide / scale, axes, size)
     return ((direct - 2 * alpha * beta * wide * through).astype(x.dtype),)
 
 
-lrn.defvjp(_forward, _backward)
+_divide.defvjp(_forward, _backward)
 
 
-def _scale(x: Array, size: int, k: float, alpha: float) -> Array:
-    return k + alpha * _window_sum(jnp.square(_wide(x)), size)
+def _scale(x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float) -> Array:
+    return k + alpha * _window_sum(jnp.square(_wide(x)), axes, size)
 
 
 def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _window_sum(x: Array, size: int) -> Array:
-    """Sum over the `size` nearest maps (last axis), fewer at both ends."""
-    maps, reach = x.shape[-1], size // 2
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(reach, reach)])
+def _window_sum(x: Array, axes: tuple[int, ...], size: int) -> Array:
+    """Sum over windows of `size` along each of the axes, smaller at both ends."""
+    return reduce(lambda total, axis: _sum_along(total, axis % x.ndim, size), axes, x)
+
+
+def _sum_along(x: Array, axis: int, size: int) -> Array:
+    count, reach = x.shape[axis], size // 2
+    padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)])
     total = x
     for shift in range(size):
         if shift != reach:
-            total = total + lax.slice_in_dim(padded, shift, shift + maps, axis=-1)
+            total = total + lax.slice_in_dim(padded, shift, shift + count, axis=axis)
     return total
 
 

@@ -1,0 +1,152 @@
+"""The network once more, in NumPy and float64, by loops over columns, windows and maps.
+
+Written from the definitions of the layers: the paper's section 3 and the 2012 program's
+layers-145.cfg. It shares nothing with the package but the layout of the parameters:
+
+    conv   kernel (columns, height, width, maps in, maps out), bias (columns, maps out)
+    fc6    kernel (columns, a column's units in, all units out), bias (columns, units out)
+    fc7    kernel (columns, all units in, a column's units out), bias (columns, units out)
+    fc8    kernel (columns, a column's units in, classes), bias (classes,)
+
+Units that come from maps are numbered by row, then by place in the row, then by map.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Columns = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row of a net's table; `pad` is pixels of zeros before and after."""
+
+    name: str
+    steps: str = "relu"
+    stride: int = 1
+    pad: tuple[int, int] = (1, 1)
+    both: bool = False
+
+
+@dataclass(frozen=True)
+class Net:
+    """Convolutions, what follows each, and the constants of the normalisations.
+
+    `alpha` is the factor of one square, whatever a program divides by on the way.
+    """
+
+    layers: list[Layer]
+    alpha: float
+    k: float = 2.0
+    beta: float = 0.75
+    reach: int = 2  # maps on either side
+    map_alpha: float = 0.0
+    dense: list[str] = field(default_factory=lambda: ["fc6", "fc7"])
+
+
+PAPER = Net(
+    [
+        Layer("conv1", "relu lrn pool", stride=4, pad=(0, 3)),
+        Layer("conv2", "relu lrn pool", pad=(2, 2)),
+        Layer("conv3", both=True),
+        Layer("conv4"),
+        Layer("conv5", "relu pool"),
+    ],
+    alpha=1e-4,
+)
+RUN_145 = Net(
+    [
+        Layer("conv1", "lrn pool relu", stride=4, pad=(0, 3)),
+        Layer("conv2", "relu lrn map_norm pool", pad=(2, 2)),
+        Layer("conv3", both=True),
+        Layer("conv4"),
+        Layer("conv5", "pool relu"),
+    ],
+    alpha=1e-4 / 5,
+    map_alpha=1e-3 / 25,
+)
+
+
+def forward(net: Net, params: Any, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Every activation of one image (height, width, channels), each (columns, …), and fc8."""
+    columns = [image.astype(np.float64)] * len(params["conv1"]["bias"])
+    seen: dict[str, Columns] = {}
+    for layer in net.layers:
+        if layer.both:
+            columns = [np.concatenate(columns, axis=-1)] * len(columns)
+        columns = seen[layer.name] = [
+            convolve(x, params[layer.name]["kernel"][c], params[layer.name]["bias"][c], layer)
+            for c, x in enumerate(columns)
+        ]
+        for step in layer.steps.split():
+            columns = seen[f"{layer.name}_{step}"] = [STEPS[step](x, net) for x in columns]
+    columns = [x.reshape(-1) for x in columns]
+    for name in net.dense:
+        kernel, bias = (params[name][kind].astype(np.float64) for kind in ("kernel", "bias"))
+        if kernel.shape[1] == len(columns[0]):  # a column's units to all
+            every = sum(x @ kernel[c] for c, x in enumerate(columns))
+            width = bias.shape[1]
+            columns = [every[c * width : (c + 1) * width] for c in range(len(columns))]
+        else:
+            everything = np.concatenate(columns)
+            columns = [everything @ kernel[c] for c in range(len(columns))]
+        columns = seen[name] = [x + bias[c] for c, x in enumerate(columns)]
+        columns = seen[f"{name}_relu"] = [np.maximum(x, 0) for x in columns]
+        columns = seen[f"{name}_dropout"] = [0.5 * x for x in columns]  # section 4.2, at test
+    kernel, bias = (params["fc8"][kind].astype(np.float64) for kind in ("kernel", "bias"))
+    logits = bias + sum(x @ kernel[c] for c, x in enumerate(columns))
+    return {**{name: np.stack(xs) for name, xs in seen.items()}, "fc8": logits}
+
+
+def convolve(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, layer: Layer) -> np.ndarray:
+    """Window by window: all kernels times what they see."""
+    before, after = layer.pad
+    padded = np.pad(x, [(before, after), (before, after), (0, 0)])
+    side, kernel = kernel.shape[0], kernel.astype(np.float64)
+    size = (len(padded) - side) // layer.stride + 1
+    out = np.zeros((size, size, len(bias)))
+    for row in range(size):
+        for place in range(size):
+            top, left = row * layer.stride, place * layer.stride
+            window = padded[top : top + side, left : left + side]
+            out[row, place] = np.tensordot(window, kernel, 3) + bias
+    return out
+
+
+def lrn(x: np.ndarray, net: Net) -> np.ndarray:
+    """Section 3.3, map by map."""
+    out = np.zeros_like(x)
+    last = x.shape[-1] - 1
+    for i in range(last + 1):
+        squares = np.zeros(x.shape[:-1])
+        for j in range(max(0, i - net.reach), min(last, i + net.reach) + 1):
+            squares += x[..., j] ** 2
+        out[..., i] = x[..., i] / (net.k + net.alpha * squares) ** net.beta
+    return out
+
+
+def map_norm(x: np.ndarray, net: Net) -> np.ndarray:
+    """Each activity by the squares in the 5 × 5 around it in its map, as far as they exist."""
+    out = np.zeros_like(x)
+    for row in range(x.shape[0]):
+        for place in range(x.shape[1]):
+            window = x[max(0, row - 2) : row + 3, max(0, place - 2) : place + 3]
+            squares = (window**2).sum((0, 1))
+            out[row, place] = x[row, place] / (1 + net.map_alpha * squares) ** 0.75
+    return out
+
+
+def pool(x: np.ndarray, _: Net) -> np.ndarray:
+    """Section 3.4: windows of 3 × 3, two pixels apart, the last one cut off at the edge."""
+    size = 1 + -(-(len(x) - 3) // 2)
+    out = np.zeros((size, size, x.shape[-1]))
+    for row in range(size):
+        for place in range(size):
+            window = x[2 * row : 2 * row + 3, 2 * place : 2 * place + 3]
+            out[row, place] = window.max((0, 1))
+    return out
+
+
+STEPS = {"relu": lambda x, _: np.maximum(x, 0), "lrn": lrn, "map_norm": map_norm, "pool": pool}
