@@ -94,8 +94,11 @@ def paper() -> ConfigDict:
             channels=3,
             classes=0,  # 0 = as the data has
             dropout=0.5,  # 4.2
+            inverted_dropout=False,  # 4.2: at test "multiply their outputs by 0.5"
             init="normal",  # 5: N(0, std²); "scaled": N(0, 2 / inputs), for narrow nets
-            lrn=dict(size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_size=False),  # 3.3
+            lrn=dict(  # 3.3
+                size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_size=False, across_columns=False
+            ),
             pool=dict(window=3, stride=2),  # 3.4
             layers=dict(  # 3.5; features are those of all columns together
                 conv1=conv(96, 11, stride=4, padding=(0, 3), after=LRN_POOL),
