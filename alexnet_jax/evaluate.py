@@ -125,7 +125,8 @@ def errors(
 
 def _sees(net: Net) -> tuple[Any, ...]:
     """What nets must have in common in order to look at the same images."""
-    fields = ("name", "image_size", "crop", "validation_share", "test_share", "split_seed")
+    shape = ("image_size", "resize", "crop")
+    fields = ("name", *shape, "validation_share", "test_share", "split_seed")
     data = {name: net.config.data[name] for name in fields}
     return net.class_names, data, net.config.model.channels
 

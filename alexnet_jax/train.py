@@ -22,7 +22,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_lighting, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.inputs import check_mean, mean_of, normalise
+from alexnet_jax.inputs import check_mean, check_units, mean_of, normalise
 from alexnet_jax.optimizer import Plateau, learning_rate, make_optimizer
 from alexnet_jax.watch import Interrupt, StuckLoss
 from alexnet_jax.workdir import write_config
@@ -136,6 +136,7 @@ def check(config: ConfigDict) -> None:
     network.abstract_params(config)
     learning_rate(config, 1, 0, Plateau.start())
     check_mean(config.data)
+    check_units(config.data, config.model.channels)
     check_lighting(config.data.lighting)
 
 

@@ -73,6 +73,7 @@ def paper() -> ConfigDict:
             dir="",  # of the source: TensorFlow Datasets' data_dir, a folder, IDX files
             pack_dir="",  # where the prepared pack lies; "" = a cache folder
             image_size=256,  # 2: the shorter side, then the central square
+            resize="crop",  # 2; "squash" scales each side to image_size, as for Caffe's weights
             jpeg_quality=95,
             jpeg_subsampling="4:4:4",
             max_bad_share=0.001,  # unreadable images, as a share of the split, before stopping
@@ -84,8 +85,11 @@ def paper() -> ConfigDict:
             flip=True,
             lighting="paper",  # 4.1; "source2012" scales by the standard deviations; "none"
             lighting_std=0.1,
-            mean="image",  # 2: per pixel, under the crop; "center", "channel" or "none"
+            mean="image",  # 2: per pixel, under the crop; "center", "channel", "given" or "none"
+            given_mean=(),  # mean "given": one number a channel (R, G, B), whatever the images
             scale=1.0,  # inputs are multiplied by this after the mean is subtracted
+            std=(1.0,),  # and divided by this: one number, or one a channel (R, G, B)
+            channel_order="rgb",  # of the inputs; "bgr" for Caffe's weights
         )
     )
     config.model = ConfigDict(
