@@ -53,7 +53,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 def init_state(config: ConfigDict) -> TrainState:
     """The state before the first step, a function of config.seed."""
-    params = network.init_params(config)
+    return first_state(config, network.init_params(config))
+
+
+def first_state(config: ConfigDict, params: Any) -> TrainState:
+    """The state before the first step, from given parameters."""
     velocity = make_optimizer(config.momentum, config.weight_decay).init(params)
     return TrainState(jnp.int32(0), params, velocity, Plateau.start())
 

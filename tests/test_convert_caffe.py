@@ -1,0 +1,105 @@
+"""Caffe's files, read by us and by OpenCV's Caffe importer: the same activations."""
+
+from pathlib import Path
+
+import cv2
+import foreign
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import convert
+from alexnet_jax.evaluate import Net
+from alexnet_jax.models.alexnet import activations
+from alexnet_jax.network import make_model
+from alexnet_jax.predict import predict
+
+QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
+MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
+
+
+def picture() -> np.ndarray:
+    """256×256 RGB pixels with detail of every size."""
+    rng = np.random.default_rng(3)
+    sizes = (4, 16, 64, 256)
+    layers = [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (s, s, 3), np.uint8)).resize((256, 256)))
+        for s in sizes
+    ]
+    return np.mean(layers, axis=0).astype(np.uint8)
+
+
+def stacked(activity: np.ndarray) -> np.ndarray:
+    """Ours (columns, batch, height, width, maps) as (batch, all maps, height, width)."""
+    moved = np.moveaxis(np.asarray(activity), (0, -1), (1, 2))
+    return moved.reshape(len(moved), -1, *moved.shape[3:])
+
+
+def write(folder: Path, sizes: dict[str, int], generation: str, shaped: bool) -> Path:
+    path = folder / "net.caffemodel"
+    arrays = foreign.weights(sizes)
+    path.write_bytes(foreign.caffemodel(sizes, arrays, generation=generation, shaped=shaped))
+    return path
+
+
+def opencv(path: Path, sizes: dict[str, int], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Every layer's output in OpenCV for the central crop of RGB pixels."""
+    files = (foreign.prototxt(sizes).encode(), path.read_bytes())
+    net = cv2.dnn.readNetFromCaffe(*(np.frombuffer(content, np.uint8) for content in files))
+    net.enableFusion(False)
+    crop = np.ascontiguousarray(pixels[14:241, 14:241, ::-1])
+    net.setInput(cv2.dnn.blobFromImage(crop, 1.0, (227, 227), MEAN_BGR))
+    names = [name for name, *_ in foreign.caffe_layers(sizes)]
+    return dict(zip(names, net.forward(names), strict=True))
+
+
+def check(net: Net, theirs: dict[str, np.ndarray], pixels: np.ndarray) -> None:
+    """All activations agree, and the probabilities by way of predict."""
+    seen = pixels[None, 14:241, 14:241, ::-1] - np.array(MEAN_BGR, np.float32)
+    run = jax.jit(activations, static_argnums=0, compiler_options=QUICK)
+    ours = run(make_model(net.config), net.params, seen)
+    renamed = {"relu": "relu", "norm": "lrn", "pool": "pool", "drop": "dropout"}
+    for name, expected in theirs.items():
+        kind, number = name[:-1], name[-1]
+        if name == "prob":
+            continue
+        base = next(n for n in foreign.STEPS if n.endswith(number))
+        got = np.asarray(ours[f"{base}_{renamed[kind]}" if kind in renamed else name])
+        got = got if name == "fc8" else stacked(got)
+        largest = np.abs(expected).max()
+        assert largest > 1e-3
+        # Float32 sums of up to 9,216 terms in another order; LRN by another formula.
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * largest, err_msg=name)
+    (best,) = predict(net, [pixels])
+    for name, probability in best:
+        expected = theirs["prob"][0, net.class_names.index(name)]
+        assert probability == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_against_opencv(tmp_path: Path) -> None:
+    """Catches a wrong field number, groups mixed up, LRN that stops at the columns, RGB for BGR."""
+    path, pixels = write(tmp_path, foreign.SMALL, "layer", shaped=True), picture()
+    net = convert.read(path)
+    assert (net.config.model.columns, net.config.model.classes) == (2, 10)
+    check(net, opencv(path, foreign.SMALL, pixels), pixels)
+
+
+@pytest.mark.parametrize(
+    ("generation", "shaped"), [("layers", True), ("layers", False), ("layer", False)]
+)
+def test_layouts_of_every_generation(tmp_path: Path, generation: str, shaped: bool) -> None:
+    """Catches old types or old sizes read otherwise; OpenCV gives the same logits for all."""
+    path, expected = (
+        write(tmp_path, foreign.SMALL, generation, shaped),
+        foreign.weights(foreign.SMALL),
+    )
+    net = convert.read(path)
+    (tmp_path / "new").mkdir()
+    new = write(tmp_path / "new", foreign.SMALL, "layer", shaped=True)
+    jax.tree.map(np.testing.assert_array_equal, net.params, convert.read(new).params)
+    assert net.config == convert.read(new).config
+    np.testing.assert_array_equal(
+        opencv(path, foreign.SMALL, picture())["fc8"], opencv(new, foreign.SMALL, picture())["fc8"]
+    )
+    assert net.params["conv4"]["kernel"][1, 2, 0, 3, 5] == expected["conv4"][0][6 + 5, 3, 2, 0]
