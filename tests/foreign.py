@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from math import prod
 
 import numpy as np
+from PIL import Image
 
 # bvlc_alexnet with few maps. fc7 has more units than fc6, so that its inputs are gathered.
 SMALL = dict(conv1=8, conv2=12, conv3=8, conv4=12, conv5=8, fc6=24, fc7=48, fc8=10)
@@ -161,3 +162,20 @@ def prototxt(sizes: dict[str, int], crop: int = 227) -> str:
             text += "  dropout_param { dropout_ratio: 0.5 }\n"
         text += "}\n"
     return text
+
+
+def picture() -> np.ndarray:
+    """256×256 RGB pixels with detail of every size."""
+    rng = np.random.default_rng(3)
+    sizes = (4, 16, 64, 256)
+    layers = [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (s, s, 3), np.uint8)).resize((256, 256)))
+        for s in sizes
+    ]
+    return np.mean(layers, axis=0).astype(np.uint8)
+
+
+def stacked(activity: np.ndarray) -> np.ndarray:
+    """Ours (columns, batch, height, width, maps) as (batch, all maps, height, width)."""
+    moved = np.moveaxis(np.asarray(activity), (0, -1), (1, 2))
+    return moved.reshape(len(moved), -1, *moved.shape[3:])

@@ -7,7 +7,7 @@ import foreign
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from foreign import picture, stacked
 
 from alexnet_jax import convert
 from alexnet_jax.evaluate import Net
@@ -17,23 +17,6 @@ from alexnet_jax.predict import predict
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
 MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
-
-
-def picture() -> np.ndarray:
-    """256×256 RGB pixels with detail of every size."""
-    rng = np.random.default_rng(3)
-    sizes = (4, 16, 64, 256)
-    layers = [
-        np.asarray(Image.fromarray(rng.integers(0, 256, (s, s, 3), np.uint8)).resize((256, 256)))
-        for s in sizes
-    ]
-    return np.mean(layers, axis=0).astype(np.uint8)
-
-
-def stacked(activity: np.ndarray) -> np.ndarray:
-    """Ours (columns, batch, height, width, maps) as (batch, all maps, height, width)."""
-    moved = np.moveaxis(np.asarray(activity), (0, -1), (1, 2))
-    return moved.reshape(len(moved), -1, *moved.shape[3:])
 
 
 def write(folder: Path, sizes: dict[str, int], generation: str, shaped: bool) -> Path:

@@ -88,7 +88,6 @@ def configure(config: ConfigDict, stack: Stack) -> ConfigDict:
     config.data.update(stack.data)
     config.model.update(stack.model)
     config.model.columns = max(layer.groups for layer in stack.layers)
-    config.model.channels = stack.layers[0].weight.shape[1]
     config.model.classes = len(stack.layers[-1].weight)
     for layer in stack.layers:
         _configure_layer(config, layer)

@@ -41,7 +41,7 @@ def write(path: Path, net: Net) -> None:
         "format": FORMAT,
         "config": net.config.to_json(),
         "class_names": json.dumps(net.class_names),
-        "axes": json.dumps({name: _axes(array) for name, array in arrays.items()}),
+        "axes": json.dumps({name: _axes(array.ndim) for name, array in arrays.items()}),
     }
     arrays[MEAN] = np.asarray(net.mean_image)
     safetensors.numpy.save_file(
@@ -62,8 +62,9 @@ def read(path: Path, like: ConfigDict) -> Net:
     try:
         config = ConfigDict(json.loads(metadata["config"]))
         class_names = tuple(json.loads(metadata["class_names"]))
+        axes = dict(json.loads(metadata["axes"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} has no config or class names in it: {error}") from None
+        raise InputError(f"{path} has no config, class names or axes in it: {error}") from None
     if wrong := _fields(config) ^ _fields(like):
         raise InputError(f"{path} was made with other config fields: {', '.join(sorted(wrong))}")
     config.parallel = like.parallel  # the devices are those of this machine
@@ -81,6 +82,10 @@ def read(path: Path, like: ConfigDict) -> Net:
             raise InputError(f"{path} has {found} for {name}; expected {expected.get(name)}")
         if arrays[name].dtype != np.float32 or not np.isfinite(arrays[name]).all():
             raise InputError(f"{path} has {name} that is not finite float32; it is damaged")
+    stated = {name: _axes(len(shape)) for name, shape in expected.items()}
+    for name in {**stated, **axes}:
+        if axes.get(name) != stated.get(name):
+            raise InputError(f"{path} states the axes {axes.get(name)} for {name}")
     if len(class_names) != config.model.classes:
         raise InputError(f"{path} names {len(class_names)} of {config.model.classes} classes")
     params: dict[str, dict[str, Any]] = {}
@@ -90,13 +95,13 @@ def read(path: Path, like: ConfigDict) -> Net:
     return Net(config, 0, params, mean, class_names)
 
 
-def _axes(array: np.ndarray) -> str:
+def _axes(dimensions: int) -> str:
     return {
         5: "column, height, width, maps in, maps out",
         3: "column, units in, units out",
         2: "column, maps or units out",
         1: "class",
-    }[array.ndim]
+    }[dimensions]
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

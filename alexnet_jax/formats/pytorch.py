@@ -76,7 +76,7 @@ def _pickled(path: Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} is no state dict of PyTorch's, or is damaged: {first}") from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
