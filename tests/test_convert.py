@@ -173,6 +173,48 @@ def test_a_prefix_is_refused(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("make", MAKERS)
+@settings(deadline=None, max_examples=25)
+@given(place=st.integers(0, 3000), byte=st.integers(0, 255))
+def test_a_changed_byte_is_one_line_at_most(
+    good: Callable[[Callable[[Path], Path]], Path],
+    make: Callable[[Path], Path],
+    place: int,
+    byte: int,
+) -> None:
+    """Catches a traceback for types, names or sizes that are damaged.
+
+    Weights have no checksum in any of these formats: other numbers, if finite, are taken.
+    """
+    content = bytearray(good(make).read_bytes())
+    content[place] = byte
+    path = good(make).with_name(f"flipped{good(make).suffix}")
+    path.write_bytes(content)
+    try:
+        read(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("word", [b"conv3", b"relu1"])
+def test_names_that_are_no_text_are_refused(tmp_path: Path, word: bytes) -> None:
+    """Catches bytes where protobuf finds no UTF-8, which no comparison with names expects."""
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(caffemodel(TINY).replace(word, b"\xff" + word[1:]))
+    with pytest.raises(InputError, match="names are no text"):
+        convert.read(path)
+
+
+def test_attributes_of_another_type_are_refused(tmp_path: Path) -> None:
+    """Catches a TypeError for strides that are a text."""
+    model = zoo(TINY)
+    (strides,) = (a for a in model.graph.node[0].attribute if a.name == "strides")
+    strides.type = onnx.AttributeProto.STRING
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="attribute strides of another type"):
+        convert.read(tmp_path / "net.onnx")
+
+
 @pytest.mark.parametrize("generation", ["layer", "layers"])
 def test_a_prefix_between_layers_is_refused(tmp_path: Path, generation: str) -> None:
     """Catches a net that ends where the file was cut, at the exact end of any of its layers."""

@@ -315,7 +315,13 @@ def _layers(net: Any, source: Path) -> Any:
             f"{source} is in the format before `layers` had types; upgrade it with Caffe's "
             "upgrade_net_proto_binary"
         )
-    return net.layer or net.layers
+    layers = net.layer or net.layers
+    for layer in layers:
+        # What is no UTF-8 comes as bytes; the type may be a number.
+        words = (layer.name, *layer.bottom, *layer.top, layer.type)
+        if any(isinstance(word, bytes) for word in words):
+            raise InputError(f"{source} has a layer {layer.name!r} whose names are no text")
+    return layers
 
 
 def _parse(content: bytes, name: str, path: Path) -> Any:

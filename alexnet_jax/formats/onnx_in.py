@@ -17,6 +17,13 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.formats.layout import Layer, Stack
 
 STEPS = {"Relu": "relu", "Tanh": "tanh"}
+KINDS = onnx.AttributeProto
+TYPES = {
+    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations", "shape"), KINDS.INTS),
+    **dict.fromkeys(("group", "size", "axis", "transA", "transB", "ceil_mode"), KINDS.INT),
+    **dict.fromkeys(("alpha", "beta", "bias", "ratio"), KINDS.FLOAT),
+    **dict(auto_pad=KINDS.STRING, value=KINDS.TENSOR),
+}
 NOTHING = ("Identity", "Softmax")  # Identity changes nothing, and Softmax no order
 
 
@@ -57,7 +64,7 @@ class _Reader:
         self.stack.state("data", "crop", self.side)
         at = inputs[0].name
         for node in graph.node:
-            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            attributes = _attributes(node)
             if node.op_type == "Constant":
                 self.arrays[node.output[0]] = _array(attributes.get("value"))
                 continue
@@ -189,6 +196,18 @@ class _Reader:
         wrong = given.get("axis", 1) != 1 if node.op_type == "Flatten" else np.size(shape) != 2
         if wrong:
             raise InputError(f"{node.op_type} to {shape}; expected (batch, units)")
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """The attributes of an operator that are read here, each of its own type."""
+    found = {}
+    for attribute in node.attribute:
+        if attribute.name not in TYPES:
+            continue
+        if attribute.type != TYPES[attribute.name]:
+            raise InputError(f"{node.op_type} has an attribute {attribute.name} of another type")
+        found[attribute.name] = onnx.helper.get_attribute_value(attribute)
+    return found
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ containers. PyTorch is none of this program's requirements: without it use safet
 """
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,22 @@ from ml_collections import ConfigDict
 from alexnet_jax.errors import InputError
 from alexnet_jax.formats.layout import Layer, Stack
 from alexnet_jax.models.alexnet import Conv, ModelConfig
+
+# What PyTorch's restricted unpickler raises for damaged content.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
 
 # torchvision/models/alexnet.py: places in `features` and `classifier` of what has weights.
 NAMES = {
@@ -76,7 +93,7 @@ def _pickled(path: Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} is no state dict of PyTorch's, or is damaged: {first}") from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
