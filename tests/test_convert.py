@@ -158,6 +158,15 @@ def read(path: Path) -> Net:
     return net
 
 
+def refusal(path: Path) -> str | None:
+    """What is said of a file that is refused."""
+    try:
+        read(path)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("make", MAKERS)
 @settings(deadline=None, max_examples=25)
 @given(share=st.floats(0, 1, exclude_max=True))
@@ -190,10 +199,7 @@ def test_a_changed_byte_is_one_line_at_most(
     content[place] = byte
     path = good(make).with_name(f"flipped{good(make).suffix}")
     path.write_bytes(content)
-    try:
-        read(path)
-    except InputError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in (refusal(path) or "")
 
 
 @pytest.mark.parametrize("word", [b"conv3", b"relu1"])

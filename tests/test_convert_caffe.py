@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from foreign import picture, stacked
 
-from alexnet_jax import convert
+from alexnet_jax import convert, network
+from alexnet_jax.data.names import synsets
 from alexnet_jax.evaluate import Net
 from alexnet_jax.models.alexnet import activations
-from alexnet_jax.network import make_model
 from alexnet_jax.predict import predict
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
@@ -41,7 +41,7 @@ def check(net: Net, theirs: dict[str, np.ndarray], pixels: np.ndarray) -> None:
     """All activations agree, and the probabilities by way of predict."""
     seen = pixels[None, 14:241, 14:241, ::-1] - np.array(MEAN_BGR, np.float32)
     run = jax.jit(activations, static_argnums=0, compiler_options=QUICK)
-    ours = run(make_model(net.config), net.params, seen)
+    ours = run(network.make_model(net.config), net.params, seen)
     renamed = {"relu": "relu", "norm": "lrn", "pool": "pool", "drop": "dropout"}
     for name, expected in theirs.items():
         kind, number = name[:-1], name[-1]
@@ -66,6 +66,20 @@ def test_against_opencv(tmp_path: Path) -> None:
     net = convert.read(path)
     assert (net.config.model.columns, net.config.model.classes) == (2, 10)
     check(net, opencv(path, foreign.SMALL, pixels), pixels)
+
+
+def test_full_size_against_opencv(tmp_path: Path) -> None:
+    """Catches sizes that only the small net has: 60,965,224 parameters, 1,000 classes."""
+    path, pixels = write(tmp_path, foreign.BVLC, "layers", shaped=False), picture()
+    net = convert.read(path)
+    assert sum(leaf.size for leaf in jax.tree.leaves(net.params)) == 60_965_224
+    assert net.class_names == synsets()
+    seen = pixels[None, 14:241, 14:241, ::-1] - np.array(MEAN_BGR, np.float32)
+    run = jax.jit(network.logits, static_argnums=0, compiler_options=QUICK)
+    ours = np.asarray(run(network.make_model(net.config), net.params, seen))
+    expected = opencv(path, foreign.BVLC, pixels)["fc8"]
+    # Float32 sums of up to 9,216 terms in another order; LRN by another formula.
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
