@@ -123,7 +123,7 @@ def caffe_layers(sizes: dict[str, int]) -> Iterable[tuple[str, str, str, str]]:
 
 def caffemodel(sizes: dict[str, int], arrays: Weights, *, generation: str, shaped: bool) -> bytes:
     """A .caffemodel: generation "layer", or "layers" whose types are numbers."""
-    net = wire(1, "AlexNet")
+    net = [wire(1, "AlexNet")]
     for name, kind, bottom, top in caffe_layers(sizes):
         numbers = dict(name=4, type=5, bottom=2, top=3, blobs=6, layer=2)
         given: int | str = ENUM[kind]
@@ -136,8 +136,8 @@ def caffemodel(sizes: dict[str, int], arrays: Weights, *, generation: str, shape
         if kind in PARAMETERS[generation]:
             number = PARAMETERS[generation][kind]
             layer += wire(number, parameter(kind, name, sizes.get(name, 0)))
-        net += wire(numbers["layer"], layer)
-    return net
+        net.append(wire(numbers["layer"], layer))
+    return b"".join(net)
 
 
 def prototxt(sizes: dict[str, int], crop: int = 227) -> str:
