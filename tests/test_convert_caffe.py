@@ -100,3 +100,63 @@ def test_layouts_of_every_generation(tmp_path: Path, generation: str, shaped: bo
         opencv(path, foreign.SMALL, picture())["fc8"], opencv(new, foreign.SMALL, picture())["fc8"]
     )
     assert net.params["conv4"]["kernel"][1, 2, 0, 3, 5] == expected["conv4"][0][6 + 5, 3, 2, 0]
+
+
+TRAINING = """
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  transform_param { mirror: true crop_size: 227 scale: 0.5
+    mean_value: 104 mean_value: 117 mean_value: 123 }
+  data_param { source: "train_lmdb" batch_size: 256 backend: LMDB } }
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { mirror: false crop_size: 227 scale: 0.5
+    mean_value: 104 mean_value: 117 mean_value: 123 }
+  data_param { source: "val_lmdb" batch_size: 50 backend: LMDB } }
+"""
+LOSS = """
+layer { name: "accuracy" type: "Accuracy" bottom: "fc8" bottom: "label" top: "accuracy" }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc8" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_definition_for_training(tmp_path: Path, old: bool) -> None:
+    """Catches data layers, two phases and a loss taken for layers of the chain; a mean in BGR.
+
+    Such are train_val.prototxt files, in whose first generation the types are bare words.
+    """
+    path = write(tmp_path, foreign.SMALL, "layer", shaped=True)
+    deploy = foreign.prototxt(foreign.SMALL)
+    start, end = deploy.index('layer { name: "conv1"'), deploy.index('layer { name: "prob"')
+    text = TRAINING + deploy[start:end] + LOSS
+    if old:
+        for kind in ("Convolution", "ReLU", "LRN", "Pooling", "Dropout", "Data", "Accuracy"):
+            text = text.replace(f'type: "{kind}"', f"type: {kind.upper()}")
+        text = text.replace('type: "InnerProduct"', "type: INNER_PRODUCT")
+        text = text.replace('type: "SoftmaxWithLoss"', "type: SOFTMAX_LOSS")
+        text = text.replace("layer {", "layers {")
+    (tmp_path / "train_val.prototxt").write_text(text)
+    net = convert.read(path, prototxt=tmp_path / "train_val.prototxt")
+    assert (net.config.data.crop, net.config.data.scale) == (227, 0.5)
+    assert tuple(net.config.data.given_mean) == (123.0, 117.0, 104.0)
+    jax.tree.map(np.testing.assert_array_equal, net.params, convert.read(path).params)
+
+
+def test_pooling_before_lrn(tmp_path: Path) -> None:
+    """Catches an order of steps that is assumed: CaffeNet, of the same geometry, pools first."""
+    path = write(tmp_path, foreign.SMALL, "layer", shaped=True)
+    text = foreign.prototxt(foreign.SMALL)
+    for number, blob in (("1", "conv1"), ("2", "conv2")):
+        norm = text.index(f'layer {{ name: "norm{number}"')
+        pool = text.index(f'layer {{ name: "pool{number}"')
+        after = text.index("layer {", pool + 1)
+        first = text[pool:after].replace(f'"norm{number}"', f'"{blob}"')
+        second = text[norm:pool].replace(f'bottom: "{blob}"', f'bottom: "pool{number}"')
+        text = (
+            text[:norm]
+            + first
+            + second
+            + text[after:].replace(f'bottom: "pool{number}"', f'bottom: "norm{number}"')
+        )
+    (tmp_path / "caffenet.prototxt").write_text(text)
+    net = convert.read(path, prototxt=tmp_path / "caffenet.prototxt")
+    assert net.config.model.layers.conv2.after == ("relu", "pool", "lrn")

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch_twin import config_module, random_params, small_config
 
 from alexnet_jax import convert
+from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import Net
 from alexnet_jax.inputs import mean_of, normalise
 from alexnet_jax.models.alexnet import activations
@@ -167,3 +168,8 @@ def test_the_file_written_stands_alone(tmp_path: Path, kind: str) -> None:
     # As asked for: 1e-4 of logits near 1; sums in another order give a tenth of that.
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4 * max(1, np.abs(ours).max()))
     assert theirs.std(axis=0).max() > 1e-2  # the images are told apart
+    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    kernel = net.params["conv3"]["kernel"]
+    np.testing.assert_array_equal(weights["conv3_0"][-1, -1], kernel[1, :, :, -1, -1])
+    with pytest.raises(InputError, match=r"write it as \.safetensors"):
+        convert.read(path)

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.formats import onnx_out
 from alexnet_jax.formats.layout import Layer, Stack
 
 STEPS = {"Relu": "relu", "Tanh": "tanh"}
@@ -52,6 +53,11 @@ class _Reader:
 
     def __init__(self, model: Any, names: list[str], crop: int) -> None:
         graph = model.graph
+        if model.producer_name == onnx_out.PRODUCER:
+            raise InputError(
+                "this program wrote the file, in which ONNX holds what it computes and not its "
+                "config; to read a net back, write it as .safetensors"
+            )
         if not model.opset_import or not graph.output:
             raise InputError("the file states no operator set or no output; it is cut off")
         self.arrays = {tensor.name: _array(tensor) for tensor in graph.initializer}

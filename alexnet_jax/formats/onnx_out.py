@@ -19,6 +19,7 @@ from alexnet_jax.formats.layout import Layer, stack_of
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models.alexnet import ModelConfig
 
+PRODUCER = "alexnet_jax"
 OPSET = 13  # the first whose Split takes its sizes as an input; widely read
 IR_VERSION = 8  # what goes with it
 
@@ -48,7 +49,7 @@ def write(path: Path, net: Net) -> None:
         graph,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name="alexnet_jax",
+        producer_name=PRODUCER,
     )
     helper.set_model_props(exported, {"class_names": json.dumps(net.class_names)})
     onnx.checker.check_model(exported, full_check=True)
