@@ -18,15 +18,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
-def define_config() -> "flags.FlagHolder[ConfigDict]":
-    """Define --config=FILE[:VARIANT], required, with --config.FIELD=VALUE beside it."""
+def define_config(*, required: bool = True) -> "flags.FlagHolder[ConfigDict]":
+    """Define --config=FILE[:VARIANT], with --config.FIELD=VALUE beside it."""
     holder = config_flags.DEFINE_config_file(
         "config",
         None,
         "Config file and variant, as configs/alexnet.py:sample (the head of the file lists its "
         "variants); --config.FIELD=VALUE overrides a field.",
     )
-    flags.mark_flag_as_required("config")
+    if required:
+        flags.mark_flag_as_required("config")
     return holder
 
 
@@ -87,7 +88,7 @@ def _parse(arguments: list[str]) -> list[str]:
     """The arguments that are not flags."""
     try:
         rest = FLAGS(arguments)[1:]
-        if "config" in FLAGS:
+        if "config" in FLAGS and FLAGS["config"].present:
             FLAGS.config.is_locked  # noqa: B018 - a file that cannot be loaded raises here
     except flags.Error as error:  # an exception inside the config file comes with a traceback
         last = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")

@@ -125,7 +125,8 @@ def errors(
 
 def _sees(net: Net) -> tuple[Any, ...]:
     """What nets must have in common in order to look at the same images."""
-    fields = ("name", "image_size", "crop", "validation_share", "test_share", "split_seed")
+    shape = ("image_size", "resize", "crop")
+    fields = ("name", *shape, "validation_share", "test_share", "split_seed")
     data = {name: net.config.data[name] for name in fields}
     return net.class_names, data, net.config.model.channels
 
@@ -144,7 +145,8 @@ def evaluate(
         The split's name, and what `errors` gives.
 
     Raises:
-        InputError: no such split, or nets whose classes, data or channels differ.
+        InputError: no such split, or nets whose classes, data or channels differ, from each other
+            or, classes, from the data's.
     """
     from alexnet_jax.data.pipeline import evaluation_batches  # TensorFlow loads for seconds
     from alexnet_jax.prepare import prepare
@@ -159,6 +161,12 @@ def evaluate(
                     f"nets whose {name} differ cannot be averaged: {ours} and {theirs}"
                 )
     pack = prepare(config.data)
+    ours, theirs = nets[0].class_names, tuple(pack.class_names)
+    if len(ours) != len(theirs) or (ours != theirs and {*ours} == {*theirs}):
+        raise InputError(
+            f"the net tells {len(ours)} classes apart, {ours[0]} first; {config.data.name} has "
+            f"{len(theirs)}, {theirs[0]} first; expected the same in the same order"
+        )
     if split is None and "test" not in pack.splits:
         print(f"{config.data.name} has no labelled test split: using validation.", file=sys.stderr)
     split = split or ("test" if "test" in pack.splits else "validation")

@@ -58,7 +58,9 @@ def main(arguments: list[str]) -> int:
     def pictures() -> Iterator[np.ndarray]:
         for name in arguments:
             try:
-                yield images.load(Path(name), side=side, channels=channels)
+                yield images.load(
+                    Path(name), side=side, channels=channels, resize=net.config.data.resize
+                )
             except (images.UnreadableImageError, OSError) as error:
                 print(f"{name}: not a picture that can be read: {error}", file=sys.stderr)
             else:

@@ -3,11 +3,12 @@
     python -m alexnet_jax.prepare --config=configs/alexnet.py:sample
 
 As in section 2 of the paper, images are scaled so that the shorter side is
-config.data.image_size and cut to the central square, and their mean is taken over the training
-split. Sets whose images all have one smaller size keep it. The pack lies in
-config.data.pack_dir, or in a folder of the user's cache. After an interruption the same command
-continues where it stopped, to the same bytes. A finished pack does not follow later changes of
-its source: delete the pack's folder to have it made again.
+config.data.image_size and cut to the central square (config.data.resize=squash makes a square of
+the whole image, as for Caffe), and their mean is taken over the training split. Sets whose images
+all have one smaller size keep it. The pack lies in config.data.pack_dir, or in a folder of the
+user's cache. After an interruption the same command continues where it stopped, to the same bytes.
+A finished pack does not follow later changes of its source: delete the pack's folder to have it
+made again.
 """
 
 import collections
@@ -39,6 +40,7 @@ from alexnet_jax.data.sources import Example
 from alexnet_jax.errors import InputError
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
+RESIZES = ("crop", "squash")
 RAW_SIDE = 64  # images up to this side are stored as raw pixels, larger ones as JPEG
 # Permission denied, read-only, not permitted, and a file where a folder should be.
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
@@ -49,6 +51,7 @@ _LINE_SECONDS = 30  # between two lines of progress where there is no terminal
 _FIELDS = (
     "name",
     "image_size",
+    "resize",
     "jpeg_quality",
     "jpeg_subsampling",
     "validation_share",
@@ -228,6 +231,7 @@ def _say(text: str) -> None:
 def _check_fields(data: ConfigDict) -> None:
     for field, good, expected in (
         ("image_size", data.image_size >= 1, "1 or more"),
+        ("resize", data.resize in RESIZES, " or ".join(RESIZES)),
         ("jpeg_quality", 1 <= data.jpeg_quality <= 100, "1 to 100"),
         ("jpeg_subsampling", data.jpeg_subsampling in SUBSAMPLINGS, ", ".join(SUBSAMPLINGS)),
         ("max_bad_share", 0 <= data.max_bad_share <= 1, "0 to 1"),
@@ -247,7 +251,7 @@ def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: ConfigD
     chunk = Chunk.empty(side, channels)
     for example in examples:
         try:
-            pixels = images.load(example.image, side=side, channels=channels)
+            pixels = images.load(example.image, side=side, channels=channels, resize=data.resize)
         except images.UnreadableImageError as error:
             chunk.skipped.append(f"{example.name} ({error})")
             continue

@@ -22,7 +22,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.inputs import check_mean, mean_of, normalise
+from alexnet_jax.inputs import check_mean, check_units, mean_of, normalise
 from alexnet_jax.optimizer import (
     Plateau,
     check_multipliers,
@@ -59,7 +59,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 def init_state(config: ConfigDict) -> TrainState:
     """The state before the first step, a function of config.seed."""
-    params = network.init_params(config)
+    return first_state(config, network.init_params(config))
+
+
+def first_state(config: ConfigDict, params: Any) -> TrainState:
+    """The state before the first step, from given parameters."""
     velocity = make_optimizer(config).init(params)
     return TrainState(jnp.int32(0), params, velocity, Plateau.start())
 
@@ -144,6 +148,7 @@ def check(config: ConfigDict) -> None:
     learning_rate(config, 1, 0, Plateau.start())
     check_multipliers(config)
     check_mean(config.data)
+    check_units(config.data, config.model.channels)
     check_draws(config.data)
 
 

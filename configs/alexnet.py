@@ -79,6 +79,7 @@ def paper() -> ConfigDict:
             dir="",  # of the source: TensorFlow Datasets' data_dir, a folder, IDX files
             pack_dir="",  # where the prepared pack lies; "" = a cache folder
             image_size=256,  # 2: the shorter side, then the central square
+            resize="crop",  # 2; "squash" scales each side to image_size, as for Caffe's weights
             jpeg_quality=95,
             jpeg_subsampling="4:4:4",
             max_bad_share=0.001,  # unreadable images, as a share of the split, before stopping
@@ -93,8 +94,11 @@ def paper() -> ConfigDict:
             lighting_std=0.1,  # 4.1
             lighting_divisor=1.0,  # of the pixels, as long as there is lighting
             lighting_end=0,  # epoch, counted from 1, at whose start it ends; 0 = it does not
-            mean="image",  # 2: per pixel, under the crop; "center", "channel" or "none"
+            mean="image",  # 2: per pixel, under the crop; "center", "channel", "given" or "none"
+            given_mean=(),  # mean "given": one number a channel (R, G, B), whatever the images
             scale=1.0,  # inputs are multiplied by this after the mean is subtracted
+            std=(1.0,),  # and divided by this: one number, or one a channel (R, G, B)
+            channel_order="rgb",  # of the inputs; "bgr" for Caffe's weights
         )
     )
     config.model = ConfigDict(
@@ -103,8 +107,11 @@ def paper() -> ConfigDict:
             channels=3,
             classes=0,  # 0 = as the data has
             dropout=0.5,  # 4.2
+            inverted_dropout=False,  # 4.2: at test "multiply their outputs by 0.5"
             init="normal",  # 5: N(0, std²); "scaled": N(0, 2 / inputs), for narrow nets
-            lrn=dict(size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_size=False),  # 3.3
+            lrn=dict(  # 3.3
+                size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_size=False, across_columns=False
+            ),
             # Of the step "map_norm", which the 2012 program has in layer 2 and the paper nowhere.
             map_norm=dict(size=5, k=1.0, alpha=1e-3, beta=0.75, alpha_over_size=True),
             pool=dict(window=3, stride=2),  # 3.4

@@ -2,7 +2,8 @@
 
     python -m experiments.figures --workdir=DIR
 
-They are written into DIR as kernels.png (the paper's figure 3, for this run) and curves.png.
+They are written into DIR as kernels.png (the paper's figure 3, for this run) and curves.png. A
+workdir with imported weights was not trained here and gets no curves.
 """
 
 from itertools import pairwise
@@ -77,13 +78,16 @@ def main(_: list[str]) -> None:
     """The command."""
     directory = Path(flags.FLAGS.workdir)
     net = load_net(directory)
+    kernel = np.asarray(net.params["conv1"]["kernel"])
+    if net.config.data.channel_order == "bgr":
+        kernel = kernel[:, :, :, ::-1]
+    figures = {"kernels": kernels(kernel)}
     records = metrics.read(directory)
-    if not records:
+    if records:
+        figures["curves"] = curves(records, f"{net.config.data.name}, {net.step} steps")
+    elif net.step:
         raise InputError(f"{directory} has no metrics.jsonl; train there first")
-    for name, figure in (
-        ("kernels", kernels(np.asarray(net.params["conv1"]["kernel"]))),
-        ("curves", curves(records, f"{net.config.data.name}, {net.step} steps")),
-    ):
+    for name, figure in figures.items():
         path = directory / f"{name}.png"
         figure.savefig(path, dpi=120)
         print(path)

@@ -162,7 +162,12 @@ def variant(change: str) -> ConfigDict:
     config = small_config()
     if change == "tanh, Caffe's LRN after pooling":
         config.model.layers.conv1.after = ("tanh", "pool", "lrn")
-        config.model.lrn = dict(size=5, k=1.0, alpha=0.5, beta=0.5, alpha_over_size=True)
+        config.model.lrn = dict(
+            size=5, k=1.0, alpha=0.5, beta=0.5, alpha_over_size=True, across_columns=False
+        )
+    elif change == "LRN across columns, inverted dropout":
+        config.model.lrn.size = 5
+        config.model.lrn.across_columns = config.model.inverted_dropout = True
     elif change == "no overlap, three channels, columns apart":
         config.model.pool.stride = 2
         config.model.pool.window = 2
@@ -178,6 +183,7 @@ def variant(change: str) -> ConfigDict:
     [
         "",
         "tanh, Caffe's LRN after pooling",
+        "LRN across columns, inverted dropout",
         "no overlap, three channels, columns apart",
         "one column",
     ],

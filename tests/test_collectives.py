@@ -137,6 +137,17 @@ def test_an_added_exchange_shows_up_where_it_is() -> None:
     assert ("conv2", "reduce_scatter", "backward") in found
 
 
+def test_lrn_across_columns_exchanges_its_boundary() -> None:
+    """Catches whole columns sent where two maps of each end do, or an exchange without a layer."""
+    config = small_config()
+    config.model.lrn.update(size=5, across_columns=True)
+    config.model.layers.conv2.after = ("relu", "pool")
+    found = [(one.layer, one.kind, one.bytes) for one in exchanges(1, 2, config)]
+    ends = ROWS * 12 * 12 * (2 + 2) * 4  # of conv1's maps, in bytes
+    assert found[0] == ("conv1", "all_gather", ends)
+    assert [one for one in found if one[0] == "conv1"][1:] == [("conv1", "reduce_scatter", ends)]
+
+
 def test_the_compiled_program_agrees() -> None:
     """Catches a table of exchanges that the compiler drops, or of the wrong groups."""
     config = small_config()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.inputs import mean_of, normalise
+from alexnet_jax.inputs import check_units, mean_of, normalise
 
 SIDE, CROP = 9, 6
 
@@ -52,7 +52,7 @@ def plain(batch: dict[str, np.ndarray], mean_image: np.ndarray, data: dict[str, 
 @pytest.mark.parametrize(("grey", "channels"), [(1, 1), (1, 3), (3, 3)])
 def test_against_plain_loop(kind: str, shift: bool, scale: float, grey: int, channels: int) -> None:
     """Catches a mean not cut or not flipped with the crop, a shift that escapes gain or scale."""
-    data = {"mean": kind, "crop": CROP, "scale": scale}
+    data = {"mean": kind, "crop": CROP, "scale": scale, "std": (1.0,), "channel_order": "rgb"}
     mean_image = np.random.default_rng(1).uniform(0, 255, (SIDE, SIDE, grey)).astype(np.float32)
     batch = random_batch(channels, shift)
     mean = mean_of(mean_image, data, channels)
@@ -60,6 +60,37 @@ def test_against_plain_loop(kind: str, shift: bool, scale: float, grey: int, cha
     assert out.dtype == jnp.float32
     # One rounding of numbers up to 510 for each of mean, difference and sum.
     np.testing.assert_allclose(out, plain(batch, mean_image, data), rtol=0, atol=1e-4)
+
+
+def test_units_of_other_programs() -> None:
+    """Catches deviations of the wrong channel, and channels turned around before the mean is."""
+    data: dict[str, Any] = {"mean": "channel", "crop": CROP, "scale": 0.5}
+    mean_image = np.broadcast_to(np.array([120, 110, 100], np.float32), (SIDE, SIDE, 3))
+    batch = random_batch(3, shift=True)
+    expected = plain(batch, mean_image, data) / [10.0, 20.0, 40.0]
+    data |= {"std": (10.0, 20.0, 40.0), "channel_order": "bgr"}
+    data |= {"mean": "given", "given_mean": (120, 110, 100)}
+    mean = mean_of(np.zeros_like(mean_image), data, 3)  # that of the images does not matter
+    out = normalise({name: jnp.asarray(a) for name, a in batch.items()}, jnp.asarray(mean), data)
+    # As above, in units of ten and more.
+    np.testing.assert_allclose(out, expected[..., ::-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "channels", "message"),
+    [
+        ("given_mean", (1.0, 2.0, 3.0), 3, "none otherwise"),
+        ("mean", "given", 3, r"given_mean is \(\).*expected 3 numbers"),
+        ("std", (1.0, 2.0), 3, "one for each of the 3 channels"),
+        ("std", (1.0, 0.0, 1.0), 3, "above 0"),
+        ("channel_order", "BGR", 3, "'BGR'; expected one of rgb, bgr"),
+    ],
+)
+def test_units_are_checked(field: str, value: Any, channels: int, message: str) -> None:
+    """Catches deviations broadcast over the wrong channels, or a word that turns nothing around."""
+    data = {"std": (1.0,), "channel_order": "rgb", "mean": "none", "given_mean": (), field: value}
+    with pytest.raises(InputError, match=message):
+        check_units(data, channels)
 
 
 def test_unknown_mean() -> None:

@@ -115,6 +115,34 @@ def test_layouts_agree(data: int, columns: int, scheme: str) -> None:
             np.testing.assert_allclose(got, expected, rtol=1.2e-7, atol=1e-5 * moved)
 
 
+def test_lrn_across_columns_agrees_between_layouts() -> None:
+    """Catches neighbours taken from the wrong side or device, and gradients that do not return.
+
+    Four columns, so that inner devices have neighbours on both sides. Float32: as above.
+    """
+    results = []
+    for devices in (1, 2, 4):
+        chosen = config(1, devices)
+        chosen.model.columns = 4
+        chosen.model.lrn.update(size=5, across_columns=True)
+        chosen.model.inverted_dropout = True
+        for layer in ("fc6", "fc7"):
+            chosen.model.layers[layer].features = 16
+        mesh = parallel.make_mesh(chosen)
+        state, mean = start(chosen, mesh)
+        batch = parallel.shard_batch(host_batch(0), parallel.batch_sharding(chosen, mesh))
+        state, sums = train.make_train_step(chosen, mesh, IMAGES)(state, mean, batch)
+        results.append((float(sums["loss"]), jax.device_get(state.params)))
+    (loss, one), *others = results
+    before = random_params(chosen)
+    for other_loss, other in others:
+        assert other_loss == pytest.approx(loss, rel=1e-6)
+        for name, layer in one.items():
+            moved = np.abs(layer["kernel"] - before[name]["kernel"]).max()
+            got = other[name]["kernel"]
+            np.testing.assert_allclose(got, layer["kernel"], rtol=1.2e-7, atol=1e-5 * moved)
+
+
 @pytest.mark.parametrize(("data", "columns"), LAYOUTS)
 def test_compiled_once(data: int, columns: int) -> None:
     """Catches a state that comes out of a step, or of a validation, laid out otherwise."""

@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.models.pooling import max_pool
+from alexnet_jax.models.pooling import max_pool, whole_windows
 
 
 def activities(shape: tuple[int, ...], kind: str) -> np.ndarray:
@@ -90,3 +90,12 @@ def test_impossible_pools_are_refused(side: int, window: int, stride: int) -> No
     """Catches an empty output, or pixels that no window sees, passing silently."""
     with pytest.raises(ValueError, match=f"{side}×{side} by windows of {window}"):
         max_pool(jnp.ones((1, side, side, 1)), window, stride)
+
+
+@pytest.mark.parametrize("size", [3, 4, 5, 12, 27, 54])
+def test_rounding_down(size: int) -> None:
+    """Catches a window too many or too few where the last one overhangs; PyTorch rounds down."""
+    x = np.random.default_rng(size).normal(size=(1, size, size + 1, 2))
+    ours = max_pool(whole_windows(jnp.asarray(x), 3, 2), 3, 2)
+    theirs = torch.nn.functional.max_pool2d(torch.tensor(np.moveaxis(x, -1, 1)), 3, 2)
+    np.testing.assert_allclose(np.moveaxis(np.asarray(ours), -1, 1), theirs.numpy(), rtol=1e-6)

@@ -82,6 +82,16 @@ def test_short_side_is_scaled(height, width):
     np.testing.assert_allclose(square[32, 4:-4, 0], expected[4:-4], atol=5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(500, 333), (90, 400)])
+def test_squash_keeps_all_of_an_image(height, width):
+    """Mutation: the sides cut off before scaling, or the aspect kept."""
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    pixels = np.broadcast_to(ramp[None, :, None], (height, width, 3)).copy()
+    square = images.load(pixels, side=64, channels=3, resize="squash")
+    assert square.shape == (64, 64, 3)
+    np.testing.assert_allclose(square[32, 2:-2, 0], np.linspace(0, 255, 64)[2:-2], atol=5)
+
+
 def test_a_very_long_image_costs_no_memory():
     """Mutation: the whole image scaled before the square is cut out: here 10 GB."""
     ramp = np.broadcast_to(
@@ -538,7 +548,13 @@ def test_folders_that_are_no_packs(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("image_size", 0), ("jpeg_quality", 101), ("jpeg_subsampling", "420"), ("max_bad_share", 2.0)],
+    [
+        ("image_size", 0),
+        ("resize", "fit"),
+        ("jpeg_quality", 101),
+        ("jpeg_subsampling", "420"),
+        ("max_bad_share", 2.0),
+    ],
 )
 def test_fields_out_of_range(tmp_path, field, value):
     """Mutation: Pillow's or NumPy's error for a setting of the user's."""
@@ -558,13 +574,14 @@ def test_pack_dir(tmp_path, monkeypatch):
     assert pack_dir(data_config("cifar10", "~/tensorflow_datasets")) == pack_dir(tfds)
     others = [
         data_config("sample", image_size=20),
+        data_config("sample", resize="squash"),
         data_config("sample", split_seed=1),
         data_config("sample", validation_share=0.2),
         data_config("idx", "/a"),
         data_config("idx", "/b"),
         data_config("coco/2017"),
     ]
-    assert len({pack_dir(other) for other in [data_config("sample"), *others]}) == 7
+    assert len({pack_dir(other) for other in [data_config("sample"), *others]}) == 8
     assert all(pack_dir(other).parent == tmp_path / "alexnet_jax" for other in others)
     assert pack_dir(data_config("sample", pack_dir="/x/y")) == Path("/x/y")
 

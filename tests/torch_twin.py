@@ -100,9 +100,11 @@ class Twin(torch.nn.Module):
         if step == "pool":
             return F.max_pool2d(x, config.pool.window, config.pool.stride, ceil_mode=True)
         if step == "dropout":
-            return x * (1 - config.dropout)
+            return x if config.inverted_dropout else x * (1 - config.dropout)
         norm = config.lrn
         alpha = norm.alpha if norm.alpha_over_size else norm.alpha * norm.size
+        if norm.across_columns:
+            return F.local_response_norm(x, norm.size, alpha, norm.beta, norm.k)
         columns = x.reshape(-1, x.shape[1] // config.columns, *x.shape[2:])
         return F.local_response_norm(columns, norm.size, alpha, norm.beta, norm.k).reshape(x.shape)
 

@@ -29,8 +29,10 @@ class UnreadableImageError(Exception):
     """The content is no image, or a damaged one; the message says how."""
 
 
-def load(image: Path | bytes | np.ndarray, *, side: int | None, channels: int) -> np.ndarray:
-    """The central square of an image, (side, side, channels) uint8.
+def load(
+    image: Path | bytes | np.ndarray, *, side: int | None, channels: int, resize: str = "crop"
+) -> np.ndarray:
+    """The central square of an image, or all of it made square, (side, side, channels) uint8.
 
     As in section 2 of the paper, the image is scaled so that its shorter side is `side`, larger
     or smaller, and the central square is taken. Scaling is Pillow's bicubic filter, whose
@@ -43,6 +45,8 @@ def load(image: Path | bytes | np.ndarray, *, side: int | None, channels: int) -
       image: a file, the bytes of one, or pixels (height, width, 1 or 3) uint8.
       side: in pixels; None keeps the shorter side as it is.
       channels: 1 or 3.
+      resize: "crop" as above; "squash" scales width and height each to `side` and cuts nothing
+        off, as the images were prepared that Caffe's weights were trained on.
 
     Raises:
       UnreadableImageError: it is no image, or damaged.
@@ -53,7 +57,10 @@ def load(image: Path | bytes | np.ndarray, *, side: int | None, channels: int) -
         picture = _decode(image, side, channels)
     width, height = picture.size
     shorter = min(width, height)
-    if side is None or side == shorter:
+    if resize == "squash":
+        size = side or shorter
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    elif side is None or side == shorter:
         x, y = (width - shorter) // 2, (height - shorter) // 2
         picture = picture.crop((x, y, x + shorter, y + shorter))
     else:  # only the square is computed; the filter sees what lies around it

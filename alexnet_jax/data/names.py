@@ -10,6 +10,11 @@ def readable_name(name: str) -> str:
     return f"{lemmas} ({name})" if lemmas else name
 
 
+def synsets() -> tuple[str, ...]:
+    """The 1,000 classes of ILSVRC-2012 in the order of their synsets, the usual numbering."""
+    return tuple(sorted(_lemmas()))
+
+
 @functools.cache
 def _lemmas() -> dict[str, str]:
     lines = Path(__file__).with_name("imagenet_names.tsv").read_text(encoding="utf-8").splitlines()

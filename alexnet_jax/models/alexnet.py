@@ -18,15 +18,17 @@ from alexnet_jax.models.columns import (
     ColumnDense,
     KernelInit,
     Placement,
+    beside_neighbours,
     gather_batch,
     trade_batch_for_columns,
 )
-from alexnet_jax.models.dropout import drop, expect
+from alexnet_jax.models.dropout import drop, expect, make_up
 from alexnet_jax.models.lrn import lrn, map_norm
-from alexnet_jax.models.pooling import max_pool
+from alexnet_jax.models.pooling import max_pool, whole_windows
 
 Sight = Literal["own", "both"]
-Step = Literal["relu", "tanh", "lrn", "map_norm", "pool", "dropout"]
+# "pool" rounds the number of windows up, "pool_floor" leaves out one that overhangs.
+Step = Literal["relu", "tanh", "lrn", "map_norm", "pool", "pool_floor", "dropout"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,11 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class LRN:
-    """Local response normalisation, over `size` maps or `size` × `size` pixels of one map.
+class Normalisation:
+    """Division by a power of k + alpha × the sum of squares in a window.
 
-    `alpha_over_size` divides alpha by the number of activities in a window, as Caffe does.
+    `size` is the window's maps, or its pixels a side; `alpha_over_size` divides alpha by the
+    number of activities in it, as Caffe, PyTorch and ONNX do.
     """
 
     size: int
@@ -72,6 +75,17 @@ class LRN:
     def share(self, activities: int) -> float:
         """The factor of each square, of so many in a window."""
         return self.alpha / activities if self.alpha_over_size else self.alpha
+
+
+@dataclass(frozen=True)
+class LRN(Normalisation):
+    """Local response normalisation, over neighbouring maps.
+
+    `across_columns` lets the window reach over the boundary between columns, as those programs
+    do; in 2012 each column was normalised over its own maps.
+    """
+
+    across_columns: bool
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,8 @@ class ModelConfig:
         classes: outputs of the last layer.
         dropout: the probability that a unit is dropped.
         lrn: of the step of this name, across maps; map_norm: of the one within a map.
+        inverted_dropout: scale what survives up while training and leave the test alone, as
+            Caffe and PyTorch do; False multiplies by the share of survivors at test (4.2).
         init: "normal" draws kernels from N(0, std²) with each layer's std, as the paper;
             "scaled" from N(0, 2 / inputs of a unit), which a narrow net needs.
         layers: convolutions, then fully-connected layers; the last one classifies.
@@ -101,9 +117,10 @@ class ModelConfig:
     channels: int
     classes: int
     dropout: float
+    inverted_dropout: bool
     init: Literal["normal", "scaled"]
     lrn: LRN
-    map_norm: LRN
+    map_norm: Normalisation
     pool: Pool
     layers: tuple[Conv | Dense, ...]
 
@@ -126,7 +143,7 @@ class ModelConfig:
             "model",
             config,
             lrn=_build(LRN, "model.lrn", config["lrn"]),
-            map_norm=_build(LRN, "model.map_norm", config["map_norm"]),
+            map_norm=_build(Normalisation, "model.map_norm", config["map_norm"]),
             pool=_build(Pool, "model.pool", config["pool"]),
             layers=layers,
         )
@@ -221,7 +238,8 @@ class AlexNet(nn.Module):
             here = before if isinstance(layer, Conv) else placement
             columns = kept[layer.name] = self._layer(layer, here)(columns)
             for step in layer.after:
-                columns = self._step(step, columns, here, train, examples)
+                with jax.named_scope(layer.name):  # an exchange of columns is this layer's
+                    columns = self._step(step, columns, here, train, examples)
                 kept[f"{layer.name}_{step}"] = columns
         self.sow("intermediates", "activations", kept, reduce_fn=lambda _, new: new)
         if columns[0].ndim > 2:
@@ -268,7 +286,7 @@ class AlexNet(nn.Module):
         train: bool,
         examples: Array,
     ) -> list[Array]:
-        """What follows a layer, on each column for itself."""
+        """What follows a layer, on each column for itself but for an LRN across columns."""
         config = self.config
         if step == "relu":
             return [nn.relu(column) for column in columns]
@@ -277,20 +295,30 @@ class AlexNet(nn.Module):
         if step == "lrn":
             norm = config.lrn
             rule = norm.size, norm.k, norm.share(norm.size), norm.beta
-            return [lrn(column, *rule) for column in columns]
+            if not norm.across_columns:
+                return [lrn(column, *rule) for column in columns]
+            reach = norm.size // 2
+            wide = lrn(beside_neighbours(columns, reach, placement), *rule)
+            return jnp.split(wide[..., reach : wide.shape[-1] - reach], len(columns), axis=-1)
         if step == "map_norm":
-            norm = config.map_norm
-            rule = norm.size, norm.k, norm.share(norm.size**2), norm.beta
+            near = config.map_norm
+            rule = near.size, near.k, near.share(near.size**2), near.beta
             return [map_norm(column, *rule) for column in columns]
-        if step == "pool":
+        if step == "pool_floor":
+            columns = [whole_windows(c, config.pool.window, config.pool.stride) for c in columns]
+        if step in ("pool", "pool_floor"):
             return [max_pool(column, config.pool.window, config.pool.stride) for column in columns]
         if not train:
-            return [expect(column, config.dropout) for column in columns]
+            scaled = config.inverted_dropout
+            return columns if scaled else [expect(column, config.dropout) for column in columns]
         key = self.make_rng("dropout")
-        return [
+        dropped = [
             drop(column, config.dropout, jax.random.fold_in(key, placement.index(c)), examples)
             for c, column in enumerate(columns)
         ]
+        if config.inverted_dropout:
+            return [make_up(column, config.dropout) for column in dropped]
+        return dropped
 
     def _kernel_init(self, std: float) -> KernelInit:
         def init(key: Array, shape: tuple[int, ...], inputs: int) -> Array:

@@ -21,6 +21,8 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
+from alexnet_jax.errors import InputError
+
 # (key, shape of all kernels of a layer, how many inputs one of its units adds up) → kernels
 KernelInit = Callable[[Array, tuple[int, ...], int], Array]
 
@@ -92,6 +94,40 @@ def gather_batch(examples: Array, placement: Placement) -> Array:
     """The numbers (batch × devices of the axis,) of all devices' examples, in their order."""
     assert placement.axis_name is not None
     return lax.all_gather(examples, placement.axis_name, tiled=True)
+
+
+def beside_neighbours(columns: list[Array], reach: int, placement: Placement) -> Array:
+    """The local columns side by side, and `reach` maps of the columns beside them at both ends.
+
+    What normalises over the maps of all columns needs no more than these. Beyond the first and
+    the last column of the network lie zeros.
+
+    Args:
+        columns: (batch, height, width, maps).
+        reach: maps at each end, of which only these travel between devices.
+
+    Returns:
+        (batch, height, width, reach + maps of the local columns + reach).
+
+    Raises:
+        InputError: a device holds fewer maps than `reach`, which would then come from two.
+    """
+    here = jnp.concatenate(columns, axis=-1)
+    maps = here.shape[-1]
+    if placement.axis_name is None:
+        return jnp.pad(here, [(0, 0)] * (here.ndim - 1) + [(reach, reach)])
+    if maps < reach:
+        raise InputError(
+            f"model.lrn.size={2 * reach + 1} across columns reaches {reach} maps far, and a device "
+            f"holds {maps}; lower parallel.columns"
+        )
+    ends = jnp.concatenate([here[..., :reach], here[..., maps - reach :]], axis=-1)
+    ends = lax.all_gather(ends, placement.axis_name)
+    ends = jnp.pad(ends, [(1, 1)] + [(0, 0)] * here.ndim)  # nothing before the first device
+    index = lax.axis_index(placement.axis_name)
+    before = lax.dynamic_index_in_dim(ends, index, keepdims=False)[..., reach:]
+    after = lax.dynamic_index_in_dim(ends, index + 2, keepdims=False)[..., :reach]
+    return jnp.concatenate([before, here, after], axis=-1)
 
 
 class ColumnConv(nn.Module):

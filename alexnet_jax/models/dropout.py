@@ -12,7 +12,7 @@ def drop(x: Array, rate: float, key: Array, examples: Array) -> Array:
     in whatever batch and on whatever device the example comes.
 
     Args:
-        x: activities (batch, units).
+        x: activities (batch, …).
         key: one key for the layer and the column.
         examples: (batch,) integers, the number of each example in the run.
     """
@@ -26,3 +26,11 @@ def drop(x: Array, rate: float, key: Array, examples: Array) -> Array:
 def expect(x: Array, rate: float) -> Array:
     """At test every activity stays and is multiplied by the probability of staying."""
     return x * jnp.asarray(1 - rate, x.dtype)
+
+
+def make_up(x: Array, rate: float) -> Array:
+    """Inverted dropout: what survived `drop` is divided by the probability of staying.
+
+    Then nothing is multiplied at test; Caffe's and PyTorch's weights were trained so.
+    """
+    return x / jnp.asarray(1 - rate, x.dtype)

@@ -36,6 +36,18 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     return x
 
 
+def whole_windows(x: Array, window: int, stride: int) -> Array:
+    """What windows cover that do not overhang: the number of them is then rounded down.
+
+    PyTorch counts so, and the files of the ONNX model zoo; the 2012 program and Caffe count up.
+
+    Args:
+        x: activities (batch, height, width, maps); the others as for `max_pool`.
+    """
+    height, width = (size - max(size - window, 0) % stride for size in x.shape[1:3])
+    return x[:, :height, :width]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _pool_axis(x: Array, window: int, stride: int, axis: int, size: int) -> Array:
     return _forward(x, window, stride, axis, size)[0]

@@ -1,0 +1,1 @@
+"""Weights in the files of other programs: what each holds, and nothing of training."""

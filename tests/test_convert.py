@@ -1,0 +1,343 @@
+"""convert as a command: the workdirs that it makes, and what it refuses."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import foreign
+import jax
+import numpy as np
+import onnx
+import processes
+import pytest
+import safetensors.numpy
+import torch
+from data_fixtures import write_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from test_convert_onnx import zoo
+from test_convert_torch import config as small_torch
+from test_convert_torch import write as write_torch
+
+from alexnet_jax import convert, train
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+from alexnet_jax.evaluate import Net, evaluate, load_net
+from alexnet_jax.parallel import data_mesh, template
+from experiments.figures import kernels
+
+TINY = dict(conv1=4, conv2=4, conv3=4, conv4=4, conv5=4, fc6=4, fc7=8, fc8=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with processes.shared_cache(tmp_path_factory):
+        yield
+
+
+def caffemodel(sizes: dict[str, int]) -> bytes:
+    arrays = foreign.weights(sizes)
+    return foreign.caffemodel(sizes, arrays, generation="layers", shaped=False)
+
+
+def test_a_workdir_from_caffe(tmp_path: Path) -> None:
+    """Catches a workdir that evaluate, figures or training do not take, and a mean in BGR."""
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(TINY))
+    (tmp_path / "deploy.prototxt").write_text(foreign.prototxt(TINY))
+    mean = np.random.default_rng(0).uniform(90, 140, (1, 3, 256, 256)).astype(np.float32)
+    (tmp_path / "mean.binaryproto").write_bytes(foreign.blob(mean, shaped=False))
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    write_folder(tmp_path / "pictures" / "train", dict(a=3, b=2, c=3))
+    write_folder(tmp_path / "pictures" / "test", dict(a=2, b=2, c=1))
+    workdir = tmp_path / "run"
+    arguments = [
+        f"--input={tmp_path / 'net.caffemodel'}",
+        f"--prototxt={tmp_path / 'deploy.prototxt'}",
+        f"--mean={tmp_path / 'mean.binaryproto'}",
+        f"--class_names={tmp_path / 'names.txt'}",
+        f"--workdir={workdir}",
+        "--config=configs/bvlc_alexnet.py",
+        "--config.data.name=folder",
+        f"--config.data.dir={tmp_path / 'pictures'}",
+    ]
+    ended = processes.run("convert", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 classes; inputs: squash to 256, crop 227, BGR, mean image" in ended.stdout
+    net = load_net(workdir)
+    np.testing.assert_array_equal(net.mean_image, mean[0, ::-1].transpose(1, 2, 0))
+    split, (result,) = evaluate([net])
+    assert (split, result["count"]) == ("test", 5)
+    assert kernels(np.asarray(net.params["conv1"]["kernel"])).axes
+    state = template(jax.eval_shape(lambda: train.init_state(net.config)), data_mesh(1))
+    rest = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
+    checkpoints = Checkpoints(workdir)
+    assert int(checkpoints.rest(0, rest)["step"]) == 0
+    checkpoints.close()
+    with pytest.raises(InputError, match="holds a run already"):
+        convert.write_workdir(workdir, net)
+
+
+def test_classes_of_other_data_are_refused(tmp_path: Path) -> None:
+    """Catches errors counted with the labels of other classes."""
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(TINY))
+    write_folder(tmp_path / "pictures" / "train", dict(a=3, b=2))
+    write_folder(tmp_path / "pictures" / "test", dict(a=2, b=2))
+    net = convert.read(tmp_path / "net.caffemodel")
+    net.config.data.name, net.config.data.dir = "folder", str(tmp_path / "pictures")
+    with pytest.raises(InputError, match=r"tells 3 classes apart.*folder has 2"):
+        evaluate([net])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--input=net.h5", "--workdir=x"], "ends in '.h5'; expected .caffemodel"),
+        (["--input=none.onnx", "--workdir=x"], "cannot read none.onnx: No such file"),
+        (["--workdir=x"], "give either --input"),
+    ],
+)
+def test_wrong_use(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    """Catches a traceback, or a folder left behind, for a command that cannot work."""
+    ended = processes.run("convert", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert expected in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not os.path.exists("x")
+
+
+# Files that are good, each by the function that makes it; damage is done to their bytes.
+
+
+def make_caffe(folder: Path) -> Path:
+    path = folder / "net.caffemodel"
+    path.write_bytes(caffemodel(TINY))
+    return path
+
+
+def make_onnx(folder: Path) -> Path:
+    path = folder / "net.onnx"
+    path.write_bytes(zoo(TINY).SerializeToString())
+    return path
+
+
+def make_torch(folder: Path) -> Path:
+    write_torch(folder / "net.pth")
+    return folder / "net.pth"
+
+
+def make_safetensors(folder: Path) -> Path:
+    write_torch(folder / "net.safetensors")
+    return folder / "net.safetensors"
+
+
+def make_ours(folder: Path) -> Path:
+    convert.write(folder / "ours.safetensors", convert.read(make_caffe(folder)))
+    return folder / "ours.safetensors"
+
+
+MAKERS = [make_caffe, make_onnx, make_torch, make_safetensors, make_ours]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Path]], Path]:
+    made: dict[Callable[[Path], Path], Path] = {}
+
+    def get(make: Callable[[Path], Path]) -> Path:
+        if make not in made:
+            made[make] = make(tmp_path_factory.mktemp(make.__name__))
+            read(made[make])
+        return made[make]
+
+    return get
+
+
+def read(path: Path) -> Net:
+    torchs = path.suffix in (".pth", ".safetensors")
+    net: Net = convert.read(path, small_torch() if torchs else None)
+    return net
+
+
+def refusal(path: Path) -> str | None:
+    """What is said of a file that is refused."""
+    try:
+        read(path)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@settings(deadline=None, max_examples=25)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_prefix_is_refused(
+    good: Callable[[Callable[[Path], Path]], Path], make: Callable[[Path], Path], share: float
+) -> None:
+    """Catches a traceback, or a net of fewer layers, for a file that is cut off anywhere."""
+    content = good(make).read_bytes()
+    path = good(make).with_name(f"cut{good(make).suffix}")
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError) as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@settings(deadline=None, max_examples=25)
+@given(place=st.integers(0, 3000), byte=st.integers(0, 255))
+def test_a_changed_byte_is_one_line_at_most(
+    good: Callable[[Callable[[Path], Path]], Path],
+    make: Callable[[Path], Path],
+    place: int,
+    byte: int,
+) -> None:
+    """Catches a traceback for types, names or sizes that are damaged.
+
+    Weights have no checksum in any of these formats: other numbers, if finite, are taken.
+    """
+    content = bytearray(good(make).read_bytes())
+    content[place] = byte
+    path = good(make).with_name(f"flipped{good(make).suffix}")
+    path.write_bytes(content)
+    assert "\n" not in (refusal(path) or "")
+
+
+@pytest.mark.parametrize("word", [b"conv3", b"relu1"])
+def test_names_that_are_no_text_are_refused(tmp_path: Path, word: bytes) -> None:
+    """Catches bytes where protobuf finds no UTF-8, which no comparison with names expects."""
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(caffemodel(TINY).replace(word, b"\xff" + word[1:]))
+    with pytest.raises(InputError, match="names are no text"):
+        convert.read(path)
+
+
+def test_attributes_of_another_type_are_refused(tmp_path: Path) -> None:
+    """Catches a TypeError for strides that are a text."""
+    model = zoo(TINY)
+    (strides,) = (a for a in model.graph.node[0].attribute if a.name == "strides")
+    strides.type = onnx.AttributeProto.STRING
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="attribute strides of another type"):
+        convert.read(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("generation", ["layer", "layers"])
+def test_a_prefix_between_layers_is_refused(tmp_path: Path, generation: str) -> None:
+    """Catches a net that ends where the file was cut, at the exact end of any of its layers."""
+    arrays = foreign.weights(TINY)
+    whole = foreign.caffemodel(TINY, arrays, generation=generation, shaped=True)
+    path = tmp_path / "net.caffemodel"
+    marker = foreign.wire(100 if generation == "layer" else 2, b"")[:-1]
+    cuts = [i for i in range(len(whole)) if whole.startswith(marker, i)]
+    refused = 0
+    for cut in cuts:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError):
+            convert.read(path)
+        refused += 1
+    assert refused >= 20  # layers without weights count too
+
+
+NAMES = [  # the last number: how often the name is changed, -1 for everywhere
+    (make_caffe, b"conv3", b"conv9", r"takes \['conv[39]'\]|the layers are", 1),
+    (make_caffe, b"fc7", b"fc9", r"the layers are .*fc9", -1),
+    (make_onnx, b"conv3_w_0", b"conv3_v_0", r"conv3_w_0|conv3_v_0", 1),
+    (make_onnx, b"Gemm", b"Gemn", r"operator Gemn", 1),
+    (make_torch, b"features.3.bias", b"features.4.bias", r"features\.[34]\.bias", 1),
+    (make_safetensors, b"classifier.4.weight", b"classifier.5.weight", r"classifier\.[45]\.", 1),
+    (make_ours, b"conv4.kernel", b"conv4.kernal", r"conv4\.kern[ae]l", 1),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "other", "message", "times"), NAMES)
+def test_a_changed_name_is_refused(
+    good: Callable[[Callable[[Path], Path]], Path],
+    make: Callable[[Path], Path],
+    name: bytes,
+    other: bytes,
+    message: str,
+    times: int,
+) -> None:
+    """Catches layers matched by their order alone, or a missing tensor that raises KeyError."""
+    content = good(make).read_bytes()
+    assert content.count(name)
+    path = good(make).with_name(f"renamed{good(make).suffix}")
+    path.write_bytes(content.replace(name, other, times))
+    with pytest.raises(InputError, match=message):
+        read(path)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    name=st.sampled_from([*TINY]),
+    axis=st.integers(0, 3),
+    change=st.sampled_from(["grow", "shrink", "flatten"]),
+    kind=st.sampled_from(["caffe", "onnx", "torch"]),
+)
+def test_a_changed_shape_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, axis: int, change: str, kind: str
+) -> None:
+    """Catches weights reshaped to fit: every size follows from the layers before it.
+
+    Outputs of the last layer are the classes, which a file may have as many of as it likes.
+    """
+    folder = tmp_path_factory.mktemp("shape")
+    arrays = foreign.weights(TINY)
+
+    def changed(weight: np.ndarray) -> np.ndarray:
+        if change == "flatten":
+            return weight.reshape(-1)
+        along = axis % weight.ndim
+        extra = weight.take([0], along)
+        parts = [weight, extra] if change == "grow" else [weight.take([0], along)]
+        return np.concatenate(parts, along)
+
+    if kind == "caffe":
+        arrays[name] = (changed(arrays[name][0]), arrays[name][1])
+        path = folder / "net.caffemodel"
+        path.write_bytes(foreign.caffemodel(TINY, arrays, generation="layer", shaped=True))
+    elif kind == "onnx":
+        path, model = folder / "net.onnx", zoo(TINY)
+        (tensor,) = (t for t in model.graph.initializer if t.name == f"{name}_w_0")
+        tensor.CopyFrom(numpy_helper.from_array(changed(arrays[name][0]), tensor.name))
+        path.write_bytes(model.SerializeToString())
+    else:
+        path = folder / "net.pth"
+        write_torch(path)
+        state = torch.load(path, weights_only=True)
+        key = [k for k in state if k.endswith("weight")][[*TINY].index(name)]
+        state[key] = torch.tensor(changed(state[key].numpy()))
+        torch.save(state, path)
+    with pytest.raises(InputError, match=r"conv|fc"):
+        read(path)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """Catches damage that shapes do not show."""
+    arrays = foreign.weights(TINY)
+    arrays["conv2"][0][0, 0, 0, 0] = np.nan
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(foreign.caffemodel(TINY, arrays, generation="layer", shaped=True))
+    with pytest.raises(InputError, match="conv2 has weights that are not finite"):
+        convert.read(path)
+
+
+def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
+    """Catches ONNX's external data followed to wherever the file points."""
+    model = zoo(TINY)
+    tensor = model.graph.initializer[1]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="lies in another file"):
+        convert.read(tmp_path / "net.onnx")
+
+
+def test_a_safetensors_file_says_whose_it_is(
+    good: Callable[[Callable[[Path], Path]], Path], tmp_path: Path
+) -> None:
+    """Catches our own parameters read as torchvision's where the metadata are lost."""
+    arrays = safetensors.numpy.load_file(good(make_ours))
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"no tensor features\.0\.weight"):
+        convert.read(tmp_path / "x.safetensors")
