@@ -28,9 +28,11 @@ CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "fashion_mnist
 
 EXPLANATION = """\
 Bytes are those that one device receives. "least" is what would do for the layer: the smaller of
-gathering its inputs and of scattering the sums of its outputs. At the logits an all-reduce is
-twice that, but every device can then take the loss by itself, and nothing has to be gathered on
-the way back; both ways together the sums are the same."""
+gathering its inputs and of scattering the sums of its outputs. What would be exchanged along an
+axis of one device, as the loss without data parallelism, is not there."""
+LOGITS = """
+At the logits an all-reduce is twice the least, but every device can then take the loss by itself,
+and nothing has to be gathered on the way back; both ways together the sums are the same."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,15 @@ def exchange_table(found: list[Collective], batch_size: int) -> str:
     ]
     for (layer, direction, kind, axis, dtype), ones in rows.items():
         size = sum(one.bytes for one in ones)
-        least = ones[0].minimum if axis == "column" else sum(one.minimum for one in ones)
+        least = sum(one.minimum for one in ones)
+        ratio = f"{size / least:.2f}" if least else "∞"
         image = f"{size / batch_size:,.0f}" if axis == "column" else ""
         lines.append(
             f"{layer:<8}{direction:<11}{kind:<16}{axis:<13}{dtype:<6}"
-            f"{size:>14,}{image:>16}{least:>14,}{size / least:>7.2f}"
+            f"{size:>14,}{image:>16}{least:>14,}{ratio:>7}"
         )
-    return "\n".join([*lines, "", EXPLANATION])
+    twice = any((one.layer, one.kind) == ("logits", "all_reduce") for one in found)
+    return "\n".join([*lines, "", EXPLANATION + (LOGITS if twice else "")])
 
 
 def main(_: list[str]) -> None:

@@ -1,14 +1,16 @@
 """Who talks to whom, read from the lowered training step of a small net."""
 
 from collections import Counter
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 from torch_twin import config_module, small_config
 
-from alexnet_jax import parallel
+from alexnet_jax import parallel, train
 from alexnet_jax.collectives import Collective, collectives, confirm, lower_train_step
 from alexnet_jax.collectives import _parse_groups as parse_groups
 from alexnet_jax.models import columns
@@ -119,6 +121,7 @@ def test_one_weird_trick_exchanges() -> None:
         *[(o.layer, o.kind, o.bytes) for o in found if o.layer == "loss"],
     ]
     backward = [one for one in found if one.direction == "backward"]
+    assert all(one.minimum == one.bytes for one in found)
     shared = {one.layer for one in backward if one.kind == "all_reduce"}
     assert shared == {"conv1", "conv2", "conv3", "fc8"}  # of fc8 the bias, which all hold
 
@@ -148,10 +151,38 @@ def test_lrn_across_columns_exchanges_its_boundary() -> None:
     assert [one for one in found if one[0] == "conv1"][1:] == [("conv1", "reduce_scatter", ends)]
 
 
-def test_the_compiled_program_agrees() -> None:
-    """Catches a table of exchanges that the compiler drops, or of the wrong groups."""
+def test_the_compiler_adds_nothing_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an exchange in the update, which the lowered program does not show.
+
+    Gradients divided by their norm: the compiler adds an all-reduce over both columns by itself.
+    """
+    rule = train.make_optimizer
+
+    def by_norm(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+        inner = rule(config)
+
+        def update(grads: Any, state: Any, params: Any, **extra: Any) -> Any:
+            norm = 1 + optax.tree.norm(grads)
+            return inner.update(jax.tree.map(lambda g: g / norm, grads), state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
+
+    monkeypatch.setattr(train, "make_optimizer", by_norm)
     config = small_config()
     config.parallel.data = config.parallel.columns = 2
+    mesh = parallel.make_mesh(config)
+    lowered = lower_train_step(config, mesh)
+    with pytest.raises(ValueError, match=r"the compiler adds an all-reduce for jit\(train_step\)"):
+        confirm(collectives(lowered, config, mesh), lowered.compile(), mesh)
+
+
+@pytest.mark.parametrize(
+    ("data", "scheme"), [(1, "columns"), (2, "columns"), (1, "one_weird_trick")]
+)
+def test_the_compiled_program_agrees(data: int, scheme: str) -> None:
+    """Catches a table of exchanges that the compiler drops, or of the wrong groups."""
+    config = small_config()
+    config.parallel.update(data=data, columns=2, scheme=scheme)
     mesh = parallel.make_mesh(config)
     lowered = lower_train_step(config, mesh)
     found = collectives(lowered, config, mesh)
@@ -159,6 +190,9 @@ def test_the_compiled_program_agrees() -> None:
     confirm(found, compiled, mesh)
     with pytest.raises(ValueError, match="reduce_scatter"):
         confirm([one for one in found if one.kind != "reduce_scatter"], compiled, mesh)
+    with pytest.raises(ValueError, match="all_gather"):
+        confirm([one for one in found if (one.layer, one.direction) != ("fc7", "forward")],
+                compiled, mesh)  # fmt: skip
 
 
 @pytest.mark.parametrize(

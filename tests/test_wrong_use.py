@@ -69,7 +69,7 @@ def message(ended: subprocess.CompletedProcess[str]) -> str:
         ([SAMPLE, "--config.nonsense=1"], ["no field", "nonsense"]),
         ([SAMPLE, "--config.model.layers.conv9.features=1"], ["no field", "conv9"]),
         ([SAMPLE, "--config.batch_size=many"], ["batch_size", "many"]),
-        (["--config=configs/alexnet.py:sampel"], ["sampel", "known are the data", "sample"]),
+        (["--config=configs/alexnet.py:sampel"], ["sampel", "known: ", "sample"]),
         (["--config=configs/none.py"], ["cannot read", "configs/none.py", "configs/alexnet.py"]),
         ([SAMPLE, "--nonsense=1"], ["Unknown", "'nonsense'", "--help"]),
         ([SAMPLE, "sample"], ["unexpected arguments: sample"]),

@@ -7,6 +7,7 @@ containers. PyTorch is none of this program's requirements: without it use safet
 
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def _pickled(path: Path) -> dict[str, np.ndarray]:
             "the weights as .safetensors"
         ) from None
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of protocols other than PyTorch's usual one
+            warnings.simplefilter("ignore")
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} is no state dict of PyTorch's, or is damaged: {first}") from None
