@@ -15,7 +15,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
-from alexnet_jax import distributed
 from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
@@ -107,25 +106,31 @@ class Checkpoints:
         A damaged checkpoint is reported on stderr, and the one before it is tried. Damage
         shows as any kind of exception (orbax raises even `Exception` itself).
 
+        Of several processes, one alone may meet it, and the others then wait for it in the
+        middle of reading: so they end, and leave the search to a single process.
+
         Raises:
-            InputError: checkpoints are there, and every one is damaged.
+            InputError: checkpoints are there, and every one is damaged, or with several processes
+                the newest.
         """
         steps = self.steps()
         for step in reversed(steps):
-            result: list[T] = []
             try:
-                result.append(read(step))
+                return step, read(step)
             except (InputError, MemoryError):
                 raise
             except Exception as error:
                 reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
-                print(
-                    f"The checkpoint {self.directory / f'step_{step}'} is damaged "
-                    f"({type(error).__name__}: {reason}); trying the one before it.",
-                    file=sys.stderr,
+                damage = (
+                    f"checkpoint {self.directory / f'step_{step}'} is damaged "
+                    f"({type(error).__name__}: {reason})"
                 )
-            if distributed.everywhere(bool(result)):
-                return step, result[0]
+                if jax.process_count() > 1:
+                    raise InputError(
+                        f"the {damage}; move it away, or start one process alone, which "
+                        "passes over it"
+                    ) from None
+                print(f"The {damage}; trying the one before it.", file=sys.stderr)
         if steps:
             raise InputError(
                 f"no checkpoint in {self.directory} can be read (reasons above); "
@@ -136,11 +141,19 @@ class Checkpoints:
     def set_aside_after(self, step: int) -> None:
         """Rename the damaged checkpoints newer than a step, so that theirs can be saved anew."""
         for newer in self.steps():
-            if newer > step and distributed.is_first():
+            if newer > step:
                 damaged = self.directory / f"step_{newer}"
                 damaged.rename(_unused(self.directory / f"damaged_step_{newer}"))
-        distributed.everywhere(True)  # the first process has renamed them
         self._manager.reload()
+
+    def __enter__(self) -> "Checkpoints":
+        """Leaving closes them, unless it is for an error of one of several processes."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """What is being saved may wait for a process that is gone."""
+        if kind is None or jax.process_count() == 1:
+            self.close()
 
     def close(self) -> None:
         """Wait for what is being saved.

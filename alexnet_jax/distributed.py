@@ -7,8 +7,11 @@ themselves under SLURM, Open MPI and on Cloud TPU (`--distributed`), or by an ad
 
 import os
 import re
+import socket
 import sys
+import time
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,16 +28,21 @@ from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.watch import Interrupt
 
+START_SECONDS = 300  # that processes wait for each other at the start
 HEARTBEAT_SECONDS = 60  # a process not heard of for so long is taken for dead
 SHUTDOWN_SECONDS = 60  # that processes wait for each other at the end
+
+# What JAX says when the exchange with another process fails.
+_LOST = re.compile(r"Gloo|NCCL|coordination service|Connection (closed|reset)")
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """Join the other processes if the flags say so; leave at once where this one fails.
 
-    A process that fails ends without waiting for the others, whose next exchange with it then
-    fails too: all of them end, and the run can be started again from its newest checkpoint.
+    A process that fails does not wait for the others at its end. Their next exchange with it
+    fails, or its heartbeat is missed: all of them end, and can be started again to go on from
+    the newest checkpoint.
 
     Raises:
         InputError: flags that do not belong together, or no other processes to be found.
@@ -42,23 +50,25 @@ def joined() -> Iterator[None]:
     if not _join():
         yield
         return
+    this = f"process {jax.process_index()} of {jax.process_count()}"
     try:
         yield
     except InputError as error:
-        command.complain(str(error))
+        command.complain(f"{this}: {error}")
         _leave(2)
     except KeyboardInterrupt:
-        command.complain("interrupted")
+        command.complain(f"{this}: interrupted")
         _leave(130)
     except Exception as error:
-        text = str(error).strip().splitlines()
-        if not re.search(r"Gloo|NCCL|collective|coordination|[Cc]onnection", str(error)):
+        text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if _LOST.search(str(error)):
+            command.complain(
+                f"{this} lost another one ({text}); see what that one said, and start all of them "
+                "again to go on from the newest checkpoint"
+            )
+        else:
             traceback.print_exc()
-        command.complain(
-            f"process {jax.process_index()} of {jax.process_count()} stops: "
-            f"{type(error).__name__}: {text[0][:200] if text else ''}. Another process of this run "
-            "may have ended; start all of them again to go on from the newest checkpoint"
-        )
+            command.complain(f"{this} failed, and the others will end too")
         _leave(1)
 
 
@@ -81,15 +91,16 @@ def _join() -> bool:
             f"--coordinator_address={address} --num_processes={count} --process_id={number}: give "
             "all three, or --distributed where SLURM, Open MPI or Cloud TPU tells them"
         )
-    if address is not None and not re.fullmatch(r"\S+:\d+", address):
-        raise InputError(f"--coordinator_address={address}; expected HOST:PORT of process 0")
     if number is not None and count is not None and number >= count:
         raise InputError(f"--process_id={number}; expected 0 to {count - 1}")
+    if address is not None:
+        _reach(address, first=number == 0)
     try:
         jax.distributed.initialize(
             address,
             count,
             number,
+            initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
@@ -102,13 +113,46 @@ def _join() -> bool:
     results = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = os.fdopen(results, "w", buffering=1)
-    if jax.process_count() > 1:
-        where = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
-        print(
-            f"Process {jax.process_index()} of {jax.process_count()}, with {where}.",
-            file=sys.stderr,
-        )
+    here = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
+    print(f"Process {jax.process_index()} of {jax.process_count()}, with {here}.", file=sys.stderr)
     return True
+
+
+def _reach(address: str, first: bool) -> None:
+    """See that process 0 can listen at the address, or that it answers there.
+
+    JAX itself crashes at a port that is taken, and aborts where nobody answers.
+    """
+    if not (found := re.fullmatch(r"(\S+):(\d+)", address)):
+        raise InputError(f"--coordinator_address={address}; expected HOST:PORT of process 0")
+    host, port = found[1], int(found[2])
+    said = f"--coordinator_address={address}"
+    if first:
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"{said}: cannot listen there ({error}); choose another port"
+            ) from None
+        print(f"Waiting for the other processes at {address} …", file=sys.stderr)
+        return
+    print(f"Waiting for process 0 at {address} …", file=sys.stderr)
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except (socket.gaierror, OverflowError) as error:
+            raise InputError(f"{said}: no such place ({error})") from None
+        except OSError as error:
+            if time.monotonic() > end:
+                raise InputError(
+                    f"{said}: process 0 has not answered for {START_SECONDS} s ({error}); see that "
+                    "it runs, and that this machine can reach it"
+                ) from None
+        time.sleep(0.2)
 
 
 def is_first() -> bool:
@@ -116,11 +160,29 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def everywhere(value: bool) -> bool:
-    """Whether something is so in every process; each has to ask."""
+def from_first(value: bool) -> bool:
+    """What the first process says, in all of them."""
     if jax.process_count() == 1:
         return value
-    return bool(multihost_utils.process_allgather(np.array(value)).all())
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def check_same(what: dict[str, bytes]) -> None:
+    """Raise InputError, in every process, where one has other contents than the first.
+
+    Args:
+        what: contents by a name to tell.
+    """
+    if jax.process_count() == 1:
+        return
+    own = np.array([zlib.crc32(content) for content in what.values()], np.uint32)
+    everyone = np.asarray(multihost_utils.process_allgather(own))
+    for i, name in enumerate(what):
+        if others := np.flatnonzero(everyone[:, i] != everyone[0, i]).tolist():
+            raise InputError(
+                f"the {name} of the processes {', '.join(map(str, others))} is not that of process "
+                "0; start all of them with the same command and the same data"
+            )
 
 
 class SharedInterrupt:
@@ -141,7 +203,15 @@ class SharedInterrupt:
         """
         if jax.process_count() == 1:
             return self._own.signal
-        here = np.full(len(self._places.addressable_devices), self._own.signal or 0, np.int32)
-        before = self._asked
-        self._asked = self._largest(jax.make_array_from_process_local_data(self._places, here))
+        before, self._asked = self._asked, self._ask()
         return None if before is None else int(before) or None
+
+    def last(self) -> int | None:
+        """The signal's number after the last step; waits for the others."""
+        if jax.process_count() == 1:
+            return self._own.signal
+        return int(self._ask()) or None
+
+    def _ask(self) -> Array:
+        here = np.full(len(self._places.addressable_devices), self._own.signal or 0, np.int32)
+        return self._largest(jax.make_array_from_process_local_data(self._places, here))

@@ -167,7 +167,7 @@ def evaluate(
             f"the net tells {len(ours)} classes apart, {ours[0]} first; {config.data.name} has "
             f"{len(theirs)}, {theirs[0]} first; expected the same in the same order"
         )
-    if split is None and "test" not in pack.splits:
+    if split is None and "test" not in pack.splits and distributed.is_first():
         print(f"{config.data.name} has no labelled test split: using validation.", file=sys.stderr)
     split = split or ("test" if "test" in pack.splits else "validation")
     if split not in pack.splits:
@@ -198,13 +198,13 @@ def finish(workdir: Path, mesh: Mesh) -> None:
     done = {(r["step"], r.get("views")): r for r in records}
     for views in ("center", "ten"):
         record = done.get((net.step, views))
-        if record is None:
+        if distributed.from_first(record is None):  # the others may not see its file yet
             split, (result,) = evaluate([net], views=views, mesh=mesh)
             epoch = next((r["epoch"] for r in records if r["step"] == net.step), None)
             record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)
             if distributed.is_first():
                 metrics.append(workdir, record)
-        if distributed.is_first():
+        if record is not None and distributed.is_first():
             print(line(str(workdir), record["split"], views, record))
 
 

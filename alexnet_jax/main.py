@@ -30,6 +30,13 @@ def main(_: list[str]) -> int:
             finetune.check(config, directory)
             pack = prepare(config.data)
             config = train.complete(config, pack)
+            distributed.check_same(
+                {
+                    "config": config.to_json().encode(),
+                    "training images": pack.mean_image.tobytes(),
+                    "classes": "\n".join(pack.class_names).encode(),
+                }
+            )
             if status := train.train(config, pack, directory):
                 return status
             evaluate.finish(directory, parallel.make_mesh(config))

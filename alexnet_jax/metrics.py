@@ -181,7 +181,7 @@ def read(directory: Path) -> list[dict[str, Any]]:
 
 def progress(items: Iterable[T], total: int, name: str) -> Iterable[T]:
     """The items, with a bar on stderr that vanishes when done, if stderr is a terminal."""
-    bar = not sys.stderr.isatty()
+    bar = not sys.stderr.isatty() or jax.process_index() > 0
     return tqdm(items, total=total, desc=name, unit="batch", disable=bar, leave=False)
 
 

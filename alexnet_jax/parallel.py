@@ -48,6 +48,11 @@ def make_mesh(config: Mapping[str, Any]) -> Mesh:
         raise InputError(
             f"batch_size={config['batch_size']} is not a multiple of parallel.data={data}"
         )
+    if is_weird(config) and columns == 1:
+        raise InputError(
+            "parallel.scheme=one_weird_trick shares out the columns, and parallel.columns=1 keeps "
+            "them together; expected parallel.columns=2, or parallel.scheme=columns"
+        )
     if is_weird(config) and config["batch_size"] % (data * columns):
         raise InputError(
             f"batch_size={config['batch_size']} is not a multiple of parallel.data={data} × "
@@ -62,8 +67,8 @@ def make_mesh(config: Mapping[str, Any]) -> Mesh:
 
 
 def is_weird(config: Mapping[str, Any]) -> bool:
-    """Whether "one weird trick" changes anything: it does where the columns are shared out."""
-    return config["parallel"]["scheme"] == "one_weird_trick" and config["parallel"]["columns"] > 1
+    """Whether the scheme is "one weird trick"."""
+    return config["parallel"]["scheme"] == "one_weird_trick"
 
 
 def batch_axes(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -191,16 +191,16 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
     """
     mesh = parallel.make_mesh(config)
     images = pack.splits["train"].count
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    try:
+    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
         state, totals = _start(config, pack, mesh, checkpoints)
         step, steps = int(state.step), total_steps(config, images)
         if step >= steps:
-            print(
-                f"{workdir} already has {step} steps and the config asks for {steps}: "
-                "nothing to train.",
-                file=sys.stderr,
-            )
+            if distributed.is_first():
+                print(
+                    f"{workdir} already has {step} steps and the config asks for {steps}: "
+                    "nothing to train.",
+                    file=sys.stderr,
+                )
             return 0
         log: metrics.Log | metrics.NoLog = metrics.NoLog()
         if distributed.is_first():
@@ -213,8 +213,6 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
             return _Run(config, pack, mesh, checkpoints, log, totals).go(state, step)
         finally:
             log.close()
-    finally:
-        checkpoints.close()
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
@@ -311,10 +309,15 @@ class _Run:
                 self.seconds += time.perf_counter() - clock
                 state = self._pause(state, step, stop=signal is not None)
                 if signal is not None:
-                    self.log.say(f"Stopped after step {step}; the same command continues from it.")
-                    return 128 + signal
+                    return self._stopped(step, signal)
                 clock = time.perf_counter()
-        return 0
+            signal = stop.last()
+        return 0 if signal is None else self._stopped(step, signal)
+
+    def _stopped(self, step: int, signal: int) -> int:
+        """The exit status of a run that a signal has stopped, saved, after a step."""
+        self.log.say(f"Stopped after step {step}; the same command continues from it.")
+        return 128 + signal
 
     def _batches(self, step: int) -> Iterator[Batch]:
         """Batches on the devices, the next one placed while the current one is used."""

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,17 @@ def start(
 
 
 def start_several(
-    module: str, count: int, *arguments: object, slurm: bool = False
+    module: str,
+    count: int,
+    *arguments: object,
+    slurm: bool = False,
+    each: Sequence[str] | None = None,
 ) -> list[subprocess.Popen[str]]:
     """The processes of one run, on the loopback interface, with a device each.
 
     Args:
         slurm: give them the variables that srun sets in place of the flags.
+        each: one more argument for each.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -107,7 +112,8 @@ def start_several(
             for i in map(str, range(count))
         ]
     shared = (f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}")
-    return [start(module, *arguments, *shared, f"--process_id={i}") for i in range(count)]
+    own = [[f"--process_id={i}", *(each[i : i + 1] if each else ())] for i in range(count)]
+    return [start(module, *arguments, *shared, *flags) for flags in own]
 
 
 def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
