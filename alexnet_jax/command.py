@@ -48,10 +48,11 @@ def define_processes() -> None:
 def default_workdir() -> str:
     """Where a config's run lies: runs/alexnet-sample for configs/alexnet.py:sample.
 
-    A comma between a variant's words becomes a hyphen: --workdir takes lists.
+    A comma between a variant's words becomes a hyphen, since --workdir takes lists; so does a
+    slash, where the variant is a folder.
     """
     path, _, variant = config_flags.get_config_filename(FLAGS["config"]).partition(":")
-    words = [Path(path).stem, *variant.split(",")]
+    words = [Path(path).stem, *re.split("[,/]", variant)]
     return os.path.join("runs", "-".join(filter(None, words)))
 
 

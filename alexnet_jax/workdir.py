@@ -53,7 +53,7 @@ def check_config(directory: Path, config: ConfigDict) -> list[tuple[str, Any, An
     old, new = _read(path), json.loads(config.to_json())
     del old["changes"]
     new["model"]["classes"] = new["model"]["classes"] or old["model"]["classes"]
-    differing = list(_differences(old, new))
+    differing = list(differences(old, new))
     if fixed := [d for d in differing if not d[0].startswith(MAY_CHANGE)]:
         listed = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in fixed)
         raise InputError(
@@ -85,8 +85,11 @@ def write_config(directory: Path, config: ConfigDict, step: int) -> list[str]:
     return [f"{name} was {was!r}, is now {now!r}" for name, was, now in differing]
 
 
-def read_config(directory: Path) -> ConfigDict:
-    """The config of a run.
+def read_config(directory: Path, flag: str = "--workdir") -> ConfigDict:
+    """The config of a run, with tuples as config files have them.
+
+    Args:
+        flag: which gave the directory, for messages.
 
     Raises:
         InputError: no run there.
@@ -94,28 +97,35 @@ def read_config(directory: Path) -> ConfigDict:
     path = directory / "config.json"
     if not path.exists():
         raise InputError(
-            f"--workdir={directory} has no config.json; expected the folder of a run, "
+            f"{flag}={directory} has no config.json; expected the folder of a run, "
             "as python -m alexnet_jax.main --workdir=DIR makes it"
         )
-    recorded = _read(path)
+    recorded = _read(path, flag)
     del recorded["changes"]
-    return ConfigDict(recorded)
+    return ConfigDict(_tuples(recorded))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, flag: str = "--workdir") -> dict[str, Any]:
     try:
-        recorded = json.loads(path.read_text())
+        recorded: dict[str, Any] = json.loads(path.read_text())
         recorded["changes"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not the config of a run; give another --workdir") from None
+        raise InputError(f"{path} is not the config of a run; give another {flag}") from None
     return recorded
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, the only sequences that flags can set."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(field, old, new) of every leaf in which two configs differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             where = f"{name}.{key}" if name else key
-            yield from _differences(old.get(key), new.get(key), where)
+            yield from differences(old.get(key), new.get(key), where)
     elif old != new:
         yield name, old, new

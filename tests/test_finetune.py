@@ -17,6 +17,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import load_net
 from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import check_config, claim
+from configs import like
 
 
 def tiny(data: Path, **fields: Any) -> ConfigDict:
@@ -124,3 +125,76 @@ def test_wrong_start(
         change(config)
     with pytest.raises(InputError, match=message):
         run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(learning_rate=0.5, batch_size=4), []),
+        ({"data.crop": 25, "data.std": (2.0,)}, ["data.crop", "data.std"]),
+        ({"data.mean": "channel"}, ["data.mean"]),
+        ({"model.lrn.k": 1.0, "model.dropout": 0.1}, ["model.dropout", "model.lrn.k"]),
+        ({"model.map_norm.k": 3.0}, []),  # no layer has this step
+        ({"model.layers.conv1.after": ("relu", "pool")}, ["model.layers.conv1.after"]),
+        ({"model.layers.fc8.bias": 0.5}, []),
+    ],
+)
+def test_what_differs_is_said(
+    folder: Path, change: dict[str, Any], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: parameters that are taken in silence where their inputs or their steps differ, and
+    lines about what does not concern them."""
+    config = tiny(folder / "three", init_from=str(folder / "base"), init_layers=("conv1", "conv2"))
+    config.update_from_flattened_dict(change)
+    finetune.check(config, folder / "none")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == said
+    assert all(" there, " in line and line.endswith(" here.") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.channel_order": "bgr"}, "data.channel_order differs: 'rgb' there, 'bgr' here"),
+        ({"model.layers.conv1.stride": 2, "init_layers": ("conv1",)}, r"conv1\.stride differs: 3"),
+        # twice the maps in conv1 give conv2 as many to see in its own column as in both before
+        (
+            {"model.layers.conv2.sees": "own", "model.layers.conv1.features": 8},
+            r"conv2\.sees differs: 'both' there, 'own' here",
+        ),
+        ({"model.columns": 1}, r"does not fit: conv2 \(kernel \(2, 2, 2, 4, 2\) there, \(1,"),
+    ],
+)
+def test_what_makes_parameters_meaningless(
+    folder: Path, change: dict[str, Any], message: str
+) -> None:
+    """Catches: kernels laid on other channels, columns or places than they were trained for, or
+    shapes that are found not to fit after the images have been prepared."""
+    config = tiny(folder / "three", init_from=str(folder / "base"), init_layers=("conv2",))
+    config.update_from_flattened_dict(change)
+    with pytest.raises(InputError, match=message):
+        finetune.check(config, folder / "none")
+
+
+def test_what_the_other_run_does_not_say(folder: Path, tmp_path: Path) -> None:
+    """Catches: a damaged config of the other run that is blamed on --workdir."""
+    source = shutil.copytree(folder / "base", tmp_path / "base")
+    config = tiny(folder / "three", init_from=str(source))
+    (source / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is not the config of a run; give another --config\.ini"):
+        finetune.check(config, tmp_path / "none")
+    (source / "config.json").write_text('{"changes": [], "model": {"layers": {}, "classes": 3}}')
+    with pytest.raises(InputError, match=f"init_from={source}: its config.json cannot be used"):
+        finetune.check(config, tmp_path / "none")
+
+
+def test_a_config_like_that_of_a_run(folder: Path) -> None:
+    """Catches: a field that comes back as another type, on which flags fail, or another value; and
+    classes that stay those of the other images."""
+    made, found = tiny(folder / "five"), like.get_config(str(folder / "base"))
+    assert (found.init_from, found.model.classes) == (str(folder / "base"), 0)
+    found.init_from = ""
+    assert found == made
+    assert isinstance(found.model.layers.conv1.padding, tuple)
+    with pytest.raises(InputError, match=r"configs/like\.py: WORKDIR=nowhere has no config\.json"):
+        like.get_config("nowhere")

@@ -1,0 +1,27 @@
+"""The config of another run, to train on from its parameters, on its data or on other images.
+
+    python -m alexnet_jax.main --config=configs/like.py:runs/zoo --workdir=runs/mine
+                               --config.data.name=folder --config.data.dir=DIR
+
+The part after the colon is that run's workdir, made by training or by `alexnet_jax.convert`.
+Its preprocessing, its net and its recipe are kept, so that its parameters find what they are used
+to; the number of classes is the data's, and a classifier that does not fit is initialised anew.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.workdir import read_config
+
+
+def get_config(workdir: str = "") -> ConfigDict:
+    """The config recorded in a workdir, with `init_from` as that workdir.
+
+    Raises:
+        InputError: no run there.
+    """
+    config = read_config(Path(workdir), "configs/like.py: WORKDIR")
+    config.model.classes = 0
+    config.init_from, config.init_layers = workdir, ()
+    return config
