@@ -16,6 +16,7 @@ Nothing in a file is executed. A file that does not fit is refused with its firs
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def read(
         if given and kind not in kinds:
             raise InputError(f"--{flag}={given} is for {', '.join(kinds)}, but --input is {path}")
     if kind == ".safetensors" and native.is_ours(path):
+        for flag, refused in (("config", config), ("class_names", class_names)):
+            if refused is not None:
+                raise InputError(
+                    f"--{flag} is for files of other programs, but {path} is this one's, which "
+                    "holds its own"
+                )
         return native.read(path, alexnet.get_config())
     default = bvlc_alexnet if kind in (".caffemodel", ".onnx") else one_weird_trick
     config = default.get_config() if config is None else config
@@ -80,6 +87,12 @@ def read(
     config = layout.configure(config, stack)
     params = layout.params_of(config, stack)
     image = _mean_image(config, mean)
+    if stack.mean_file and mean is None:
+        print(
+            f"The net was trained with the mean image {stack.mean_file!r}; taken is data.mean="
+            f"{config.data.mean} {tuple(config.data.given_mean)}. --mean=FILE takes the image.",
+            file=sys.stderr,
+        )
     return Net(config, 0, params, image, _names(class_names, config.model.classes))
 
 
@@ -95,8 +108,7 @@ def write_workdir(directory: Path, net: Any) -> None:
 
     train.check(net.config)
     with claim(directory):
-        if (directory / "config.json").exists() or (directory / "checkpoints").exists():
-            raise InputError(f"--workdir={directory} holds a run already; give another")
+        check_free(directory)
         state = train.first_state(net.config, net.params)
         rest = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
         del rest["params"]
@@ -110,6 +122,12 @@ def write_workdir(directory: Path, net: Any) -> None:
         checkpoints.save(0, state.params, rest, net.mean_image, about)
         checkpoints.close()
         write_config(directory, net.config, 0)
+
+
+def check_free(directory: Path) -> None:
+    """Raise InputError for a folder that holds a run."""
+    if (directory / "config.json").exists() or (directory / "checkpoints").exists():
+        raise InputError(f"--workdir={directory} holds a run already; give another")
 
 
 def write(path: Path, net: Any) -> None:
@@ -171,7 +189,10 @@ def _mean_image(config: ConfigDict, mean: Path | None) -> np.ndarray:
 def _names(path: Path | None, classes: int) -> tuple[str, ...]:
     if path is None:
         return synsets() if classes == 1000 else tuple(map(str, range(classes)))
-    names = tuple(path.read_text(encoding="utf-8").splitlines())
+    try:
+        names = tuple(path.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise InputError(f"--class_names={path} is no text in UTF-8: {error}") from None
     if len(names) != classes or len({*names}) != classes:
         raise InputError(
             f"--class_names={path} has {len({*names})} different names in {len(names)} lines; "
@@ -192,6 +213,9 @@ def main(_: list[str]) -> None:
     if (source is None) == (target is None):
         raise InputError("give either --input=FILE, to make --workdir, or --output=FILE from it")
     if target is not None:
+        for flag in ("config", "prototxt", "mean", "class_names"):
+            if flags.FLAGS[flag].present:
+                raise InputError(f"--{flag} is for --input; --output writes what {directory} holds")
         from alexnet_jax.evaluate import load_net
 
         net = load_net(directory)
@@ -199,6 +223,7 @@ def main(_: list[str]) -> None:
         print(f"{target}: step {net.step} of {directory}")
         return
     assert source is not None
+    check_free(directory)
     config = flags.FLAGS.config if flags.FLAGS["config"].present else None
     files = {name: _path(name) for name in ("prototxt", "mean", "class_names")}
     net = read(source, config, **files)

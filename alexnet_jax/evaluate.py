@@ -161,12 +161,7 @@ def evaluate(
                     f"nets whose {name} differ cannot be averaged: {ours} and {theirs}"
                 )
     pack = prepare(config.data)
-    ours, theirs = nets[0].class_names, tuple(pack.class_names)
-    if len(ours) != len(theirs) or (ours != theirs and {*ours} == {*theirs}):
-        raise InputError(
-            f"the net tells {len(ours)} classes apart, {ours[0]} first; {config.data.name} has "
-            f"{len(theirs)}, {theirs[0]} first; expected the same in the same order"
-        )
+    check_classes(nets[0].class_names, tuple(pack.class_names), config.data.name)
     if split is None and "test" not in pack.splits and distributed.is_first():
         print(f"{config.data.name} has no labelled test split: using validation.", file=sys.stderr)
     split = split or ("test" if "test" in pack.splits else "validation")
@@ -186,6 +181,30 @@ def evaluate(
     total = math.ceil(pack.splits[split].count / config.batch_size)
     predicts = [net.predict(mesh) for net in nets]
     return split, errors(predicts, metrics.progress(batches, total, f"{split} ({views})"), mesh)
+
+
+def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], name: str) -> None:
+    """Raise InputError for data of other classes than the net's, or in another order.
+
+    A net whose file names none has numbers for names (`convert`); which classes these are, only
+    the order can tell.
+    """
+    if ours == theirs:
+        return
+    if len(ours) == len(theirs) and ours == tuple(map(str, range(len(ours)))):
+        if distributed.is_first():
+            print(
+                f"The net has numbers for names: its classes are taken in the order of {name}'s, "
+                f"{theirs[0]} first.",
+                file=sys.stderr,
+            )
+        return
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    differing = (f"class {i} is {a} and {b}; " for i, (a, b) in pairs if a != b)
+    raise InputError(
+        f"the net tells {len(ours)} classes apart, {name} has {len(theirs)}; "
+        f"{next(differing, '')}expected the same in the same order"
+    )
 
 
 def finish(workdir: Path, mesh: Mesh) -> None:

@@ -5,27 +5,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import foreign
-import jax
 import numpy as np
 import onnx
 import processes
 import pytest
 import safetensors.numpy
 import torch
-from data_fixtures import write_folder
+from absl import flags
+from data_fixtures import smooth_pixels, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from onnx import numpy_helper
+from PIL import Image
 from test_convert_onnx import zoo
 from test_convert_torch import config as small_torch
 from test_convert_torch import write as write_torch
 
-from alexnet_jax import convert, train
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import convert
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import Net, evaluate, load_net
-from alexnet_jax.parallel import data_mesh, template
-from experiments.figures import kernels
+from alexnet_jax.evaluate import Net, check_classes, evaluate, load_net
+from experiments import figures
 
 TINY = dict(conv1=4, conv2=4, conv3=4, conv4=4, conv5=4, fc6=4, fc7=8, fc8=3)
 
@@ -41,8 +41,9 @@ def caffemodel(sizes: dict[str, int]) -> bytes:
     return foreign.caffemodel(sizes, arrays, generation="layers", shaped=False)
 
 
-def test_a_workdir_from_caffe(tmp_path: Path) -> None:
-    """Catches a workdir that evaluate, figures or training do not take, and a mean in BGR."""
+def test_a_workdir_from_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a workdir that evaluate, predict, figures or training do not take, a mean or kernels
+    shown in BGR, and rates of layers that the command line cannot set."""
     (tmp_path / "net.caffemodel").write_bytes(caffemodel(TINY))
     (tmp_path / "deploy.prototxt").write_text(foreign.prototxt(TINY))
     mean = np.random.default_rng(0).uniform(90, 140, (1, 3, 256, 256)).astype(np.float32)
@@ -68,14 +69,42 @@ def test_a_workdir_from_caffe(tmp_path: Path) -> None:
     np.testing.assert_array_equal(net.mean_image, mean[0, ::-1].transpose(1, 2, 0))
     split, (result,) = evaluate([net])
     assert (split, result["count"]) == ("test", 5)
-    assert kernels(np.asarray(net.params["conv1"]["kernel"])).axes
-    state = template(jax.eval_shape(lambda: train.init_state(net.config)), data_mesh(1))
-    rest = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
-    checkpoints = Checkpoints(workdir)
-    assert int(checkpoints.rest(0, rest)["step"]) == 0
-    checkpoints.close()
     with pytest.raises(InputError, match="holds a run already"):
         convert.write_workdir(workdir, net)
+
+    Image.fromarray(smooth_pixels(90, 300)).save(tmp_path / "wide.png")
+    ended = processes.run("predict", f"--workdir={workdir}", tmp_path / "wide.png")
+    assert ended.returncode == 0, ended.stderr
+    assert {line.split()[-1] for line in ended.stdout.splitlines()[1:]} == {*"abc"}
+
+    shown: list[np.ndarray] = []
+
+    def show(kernel: np.ndarray) -> Figure:
+        shown.append(kernel)
+        return Figure()
+
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", str(workdir), "", flag_values=values)
+    values.mark_as_parsed()
+    monkeypatch.setattr(figures.flags, "FLAGS", values)
+    monkeypatch.setattr(figures, "kernels", show)
+    figures.main([])
+    np.testing.assert_array_equal(shown[0][..., ::-1, :], net.params["conv1"]["kernel"])
+    assert (workdir / "kernels.png").exists()
+
+    ended = processes.run(
+        "main",
+        f"--config=configs/like.py:{workdir}",
+        "--config.batch_size=4",
+        "--config.max_steps=1",
+        '--config.schedule.multipliers=(("conv1", 1, 0.0),)',
+        f"--workdir={tmp_path / 'on'}",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "step 0: took conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8;" in ended.stderr
+    trained = load_net(tmp_path / "on").params
+    np.testing.assert_array_equal(trained["conv1"]["kernel"], net.params["conv1"]["kernel"])
+    assert np.any(trained["fc7"]["kernel"] != net.params["fc7"]["kernel"])
 
 
 def test_classes_of_other_data_are_refused(tmp_path: Path) -> None:
@@ -85,8 +114,22 @@ def test_classes_of_other_data_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "pictures" / "test", dict(a=2, b=2))
     net = convert.read(tmp_path / "net.caffemodel")
     net.config.data.name, net.config.data.dir = "folder", str(tmp_path / "pictures")
-    with pytest.raises(InputError, match=r"tells 3 classes apart.*folder has 2"):
+    with pytest.raises(InputError, match=r"tells 3 classes apart, folder has 2; class 0 is 0 and"):
         evaluate([net])
+
+
+def test_names_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches other names, or another order, taken for the same classes; numbers refused, which
+    are the names of a net that came without; and silence about them."""
+    check_classes(("a", "b"), ("a", "b"), "folder")
+    assert capsys.readouterr().err == ""
+    check_classes(("0", "1"), ("a", "b"), "folder")
+    assert "numbers for names: its classes are taken in the order of folder's, a" in (
+        capsys.readouterr().err
+    )
+    for ours in (("b", "a"), ("a", "c"), ("1", "0")):
+        with pytest.raises(InputError, match=r"class [01] is . and .; expected the same"):
+            check_classes(ours, ("a", "b"), "folder")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +138,8 @@ def test_classes_of_other_data_are_refused(tmp_path: Path) -> None:
         (["--input=net.h5", "--workdir=x"], "ends in '.h5'; expected .caffemodel"),
         (["--input=none.onnx", "--workdir=x"], "cannot read none.onnx: No such file"),
         (["--workdir=x"], "give either --input"),
+        (["--workdir=x", "--output=y.onnx", "--mean=m"], "--mean is for --input; --output writes"),
+        (["--input=README.md", "--workdir=."], "ends in '.md'"),
     ],
 )
 def test_wrong_use(arguments: list[str], expected: str, tmp_path: Path) -> None:
@@ -153,7 +198,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path],
 
 
 def read(path: Path) -> Net:
-    torchs = path.suffix in (".pth", ".safetensors")
+    torchs = path.suffix in (".pth", ".safetensors") and "make_ours" not in path.parent.name
     net: Net = convert.read(path, small_torch() if torchs else None)
     return net
 

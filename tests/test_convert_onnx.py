@@ -1,5 +1,6 @@
 """ONNX files, read and written by us and run by ONNX Runtime."""
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 from foreign import stacked
 from onnx import TensorProto, helper, numpy_helper
+from test_configs import CONFIGS
 from torch_twin import config_module, random_params, small_config
 
 from alexnet_jax import convert
@@ -123,6 +125,12 @@ def some_net(kind: str) -> Net:
             layer.features = min(layer.features, 12)
         config.model.classes = 7
         config.model.lrn.alpha = 0.05
+    elif kind == "the 2012 program's, shrunk":
+        config = runpy.run_path(str(CONFIGS / "source2012.py"))["get_config"]()
+        for layer in config.model.layers.values():
+            layer.features = min(layer.features, 12)
+        config.model.classes = 7
+        config.model.map_norm.alpha = 5.0  # as strong as can be seen after random weights
     elif kind == "columns apart, pools that round down":
         config.model.layers.conv3.sees = config.model.layers.fc6.sees = "own"
         config.model.layers.conv1.after = ("tanh", "pool_floor")
@@ -142,6 +150,7 @@ def some_net(kind: str) -> Net:
 
 KINDS = [
     "paper, shrunk",
+    "the 2012 program's, shrunk",
     "columns apart, pools that round down",
     "BGR in units of a deviation, LRN across",
 ]
@@ -149,7 +158,8 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_file_written_stands_alone(tmp_path: Path, kind: str) -> None:
-    """Catches a mean of another crop, LRN across columns, our own order of flattened maps."""
+    """Catches a mean of another crop, LRN across columns, our own order of flattened maps, and a
+    norm within a map whose windows at the edges divide by fewer activities."""
     net, path = some_net(kind), tmp_path / "net.onnx"
     convert.write(path, net)
     crop = net.config.data.crop

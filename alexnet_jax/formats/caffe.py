@@ -50,7 +50,8 @@ message DropoutParameter { optional float dropout_ratio = 1 [0.5]; }
 message ReLUParameter { optional float negative_slope = 1; }
 message InputParameter { repeated BlobShape shape = 1; }
 message TransformationParameter {
-  optional float scale = 1 [1]; optional uint32 crop_size = 3; repeated float mean_value = 5; }
+  optional float scale = 1 [1]; optional uint32 crop_size = 3; optional string mean_file = 4;
+  repeated float mean_value = 5; }
 message LayerParameter {
   optional string name = 1; optional string type = 2; repeated string bottom = 3;
   repeated string top = 4; repeated BlobProto blobs = 7;
@@ -266,6 +267,8 @@ def _data(stack: Stack, layer: Any) -> None:
         stack.state("data", "crop", given.crop_size)
     if given.scale != 1:
         stack.state("data", "scale", _short(given.scale))
+    if given.mean_file:
+        stack.mean_file = given.mean_file
     if given.mean_value:
         mean = tuple(map(_short, given.mean_value))
         stack.state("data", "given_mean", mean[::-1] if len(mean) == 3 else mean * 3)

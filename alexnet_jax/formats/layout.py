@@ -50,11 +50,13 @@ class Stack:
         layers: in order; the last one classifies.
         model: fields of `config.model` that the file states, lrn, pool and dropout among them.
         data: fields of `config.data` that it states.
+        mean_file: the name of a mean image that it asks for, which is another file.
     """
 
     layers: list[Layer]
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    mean_file: str = ""
 
     def state(self, part: str, name: str, value: Any) -> None:
         """Record a field of `model` or `data`, which every layer of the file must agree on.

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from alexnet_jax import network
+from alexnet_jax import network, train
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import Net
 
@@ -65,14 +65,7 @@ def read(path: Path, like: ConfigDict) -> Net:
         axes = dict(json.loads(metadata["axes"]))
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path} has no config, class names or axes in it: {error}") from None
-    if wrong := _fields(config) ^ _fields(like):
-        raise InputError(f"{path} was made with other config fields: {', '.join(sorted(wrong))}")
-    config.parallel = like.parallel  # the devices are those of this machine
-    expected = {
-        f"{layer}.{part}": leaf.shape
-        for layer, parts in network.abstract_params(config).items()
-        for part, leaf in parts.items()
-    }
+    expected = _check(path, config, like)
     mean = arrays.pop(MEAN, np.zeros(()))
     if mean.ndim != 3 or mean.shape[0] != mean.shape[1] or mean.dtype != np.float32:
         raise InputError(f"{path} has {MEAN} {mean.shape}; expected (side, side, channels) float32")
@@ -93,6 +86,22 @@ def read(path: Path, like: ConfigDict) -> Net:
         layer, part = name.split(".")
         params.setdefault(layer, {})[part] = arrays[name]
     return Net(config, 0, params, mean, class_names)
+
+
+def _check(path: Path, config: ConfigDict, like: ConfigDict) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters that a config asks for, once it can be trained with."""
+    if wrong := _fields(config) ^ _fields(like):
+        raise InputError(f"{path} was made with other config fields: {', '.join(sorted(wrong))}")
+    config.parallel = like.parallel  # the devices are those of this machine
+    try:
+        train.check(config)
+        params = network.abstract_params(config)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} has a config that cannot be used: {reason}") from None
+    return {
+        f"{n}.{part}": leaf.shape for n, layer in params.items() for part, leaf in layer.items()
+    }
 
 
 def _axes(dimensions: int) -> str:

@@ -25,7 +25,7 @@ TYPES = {
     **dict.fromkeys(("alpha", "beta", "bias", "ratio"), KINDS.FLOAT),
     **dict(auto_pad=KINDS.STRING, value=KINDS.TENSOR),
 }
-NOTHING = ("Identity", "Softmax")  # Identity changes nothing, and Softmax no order
+NOTHING = ("Identity", "Softmax")  # Identity changes nothing, and a last Softmax no order
 
 
 def read(path: Path, names: list[str], crop: int) -> Stack:
@@ -65,6 +65,7 @@ class _Reader:
         if len(inputs) != 1:
             raise InputError(f"the inputs are {[i.name for i in inputs]}; expected one of images")
         self.names = iter(names)
+        self.ended = False
         self.stack = Stack([])
         self.side = self._side(inputs[0], crop)
         self.stack.state("data", "crop", self.side)
@@ -92,12 +93,14 @@ class _Reader:
     def _add(self, node: Any, given: dict[str, Any]) -> None:
         """One more layer, or one more step after the last one."""
         kind, layers = node.op_type, self.stack.layers
+        if self.ended and kind != "Identity":
+            raise InputError(f"{kind} comes after the softmax; expected that at the end of the net")
         if kind == "Conv":
             layers.append(self._convolution(node, given))
         elif kind == "Gemm":
             layers.append(self._dense(node, given))
         elif kind in NOTHING:
-            return
+            self.ended = self.ended or kind == "Softmax"
         elif not layers:
             raise InputError(f"{kind} comes before any convolution")
         elif kind in STEPS:
@@ -133,9 +136,12 @@ class _Reader:
             raise InputError(f"{name} has weights {weight.shape}; expected four dimensions")
         pads = self._pads(name, given)
         stride = _one(name, "strides", given.get("strides", [1]))
+        if stride < 1:
+            raise InputError(f"{name} has strides {stride}; expected 1 or more")
         _expect(name, "dilations", given.get("dilations", [1]), 1)
         _expect(name, "kernel_shape", given.get("kernel_shape", weight.shape[2:]), weight.shape[2])
         self.side = (self.side + sum(pads) - weight.shape[2]) // stride + 1
+        bias = _bias(weight, bias)
         return Layer(name, weight, bias, given.get("group", 1), stride, pads)
 
     def _dense(self, node: Any, given: dict[str, Any]) -> Layer:
@@ -145,20 +151,21 @@ class _Reader:
         _expect(name, "transA", [given.get("transA", 0)], 0)
         if weight.ndim != 2:
             raise InputError(f"{name} has weights {weight.shape}; expected two dimensions")
-        return Layer(name, weight if given.get("transB", 0) else weight.T, bias.reshape(-1))
+        weight = weight if given.get("transB", 0) else weight.T
+        return Layer(name, weight, _bias(weight, bias))
 
-    def _weights(self, node: Any) -> tuple[str, np.ndarray, np.ndarray]:
+    def _weights(self, node: Any) -> tuple[str, np.ndarray, np.ndarray | None]:
         name = next(self.names, None)
         if name is None:
             raise InputError(f"one more {node.op_type} than the config has layers")
         arrays = []
-        for tensor in node.input[1:]:
+        for tensor in filter(None, node.input[1:]):  # an input left out may be named ""
             if tensor not in self.arrays:
                 raise InputError(f"{name} wants the tensor {tensor}, which is not in the file")
             arrays.append(self.arrays[tensor])
         if not arrays:
             raise InputError(f"{name} has no weights")
-        return name, arrays[0], arrays[1] if arrays[1:] else np.zeros(len(arrays[0]), np.float32)
+        return name, arrays[0], arrays[1] if arrays[1:] else None
 
     def _pads(self, name: str, given: dict[str, Any]) -> tuple[int, int]:
         """Pixels before and after, in both directions."""
@@ -202,6 +209,11 @@ class _Reader:
         wrong = given.get("axis", 1) != 1 if node.op_type == "Flatten" else np.size(shape) != 2
         if wrong:
             raise InputError(f"{node.op_type} to {shape}; expected (batch, units)")
+
+
+def _bias(weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """The biases of weights (out, …), zeros where there are none."""
+    return np.zeros(len(weight), np.float32) if bias is None else bias.reshape(-1)
 
 
 def _attributes(node: Any) -> dict[str, Any]:

@@ -122,11 +122,34 @@ class _Builder:
                 self._do("LRN", name=name, **rule)
             else:
                 self._each_column("LRN", name, maps, [()] * columns, **rule)
+        elif step == "map_norm":
+            self._map_norm(name)
         elif step == "dropout":
             if not self.model.inverted_dropout:
                 self._do("Mul", np.array(1 - self.model.dropout, np.float32), name=name)
         else:
             raise InputError(f"the step {step} of model.layers cannot be written as ONNX")
+
+    def _map_norm(self, name: str) -> None:
+        """`models.lrn.map_norm`: ONNX has none, so x · (k + alpha · size² · mean of x²) ^ -beta."""
+        norm, activities = self.model.map_norm, self.at
+        self._mul(activities, f"{name}_squares")
+        self._do(
+            "AveragePool",
+            name=f"{name}_mean",
+            kernel_shape=[norm.size] * 2,
+            pads=[norm.size // 2] * 4,
+            count_include_pad=1,  # so that a sum is size² means at the edges too
+        )
+        scale = norm.share(norm.size**2) * norm.size**2
+        for kind, number in (("Mul", scale), ("Add", norm.k), ("Pow", -norm.beta)):
+            self._do(kind, np.array(number, np.float32), name=f"{name}_{kind.lower()}")
+        self._mul(activities, name)
+
+    def _mul(self, other: str, name: str) -> None:
+        """The last operator's output times another's."""
+        self.nodes.append(helper.make_node("Mul", [self.at, other], [name], name))
+        self.at = name
 
     def _each_column(
         self,

@@ -64,7 +64,7 @@ def read(path: Path, config: ConfigDict) -> Stack:
     for layer in model.layers:
         weight, bias = (arrays[f"{NAMES[layer.name]}.{part}"] for part in ("weight", "bias"))
         dimensions = 4 if isinstance(layer, Conv) else 2
-        features = layer.features or len(weight)  # the classes are the file's
+        features = layer.features or sum(weight.shape[:1])  # the classes are the file's
         kernel = (layer.kernel, layer.kernel) if isinstance(layer, Conv) else ()
         if weight.shape != (expected := (features, *weight.shape[1:2], *kernel)) or (
             weight.ndim != dimensions
@@ -97,11 +97,20 @@ def _pickled(path: Path) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} is no state dict of PyTorch's, or is damaged: {first}") from None
+        reason = _first_line(error)
+        raise InputError(f"{path} is no state dict of PyTorch's, or is damaged: {reason}") from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]  # of PyTorch's ImageNet example
-    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
+    named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+    if not named or not all(map(torch.is_tensor, state.values())):
         raise InputError(f"{path} holds {type(state).__name__}; expected a state dict of tensors")
+    try:
+        arrays = {name: tensor.detach().float().numpy() for name, tensor in state.items()}
+    except _DAMAGED as error:
+        raise InputError(f"{path} has tensors that are not plain: {_first_line(error)}") from None
     # "module" is what DataParallel puts into the names.
-    return {name.replace("module.", ""): t.detach().float().numpy() for name, t in state.items()}
+    return {name.replace("module.", ""): array for name, array in arrays.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
