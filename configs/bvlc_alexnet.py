@@ -10,8 +10,12 @@ layout with random weights only.
 
 What differs from the paper is the field that differs here from `configs/alexnet.py`: crops of 227
 without padding, LRN over all maps with k = 1 and alpha / n, inverted dropout, biases of 0.1,
-squashed images in BGR, no colour noise. Caffe's solver also trains biases at twice the rate and
-without decay; this config, which is for training on from such weights, does not.
+squashed images in BGR, no colour noise, and biases at twice the rate and without decay
+(train_val.prototxt). The rate is 0.01, divided by ten every 100,000 of 450,000 batches of 256
+(solver.prototxt): in epochs of 1,281,167 images, at the starts of the 21st, 41st, 61st and 81st,
+rounded to whole ones, until the 90th ends; Caffe's weights are those after 360,000 batches. It
+trained with a mean image, which `--mean=imagenet_mean.binaryproto` takes over; without that the
+mean of its channels is taken.
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError(f"unknown variant {variant!r}; known: none")
     config = paper()
+    config.batch_size = 256
+    config.decay_biases = False
+    config.schedule.drop_epochs = (21, 41, 61, 81)
+    config.schedule.multipliers = (("bias", 1, 2.0),)
     config.data.crop = 227
     config.data.resize = "squash"
     config.data.channel_order = "bgr"

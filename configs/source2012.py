@@ -47,9 +47,18 @@ from configs.alexnet import dense, paper
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config of run #145, or that of a variant."""
-    config = source2012()
+    """The config of run #145, or that of a variant.
+
+    Raises:
+        ValueError: words that are not known or do not go together.
+    """
+    config, words = source2012(), variant.split(",")
     variants.apply(config, variant, DATA, {**variants.ABLATIONS, **CHAIN})
+    if {*words} & {*CHAIN} and (len([w for w in words if w not in DATA]) > 1 or "2010" in words):
+        raise ValueError(
+            f"the variant {variant!r} has no run to start from; {', '.join(CHAIN)} stand alone, or "
+            "after the data's word where that is not 2010"
+        )
     return config
 
 
@@ -142,8 +151,8 @@ def pretrain2009(config: ConfigDict) -> None:
 
 
 def pretrain2011(config: ConfigDict) -> None:
-    """Run #146-2011, killed in its eighth epoch, which is done here. Its 21,843 classes are told
-    from 2 × 1024 linear units, fc8, which keep the classifier, fc9, small."""
+    """Run #146-2011, killed in its eighth epoch, which is done here. Half as many linear units as
+    fc7 has, fc8, stand before its classifier, fc9, and keep that small."""
     convolutions = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
     start_from(config, ("pretrain2009",), *convolutions)
     variants.conv6(config)
@@ -156,7 +165,8 @@ def pretrain2011(config: ConfigDict) -> None:
 
 def finetune2012(config: ConfigDict) -> None:
     """Run #146-2012-2011. Which layers it took over was not logged: here all but the classifier.
-    fc8 was sped up after 300 batches, taken as batches of 128 here."""
+    fc8 was sped up after 300 batches, taken as batches of 128 here. When the rates of the biases
+    changed was not logged either: here they stay at 0.02 to the end, as #145's do."""
     convolutions = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
     start_from(config, ("pretrain2011",), *convolutions, "fc6", "fc7")
     variants.conv6(config)

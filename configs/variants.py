@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.models.order import by_number
+
 Change = Callable[[ConfigDict], None]
 
 
@@ -56,7 +58,12 @@ def no_lrn(config: ConfigDict) -> None:
 
 def lrn_conv5(config: ConfigDict) -> None:
     """Response normalisation in layer 5 too, before its pooling (run #149)."""
-    after = list(config.model.layers.conv5.after)
+    layers = config.model.layers
+    if "conv5" not in layers:
+        raise ValueError("lrn_conv5 normalises conv5, which no_conv5 has taken away")
+    if not any("lrn" in layer.after for layer in layers.values()):
+        raise ValueError("lrn_conv5 is one normalisation more, but no_lrn has taken all away")
+    after = list(layers.conv5.after)
     after.insert(after.index("pool"), "lrn")
     config.model.layers.conv5.after = tuple(after)
 
@@ -82,7 +89,7 @@ def one_column(config: ConfigDict) -> None:
     that fc6, where most of the parameters are, is the same (the paper's second footnote).
     """
     config.model.columns = 1
-    for name in ("conv1", "conv2", "conv3", "conv4"):
+    for name in {"conv1", "conv2", "conv3", "conv4"} & {*config.model.layers}:
         config.model.layers[name].features //= 2
 
 
@@ -93,6 +100,11 @@ def no_communication(config: ConfigDict) -> None:
     for the parameters that are lost where layers see one column.
     """
     layers = config.model.layers
+    if config.model.columns == 1:
+        raise ValueError("no_communication is of columns, but one_column has left one only")
+    if gone := {"conv2", "conv3"} - {*layers}:
+        name = min(gone)
+        raise ValueError(f"no_communication changes {name}, which no_{name} has taken away")
     layers.conv2.features = layers.conv2.features * 5 // 4
     layers.fc6.features *= 2
     for name in ("conv3", "fc6", "fc7"):
@@ -105,6 +117,8 @@ def conv6(config: ConfigDict) -> None:
     Kernels, bias and spread are those of conv5.
     """
     layers = config.model.layers
+    if "conv5" not in layers:
+        raise ValueError("conv6 is made like conv5, which no_conv5 has taken away")
     layers.conv6 = ConfigDict(layers.conv5.to_dict())
     layers.conv6.update(padding=(1, 1), sees="both", after=("relu",))
 
@@ -170,7 +184,8 @@ def _drop_steps(config: ConfigDict, *steps: str) -> None:
 
 
 def _convolutions(config: ConfigDict) -> list[str]:
-    return sorted(name for name, layer in config.model.layers.items() if "kernel" in layer)
+    layers = config.model.layers
+    return sorted((name for name, layer in layers.items() if "kernel" in layer), key=by_number)
 
 
 def _sizes(config: ConfigDict) -> dict[str, int]:

@@ -148,7 +148,7 @@ def test_rates_of_fine_tuning(
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
-@pytest.mark.parametrize("data", ["", "sample"])
+@pytest.mark.parametrize("data", ["", "sample", "imagenette"])
 @pytest.mark.parametrize(
     ("before", "word", "taken"),
     [
@@ -177,6 +177,16 @@ def test_chain(
     old, new = map(network.abstract_params, (earlier_config, config))
     for name in config.init_layers:
         assert old[name]["kernel"].shape == new[name]["kernel"].shape
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["2010,pretrain2009", "no_lrn,pretrain2009", "pretrain2011,tanh", "pretrain2009,pretrain2011"],
+)
+def test_chain_combines_with_small_data_only(variant: str) -> None:
+    """Catches a run that looks for another net's workdir: that of the words it knows of."""
+    with pytest.raises(ValueError, match="has no run to start from; pretrain2009, "):
+        load("source2012.py", variant)
 
 
 # By hand, with the classes of the releases: conv6 has 590,080 of them.

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from test_configs import load
 
 from alexnet_jax import collectives, describe, parallel
-from configs.variants import ABLATIONS
+from alexnet_jax.models.order import by_number
+from configs.variants import ABLATIONS, _convolutions
 
 FILES = ("alexnet.py", "source2012.py")  # those with ablations
 
@@ -106,6 +107,15 @@ def test_words_combine() -> None:
     assert config.model.layers.conv1.after == ("relu", "pool")
 
 
+def test_layers_are_ordered_by_number() -> None:
+    """Catches conv10 taken for a neighbour of conv1."""
+    names = ["conv10", "fc11", "conv2", "conv1"]
+    assert sorted(names, key=by_number) == ["conv1", "conv2", "conv10", "fc11"]
+    config = load("alexnet.py", "conv6")
+    config.model.layers.conv10 = config.model.layers.conv6
+    assert _convolutions(config)[-2:] == ["conv6", "conv10"]
+
+
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
@@ -114,6 +124,11 @@ def test_words_combine() -> None:
         ("sample,cifar10", "names the data cifar10 after sample"),
         ("sample,", "unknown variant ''; known"),
         ("sample,no_lighting", "sample is trained without lighting"),
+        ("one_column,no_communication", "no_communication is of columns, but one_column"),
+        ("no_conv3,no_communication", "changes conv3, which no_conv3 has taken away"),
+        ("no_conv5,lrn_conv5", "conv5, which no_conv5 has taken away"),
+        ("no_conv5,conv6", "conv6 is made like conv5, which no_conv5 has taken away"),
+        ("no_lrn,lrn_conv5", "lrn_conv5 is one normalisation more, but no_lrn"),
         ("no_conv2,no_conv3,no_conv4", "without conv4, conv5 would have to pool twice"),
     ],
 )

@@ -1,6 +1,5 @@
 """The network of the paper, section 3.5, with everything that varies held as data."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -24,6 +23,7 @@ from alexnet_jax.models.columns import (
 )
 from alexnet_jax.models.dropout import drop, expect, make_up
 from alexnet_jax.models.lrn import lrn, map_norm
+from alexnet_jax.models.order import by_number
 from alexnet_jax.models.pooling import max_pool, whole_windows
 
 Sight = Literal["own", "both"]
@@ -136,7 +136,7 @@ class ModelConfig:
         _check_fields(cls, "model", {*config})
         layers = tuple(
             _build(Conv if "kernel" in layer else Dense, f"model.layers.{name}", layer, name=name)
-            for name, layer in sorted(config["layers"].items(), key=_natural)
+            for name, layer in sorted(config["layers"].items(), key=lambda item: by_number(item[0]))
         )
         built = _build(
             cls,
@@ -343,11 +343,6 @@ def activations(model: AlexNet, params: Mapping[str, Any], images: Array) -> dic
     kept = state["intermediates"]["activations"]
     stacked = {name: jnp.stack(columns) for name, columns in kept.items()}
     return {**stacked, model.config.layers[-1].name: logits}
-
-
-def _natural(item: tuple[str, Any]) -> list[str]:
-    parts = re.split(r"(\d+)", item[0])
-    return [part.zfill(9) if part.isdigit() else part for part in parts]
 
 
 def _build(kind: type, where: str, given: Mapping[str, Any], **ready: Any) -> Any:
