@@ -87,8 +87,9 @@ def test_gradient(file: str, net: Net) -> None:
     for name, layer in params.items():
         for kind, array in layer.items():
             exact = np.asarray(gradient[name][kind])
-            for _ in range(2):
-                place = tuple(rng.integers(size) for size in array.shape)
+            moving = np.argwhere(exact)  # a unit that is off would agree with anything
+            assert len(moving), (name, kind)
+            for place in map(tuple, rng.choice(moving, min(4, len(moving)), replace=False)):
                 kept, sides = array[place], []
                 for sign in (1, -1):
                     array[place] = kept + sign * step
