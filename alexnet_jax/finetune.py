@@ -107,7 +107,7 @@ def _names(
     return any(f"{field}.".startswith(f"{name}.") for name in known)
 
 
-def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> Params:
+def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> tuple[int, Params]:
     """Initial parameters with those of the run config.init_from in their place, where they fit.
 
     A layer fits where the other net has one of the same name whose arrays have the same shapes;
@@ -120,7 +120,8 @@ def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> Params:
         mesh: on which they lie.
 
     Returns:
-        The same structure, types and places.
+        The step of the other run's checkpoint, and parameters of the same structure, types and
+        places.
 
     Raises:
         InputError: a layer of init_layers does not fit, or none does.
@@ -143,7 +144,7 @@ def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> Params:
             f"initialised anew: {'; '.join(left) or 'nothing'}.",
             file=sys.stderr,
         )
-    return {**params, **{name: theirs[name] for name in taken}}
+    return step, {**params, **{name: theirs[name] for name in taken}}
 
 
 def _choose(config: ConfigDict, ours: Any, theirs: Any) -> tuple[list[str], dict[str, str]]:

@@ -192,7 +192,7 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
     mesh = parallel.make_mesh(config)
     images = pack.splits["train"].count
     with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        state, totals = _start(config, pack, mesh, checkpoints)
+        state, totals, began = _start(config, pack, mesh, checkpoints)
         step, steps = int(state.step), total_steps(config, images)
         if step >= steps:
             if distributed.is_first():
@@ -204,7 +204,7 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
             return 0
         log: metrics.Log | metrics.NoLog = metrics.NoLog()
         if distributed.is_first():
-            for change in write_config(workdir, config, step):
+            for change in write_config(workdir, config, step, began):
                 print(f"config.{change}", file=sys.stderr)
             if step:
                 print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
@@ -222,8 +222,9 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 def _start(
     config: ConfigDict, pack: Pack, mesh: Mesh, checkpoints: Checkpoints
-) -> tuple[TrainState, metrics.Totals]:
-    """The newest state that can be read, or the initial one; what is not yet recorded.
+) -> tuple[TrainState, metrics.Totals, int | None]:
+    """The newest state that can be read, or the initial one; what is not yet recorded; the step
+    of init_from whose parameters the initial one has.
 
     Raises:
         InputError: the state comes from other images than the pack has, or the parameters of
@@ -250,15 +251,16 @@ def _start(
     found = checkpoints.newest(read)
     if found is not None:
         checkpoints.set_aside_after(found[0])
-        return found[1]
+        return *found[1], None
     out_shardings = parallel.shardings(abstract, mesh, whole)
     # It runs once: on CPU, optimising the many loops of the random numbers takes far longer.
     quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
     init = jax.jit(lambda: init_state(config), out_shardings=out_shardings, compiler_options=quick)
     state = init()
-    if config.init_from:
-        state = state.replace(params=finetune.take_over(config, state.params, mesh))
-    return state, metrics.Totals()
+    if not config.init_from:
+        return state, metrics.Totals(), None
+    began, params = finetune.take_over(config, state.params, mesh)
+    return state.replace(params=params), metrics.Totals(), began
 
 
 class _Run:

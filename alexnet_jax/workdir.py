@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
 
+ADDED = ("changes", "init_step")  # in config.json, beside the config's own fields
 MAY_CHANGE = ("parallel.", "max_steps", "epochs", "checkpoint_every", "data.dir")
 
 
@@ -51,7 +52,8 @@ def check_config(directory: Path, config: ConfigDict) -> list[tuple[str, Any, An
     if not path.exists():
         return []
     old, new = _read(path), json.loads(config.to_json())
-    del old["changes"]
+    for name in ADDED:
+        old.pop(name, None)
     new["model"]["classes"] = new["model"]["classes"] or old["model"]["classes"]
     differing = list(differences(old, new))
     if fixed := [d for d in differing if not d[0].startswith(MAY_CHANGE)]:
@@ -63,23 +65,29 @@ def check_config(directory: Path, config: ConfigDict) -> list[tuple[str, Any, An
     return differing
 
 
-def write_config(directory: Path, config: ConfigDict, step: int) -> list[str]:
+def write_config(
+    directory: Path, config: ConfigDict, step: int, init_step: int | None = None
+) -> list[str]:
     """Record the config; returns what it changes in the one recorded before, a line each.
 
-    config.json is the config as it last ran, and under "changes" what was changed on the way.
+    config.json is the config as it last ran, under "changes" what was changed on the way, and
+    under "init_step" at which step of the run `init_from` its parameters were taken.
 
     Args:
         step: at which the run goes on.
+        init_step: where the run begins with parameters of another.
 
     Raises:
         InputError: as `check_config`.
     """
     path = directory / "config.json"
     differing = check_config(directory, config)
-    changes = _read(path)["changes"] if path.exists() else []
+    before = _read(path) if path.exists() else {"changes": []}
+    init_step = before.get("init_step") if init_step is None else init_step
+    changes = before["changes"]
     changes += [{"step": step, "field": n, "from": was, "to": now} for n, was, now in differing]
     temporary = path.with_suffix(".tmp")
-    recorded = {**json.loads(config.to_json()), "changes": changes}
+    recorded = {**json.loads(config.to_json()), "changes": changes, "init_step": init_step}
     temporary.write_text(json.dumps(recorded, indent=2) + "\n")
     os.replace(temporary, path)
     return [f"{name} was {was!r}, is now {now!r}" for name, was, now in differing]
@@ -100,8 +108,7 @@ def read_config(directory: Path, flag: str = "--workdir") -> ConfigDict:
             f"{flag}={directory} has no config.json; expected the folder of a run, "
             "as python -m alexnet_jax.main --workdir=DIR makes it"
         )
-    recorded = _read(path, flag)
-    del recorded["changes"]
+    recorded = {name: value for name, value in _read(path, flag).items() if name not in ADDED}
     return ConfigDict(_tuples(recorded))
 
 

@@ -1,5 +1,6 @@
 """Starting from another run's parameters, with real runs of the tiny net."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_new_classes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches: a start from random numbers, or from the wrong layer; a rate of 0 that lets a
-    layer move; silence about what was taken; a resume that starts over from the other run."""
+    layer move; a step that is not recorded, or lost when the run goes on; silence about what
+    was taken; a resume that starts over from the other run."""
     source = shutil.copytree(folder / "base", tmp_path / "base")
     config = tiny(folder / "three", init_from=str(source))
     config.schedule.multipliers = (("conv1", 1, 0.0), ("fc8", 1, 10.0))
@@ -67,11 +69,14 @@ def test_new_classes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert np.any(new["fc6"]["kernel"] != old["fc6"]["kernel"])
     assert new["fc8"]["kernel"].shape == (2, 4, 3)
 
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_step"] == 3
+
     shutil.rmtree(source)  # its own checkpoint is enough now
     config.max_steps = 5
     assert run(config, tmp_path / "run") == 0
     said = capsys.readouterr().err
     assert "Continuing" in said
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_step"] == 3
     assert "took" not in said
     config.init_from = ""
     with pytest.raises(InputError, match=r"another config: init_from was '.*base', is ''"):
@@ -89,7 +94,8 @@ def test_values_and_places(folder: Path, data: int, columns: int, layers: tuple[
     shapes = network.abstract_params(config)
     initial = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, leaf.dtype), shapes)
     placed = jax.device_put(initial, parallel.shardings(initial, mesh))
-    got = finetune.take_over(config, placed, mesh)
+    step, got = finetune.take_over(config, placed, mesh)
+    assert step == 3
     old = load_net(folder / "base").params
     for name, layer in got.items():
         expected = old if name in (layers or ("conv1", "conv2", "fc6")) else initial

@@ -27,6 +27,7 @@ def test_what_is_recorded_is_the_config(tmp_path: Path, config: ConfigDict) -> N
     assert write_config(tmp_path, config, 0) == []
     recorded = json.loads((tmp_path / "config.json").read_text())
     assert recorded.pop("changes") == []
+    assert recorded.pop("init_step") is None
     assert recorded == json.loads(config.to_json())
     assert read_config(tmp_path).to_json() == ConfigDict(recorded).to_json()
     assert write_config(tmp_path, config, 7) == []
