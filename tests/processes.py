@@ -72,10 +72,14 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 def start(
-    module: str, *arguments: object, devices: int = 1, **variables: str
+    module: str,
+    *arguments: object,
+    devices: int = 1,
+    package: str = "alexnet_jax",
+    **variables: str,
 ) -> subprocess.Popen[str]:
-    """`python -m alexnet_jax.MODULE ARGUMENTS`, running, with variables of its environment."""
-    command = [sys.executable, "-m", f"alexnet_jax.{module}", *map(str, arguments)]
+    """`python -m PACKAGE.MODULE ARGUMENTS`, running, with variables of its environment."""
+    command = [sys.executable, "-m", f"{package}.{module}", *map(str, arguments)]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -127,9 +131,11 @@ def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def run(module: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    """`python -m alexnet_jax.MODULE ARGUMENTS` to its end."""
-    return end(start(module, *arguments, devices=devices))
+def run(
+    module: str, *arguments: object, devices: int = 1, package: str = "alexnet_jax"
+) -> subprocess.CompletedProcess[str]:
+    """`python -m PACKAGE.MODULE ARGUMENTS` to its end."""
+    return end(start(module, *arguments, devices=devices, package=package))
 
 
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

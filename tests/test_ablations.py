@@ -1,0 +1,91 @@
+"""The sweep of ablations: what it plans, how it goes on, and what it reports."""
+
+from pathlib import Path
+
+import processes
+import pytest
+from data_fixtures import write_idx_set
+from torch_twin import config_module
+
+from alexnet_jax.errors import InputError
+from experiments import ablations
+from experiments.ablations import Result
+
+SAMPLE = "configs/alexnet.py:sample"
+
+
+def plan(only: list[str], seeds: int = 1) -> tuple[list[ablations.Run], list[str]]:
+    base = config_module()["get_config"]("sample")
+    return ablations.plan(SAMPLE, {"epochs": 7}, base, only, seeds, Path("out"))
+
+
+def test_the_plan_names_every_run() -> None:
+    """Catches a word or a field that does not reach its run, and seeds that are all the same."""
+    runs, skipped = plan(["base", "tanh", "normal_init"], seeds=2)
+    assert skipped == []
+    assert [run.name for run in runs] == [
+        *("base-0", "tanh-0", "normal_init-0"),
+        *("base-1", "tanh-1", "normal_init-1"),
+    ]
+    assert runs[4].arguments == (
+        "--config=configs/alexnet.py:sample,tanh",
+        "--workdir=out/runs/tanh-1",
+        "--config.epochs=7",
+        "--config.seed=1",
+    )
+    assert "--config.model.init=normal" in runs[2].arguments
+
+
+def test_what_would_change_nothing_is_left_out() -> None:
+    """Catches hours spent on the base under another name."""
+    runs, skipped = plan(["scaled_init", "no_lighting", "no_crops"])
+    assert [run.name for run in runs] == ["no_crops-0"]
+    assert [reason.split(":")[0] for reason in skipped] == ["scaled_init", "no_lighting"]
+
+
+def test_an_unknown_name_is_said() -> None:
+    """Catches a typo that is left out in silence."""
+    with pytest.raises(InputError, match="--only=no_lnr: no_lnr is none of base, no_lrn"):
+        plan(["no_lnr"])
+
+
+def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Catches a sweep that ends at the first failure, repeats what is done, or passes over what
+    failed. The small config knows no words after a colon, so every ablation of it fails."""
+    write_idx_set(tmp_path / "data", train=120, test=20)
+    config = processes.write_config(tmp_path, tmp_path / "data")
+    arguments = [f"--config={config}", f"--output={tmp_path / 'out'}", "--seeds=1"]
+    arguments += ["--only=tanh,base", "--config.max_steps=2"]
+    with processes.shared_cache(tmp_path_factory):
+        first = processes.run("ablations", *arguments, package="experiments")
+        rows = ablations.read(tmp_path / "out" / "ablations.csv")
+        second = processes.run("ablations", *arguments, package="experiments")
+    assert (first.returncode, second.returncode) == (1, 1), first.stderr
+    assert [(row.ablation, row.status.split(",")[0]) for row in rows] == [
+        ("tanh", "failed"),
+        ("base", "done"),
+    ]
+    again = ablations.read(tmp_path / "out" / "ablations.csv")
+    assert {row.ablation: row.seconds for row in again}["base"] == rows[1].seconds
+    assert "tanh-0: failed" in second.stderr
+    assert "base-0" not in second.stderr
+    assert (tmp_path / "out" / "ablations.png").stat().st_size > 1000
+    log = rows[0].status.split("see ")[1]
+    assert "alexnet_jax.main" in Path(log).read_text()
+
+
+def test_the_table_gives_means_spreads_and_changes() -> None:
+    """Catches fractions for per cent, a change from the wrong run, and runs without a result."""
+    results = [
+        Result("base", 0, "done", 0.2, 0.02, 0.10, 0.01, 0.1, 5.0),
+        Result("base", 1, "done", 0.2, 0.02, 0.12, 0.03, 0.1, 5.0),
+        Result("no_lrn", 0, "done", 0.2, 0.02, 0.15, 0.02, 0.1, 5.0),
+        Result("no_lrn", 1, "failed, see x"),
+    ]
+    _, _, base, no_lrn = ablations.table(results).splitlines()
+    assert base == "| nothing | 11.00 | 2: 10.00 to 12.00 | +0.00 / +0.00 |  |  |"
+    cells = [cell.strip() for cell in no_lrn.strip("|").split("|")]
+    assert cells[1:4] == ["15.00", "1: 15.00 to 15.00", "+4.00 / +0.00"]
+    assert cells[4:] == ["+1.4 / +1.2", "+1.37 / +1.15"]
