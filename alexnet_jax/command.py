@@ -92,7 +92,8 @@ def _parse(arguments: list[str]) -> list[str]:
         if "config" in FLAGS and FLAGS["config"].present:
             FLAGS.config.is_locked  # noqa: B018 - a file that cannot be loaded raises here
     except flags.Error as error:  # an exception inside the config file comes with a traceback
-        last = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        last = str(error).strip().splitlines()[-1]
+        last = re.sub(r"^(ValueError|alexnet_jax\.errors\.InputError): ", "", last)
         if missing := re.match(r"flag --(\w+)=None", last):
             last = f"--{missing[1]} is missing"
         raise InputError(f"{last} (--help lists the flags)") from None

@@ -230,9 +230,10 @@ def main(_: list[str]) -> None:
     write_workdir(directory, net)
     count = sum(array.size for layer in net.params.values() for array in layer.values())
     data = net.config.data
+    colours = data.channel_order.upper() if net.config.model.channels == 3 else "grey"
     print(
         f"{directory}: {count:,} parameters, {net.config.model.classes} classes; inputs: "
-        f"{data.resize} to {data.image_size}, crop {data.crop}, {data.channel_order.upper()}, "
+        f"{data.resize} to {data.image_size}, crop {data.crop}, {colours}, "
         f"mean {data.mean} {tuple(data.given_mean) or ''}".rstrip()
     )
 

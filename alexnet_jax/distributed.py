@@ -7,6 +7,7 @@ themselves under SLURM, Open MPI and on Cloud TPU (`--distributed`), or by an ad
 
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -95,6 +96,8 @@ def _join() -> bool:
         raise InputError(f"--process_id={number}; expected 0 to {count - 1}")
     if address is not None:
         _reach(address, first=number == 0)
+    # JAX waits for the others without letting Python's handler of Ctrl-C run.
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             address,
@@ -104,11 +107,13 @@ def _join() -> bool:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError as error:
+    except ValueError:
         raise InputError(
-            f"--distributed finds no other processes ({error}). Start this under srun or mpirun, "
-            "or give --coordinator_address, --num_processes and --process_id"
+            "--distributed finds no other processes; start this under srun or mpirun, or give "
+            "--coordinator_address, --num_processes and --process_id"
         ) from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
     # Gloo, which connects CPUs, reports that on stdout, which is for results.
     results = os.dup(1)
     os.dup2(2, 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.errors import InputError
 from alexnet_jax.workdir import read_config
 
 
@@ -21,6 +22,8 @@ def get_config(workdir: str = "") -> ConfigDict:
     Raises:
         InputError: no run there.
     """
+    if not workdir:
+        raise InputError("configs/like.py needs a run's folder, as configs/like.py:runs/zoo")
     config = read_config(Path(workdir), "configs/like.py: WORKDIR")
     config.model.classes = 0
     config.init_from, config.init_layers = workdir, ()

@@ -60,8 +60,13 @@ def race(ours: Callable[[], None], peers: dict[str, Callable[[], None]], repeats
 
 def train_step(config: ConfigDict, repeats: int) -> Result:
     """The whole training step on random images against PyTorch eager, its better layout."""
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            "the peer of train_step is PyTorch, which is not installed; pip install -r "
+            "requirements-test.txt, or name other cases with --only"
+        ) from None
     from experiments.peers import TrainStep
 
     torch.set_num_threads(cores())

@@ -54,7 +54,8 @@ def curves(records: list[dict[str, Any]], title: str) -> Figure:
     for split, color in (("train", "0.6"), ("validation", "C0")):
         of = [r for r in records if r["split"] == split and "views" not in r]
         errors = [100 * r["top1_error"] for r in of]
-        axis.plot([r["epoch"] for r in of], errors, label=split, color=color)
+        dot = "." if len(of) < 3 else ""  # too few for a line to be seen
+        axis.plot([r["epoch"] for r in of], errors, label=split, color=color, marker=dot)
     for final in (r for r in records if r.get("views") == "ten"):
         error = 100 * final["top1_error"]
         name = f"{final['split']}, ten views: {error:.1f} %"

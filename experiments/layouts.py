@@ -144,7 +144,9 @@ def fully_split(base: ConfigDict, devices: int, batch: int) -> Row:
 def rows(base: ConfigDict, devices: list[int], batch: int) -> Iterator[Row]:
     """Every scheme on every number of devices, with a bar on stderr."""
     wanted = [(scheme, n) for scheme in SCHEMES for n in devices]
-    for scheme, n in tqdm(wanted, unit="step", desc="compile", leave=False):
+    for scheme, n in tqdm(
+        wanted, unit="step", desc="compile", leave=False, disable=not sys.stderr.isatty()
+    ):
         if (config := layout(base, scheme, n, batch)) is not None:
             yield compiled(config, scheme)
     yield from (fully_split(base, n, batch) for n in devices if n > 1)
@@ -153,8 +155,8 @@ def rows(base: ConfigDict, devices: list[int], batch: int) -> Iterator[Row]:
 def table(found: list[Row]) -> str:
     """The rows in Markdown; sizes in MiB."""
     lines = [
-        "| scheme | devices | data × column | parameters | optimizer | activations "
-        "| received in a step | |",
+        "| scheme | devices | data × column | parameters, MiB | optimizer, MiB "
+        "| activations, MiB | received in a step, MiB | how |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
