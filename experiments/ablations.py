@@ -93,7 +93,7 @@ class Result:
     """A row of ablations.csv: errors on the test split as fractions, or why there are none.
 
     `train_error` is top-1 over the last training steps recorded; `seconds` is the whole command's
-    time in the session that finished it.
+    time when it ended.
     """
 
     ablation: str
