@@ -11,6 +11,7 @@ are written.
 """
 
 import csv
+import json
 import statistics
 import sys
 import time
@@ -28,11 +29,11 @@ from tqdm import tqdm
 
 from alexnet_jax import command, metrics
 from alexnet_jax.errors import InputError
+from alexnet_jax.workdir import differences
 from configs import variants
 
 matplotlib.use("Agg")  # files, not windows
 
-ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.5
 
 
@@ -150,6 +151,23 @@ def plan(
     return runs, skipped
 
 
+def begin(output: Path, base: ConfigDict) -> None:
+    """Record the base's config in the sweep's folder.
+
+    Raises:
+        InputError: the sweep was begun with another one, and its runs would not compare.
+    """
+    path, new = output / "config.json", json.loads(base.to_json())
+    if path.exists():
+        for name, was, now in differences(json.loads(path.read_text()), new):
+            raise InputError(
+                f"--output={output} was begun with {name}={was!r}, and now it is {now!r}; give "
+                "another --output, or the values it was begun with"
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(new, indent=2) + "\n")
+
+
 def _variant(file: str, ablation: Ablation) -> str:
     """The config file with the ablation's word after its variant."""
     if ablation.name not in variants.ABLATIONS:
@@ -246,12 +264,13 @@ class Sweep:
             raise
         finally:
             bar.close()
-        return [r for r in self.results if r.status != "done"]
+        planned = {(run.ablation.name, run.seed) for run in self.runs}
+        return [r for r in self.results if r.status != "done" and (r.ablation, r.seed) in planned]
 
     def _start(self, run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
         run.workdir.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", "alexnet_jax.main", *run.arguments]
-        return executor.submit(submitit.helpers.CommandFunction(words, verbose=False, cwd=ROOT))
+        return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
 
     def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
         error = job.exception()
@@ -383,7 +402,7 @@ def main(_: list[str]) -> int:
             rest = f"about {seconds / 60:.0f} minutes, as long as those that are done"
         print(f"{len(sweep.waiting())} of {len(runs)} runs to do: {rest}", file=sys.stderr)
         return 0
-    output.mkdir(parents=True, exist_ok=True)
+    begin(output, flag.config)
     cluster = "slurm" if flag.slurm_partition else "local"
     executor = submitit.AutoExecutor(folder=output / "logs", cluster=cluster)
     executor.update_parameters(timeout_min=flag.timeout_min, cpus_per_task=flag.cpus)

@@ -49,6 +49,16 @@ def test_an_unknown_name_is_said() -> None:
         plan(["no_lnr"])
 
 
+def test_another_config_is_refused(tmp_path: Path) -> None:
+    """Catches runs of one schedule taken for finished ones of another."""
+    base = config_module()["get_config"]("sample")
+    ablations.begin(tmp_path, base)
+    ablations.begin(tmp_path, base)
+    base.epochs = 7
+    with pytest.raises(InputError, match="was begun with epochs=16, and now it is 7"):
+        ablations.begin(tmp_path, base)
+
+
 def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
