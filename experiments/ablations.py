@@ -345,7 +345,7 @@ def picture(results: list[Result]) -> Figure:
             axis.axvspan(min(firsts), max(firsts), color="0.9", zorder=0)
     axis.set_yticks(range(len(shown)), [a.says if a.name != "base" else "base" for a in shown])
     axis.invert_yaxis()
-    axis.set(xlabel="top-1 test error, ten views, %: runs (dots), their mean, the base (grey)")
+    axis.set(xlabel="top-1 test error, ten views, % (bar: mean; grey: the base)")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
