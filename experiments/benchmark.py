@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -26,36 +25,9 @@ from alexnet_jax import command
 from alexnet_jax.data.pack import cores
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
+from experiments.race import Result, race
 
 ROOT = Path(__file__).parents[1]
-Result = dict[str, Any]
-
-
-def race(ours: Callable[[], None], peers: dict[str, Callable[[], None]], repeats: int) -> Result:
-    """Seconds of one call each, in turns; the peer is the fastest of those given.
-
-    Returns:
-        seconds, peer_seconds (medians), peer (its name), ratio with ratio_low and ratio_high.
-    """
-    for warm in (ours, *peers.values()):
-        warm()
-        warm()
-    times: dict[str, list[float]] = {name: [] for name in ("", *peers)}
-    for _ in range(repeats):
-        for name, call in (("", ours), *peers.items()):
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    peer = min(peers, key=lambda name: statistics.median(times[name]))
-    ratios = sorted(b / a for a, b in zip(times[""], times[peer], strict=True))
-    return {
-        "seconds": statistics.median(times[""]),
-        "peer": peer,
-        "peer_seconds": statistics.median(times[peer]),
-        "ratio": statistics.median(ratios),
-        "ratio_low": ratios[0],
-        "ratio_high": ratios[-1],
-    }
 
 
 def train_step(config: ConfigDict, repeats: int) -> Result:
