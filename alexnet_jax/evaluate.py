@@ -10,10 +10,10 @@ several workdirs are given (tables 1 and 2).
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,14 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import command, distributed, metrics, parallel
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
-from alexnet_jax.network import abstract_params, make_forward
+from alexnet_jax.network import abstract_params, make_features, make_forward
+from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import read_config
+
+T = TypeVar("T")
 
 # A batch with one view of each image to log-probabilities (batch, classes).
 Predict = Callable[[dict[str, Array]], Array]
@@ -55,7 +59,13 @@ class Net:
 
     def predict(self, mesh: Mesh) -> Predict:
         """The net's log-probabilities, computed on a mesh."""
-        forward = make_forward(self.config, mesh)
+        return self._on(mesh, make_forward(self.config, mesh))
+
+    def features(self, mesh: Mesh) -> Callable[[dict[str, Array]], tuple[Array, Array]]:
+        """The same, and what the last layer sees (batch, units): `network.make_features`."""
+        return self._on(mesh, make_features(self.config, mesh))
+
+    def _on(self, mesh: Mesh, forward: Callable[..., T]) -> Callable[[dict[str, Array]], T]:
         mean = mean_of(self.mean_image, self.config.data, self.config.model.channels)
         params = jax.device_put(self.params, parallel.shardings(self.params, mesh))
         return lambda batch: forward(params, mean, batch)
@@ -107,20 +117,34 @@ def errors(
     Args:
         batches: as `data.pipeline.evaluation_batches` gives them.
     """
-    sharding = NamedSharding(mesh, P("data"))
     totals = [metrics.Totals() for _ in range(len(predicts) + (len(predicts) > 1))]
+    for truth, found in over_views(predicts, batches, mesh):
+        logs = [_mean(views) for views in found]
+        if len(predicts) > 1:
+            logs.append(_mean(logs))
+        for total, log in zip(totals, logs, strict=True):
+            total.add(jax.device_get(_sums(log, truth["label"], truth["mask"])))
+    return [total.means() for total in totals]
+
+
+def over_views(
+    functions: list[Callable[[dict[str, Array]], T]],
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: Mesh,
+) -> Iterator[tuple[dict[str, Array], list[list[T]]]]:
+    """What each function of a batch's view gives for every view, beside label and mask.
+
+    Args:
+        batches: as `data.pipeline.evaluation_batches` gives them.
+    """
+    sharding = NamedSharding(mesh, P("data"))
     for batch in batches:
         truth = parallel.shard_batch({k: batch[k] for k in ("label", "mask")}, sharding)
         views = [
             parallel.shard_batch({k: batch[k][:, v] for k in ("image", "offset", "flip")}, sharding)
             for v in range(batch["image"].shape[1])
         ]
-        logs = [_mean([predict(view) for view in views]) for predict in predicts]
-        if len(predicts) > 1:
-            logs.append(_mean(logs))
-        for total, log in zip(totals, logs, strict=True):
-            total.add(jax.device_get(_sums(log, truth["label"], truth["mask"])))
-    return [total.means() for total in totals]
+        yield truth, [[function(view) for view in views] for function in functions]
 
 
 def _sees(net: Net) -> tuple[Any, ...]:
@@ -148,10 +172,6 @@ def evaluate(
         InputError: no such split, or nets whose classes, data or channels differ, from each other
             or, classes, from the data's.
     """
-    from alexnet_jax.data.pipeline import evaluation_batches  # TensorFlow loads for seconds
-    from alexnet_jax.prepare import prepare
-
-    config = nets[0].config
     for net in nets[1:]:
         for name, ours, theirs in zip(
             ("classes", "data", "channels"), _sees(nets[0]), _sees(net), strict=True
@@ -160,27 +180,61 @@ def evaluate(
                 raise InputError(
                     f"nets whose {name} differ cannot be averaged: {ours} and {theirs}"
                 )
-    pack = prepare(config.data)
-    check_classes(nets[0].class_names, tuple(pack.class_names), config.data.name)
-    if split is None and "test" not in pack.splits and distributed.is_first():
-        print(f"{config.data.name} has no labelled test split: using validation.", file=sys.stderr)
-    split = split or ("test" if "test" in pack.splits else "validation")
-    if split not in pack.splits:
-        have = ", ".join(pack.splits)
-        raise InputError(f"--split={split}: {config.data.name} has the splits {have}")
-    mesh = mesh or parallel.data_mesh(config.batch_size)
+    pack, split = open_split(nets[0], split)
+    mesh = mesh or parallel.data_mesh(nets[0].config.batch_size)
+    predicts = [net.predict(mesh) for net in nets]
+    return split, errors(predicts, split_batches(nets[0], pack, split, mesh, views), mesh)
+
+
+def split_batches(
+    net: Net,
+    pack: Pack,
+    split: str,
+    mesh: Mesh,
+    views: str = "center",
+    index: np.ndarray | None = None,
+) -> Iterable[dict[str, np.ndarray]]:
+    """This process's rows of a split's batches as a net wants them, with a progress bar.
+
+    Args:
+        views, index: as `data.pipeline.evaluation_batches` takes them.
+    """
+    from alexnet_jax.data.pipeline import evaluation_batches  # TensorFlow loads for seconds
+
+    size = net.config.batch_size
     batches = evaluation_batches(
         pack,
         split,
-        config.data,
-        batch_size=config.batch_size,
-        channels=config.model.channels,
+        net.config.data,
+        batch_size=size,
+        channels=net.config.model.channels,
         views=views,
-        rows=parallel.local_rows(config.batch_size, NamedSharding(mesh, P("data"))),
+        index=index,
+        rows=parallel.local_rows(size, NamedSharding(mesh, P("data"))),
     )
-    total = math.ceil(pack.splits[split].count / config.batch_size)
-    predicts = [net.predict(mesh) for net in nets]
-    return split, errors(predicts, metrics.progress(batches, total, f"{split} ({views})"), mesh)
+    count = pack.splits[split].count if index is None else len(index)
+    return metrics.progress(batches, math.ceil(count / size), f"{split} ({views})")
+
+
+def open_split(net: Net, split: str | None = None) -> tuple[Pack, str]:
+    """The images that a net knows, and which split of them to look at.
+
+    Args:
+        split: None takes test, and validation where there is no labelled test, and says so.
+
+    Raises:
+        InputError: the images cannot be had, are of other classes, or have no such split.
+    """
+    data = net.config.data
+    pack = prepare(data)
+    check_classes(net.class_names, tuple(pack.class_names), data.name)
+    if split is None and "test" not in pack.splits and distributed.is_first():
+        print(f"{data.name} has no labelled test split: using validation.", file=sys.stderr)
+    split = split or ("test" if "test" in pack.splits else "validation")
+    if split not in pack.splits:
+        have = ", ".join(pack.splits)
+        raise InputError(f"--split={split}: {data.name} has the splits {have}")
+    return pack, split
 
 
 def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], name: str) -> None:

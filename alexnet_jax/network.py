@@ -1,5 +1,6 @@
 """The network of a config: built, initialised, and run forward on a mesh."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import parallel
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import normalise
-from alexnet_jax.models.alexnet import AlexNet, ModelConfig
+from alexnet_jax.models.alexnet import AlexNet, ModelConfig, activations
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -81,12 +82,44 @@ def make_forward(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.stages.Wrap
     Args:
         mesh: the batch is split over its axis "data", the columns over "column".
     """
+
+    def forward(model: AlexNet, params: Any, images: Array) -> Array:
+        return jax.nn.log_softmax(logits(model, params, images))
+
+    return _on_mesh(config, mesh, forward)
+
+
+def make_features(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+    """The jitted (params, mean, batch) → what `make_forward` gives, and what the classifier sees.
+
+    That is the activations of the last hidden layer (fc7, section 6.1), (batch, units), float32.
+
+    Args:
+        mesh: the batch is split over its axis "data"; its axis "column" has one device.
+
+    Raises:
+        InputError: there is no hidden layer.
+    """
+    if len(config.model.layers) < 2:
+        raise InputError("the net has no hidden layer, and so no features of images")
+
+    def features(model: AlexNet, params: Any, images: Array) -> tuple[Array, Array]:
+        *_, hidden, out = activations(model, params, images).values()
+        units = jnp.moveaxis(hidden, 0, 1).reshape(len(images), -1)
+        return jax.nn.log_softmax(out), units.astype(jnp.float32)
+
+    return _on_mesh(config, mesh, features)
+
+
+def _on_mesh(
+    config: ConfigDict, mesh: jax.sharding.Mesh, forward: Callable[[AlexNet, Any, Array], Any]
+) -> jax.stages.Wrapped:
+    """The jitted (params, mean, batch) → forward(model, params, images), batches split."""
     model = make_model(config, mesh)
 
-    def forward(params: Any, mean: Array, batch: dict[str, Array]) -> Array:
-        images = normalise(batch, mean, config.data)
-        return jax.nn.log_softmax(logits(model, params, images))
+    def seen(params: Any, mean: Array, batch: dict[str, Array]) -> Any:
+        return forward(model, params, normalise(batch, mean, config.data))
 
     columns = parallel.specs(abstract_params(config), mesh)
     in_specs = (columns, P(), P("data"))
-    return jax.jit(jax.shard_map(forward, mesh=mesh, in_specs=in_specs, out_specs=P("data")))
+    return jax.jit(jax.shard_map(seen, mesh=mesh, in_specs=in_specs, out_specs=P("data")))

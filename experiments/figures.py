@@ -1,99 +1,208 @@
-"""Pictures of a run: the first layer's kernels and the learning curves.
+"""Pictures of a run: figures 3 and 4 of the paper, and more.
 
-    python -m experiments.figures --workdir=DIR
+    python -m experiments.figures --workdir=DIR [--only=NAME,…] [--split=…] [--images=0,5,17]
 
-They are written into DIR as kernels.png (the paper's figure 3, for this run) and curves.png. A
-workdir with imported weights was not trained here and gets no curves.
+They are written into DIR as NAME.png:
+
+    kernels      the kernels of conv1, each column's by itself (figure 3), and how colourful
+    curves       errors over epochs
+    predictions  images with their label and the five most probable classes (figure 4, left)
+    neighbours   the training images nearest to each by fc7's activations (figure 4, right)
+    activations  what each layer makes of one image
+    confusion    which class is taken for which
+    mistakes     the mistakes that the net was surest of
+
+Without --images eight are taken as a fixed shuffle of the split has them: the first four that the
+net has right and the first four that it has wrong, of different classes where it can. All but
+kernels and curves need the images of the run. What cannot be drawn is left out; stderr says why.
 """
 
-from itertools import pairwise
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import command, metrics
+from alexnet_jax import command, evaluate, metrics
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import load_net
+from experiments import drawing, looking
+from experiments.looking import Look
 
-matplotlib.use("Agg")  # files, not windows
+NAMES = ("kernels", "curves", "predictions", "neighbours", "activations", "confusion", "mistakes")
+NEAREST = 6  # training images beside each, as in the paper
+AMONG = 10_000  # training images looked through: 160 MB of fc7's activations
 
-PER_ROW = 16  # kernels in a row
+
+class Figures:
+    """The pictures of a workdir, by name; each is made when asked for."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        split: str | None = None,
+        images: tuple[int, ...] = (),
+        among: int = AMONG,
+    ) -> None:
+        """Pictures of the net in `workdir`.
+
+        Args:
+            split: whose images to look at; None takes test, and validation without a test.
+            images: places in the split of those to show; () chooses.
+            among: training images to look for neighbours in.
+        """
+        self.workdir = workdir
+        self.net = load_net(workdir)
+        self._split, self._images, self._among = split, images, among
+
+    @cached_property
+    def look(self) -> Look:
+        """The whole split."""
+        return looking.look(self.net, self._split)
+
+    @cached_property
+    def shown(self) -> Look:
+        """The images to show."""
+        if self._images:
+            return looking.look(self.net, self._split, index=np.array(self._images))
+        return self.look.at(looking.choose(self.look, right=4, wrong=4))
+
+    def make(self, name: str) -> Figure:
+        """The picture of a name, one of NAMES.
+
+        Raises:
+            InputError: what it needs is not there.
+        """
+        figure = getattr(self, name)()
+        assert isinstance(figure, Figure)
+        return figure
+
+    def kernels(self) -> Figure:
+        """Figure 3."""
+        colour = looking.specialisation(self.net)
+        return drawing.kernels(looking.conv1(self.net), colour.columns, colour.text)
+
+    def curves(self) -> Figure:
+        """Errors over epochs."""
+        records = metrics.read(self.workdir)
+        if not records:
+            raise InputError(f"{self.workdir} has no metrics.jsonl: the net was not trained there")
+        return drawing.curves(records, f"{self.net.config.data.name}, {self.net.step} steps")
+
+    def predictions(self) -> Figure:
+        """Figure 4, left."""
+        return self._drawn(
+            self.shown, f"Images of {self.shown.split}; a red label: the net is wrong"
+        )
+
+    def mistakes(self) -> Figure:
+        """The worst."""
+        rows = looking.worst(self.look, 8)
+        if not len(rows):
+            raise InputError(f"the net makes no mistake on {self.look.split}")
+        wrong, count = np.count_nonzero(~self.look.right), len(self.look.labels)
+        title = f"The surest of {wrong} mistakes on {count} images of {self.look.split}"
+        return self._drawn(self.look.at(rows), title)
+
+    def neighbours(self) -> Figure:
+        """Figure 4, right."""
+        net, shown = self.net, self.shown
+        pack, _ = evaluate.open_split(net, "train")
+        index = looking.some(pack.splits["train"].count, self._among)
+        queries = looking.look(net, shown.split, index=shown.index, features=True)
+        train = looking.look(net, "train", index=index, features=True)
+        assert queries.features is not None
+        assert train.features is not None
+        rows, distances = looking.neighbours(queries.features, train.features, NEAREST)
+        found = looking.pictures(net, "train", index[rows.ravel()])
+        return drawing.neighbours(
+            looking.pictures(net, shown.split, shown.index),
+            shown.labels,
+            found.reshape(*rows.shape, *found.shape[1:]),
+            train.labels[rows],
+            distances,
+            net.class_names,
+            f"Images of {shown.split}, and the nearest of {len(index)} training images",
+        )
+
+    def activations(self) -> Figure:
+        """What each layer makes of the first image."""
+        place = self.shown.index[:1]
+        (picture,) = looking.pictures(self.net, self.shown.split, place)
+        kept = looking.layers(looking.activations(self.net, picture))
+        return drawing.activations(picture, kept, f"Image {place[0]} of {self.shown.split}")
+
+    def confusion(self) -> Figure:
+        """Which class is taken for which."""
+        look, names = self.look, self.net.class_names
+        counts = looking.confusion(look.labels, look.predictions, len(names))
+        title = f"{len(look.labels)} images of {look.split}, {1 - look.right.mean():.2%} wrong"
+        return drawing.confusion(counts, names, title)
+
+    def _drawn(self, look: Look, title: str) -> Figure:
+        pictures = looking.pictures(self.net, look.split, look.index)
+        names = self.net.class_names
+        return drawing.predictions(pictures, look.labels, look.probabilities, names, title)
 
 
-def kernels(kernel: np.ndarray) -> Figure:
-    """The kernels of conv1 as pictures, the columns apart.
+def draw(figures: Figures, names: Sequence[str], needed: bool) -> Iterator[tuple[str, Figure]]:
+    """The pictures of some names, in the order of NAMES, each with its own.
 
     Args:
-        kernel: (columns, height, width, 1 or 3, maps). Each kernel is scaled by itself so
-            that zero is mid-grey and its largest weight is black or white.
+        needed: raise where one cannot be drawn; otherwise it is left out, and stderr says why.
     """
-    columns, height, width, _, maps = kernel.shape
-    rows = -(-maps // PER_ROW)
-    figure = Figure(figsize=(0.55 * PER_ROW, 0.6 * rows * columns + 0.45 * columns))
-    for c, part in enumerate(figure.subfigures(columns, 1, squeeze=False)[:, 0]):
-        part.suptitle(f"conv1, column {c}: {maps} kernels of {height}×{width}", fontsize=10)
-        axes = part.subplots(rows, PER_ROW, squeeze=False)
-        for m, axis in enumerate(axes.flat):
-            axis.set_axis_off()
-            if m < maps:
-                one = kernel[c, :, :, :, m]
-                one = 0.5 + 0.5 * one / max(np.abs(one).max(), 1e-12)
-                axis.imshow(one.squeeze(), cmap="gray", vmin=0, vmax=1)
-        part.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.8, wspace=0.1, hspace=0.1)
-    return figure
 
+    def leave_out(which: Sequence[str], error: InputError) -> None:
+        if needed:
+            raise error
+        print(f"left out: {', '.join(which)}: {error}", file=sys.stderr)
 
-def curves(records: list[dict[str, Any]], title: str) -> Figure:
-    """Top-1 error over epochs, on training and validation images, with the final test error."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    for split, color in (("train", "0.6"), ("validation", "C0")):
-        of = [r for r in records if r["split"] == split and "views" not in r]
-        errors = [100 * r["top1_error"] for r in of]
-        dot = "." if len(of) < 3 else ""  # too few for a line to be seen
-        axis.plot([r["epoch"] for r in of], errors, label=split, color=color, marker=dot)
-    for final in (r for r in records if r.get("views") == "ten"):
-        error = 100 * final["top1_error"]
-        name = f"{final['split']}, ten views: {error:.1f} %"
-        axis.axhline(error, color="C3", linewidth=1, linestyle="--", label=name)
-    drops = [
-        after["epoch"]
-        for before, after in pairwise(r for r in records if r["split"] == "train")
-        if after["learning_rate"] < before["learning_rate"]
-    ]
-    for epoch in drops:
-        axis.axvline(epoch, color="0.85", linewidth=1, zorder=0)
-    rate = " (at a vertical line the learning rate has been divided)" if drops else ""
-    axis.set(xlabel=f"epochs{rate}", ylabel="top-1 error, %", title=title)
-    axis.set_ylim(bottom=0)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    return figure
+    names = [name for name in NAMES if name in names]
+    of_images = [name for name in names if name not in ("kernels", "curves")]
+    if of_images:
+        try:
+            figures.shown  # noqa: B018 - the images are opened once for all that need them
+        except InputError as error:
+            leave_out(of_images, error)
+            names = [name for name in names if name not in of_images]
+    for name in names:
+        try:
+            yield name, figures.make(name)
+        except InputError as error:
+            leave_out([name], error)
 
 
 def main(_: list[str]) -> None:
     """The command."""
-    directory = Path(flags.FLAGS.workdir)
-    net = load_net(directory)
-    kernel = np.asarray(net.params["conv1"]["kernel"])
-    if net.config.data.channel_order == "bgr":
-        kernel = kernel[:, :, :, ::-1]
-    figures = {"kernels": kernels(kernel)}
-    records = metrics.read(directory)
-    if records:
-        figures["curves"] = curves(records, f"{net.config.data.name}, {net.step} steps")
-    elif net.step:
-        raise InputError(f"{directory} has no metrics.jsonl; train there first")
-    for name, figure in figures.items():
-        path = directory / f"{name}.png"
+    flag = flags.FLAGS
+    if wrong := set(flag.only) - {*NAMES}:
+        raise InputError(
+            f"--only={','.join(flag.only)}: {sorted(wrong)[0]} is none of {', '.join(NAMES)}"
+        )
+    if wrong := [image for image in flag.images if not image.isdecimal()]:
+        raise InputError(f"--images={','.join(flag.images)}: {wrong[0]} is no number from 0 on")
+    images = tuple(map(int, flag.images))
+    workdir = Path(flag.workdir)
+    figures = Figures(workdir, flag.split, images, flag.neighbours_among)
+    needed = bool(flag.only or flag.split or images)
+    for name, figure in draw(figures, flag.only or NAMES, needed):
+        path = workdir / f"{name}.png"
         figure.savefig(path, dpi=120)
         print(path)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_list("only", [], f"Pictures, of {', '.join(NAMES)}; by default all.")
+    flags.DEFINE_string("split", None, "Split; by default test, or validation without a test.")
+    flags.DEFINE_list("images", [], "Places in the split, from 0, of the images to show.")
+    flags.DEFINE_integer(
+        "neighbours_among",
+        AMONG,
+        "Training images to look for neighbours in; all, if there are fewer.",
+        lower_bound=1,
+    )
     command.run(main)

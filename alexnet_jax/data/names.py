@@ -10,6 +10,11 @@ def readable_name(name: str) -> str:
     return f"{lemmas} ({name})" if lemmas else name
 
 
+def short_name(name: str) -> str:
+    """'tench' for 'n01440764': the first of its words; a name that is no synset as it is."""
+    return _lemmas()[name].split(", ")[0] if name in _lemmas() else name
+
+
 def synsets() -> tuple[str, ...]:
     """The 1,000 classes of ILSVRC-2012 in the order of their synsets, the usual numbering."""
     return tuple(sorted(_lemmas()))

@@ -112,10 +112,11 @@ def evaluation_batches(
     batch_size: int,
     channels: int,
     views: str = "center",
+    index: np.ndarray | None = None,
     rows: np.ndarray | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """All images of a split in its order, the last batch filled up and masked.
+    """The images of a split, each once, the last batch filled up and masked.
 
     Args:
       pack: the images.
@@ -125,6 +126,7 @@ def evaluation_batches(
       channels: of the network.
       views: "center", the central crop; or "ten", section 4.1's: top left, top right, bottom
         left, bottom right and central crop, then the same five mirrored.
+      index: (n,) which images of the split, in that order; None for all of them in the split's.
       rows: as in train_batches; the number of batches does not depend on them.
       workers: as in train_batches.
 
@@ -143,16 +145,17 @@ def evaluation_batches(
     rows = np.arange(batch_size) if rows is None else rows
     offset, flip = _views(margin(pack, data, channels), views)
     offset, flip = np.tile(offset, (len(rows), 1, 1)), np.tile(flip, (len(rows), 1))
-    steps = range(-(-chosen.count // batch_size))
+    index = np.arange(chosen.count) if index is None else index
+    steps = range(-(-len(index) // batch_size))
 
     def wanted(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return np.minimum(step * batch_size + rows, chosen.count - 1), offset, flip
+        return index[np.minimum(step * batch_size + rows, len(index) - 1)], offset, flip
 
     def batches() -> Generator[Batch, None, None]:
         shape = (*flip.shape, data.crop, channels)
         images = _images(pack, chosen, wanted, steps, shape, workers)
         for step, image in zip(steps, images, strict=True):
-            mask = step * batch_size + rows < chosen.count
+            mask = step * batch_size + rows < len(index)
             label = np.where(mask, chosen.labels[wanted(step)[0]], 0)
             yield dict(image=image, offset=offset.copy(), flip=flip.copy(), label=label, mask=mask)
 

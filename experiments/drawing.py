@@ -1,0 +1,294 @@
+"""Pictures of a net and of what it does: arrays in, matplotlib figures out.
+
+The numbers come from `experiments/looking.py`. Nothing here reads a file or runs a net.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alexnet_jax.data.names import short_name
+
+matplotlib.use("Agg")  # files, not windows
+
+PER_ROW = 16  # kernels in a row
+MATRIX = 20  # classes of which a confusion matrix can be read
+PAIRS = 20  # pairs of classes listed where there are more
+RIGHT, WRONG, PLAIN = "#62b077", "#c0392b", "#a9bcd6"
+
+
+def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str = "") -> Figure:
+    """The kernels of conv1 as pictures, the columns apart (figure 3).
+
+    Args:
+        kernel: (columns, height, width, 1 or 3, maps). Each kernel is scaled by itself so
+            that zero is mid-grey and its largest weight is black or white.
+        colourfulness: of each column, `looking.of_columns`; () where there is no colour.
+        text: what is to be said below.
+    """
+    columns, height, width, _, maps = kernel.shape
+    rows = -(-maps // PER_ROW)
+    foot = 0.35 if text else 0.0
+    heights = [0.545 * rows + 0.35] * columns
+    figure = Figure(figsize=(0.55 * PER_ROW, sum(heights) + foot))  # inches
+    parts = figure.subfigures(columns + 1, 1, height_ratios=[*heights, max(foot, 0.01)])
+    for c, part in enumerate(parts[:-1]):
+        title = f"conv1, column {c}: {maps} kernels of {height}×{width}"
+        if len(colourfulness):
+            title += f", colourfulness {colourfulness[c]:.2f}"
+        part.suptitle(title, fontsize=10, y=1 - 0.08 / heights[c], va="top")
+        axes = part.subplots(rows, PER_ROW, squeeze=False)
+        for m, axis in enumerate(axes.flat):
+            axis.set_axis_off()
+            if m < maps:
+                one = kernel[c, :, :, :, m]
+                one = 0.5 + 0.5 * one / max(np.abs(one).max(), 1e-12)
+                axis.imshow(one.squeeze(), cmap="gray", vmin=0, vmax=1)
+        top = 1 - 0.3 / heights[c]
+        part.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=top, wspace=0.1, hspace=0.1)
+    parts[-1].text(0.5, 0.6, text, ha="center", va="center", fontsize=9)
+    return figure
+
+
+def curves(records: list[dict[str, Any]], title: str) -> Figure:
+    """Top-1 error over epochs, on training and validation images, with the final test error.
+
+    Args:
+        records: of metrics.jsonl.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for split, color in (("train", "0.6"), ("validation", "C0")):
+        of = [r for r in records if r["split"] == split and "views" not in r]
+        errors = [100 * r["top1_error"] for r in of]
+        dot = "." if len(of) < 3 else ""  # too few for a line to be seen
+        axis.plot([r["epoch"] for r in of], errors, label=split, color=color, marker=dot)
+    for final in (r for r in records if r.get("views") == "ten"):
+        error = 100 * final["top1_error"]
+        name = f"{final['split']}, ten views: {error:.1f} %"
+        axis.axhline(error, color="C3", linewidth=1, linestyle="--", label=name)
+    drops = [
+        after["epoch"]
+        for before, after in pairwise(r for r in records if r["split"] == "train")
+        if after["learning_rate"] < before["learning_rate"]
+    ]
+    for epoch in drops:
+        axis.axvline(epoch, color="0.85", linewidth=1, zorder=0)
+    rate = " (at a vertical line the learning rate has been divided)" if drops else ""
+    axis.set(xlabel=f"epochs{rate}", ylabel="top-1 error, %", title=title)
+    axis.set_ylim(bottom=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+def predictions(
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """Images with their label and the five classes the net finds most probable (figure 4, left).
+
+    The true class's bar is green and ticked; an image the net has wrong has its label in red.
+
+    Args:
+        pictures: (n, height, width, 1 or 3) uint8.
+        labels: (n,) class numbers.
+        probabilities: (n, classes).
+        names: of the classes.
+    """
+    across = min(4, len(pictures))
+    down = -(-len(pictures) // across)
+    figure = Figure(figsize=(2.2 * across, 2.9 * down + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(
+        2 * down, across, squeeze=False, gridspec_kw={"height_ratios": [1.5, 1] * down}
+    )
+    for axis in grid.flat:
+        axis.set_axis_off()
+    for i, (picture, label, shares) in enumerate(zip(pictures, labels, probabilities, strict=True)):
+        row, column = divmod(i, across)
+        best = np.argsort(-shares, kind="stable")[:5]
+        colour = "black" if best[0] == label else WRONG
+        show(grid[2 * row, column], picture, _name(names[label]), colour)
+        _bars(grid[2 * row + 1, column], best, shares, label, names)
+    return figure
+
+
+def neighbours(
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    found: np.ndarray,
+    found_labels: np.ndarray,
+    distances: np.ndarray,
+    names: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """Images, each with the training images nearest to it (figure 4, right).
+
+    The first column are the images asked for. A neighbour of another class has its name in red.
+
+    Args:
+        queries: (q, height, width, 1 or 3) uint8; query_labels: (q,).
+        found: (q, k, height, width, 1 or 3) uint8; found_labels: (q, k).
+        distances: (q, k), Euclidean, in units of the features.
+        names: of the classes.
+    """
+    down, across = found_labels.shape
+    figure = Figure(figsize=(1.15 * (across + 1) + 0.2, 1.4 * down + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    widths = [1, 0.15, *[1] * across]
+    grid = figure.subplots(down, across + 2, squeeze=False, gridspec_kw={"width_ratios": widths})
+    for q, row in enumerate(grid):
+        row[1].set_axis_off()
+        show(row[0], queries[q], _name(names[query_labels[q]], 16), size=8, frame=True)
+        for k, axis in enumerate(row[2:]):
+            colour = "black" if found_labels[q, k] == query_labels[q] else WRONG
+            name = f"{_name(names[found_labels[q, k]], 16)}\n{distances[q, k]:#.3g}"
+            show(axis, found[q, k], name, colour, size=7)
+    return figure
+
+
+def activations(
+    picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str = "", maps: int = 32
+) -> Figure:
+    """What each layer makes of one image.
+
+    Of a convolution the first `maps` maps of each column, of a fully-connected layer all units.
+    Each layer is scaled by itself: black is 0, white its largest activity.
+
+    Args:
+        picture: (height, width, 1 or 3) uint8.
+        kept: layer to its activities, (columns, height, width, maps) or (columns, units).
+    """
+    columns = max(len(layer) for layer in kept.values())
+    heights = [1.5, *(1.3 if layer.ndim == 4 else 0.55 for layer in kept.values())]
+    figure = Figure(figsize=(4.6 * columns, sum(heights) + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    first, *parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    show(first.subplots(), picture, "")
+    for part, (name, layer) in zip(parts, kept.items(), strict=True):
+        low, high = min(0.0, float(layer.min())), max(float(layer.max()), 1e-12)
+        for c, axis in enumerate(part.subplots(1, len(layer), squeeze=False)[0]):
+            axis.imshow(_mosaic(layer[c], maps), cmap="magma", vmin=low, vmax=high)
+            axis.set_axis_off()
+            axis.set_title(f"{name}, column {c}: {_described(layer[c], maps)}", fontsize=8)
+    return figure
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
+    """What is taken for what: a matrix, or, of many classes, the pairs most often confused.
+
+    Args:
+        counts: (classes, classes) images of the row's class taken for the column's.
+        names: of the classes.
+    """
+    return _matrix(counts, names, title) if len(counts) <= MATRIX else _pairs(counts, names, title)
+
+
+def show(
+    axis: Axes,
+    picture: np.ndarray,
+    name: str,
+    colour: str = "black",
+    size: float = 9,
+    frame: bool = False,
+) -> None:
+    """A picture, (height, width, 1 or 3) uint8, with a name below it."""
+    axis.set_axis_on()
+    axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axis.set(xticks=[], yticks=[])
+    axis.set_xlabel(name, color=colour, fontsize=size)
+    axis.spines[:].set_visible(frame)
+
+
+def _bars(
+    axis: Axes, best: np.ndarray, shares: np.ndarray, label: int, names: Sequence[str]
+) -> None:
+    """The probabilities of some classes as bars with the names on them."""
+    axis.set_axis_on()
+    colours = [RIGHT if c == label else PLAIN for c in best]
+    axis.barh(range(len(best)), shares[best], color=colours, height=0.85)
+    for place, c in enumerate(best):
+        tick = " ✓" if c == label else ""
+        text = f"{_name(names[c])}{tick}"
+        axis.text(0.02, place, text, va="center", fontsize=7, weight="bold" if tick else None)
+    axis.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[])
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _mosaic(column: np.ndarray, maps: int) -> np.ndarray:
+    """Maps (height, width, maps) or units (units,) side by side as one image."""
+    if column.ndim == 1:
+        wide = min(len(column), 128)
+        tall = -(-len(column) // wide)
+        return np.pad(column, (0, tall * wide - len(column)), constant_values=np.nan).reshape(
+            tall, wide
+        )
+    height, width, count = column[:, :, :maps].shape
+    across = min(count, PER_ROW)
+    down = -(-count // across)
+    tiles = np.full((down, height + 1, across, width + 1), np.nan)
+    for m in range(count):
+        tiles[m // across, :height, m % across, :width] = column[:, :, m]
+    return tiles.reshape(down * (height + 1), across * (width + 1))[:-1, :-1]
+
+
+def _described(column: np.ndarray, maps: int) -> str:
+    active = f"{(column > 0).mean():.0%} above 0"
+    if column.ndim == 1:
+        return f"{len(column)} units, {active}"
+    height, width, count = column.shape
+    some = f"{maps} of {count}" if count > maps else str(count)
+    return f"{some} maps of {height}×{width}, {active}"
+
+
+def _matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    classes = len(counts)
+    side = 2.4 + 0.42 * classes
+    figure = Figure(figsize=(side, side - 0.3), layout="constrained")
+    axis = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for a, b in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[a, b] > 0.55 else "black"
+        axis.text(b, a, str(counts[a, b]), ha="center", va="center", fontsize=7, color=colour)
+    ticks, labels = range(classes), [_name(name, 16) for name in names]
+    axis.set_xticks(ticks, labels, rotation=45, ha="right", fontsize=8)
+    axis.set_yticks(ticks, labels, fontsize=8)
+    axis.set(xlabel="taken for", ylabel="true class")
+    axis.set_title(title, fontsize=10)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def _pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    from experiments.looking import mix_ups
+
+    found = mix_ups(counts, PAIRS)
+    figure = Figure(figsize=(7, 1.2 + 0.24 * max(len(found), 1)), layout="constrained")
+    axis = figure.subplots()
+    axis.barh(range(len(found)), [n for _, _, n in found], color=PLAIN)
+    labels = [f"{_name(names[a])} → {_name(names[b])}" for a, b, _ in found]
+    axis.set_yticks(range(len(found)), labels, fontsize=8)
+    for place, (a, _, n) in enumerate(found):
+        axis.text(n, place, f" {n} of {counts[a].sum()}", va="center", fontsize=8)
+    axis.invert_yaxis()
+    axis.margins(x=0.15)
+    axis.set_xlabel("images of the first class taken for the second")
+    axis.set_title(title, fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _name(name: str, longest: int = 22) -> str:
+    """A class's name, readable and short."""
+    name = short_name(name)
+    return name if len(name) <= longest else name[: longest - 1] + "…"
