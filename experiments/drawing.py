@@ -3,6 +3,7 @@
 The numbers come from `experiments/looking.py`. Nothing here reads a file or runs a net.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,10 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.data.names import short_name
+from experiments.looking import mix_ups
 
 matplotlib.use("Agg")  # files, not windows
 
 PER_ROW = 16  # kernels in a row
+MAPS = 16  # of a column that are shown for one image
 MATRIX = 20  # classes of which a confusion matrix can be read
 PAIRS = 20  # pairs of classes listed where there are more
 RIGHT, WRONG, PLAIN = "#62b077", "#c0392b", "#a9bcd6"
@@ -156,30 +159,33 @@ def neighbours(
     return figure
 
 
-def activations(
-    picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str = "", maps: int = 32
-) -> Figure:
+def activations(picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """What each layer makes of one image.
 
-    Of a convolution the first `maps` maps of each column, of a fully-connected layer all units.
-    Each layer is scaled by itself: black is 0, white its largest activity.
+    Of a convolution the first MAPS maps of each column, of a fully-connected layer all units.
+    Each layer is scaled by itself: black is 0, or its lowest activity if that is below; the
+    brightest is its highest.
 
     Args:
         picture: (height, width, 1 or 3) uint8.
         kept: layer to its activities, (columns, height, width, maps) or (columns, units).
     """
-    columns = max(len(layer) for layer in kept.values())
-    heights = [1.5, *(1.3 if layer.ndim == 4 else 0.55 for layer in kept.values())]
-    figure = Figure(figsize=(4.6 * columns, sum(heights) + 0.4), layout="constrained")
+    width, line = 4.4, 0.32  # inches: of a column, of its title
+    mosaics = {name: [_mosaic(column) for column in layer] for name, layer in kept.items()}
+    sizes = [tiles[0].shape for tiles in mosaics.values()]
+    heights = [1.6, *(width * tall / wide + line for tall, wide in sizes)]
+    columns = max(map(len, mosaics.values()))
+    figure = Figure(figsize=(width * columns, sum(heights) + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
     first, *parts = figure.subfigures(len(heights), 1, height_ratios=heights)
     show(first.subplots(), picture, "")
-    for part, (name, layer) in zip(parts, kept.items(), strict=True):
+    for part, (name, tiles) in zip(parts, mosaics.items(), strict=True):
+        layer = kept[name]
         low, high = min(0.0, float(layer.min())), max(float(layer.max()), 1e-12)
-        for c, axis in enumerate(part.subplots(1, len(layer), squeeze=False)[0]):
-            axis.imshow(_mosaic(layer[c], maps), cmap="magma", vmin=low, vmax=high)
+        for c, axis in enumerate(part.subplots(1, len(tiles), squeeze=False)[0]):
+            axis.imshow(tiles[c], cmap="magma", vmin=low, vmax=high)
             axis.set_axis_off()
-            axis.set_title(f"{name}, column {c}: {_described(layer[c], maps)}", fontsize=8)
+            axis.set_title(f"{name}, column {c}: {_described(layer[c])}", fontsize=8)
     return figure
 
 
@@ -224,29 +230,29 @@ def _bars(
     axis.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _mosaic(column: np.ndarray, maps: int) -> np.ndarray:
-    """Maps (height, width, maps) or units (units,) side by side as one image."""
+def _mosaic(column: np.ndarray) -> np.ndarray:
+    """Maps (height, width, maps) or units (units,) side by side as one image, nan between."""
     if column.ndim == 1:
-        wide = min(len(column), 128)
-        tall = -(-len(column) // wide)
-        return np.pad(column, (0, tall * wide - len(column)), constant_values=np.nan).reshape(
-            tall, wide
-        )
-    height, width, count = column[:, :, :maps].shape
-    across = min(count, PER_ROW)
+        wide = min(len(column), math.isqrt(8 * len(column)))  # about eight times as wide as tall
+        padded = np.full((-(-len(column) // wide), wide), np.nan)
+        padded.flat[: len(column)] = column
+        return padded
+    height, width, count = column[:, :, :MAPS].shape
+    across = min(count, MAPS // 2)
     down = -(-count // across)
-    tiles = np.full((down, height + 1, across, width + 1), np.nan)
+    gap = max(1, height // 20)
+    tiles = np.full((down, height + gap, across, width + gap), np.nan)
     for m in range(count):
         tiles[m // across, :height, m % across, :width] = column[:, :, m]
-    return tiles.reshape(down * (height + 1), across * (width + 1))[:-1, :-1]
+    return tiles.reshape(down * (height + gap), across * (width + gap))[:-gap, :-gap]
 
 
-def _described(column: np.ndarray, maps: int) -> str:
-    active = f"{(column > 0).mean():.0%} above 0"
+def _described(column: np.ndarray) -> str:
+    active = f"{100 * (column > 0).mean():.0f} % above 0"
     if column.ndim == 1:
         return f"{len(column)} units, {active}"
     height, width, count = column.shape
-    some = f"{maps} of {count}" if count > maps else str(count)
+    some = f"{MAPS} of {count}" if count > MAPS else str(count)
     return f"{some} maps of {height}×{width}, {active}"
 
 
@@ -270,11 +276,14 @@ def _matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
 
 
 def _pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    from experiments.looking import mix_ups
-
     found = mix_ups(counts, PAIRS)
     figure = Figure(figsize=(7, 1.2 + 0.24 * max(len(found), 1)), layout="constrained")
     axis = figure.subplots()
+    axis.set_title(title, fontsize=10)
+    if not found:
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "no image was taken for another class", ha="center", va="center")
+        return figure
     axis.barh(range(len(found)), [n for _, _, n in found], color=PLAIN)
     labels = [f"{_name(names[a])} → {_name(names[b])}" for a, b, _ in found]
     axis.set_yticks(range(len(found)), labels, fontsize=8)
@@ -283,7 +292,6 @@ def _pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     axis.invert_yaxis()
     axis.margins(x=0.15)
     axis.set_xlabel("images of the first class taken for the second")
-    axis.set_title(title, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -27,6 +27,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from alexnet_jax import command, evaluate, metrics
+from alexnet_jax.data.names import short_name
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import load_net
 from experiments import drawing, looking
@@ -94,17 +95,15 @@ class Figures:
 
     def predictions(self) -> Figure:
         """Figure 4, left."""
-        return self._drawn(
-            self.shown, f"Images of {self.shown.split}; a red label: the net is wrong"
-        )
+        return self._drawn(self.shown, f"Images of the {self.shown.split} split; red label: wrong")
 
     def mistakes(self) -> Figure:
         """The worst."""
-        rows = looking.worst(self.look, 8)
+        rows, split = looking.worst(self.look, 8), self.look.split
         if not len(rows):
-            raise InputError(f"the net makes no mistake on {self.look.split}")
+            raise InputError(f"the net makes no mistake on the {split} split")
         wrong, count = np.count_nonzero(~self.look.right), len(self.look.labels)
-        title = f"The surest of {wrong} mistakes on {count} images of {self.look.split}"
+        title = f"The surest of {wrong} mistakes on {count} images of the {split} split"
         return self._drawn(self.look.at(rows), title)
 
     def neighbours(self) -> Figure:
@@ -125,7 +124,7 @@ class Figures:
             train.labels[rows],
             distances,
             net.class_names,
-            f"Images of {shown.split}, and the nearest of {len(index)} training images",
+            f"Images of the {shown.split} split, and the nearest of {len(index)} training images",
         )
 
     def activations(self) -> Figure:
@@ -133,13 +132,16 @@ class Figures:
         place = self.shown.index[:1]
         (picture,) = looking.pictures(self.net, self.shown.split, place)
         kept = looking.layers(looking.activations(self.net, picture))
-        return drawing.activations(picture, kept, f"Image {place[0]} of {self.shown.split}")
+        name = short_name(self.net.class_names[self.shown.labels[0]])
+        title = f"Image {place[0]} of the {self.shown.split} split: {name}"
+        return drawing.activations(picture, kept, title)
 
     def confusion(self) -> Figure:
         """Which class is taken for which."""
         look, names = self.look, self.net.class_names
+        wrong = 100 * (~look.right).mean()
         counts = looking.confusion(look.labels, look.predictions, len(names))
-        title = f"{len(look.labels)} images of {look.split}, {1 - look.right.mean():.2%} wrong"
+        title = f"{len(look.labels)} images of the {look.split} split, {wrong:.2f} % wrong"
         return drawing.confusion(counts, names, title)
 
     def _drawn(self, look: Look, title: str) -> Figure:
@@ -194,15 +196,24 @@ def main(_: list[str]) -> None:
         print(path)
 
 
-if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-    flags.DEFINE_list("only", [], f"Pictures, of {', '.join(NAMES)}; by default all.")
-    flags.DEFINE_string("split", None, "Split; by default test, or validation without a test.")
-    flags.DEFINE_list("images", [], "Places in the split, from 0, of the images to show.")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define the command's flags."""
+    define = dict(flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True, **define)
+    flags.DEFINE_list("only", [], f"Pictures, of {', '.join(NAMES)}; by default all.", **define)
+    flags.DEFINE_string(
+        "split", None, "Split; by default test, or validation without a test.", **define
+    )
+    flags.DEFINE_list("images", [], "Places in the split, from 0, of the images to show.", **define)
     flags.DEFINE_integer(
         "neighbours_among",
         AMONG,
         "Training images to look for neighbours in; all, if there are fewer.",
         lower_bound=1,
+        **define,
     )
+
+
+if __name__ == "__main__":
+    define_flags()
     command.run(main)

@@ -3,6 +3,7 @@
 `experiments/drawing.py` draws them, `experiments/figures.py` does both for a workdir.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -20,7 +21,7 @@ from alexnet_jax.models import alexnet
 from alexnet_jax.models.alexnet import ModelConfig
 from alexnet_jax.network import make_model
 
-SPLITS = 9_999  # random ways of dealing out the kernels to columns
+DEALS = 9_999  # random ways of dealing out the kernels to columns
 GREY = 0.5  # units of 0…255: a mean image whose channels differ by less is of grey images
 
 
@@ -68,7 +69,7 @@ def look(
     net: Net,
     split: str | None = None,
     *,
-    index: np.ndarray | None = None,
+    index: Sequence[int] | np.ndarray | None = None,
     features: bool = False,
     mesh: Mesh | None = None,
 ) -> Look:
@@ -112,7 +113,7 @@ def look(
     )
 
 
-def pictures(net: Net, split: str, index: np.ndarray) -> np.ndarray:
+def pictures(net: Net, split: str, index: Sequence[int] | np.ndarray) -> np.ndarray:
     """What the net sees of images of a split: centre crops in true colours.
 
     Args:
@@ -327,7 +328,7 @@ def difference_by_chance(kernel: np.ndarray, seed: int = 0) -> tuple[float, floa
         kernel: (columns, height, width, 3, maps), at least two columns.
 
     Returns:
-        The difference, and the share of random deals with one at least as large: of SPLITS, the
+        The difference, and the share of random deals with one at least as large: of DEALS, the
         deal that is there counted with them, or of all deals where there are not more.
     """
     grey, whole = (energy.ravel() for energy in _energies(kernel))
@@ -341,7 +342,7 @@ def difference_by_chance(kernel: np.ndarray, seed: int = 0) -> tuple[float, floa
         tuple(numbers),
         difference,
         vectorized=True,
-        n_resamples=SPLITS,
+        n_resamples=DEALS,
         batch=1000,
         alternative="greater",
         rng=np.random.default_rng(seed),

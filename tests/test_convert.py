@@ -11,7 +11,6 @@ import processes
 import pytest
 import safetensors.numpy
 import torch
-from absl import flags
 from data_fixtures import smooth_pixels, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +24,7 @@ from test_convert_torch import write as write_torch
 from alexnet_jax import convert
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import Net, check_classes, evaluate, load_net
-from experiments import figures
+from experiments import figures, looking
 
 TINY = dict(conv1=4, conv2=4, conv3=4, conv4=4, conv5=4, fc6=4, fc7=8, fc8=3)
 
@@ -41,7 +40,7 @@ def caffemodel(sizes: dict[str, int]) -> bytes:
     return foreign.caffemodel(sizes, arrays, generation="layers", shaped=False)
 
 
-def test_a_workdir_from_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workdir_from_caffe(tmp_path: Path) -> None:
     """Catches a workdir that evaluate, predict, figures or training do not take, a mean or kernels
     shown in BGR, and rates of layers that the command line cannot set."""
     (tmp_path / "net.caffemodel").write_bytes(caffemodel(TINY))
@@ -77,20 +76,9 @@ def test_a_workdir_from_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ended.returncode == 0, ended.stderr
     assert {line.split()[-1] for line in ended.stdout.splitlines()[1:]} == {*"abc"}
 
-    shown: list[np.ndarray] = []
-
-    def show(kernel: np.ndarray) -> Figure:
-        shown.append(kernel)
-        return Figure()
-
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", str(workdir), "", flag_values=values)
-    values.mark_as_parsed()
-    monkeypatch.setattr(figures.flags, "FLAGS", values)
-    monkeypatch.setattr(figures, "kernels", show)
-    figures.main([])
-    np.testing.assert_array_equal(shown[0][..., ::-1, :], net.params["conv1"]["kernel"])
-    assert (workdir / "kernels.png").exists()
+    kernel = looking.conv1(net)
+    np.testing.assert_array_equal(kernel[..., ::-1, :], net.params["conv1"]["kernel"])
+    assert isinstance(figures.Figures(workdir).make("kernels"), Figure)
 
     ended = processes.run(
         "main",

@@ -1,0 +1,194 @@
+"""The command that draws a run, and the drawings."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+from data_fixtures import write_folder
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
+from PIL import Image
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.evaluate import load_net
+from experiments import drawing, figures
+
+DATA_FREE = ("kernels", "curves")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with processes.shared_cache(tmp_path_factory):
+        yield
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a folder of colour pictures, which lies beside it."""
+    directory = tmp_path_factory.mktemp("colour")
+    write_folder(directory / "pictures" / "train", dict(a=20, b=20, c=20))
+    write_folder(directory / "pictures" / "test", dict(a=4, b=5, c=4), seed=7)
+    config = processes.write_config(directory, directory / "pictures")
+    ended = processes.run(
+        "main",
+        f"--config={config}",
+        "--config.data.name=folder",
+        "--config.model.channels=3",
+        "--config.max_steps=6",
+        f"--workdir={directory / 'run'}",
+    )
+    assert ended.returncode == 0, ended.stderr
+    return directory / "run"
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_every_picture_of_a_run(colour: Path) -> None:
+    """Catches a picture that is named and not drawn, or drawn and not named, and a blank one."""
+    ended = processes.run("figures", f"--workdir={colour}", package="experiments")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [str(colour / f"{name}.png") for name in figures.NAMES]
+    assert "left out" not in ended.stderr
+    for name in figures.NAMES:
+        pixels = np.asarray(Image.open(colour / f"{name}.png").convert("RGB"))
+        assert pixels.min() < 100, name
+        assert (pixels == 255).mean() > 0.02, name
+
+
+def test_the_images_asked_for(colour: Path) -> None:
+    """Catches other images than asked for, labels beside the wrong one, and the true class
+    unmarked or marked elsewhere."""
+    made = figures.Figures(colour, "test", images=(12, 0))
+    figure = made.make("predictions")
+    shown = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_xlabel() for axis in shown] == ["c", "a"]
+    names = [path.stem for path in sorted((colour.parent / "pictures/test/c").iterdir())]
+    source = Image.open(colour.parent / f"pictures/test/c/{names[-1]}.png")
+    small = np.asarray(source.resize((28, 28), Image.Resampling.BICUBIC))[1:27, 1:27]
+    (image,) = shown[0].findobj(AxesImage)
+    np.testing.assert_array_equal(np.asarray(image.get_array()), small)
+    bars = [axis for axis in figure.axes if axis.patches]
+    for axis, label, shares in zip(bars, "ca", made.shown.probabilities, strict=True):
+        (ticked,) = (text.get_text() for text in axis.texts if "✓" in text.get_text())
+        assert ticked == f"{label} ✓"
+        widths = [patch.get_width() for patch in axis.patches]
+        np.testing.assert_allclose(widths, np.sort(shares)[::-1])
+    assert "Image 12 of the test split: c" in texts(made.make("activations"))
+
+
+def test_a_training_image_is_its_own_neighbour(colour: Path) -> None:
+    """Catches neighbours from another split, pictures beside the distances of others, and more
+    images looked through than allowed."""
+    made = figures.Figures(colour, "train", images=(5, 40), among=10_000)
+    figure = made.make("neighbours")
+    shown = np.array([axis for axis in figure.axes if axis.images]).reshape(2, 7)
+    for row in shown:
+        query, nearest = (np.asarray(axis.images[0].get_array()) for axis in row[:2])
+        np.testing.assert_array_equal(nearest, query)
+        distances = [float(axis.get_xlabel().split("\n")[1]) for axis in row[1:]]
+        assert distances[0] == 0
+        assert distances == sorted(distances)
+    few = figures.Figures(colour, "train", images=(5,), among=4).make("neighbours")
+    assert sum(bool(axis.images) for axis in few.axes) == 1 + 4
+    assert any("nearest of 4 training images" in text for text in texts(few))
+
+
+def test_without_the_images(colour: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Catches imported weights that get no kernels because there are no images, curves of a net
+    that was not trained, and pictures left out without a word."""
+    workdir = tmp_path / "run"
+    shutil.copytree(colour, workdir)
+    (workdir / "metrics.jsonl").unlink()
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["dir"] = str(tmp_path / "nowhere")
+    (workdir / "config.json").write_text(json.dumps(config))
+    made = figures.Figures(workdir)
+    assert [name for name, _ in figures.draw(made, figures.NAMES, needed=False)] == ["kernels"]
+    of_images, curves = capsys.readouterr().err.splitlines()
+    listed = ", ".join(name for name in figures.NAMES if name not in DATA_FREE)
+    assert of_images.startswith(f"left out: {listed}: ")
+    assert "nowhere" in of_images
+    assert curves.startswith("left out: curves: ")
+    assert "no metrics.jsonl" in curves
+    for name in ("curves", "predictions"):
+        with pytest.raises(InputError):
+            list(figures.draw(made, [name], needed=True))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--only=kernels,kernel", "--only=kernels,kernel: kernel is none of kernels, curves,"),
+        ("--images=3,x", "--images=3,x: x is no number from 0 on"),
+        ("--images=-1", "--images=-1: -1 is no number from 0 on"),
+    ],
+)
+def test_wrong_flags(
+    colour: Path, flag: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback, a place that counts from the end, and a typo passed over."""
+    values = figures.flags.FlagValues()
+    figures.define_flags(values)
+    values(["figures", f"--workdir={colour}", flag])
+    monkeypatch.setattr(figures.flags, "FLAGS", values)
+    with pytest.raises(InputError) as raised:
+        figures.main([])
+    assert message in str(raised.value)
+
+
+def test_images_and_splits_that_do_not_exist(colour: Path) -> None:
+    """Catches everything else drawn as if nothing had been asked for."""
+    for made, message in (
+        (figures.Figures(colour, images=(13,)), "image 13 of test does not exist"),
+        (figures.Figures(colour, "tset"), "--split=tset: folder has the splits train, "),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(figures.draw(made, figures.NAMES, needed=True))
+
+
+def test_kernels_say_what_their_columns_are(colour: Path) -> None:
+    """Catches numbers under the wrong column, and a picture that leaves them out."""
+    kernel = np.asarray(load_net(colour).params["conv1"]["kernel"])
+    figure = drawing.kernels(kernel, (0.25, 0.5), "what there is to say")
+    assert texts(figure) == [
+        "conv1, column 0: 2 kernels of 3×3, colourfulness 0.25",
+        "conv1, column 1: 2 kernels of 3×3, colourfulness 0.50",
+        "what there is to say",
+    ]
+    grey = drawing.kernels(kernel[:1, :, :, :1])
+    assert texts(grey) == ["conv1, column 0: 2 kernels of 3×3"]
+
+
+def test_a_kernel_is_scaled_by_itself() -> None:
+    """Catches zero that is not mid-grey, and a strong kernel that darkens the others."""
+    kernel = np.zeros((1, 1, 2, 3, 2))
+    kernel[0, 0, 0, :, 0], kernel[0, 0, 1, :, 1] = (2, -1, 0), (0, 0, 1e-3)
+    first, second = (axis.images[0] for axis in drawing.kernels(kernel).axes[:2])
+    np.testing.assert_allclose(first.get_array(), [[[1, 0.25, 0.5], [0.5] * 3]])
+    np.testing.assert_allclose(second.get_array(), [[[0.5] * 3, [0.5, 0.5, 1]]])
+
+
+def test_confusions_of_few_and_of_many_classes() -> None:
+    """Catches a matrix of a thousand classes that nobody can read, pairs the wrong way round, and
+    a net without a mistake."""
+    counts = np.diag([5, 6, 7])
+    counts[0, 2] = 3
+    matrix = drawing.confusion(counts, ["ant", "bee", "cat"], "title")
+    (axis,) = matrix.axes
+    places = {text.get_position(): text.get_text() for text in axis.texts}
+    assert places == {(0, 0): "5", (1, 1): "6", (2, 2): "7", (2, 0): "3"}
+    many = np.diag(np.full(1000, 5))
+    many[7, 400], many[3, 2] = 4, 2
+    (axis,) = drawing.confusion(many, [f"class {c}" for c in range(1000)]).axes
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ["class 7 → class 400", "class 3 → class 2"]
+    assert [text.get_text() for text in axis.texts] == [" 4 of 9", " 2 of 7"]
+    none = drawing.confusion(np.diag(np.full(30, 5)), ["x"] * 30)
+    assert "no image was taken for another class" in texts(none)
