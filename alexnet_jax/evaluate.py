@@ -7,6 +7,7 @@ and their reflections (section 4.1); the softmax is averaged over views, and ove
 several workdirs are given (tables 1 and 2).
 """
 
+import functools
 import json
 import math
 import sys
@@ -228,8 +229,8 @@ def open_split(net: Net, split: str | None = None) -> tuple[Pack, str]:
     data = net.config.data
     pack = prepare(data)
     check_classes(net.class_names, tuple(pack.class_names), data.name)
-    if split is None and "test" not in pack.splits and distributed.is_first():
-        print(f"{data.name} has no labelled test split: using validation.", file=sys.stderr)
+    if split is None and "test" not in pack.splits:
+        _say_once(f"{data.name} has no labelled test split: using validation.")
     split = split or ("test" if "test" in pack.splits else "validation")
     if split not in pack.splits:
         have = ", ".join(pack.splits)
@@ -246,12 +247,10 @@ def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], name: str) -> 
     if ours == theirs:
         return
     if len(ours) == len(theirs) and ours == tuple(map(str, range(len(ours)))):
-        if distributed.is_first():
-            print(
-                f"The net has numbers for names: its classes are taken in the order of {name}'s, "
-                f"{theirs[0]} first.",
-                file=sys.stderr,
-            )
+        _say_once(
+            f"The net has numbers for names: its classes are taken in the order of {name}'s, "
+            f"{theirs[0]} first."
+        )
         return
     pairs = enumerate(zip(ours, theirs, strict=False))
     differing = (f"class {i} is {a} and {b}; " for i, (a, b) in pairs if a != b)
@@ -259,6 +258,13 @@ def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], name: str) -> 
         f"the net tells {len(ours)} classes apart, {name} has {len(theirs)}; "
         f"{next(differing, '')}expected the same in the same order"
     )
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A line on stderr, however often a split is opened; of several processes the first says it."""
+    if distributed.is_first():
+        print(text, file=sys.stderr)
 
 
 def finish(workdir: Path, mesh: Mesh) -> None:

@@ -39,8 +39,9 @@ def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str =
     foot = 0.35 if text else 0.0
     heights = [0.545 * rows + 0.35] * columns
     figure = Figure(figsize=(0.55 * PER_ROW, sum(heights) + foot))  # inches
-    parts = figure.subfigures(columns + 1, 1, height_ratios=[*heights, max(foot, 0.01)])
-    for c, part in enumerate(parts[:-1]):
+    ratios = [*heights, max(foot, 0.01)]
+    *parts, last = figure.subfigures(columns + 1, 1, squeeze=False, height_ratios=ratios)[:, 0]
+    for c, part in enumerate(parts):
         title = f"conv1, column {c}: {maps} kernels of {height}×{width}"
         if len(colourfulness):
             title += f", colourfulness {colourfulness[c]:.2f}"
@@ -51,10 +52,10 @@ def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str =
             if m < maps:
                 one = kernel[c, :, :, :, m]
                 one = 0.5 + 0.5 * one / max(np.abs(one).max(), 1e-12)
-                axis.imshow(one.squeeze(), cmap="gray", vmin=0, vmax=1)
+                axis.imshow(_pixels(one), cmap="gray", vmin=0, vmax=1)
         top = 1 - 0.3 / heights[c]
         part.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=top, wspace=0.1, hspace=0.1)
-    parts[-1].text(0.5, 0.6, text, ha="center", va="center", fontsize=9)
+    last.text(0.5, 0.6, text, ha="center", va="center", fontsize=9)
     return figure
 
 
@@ -177,7 +178,8 @@ def activations(picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str 
     columns = max(map(len, mosaics.values()))
     figure = Figure(figsize=(width * columns, sum(heights) + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    first, *parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    subfigures = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+    first, *parts = subfigures[:, 0]
     show(first.subplots(), picture, "")
     for part, (name, tiles) in zip(parts, mosaics.items(), strict=True):
         layer = kept[name]
@@ -209,10 +211,15 @@ def show(
 ) -> None:
     """A picture, (height, width, 1 or 3) uint8, with a name below it."""
     axis.set_axis_on()
-    axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axis.imshow(_pixels(picture), cmap="gray", vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
     axis.set_xlabel(name, color=colour, fontsize=size)
     axis.spines[:].set_visible(frame)
+
+
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """(height, width, 1 or 3) as Matplotlib wants it: grey without an axis of channels."""
+    return image[..., 0] if image.shape[-1] == 1 else image
 
 
 def _bars(

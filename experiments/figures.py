@@ -180,9 +180,9 @@ def draw(figures: Figures, names: Sequence[str], needed: bool) -> Iterator[tuple
 def main(_: list[str]) -> None:
     """The command."""
     flag = flags.FLAGS
-    if wrong := set(flag.only) - {*NAMES}:
+    if unknown := sorted({*flag.only} - {*NAMES}):
         raise InputError(
-            f"--only={','.join(flag.only)}: {sorted(wrong)[0]} is none of {', '.join(NAMES)}"
+            f"--only={','.join(flag.only)}: {unknown[0]} is none of {', '.join(NAMES)}"
         )
     if wrong := [image for image in flag.images if not image.isdecimal()]:
         raise InputError(f"--images={','.join(flag.images)}: {wrong[0]} is no number from 0 on")
@@ -198,19 +198,22 @@ def main(_: list[str]) -> None:
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the command's flags."""
-    define = dict(flag_values=values)
-    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True, **define)
-    flags.DEFINE_list("only", [], f"Pictures, of {', '.join(NAMES)}; by default all.", **define)
-    flags.DEFINE_string(
-        "split", None, "Split; by default test, or validation without a test.", **define
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True, flag_values=values)
+    flags.DEFINE_list(
+        "only", [], f"Pictures, of {', '.join(NAMES)}; by default all.", flag_values=values
     )
-    flags.DEFINE_list("images", [], "Places in the split, from 0, of the images to show.", **define)
+    flags.DEFINE_string(
+        "split", None, "Split; by default test, or validation without a test.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "images", [], "Places in the split, from 0, of the images to show.", flag_values=values
+    )
     flags.DEFINE_integer(
         "neighbours_among",
         AMONG,
         "Training images to look for neighbours in; all, if there are fewer.",
         lower_bound=1,
-        **define,
+        flag_values=values,
     )
 
 

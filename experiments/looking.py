@@ -21,6 +21,7 @@ from alexnet_jax.models import alexnet
 from alexnet_jax.models.alexnet import ModelConfig
 from alexnet_jax.network import make_model
 
+GREY_TEXT = "The images are grey: whether a column specialises in colour cannot be shown."
 DEALS = 9_999  # random ways of dealing out the kernels to columns
 GREY = 0.5  # units of 0…255: a mean image whose channels differ by less is of grey images
 
@@ -294,7 +295,7 @@ def _energies(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def specialisation(net: Net, seed: int = 0) -> Colour:
-    """Whether the columns of conv1 share out grey and colour (figure 3, section 6).
+    """Whether the columns of conv1 share out grey and colour (figure 3, section 6.1).
 
     The paper's columns do: "The kernels on GPU 1 are largely color-agnostic, while the kernels
     on GPU 2 are largely color-specific." Here that is the difference of the columns'
@@ -307,7 +308,7 @@ def specialisation(net: Net, seed: int = 0) -> Colour:
     # The mean image of imported weights (step 0) need not be that of any images.
     same = net.step > 0 and np.ptp(net.mean_image, axis=-1).max() < GREY
     if net.config.model.channels == 1 or same:
-        return Colour((), None, None, "The images are grey: colour cannot be shown.")
+        return Colour((), None, None, GREY_TEXT)
     kernel = conv1(net)
     columns = tuple(of_columns(kernel).tolist())
     if len(columns) == 1:
@@ -315,8 +316,8 @@ def specialisation(net: Net, seed: int = 0) -> Colour:
     difference, share = difference_by_chance(kernel, seed)
     listed = " and ".join(f"{value:.2f}" for value in columns)
     text = (
-        f"Colourfulness {listed}: a difference of {difference:.2f}, which {share:.1%} of random "
-        "deals of these kernels reach."
+        f"Colourfulness {listed}: a difference of {difference:.2f}, which {100 * share:.3g} % of "
+        "random deals of these kernels reach."
     )
     return Colour(columns, difference, share, text)
 
@@ -335,7 +336,7 @@ def difference_by_chance(kernel: np.ndarray, seed: int = 0) -> tuple[float, floa
     numbers = np.arange(len(grey)).reshape(len(kernel), -1)
 
     def difference(*columns: np.ndarray, axis: int) -> np.ndarray:
-        values = [1 - grey[c].sum(axis) / whole[c].sum(axis) for c in columns]
+        values = [1 - grey[c].sum(axis) / np.maximum(whole[c].sum(axis), 1e-30) for c in columns]
         return np.max(values, axis=0) - np.min(values, axis=0)
 
     found = permutation_test(

@@ -1,6 +1,7 @@
 """The command that draws a run, and the drawings."""
 
 import json
+import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 from data_fixtures import write_folder
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
+from alexnet_jax import train
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import load_net
+from alexnet_jax.prepare import prepare
+from alexnet_jax.workdir import claim
 from experiments import drawing, figures
 
 DATA_FREE = ("kernels", "curves")
@@ -33,16 +37,13 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("colour")
     write_folder(directory / "pictures" / "train", dict(a=20, b=20, c=20))
     write_folder(directory / "pictures" / "test", dict(a=4, b=5, c=4), seed=7)
-    config = processes.write_config(directory, directory / "pictures")
-    ended = processes.run(
-        "main",
-        f"--config={config}",
-        "--config.data.name=folder",
-        "--config.model.channels=3",
-        "--config.max_steps=6",
-        f"--workdir={directory / 'run'}",
-    )
-    assert ended.returncode == 0, ended.stderr
+    path = processes.write_config(directory, directory / "pictures")
+    config = runpy.run_path(str(path))["get_config"]()
+    config.update(dict(max_steps=6, checkpoint_every=6))
+    config.data.name, config.model.channels = "folder", 3
+    pack = prepare(config.data, progress=False)
+    with claim(directory / "run"):
+        assert train.train(train.complete(config, pack), pack, directory / "run") == 0
     return directory / "run"
 
 
@@ -78,7 +79,7 @@ def test_the_images_asked_for(colour: Path) -> None:
     for axis, label, shares in zip(bars, "ca", made.shown.probabilities, strict=True):
         (ticked,) = (text.get_text() for text in axis.texts if "✓" in text.get_text())
         assert ticked == f"{label} ✓"
-        widths = [patch.get_width() for patch in axis.patches]
+        widths = [bar.get_width() for bar in axis.patches if isinstance(bar, Rectangle)]
         np.testing.assert_allclose(widths, np.sort(shares)[::-1])
     assert "Image 12 of the test split: c" in texts(made.make("activations"))
 
@@ -130,13 +131,11 @@ def test_without_the_images(colour: Path, tmp_path: Path, capsys: pytest.Capture
         ("--images=-1", "--images=-1: -1 is no number from 0 on"),
     ],
 )
-def test_wrong_flags(
-    colour: Path, flag: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_flags(flag: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a traceback, a place that counts from the end, and a typo passed over."""
     values = figures.flags.FlagValues()
     figures.define_flags(values)
-    values(["figures", f"--workdir={colour}", flag])
+    values(["figures", "--workdir=anywhere", flag])
     monkeypatch.setattr(figures.flags, "FLAGS", values)
     with pytest.raises(InputError) as raised:
         figures.main([])
@@ -153,9 +152,9 @@ def test_images_and_splits_that_do_not_exist(colour: Path) -> None:
             list(figures.draw(made, figures.NAMES, needed=True))
 
 
-def test_kernels_say_what_their_columns_are(colour: Path) -> None:
+def test_kernels_say_what_their_columns_are() -> None:
     """Catches numbers under the wrong column, and a picture that leaves them out."""
-    kernel = np.asarray(load_net(colour).params["conv1"]["kernel"])
+    kernel = np.random.default_rng(0).normal(size=(2, 3, 3, 3, 2))
     figure = drawing.kernels(kernel, (0.25, 0.5), "what there is to say")
     assert texts(figure) == [
         "conv1, column 0: 2 kernels of 3×3, colourfulness 0.25",
@@ -170,9 +169,10 @@ def test_a_kernel_is_scaled_by_itself() -> None:
     """Catches zero that is not mid-grey, and a strong kernel that darkens the others."""
     kernel = np.zeros((1, 1, 2, 3, 2))
     kernel[0, 0, 0, :, 0], kernel[0, 0, 1, :, 1] = (2, -1, 0), (0, 0, 1e-3)
-    first, second = (axis.images[0] for axis in drawing.kernels(kernel).axes[:2])
-    np.testing.assert_allclose(first.get_array(), [[[1, 0.25, 0.5], [0.5] * 3]])
-    np.testing.assert_allclose(second.get_array(), [[[0.5] * 3, [0.5, 0.5, 1]]])
+    axes = drawing.kernels(kernel).axes[:2]
+    first, second = (np.asarray(axis.images[0].get_array()) for axis in axes)
+    np.testing.assert_allclose(first[0], [(1, 0.25, 0.5), (0.5, 0.5, 0.5)])
+    np.testing.assert_allclose(second[0], [(0.5, 0.5, 0.5), (0.5, 0.5, 1)])
 
 
 def test_confusions_of_few_and_of_many_classes() -> None:
