@@ -177,7 +177,7 @@ def test_a_kernel_is_scaled_by_itself() -> None:
 
 def test_confusions_of_few_and_of_many_classes() -> None:
     """Catches a matrix of a thousand classes that nobody can read, pairs the wrong way round, and
-    a net without a mistake."""
+    a net without a mistake; a synset's number for a reader."""
     counts = np.diag([5, 6, 7])
     counts[0, 2] = 3
     matrix = drawing.confusion(counts, ["ant", "bee", "cat"], "title")
@@ -186,9 +186,11 @@ def test_confusions_of_few_and_of_many_classes() -> None:
     assert places == {(0, 0): "5", (1, 1): "6", (2, 2): "7", (2, 0): "3"}
     many = np.diag(np.full(1000, 5))
     many[7, 400], many[3, 2] = 4, 2
-    (axis,) = drawing.confusion(many, [f"class {c}" for c in range(1000)]).axes
+    names = [f"class {c}" for c in range(1000)]
+    names[7] = "n01440764"
+    (axis,) = drawing.confusion(many, names).axes
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels == ["class 7 → class 400", "class 3 → class 2"]
+    assert labels == ["tench → class 400", "class 3 → class 2"]
     assert [text.get_text() for text in axis.texts] == [" 4 of 9", " 2 of 7"]
     none = drawing.confusion(np.diag(np.full(30, 5)), ["x"] * 30)
     assert "no image was taken for another class" in texts(none)
