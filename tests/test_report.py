@@ -1,0 +1,351 @@
+"""The page about a run: what is in it, what is not, and how a browser takes it."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import processes
+import pytest
+from data_fixtures import random_pixels, write_folder
+from ml_collections import ConfigDict
+
+from alexnet_jax import convert, train
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+from alexnet_jax.evaluate import Net, load_net
+from alexnet_jax.prepare import prepare
+from alexnet_jax.workdir import write_config
+from configs import variants
+from configs.alexnet import LRN_POOL, conv, dense, get_config
+from experiments import looking, page, report
+from experiments.looking import Look
+
+CLASSES = ("<script>", "a & b", "c", "d", "e", "f")
+SECTIONS = ["errors", "curves", "predictions", "mistakes", "confusion", "kernels", "layers"]
+SECTIONS += ["config", "made"]
+VOID = {"meta", "img", "br"}
+STEPS, BATCH, IMAGES = 4, 8, 36
+
+
+class Read(HTMLParser):
+    """A page as a parser sees it: elements with their attributes, ids, text; every end in place."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("th", "td"):
+            self.text += " "
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with processes.shared_cache(tmp_path_factory):
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
+    """A small net in colour, on a folder of noise whose pack is made."""
+    data = tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 6), ("validation", 1), ("test", 5)):
+        write_folder(data / split, dict.fromkeys(CLASSES, count), side=16, seed=len(split))
+    config = get_config("sample")
+    config.batch_size, config.max_steps = BATCH, STEPS
+    config.data.update(name="folder", dir=str(data), image_size=16, crop=12)
+    config.data.pack_dir = str(data / "pack")
+    config.model.channels = 3
+    layers = dict(conv1=conv(4, 3, stride=3, after=LRN_POOL), fc8=dense(0, bias=0.0, after=()))
+    config.model.layers = ConfigDict(layers)
+    return train.complete(config, prepare(config.data, progress=False))
+
+
+def records(step: int, *, final: bool) -> list[dict[str, Any]]:
+    """What a run of so many steps leaves in metrics.jsonl, all errors different."""
+    of = dict(step=step, epoch=step * BATCH / IMAGES, loss=1.5, top5_error=0.125, count=30)
+    found = [
+        dict(of, split="train", top1_error=0.75, learning_rate=0.1, images_per_second=1.0),
+        dict(of, split="validation", top1_error=0.5),
+    ]
+    for views, error in (("center", 0.3125), ("ten", 0.25)) if final else ():
+        found.append(dict(of, split="test", views=views, top1_error=error))
+    return found
+
+
+def save(workdir: Path, config: ConfigDict, step: int, lines: list[dict[str, Any]]) -> Path:
+    """The folder that training would leave after a step, with the net that it started from."""
+    workdir.mkdir()
+    write_config(workdir, config, 0)
+    state = train.init_state(config)
+    side = config.data.image_size
+    mean = random_pixels(side, side, config.model.channels).astype(np.float32)
+    about = dict(config=config.to_dict(), class_names=list(CLASSES), images=IMAGES, totals={})
+    rest = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(step, state.params, rest, mean, about)
+    checkpoints.close()
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return workdir
+
+
+def made(workdir: Path, split: str | None = None) -> str:
+    return report.report(workdir, load_net(workdir), split, [f"--workdir={workdir}"])
+
+
+@pytest.fixture(scope="module")
+def finished(config: ConfigDict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run that has ended, in a file of its workdir."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    save(workdir, config, STEPS, records(STEPS, final=True))
+    (workdir / "report.html").write_text(made(workdir), encoding="utf-8")
+    return workdir / "report.html"
+
+
+def test_a_finished_run_has_every_section_in_one_file(finished: Path) -> None:
+    """Catches a section that is lost, a picture without words or in a file of its own, anything
+    that a browser would load or run, an id said twice, and the folders of who made the page."""
+    html = finished.read_text(encoding="utf-8")
+    read = Read(html)
+    assert read.ids == SECTIONS
+    images = read.all("img")
+    assert len(images) > 3 + 8  # figures, predictions, mistakes
+    assert all(image["src"].startswith("data:image/") for image in images)
+    assert all(image["alt"].strip() for image in images)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in read.elements}
+    loading = [a[name] for _, a in read.elements for name in ("href", "src", "srcset") if name in a]
+    assert not [target for target in loading if not target.startswith("data:")]
+    assert "url(" not in html
+    assert "@import" not in html
+    assert html.startswith("<!DOCTYPE html>")
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in read.all(
+        "meta"
+    )
+    assert str(finished.parents[1]) not in html
+    assert "--workdir=…/finished" in read.text
+    assert '"…/pack"' in read.text
+
+
+def test_the_final_errors_are_those_of_the_newest_checkpoint(finished: Path) -> None:
+    """Catches fractions for per cent, one view's error under the other's name, and errors of a
+    step that the net has left behind."""
+    first = Read(finished.read_text(encoding="utf-8")).text
+    assert "31.25 %" in first
+    assert "25.00 %" in first
+    assert "4 steps, 0.9 times through 36 images, to the end." in first
+    older = report.final_errors(records(STEPS, final=True), step=STEPS + 1)
+    assert [(row.images, row.top1) for row in older] == [
+        ("final, centre view", "not run"),
+        ("final, ten views", "not run"),
+    ]
+    rows = report.final_errors(records(STEPS, final=True), STEPS)
+    assert [(row.images, row.top1, row.top5, row.count) for row in rows] == [
+        ("test, centre view", "31.25 %", "12.50 %", "30"),
+        ("test, ten views", "25.00 %", "12.50 %", "30"),
+        ("validation, while training", "50.00 %", "12.50 %", "30"),
+    ]
+
+
+def test_names_of_classes_are_text(finished: Path) -> None:
+    """Catches markup from a folder's name: in text, in an alt text, in a script of the page."""
+    read = Read(finished.read_text(encoding="utf-8"))
+    assert "<script>" in read.text
+    assert "a & b" in read.text
+    assert any("<script>" in image["alt"] for image in read.all("img"))
+    assert read.all("script") == []
+
+
+def test_an_interrupted_run_says_what_it_has_not(config: ConfigDict, tmp_path: Path) -> None:
+    """Catches numbers of the final evaluation where there was none, and an unfinished net that
+    passes for a finished one."""
+    workdir = save(tmp_path / "half", config, 2, records(2, final=False))
+    read = Read(made(workdir))
+    assert read.ids == SECTIONS
+    words = " ".join(read.text.split())
+    assert "final, centre view not run not run" in words
+    assert "final, ten views not run not run" in words
+    assert "test, centre view, counted for this page" in words
+    assert "interrupted, its config asks for 4 steps" in words
+
+
+def test_imported_weights_without_images(config: ConfigDict, tmp_path: Path) -> None:
+    """Catches a page that fails, downloads or prepares where there are neither images nor curves,
+    and a section that goes without a word."""
+    config = config.copy_and_resolve_references()
+    config.data.update(name="imagenet2012", dir="", pack_dir="")
+    config.model.classes = 1000
+    names = tuple(f"n{i:08d}" for i in range(1000))
+    mean = np.zeros((16, 16, 3), np.float32)
+    net = Net(config, 0, train.init_state(config).params, mean, names)
+    convert.write_workdir(tmp_path / "zoo", net)
+    read = Read(made(tmp_path / "zoo"))
+    assert read.ids == ["errors", "left-out", *SECTIONS[5:]]
+    assert "The weights were imported; nothing was trained here." in read.text
+    assert "Learning curves: nothing was trained here" in read.text
+    assert "confusion matrix: there is no pack in …/imagenet2012-" in read.text
+
+
+def test_a_pack_that_is_gone(
+    config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a page that makes the pack again, which for ImageNet takes hours, or that fails."""
+    config = config.copy_and_resolve_references()
+    config.data.pack_dir = str(tmp_path / "gone")
+    workdir = save(tmp_path / "run", config, STEPS, records(STEPS, final=True))
+    read = Read(made(workdir))
+    assert read.ids == ["errors", "left-out", "curves", *SECTIONS[5:]]
+    assert not (tmp_path / "gone").exists()
+    assert "there is no pack in …/gone; make it with python -m alexnet_jax.prepare" in read.text
+    assert f"there is no pack in {tmp_path / 'gone'}" in capsys.readouterr().err
+
+
+def test_another_split(finished: Path) -> None:
+    """Catches --split that is not heeded, and a wrong one that is passed over."""
+    html = made(finished.parent, "validation")
+    assert "validation, centre view, counted for this page" in html
+    assert f"{len(CLASSES)} images of the validation split in their centre view" in html
+    with pytest.raises(InputError, match="--split=tests: folder has the splits train, validation"):
+        made(finished.parent, "tests")
+
+
+def test_a_net_without_mistakes(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a page that fails where there is no mistake to show."""
+    net = load_net(finished.parent)
+    found = looking.look(net)
+    right = dataclasses.replace(found, labels=found.predictions)
+    monkeypatch.setattr(looking, "look", lambda net, split: right)
+    sections = report.gather(finished.parent, net, None)
+    assert (sections.worst, sections.mix_ups) == ([], [])
+    assert len(sections.predictions) == report.SHOWN[0]
+    assert sections.confusion is not None
+
+
+def test_of_many_classes_there_is_no_matrix() -> None:
+    """Catches a matrix of a thousand classes in the page, and the pairs' counts the wrong way
+    round."""
+    labels = np.array([7, 7, 7, 3, 900])
+    logs = np.full((5, 1000), -9.0)
+    logs[range(5), [8, 8, 7, 3, 900]] = 0
+    look = Look("test", np.arange(5), labels, logs, None)
+    pairs, matrix = report.mix_ups(look, tuple(map(str, range(1000))))
+    assert matrix is None
+    assert pairs == [("7", "8", 2, 3)]
+    few = Look("test", np.arange(5), np.minimum(labels, 8), logs[:, :9], None)
+    assert report.mix_ups(few, tuple(map(str, range(9))))[1] is not None
+
+
+def test_the_nearest_preset() -> None:
+    """Catches differences to another preset than the nearest, and the number of classes, which a
+    preset leaves to the data, among them."""
+    config = get_config("sample")
+    variants.apply(config, "no_lrn", {}, variants.ABLATIONS)
+    config.model.classes, config.seed = 10, 3
+    config.data.dir = "/home/somebody/pictures"
+    name, differing = report.nearest_preset(json.loads(config.to_json()))
+    assert name == "configs/alexnet.py:sample,no_lrn"
+    assert differing == [("seed", "0", "3"), ("data.dir", '""', '"…/pictures"')]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no pack in /root/.cache/x/sample-1; make it", "no pack in …/sample-1; make it"),
+        ("'/home/me/my pictures/'", "'…/my pictures/'"),
+        ("--workdir=/tmp/run --output=~/a/b.html", "--workdir=…/run --output=…/b.html"),
+        ("runs/seed-0/x, configs/a.py, 1/2", "runs/seed-0/x, configs/a.py, 1/2"),
+    ],
+)
+def test_folders_of_this_machine_are_left_out(text: str, shown: str) -> None:
+    """Catches a user's name in a page that is sent around, and relative paths cut short."""
+    assert page.without_folders(text) == shown
+
+
+def test_the_command(finished: Path, tmp_path: Path) -> None:
+    """Catches a wrong place, and a traceback where it cannot be written."""
+    output = tmp_path / "page.html"
+    workdir = f"--workdir={finished.parent}"
+    good = processes.run("report", workdir, f"--output={output}", package="experiments")
+    assert (good.returncode, good.stdout) == (0, f"{output}\n"), good.stderr
+    assert Read(output.read_text(encoding="utf-8")).ids == SECTIONS
+    bad = processes.run("report", workdir, f"--output={tmp_path}", package="experiments")
+    assert bad.returncode == 2
+    assert f"cannot write --output={tmp_path}: Is a directory" in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+PROBE = """<!DOCTYPE html><title>probe</title>
+<iframe src="report.html" style="border: 0; width: 360px; height: 800px"></iframe>
+<script>
+document.querySelector("iframe").addEventListener("load", event => {
+  const view = event.target.contentWindow, page = view.document;
+  page.querySelectorAll("details").forEach(one => one.open = true);
+  document.body.dataset.found = JSON.stringify({
+    width: view.innerWidth,
+    scroll: page.documentElement.scrollWidth,
+    letters: parseFloat(view.getComputedStyle(page.body).fontSize),
+    images: [...page.images].map(one => one.naturalWidth),
+  });
+});
+</script>"""
+
+
+def test_in_a_browser_as_wide_as_a_phone(finished: Path, tmp_path: Path) -> None:
+    """Catches a page that scrolls sideways, letters too small to read, pictures that do not load,
+    and errors on the console, as where the page's policy forbids what it uses itself.
+
+    The page stands in a frame, because Chromium makes no window narrower than 500 pixels.
+    """
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("chromium is not installed; with it the page is tried in a browser")
+    shutil.copy(finished, tmp_path / "report.html")
+    (tmp_path / "probe.html").write_text(PROBE)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    flags += ["--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND"]
+
+    def look(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [browser, *flags, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    ended = look("--dump-dom", (tmp_path / "probe.html").as_uri())
+    found = json.loads(Read(ended.stdout).all("body")[0]["data-found"])
+    assert found["width"] == 360
+    assert found["scroll"] <= found["width"]
+    assert found["letters"] >= 16
+    assert len(found["images"]) > 3 + 8
+    assert min(found["images"]) > 0
+    assert "CONSOLE" not in ended.stderr
+    pdf = tmp_path / "report.pdf"
+    look("--no-pdf-header-footer", f"--print-to-pdf={pdf}", (tmp_path / "report.html").as_uri())
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert b"/Type /Page" in pdf.read_bytes()
