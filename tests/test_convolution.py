@@ -1,0 +1,89 @@
+"""Convolution and its gradients, whatever their form, against PyTorch in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_jax.models.convolution import convolve, kernel_gradient_by_offsets
+
+RNG = np.random.default_rng(0)
+
+
+def pytorch(x: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray, stride: int, pad: tuple):
+    """PyTorch's convolution and its gradients, maps last."""
+    images = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    weights = torch.tensor(kernel.transpose(3, 2, 0, 1), requires_grad=True)
+    padded = torch.nn.functional.pad(images, (*pad, *pad))
+    out = torch.nn.functional.conv2d(padded, weights, stride=stride)
+    out.backward(torch.tensor(cotangent.transpose(0, 3, 1, 2)))
+    assert images.grad is not None
+    assert weights.grad is not None
+    return (
+        out.detach().numpy().transpose(0, 2, 3, 1),
+        images.grad.numpy().transpose(0, 2, 3, 1),
+        weights.grad.numpy().transpose(2, 3, 1, 0),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 7),
+    height=st.integers(5, 19),
+    width=st.integers(5, 19),
+    size=st.integers(1, 5),
+    stride=st.integers(1, 4),
+    pad=st.tuples(st.integers(0, 2), st.integers(0, 3)),
+)
+def test_gradient_by_offsets(
+    batch: int, height: int, width: int, size: int, stride: int, pad: tuple[int, int]
+) -> None:
+    """Catches folding that starts at the wrong pixel, a remainder of images or rows left out."""
+    rows, columns = ((side + sum(pad) - size) // stride + 1 for side in (height, width))
+    x = RNG.normal(size=(batch, height, width, 3))
+    kernel = RNG.normal(size=(size, size, 3, 2))
+    cotangent = RNG.normal(size=(batch, rows, columns, 2))
+    with jax.enable_x64(True):
+        ours = jax.jit(kernel_gradient_by_offsets, static_argnums=(2, 3, 4))(
+            x, cotangent, size, stride, pad
+        )
+    *_, expected = pytorch(x, kernel, cotangent, stride, pad)
+    # Float64 sums of up to some thousand terms, in another order.
+    np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+# As conv1 of the paper, as a layer with many maps, and as one with few.
+@pytest.mark.parametrize(
+    ("side", "maps", "size", "stride", "pad"),
+    [(59, (3, 96), 11, 4, (0, 3)), (13, (64, 64), 3, 1, (1, 1)), (9, (4, 6), 3, 2, (0, 1))],
+)
+def test_convolve(side: int, maps: tuple[int, int], size: int, stride: int, pad: tuple) -> None:
+    """Catches a gradient of another convolution than the forward one, in either form."""
+    out = (side + sum(pad) - size) // stride + 1
+    x = RNG.normal(size=(3, side, side, maps[0]))
+    kernel = RNG.normal(size=(size, size, *maps))
+    cotangent = RNG.normal(size=(3, out, out, maps[1]))
+
+    @jax.jit
+    def ours(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+        value, vjp = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, pad), x, kernel)
+        return value, *vjp(cotangent)
+
+    with jax.enable_x64(True):
+        found = ours(x, kernel, cotangent)
+    for actual, expected in zip(found, pytorch(x, kernel, cotangent, stride, pad), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_the_form_is_the_platforms(platform: str, loops: bool) -> None:
+    """Catches the CPU's loop on an accelerator, and XLA's own form on a CPU."""
+    x, kernel = jnp.zeros((16, 13, 13, 64)), jnp.zeros((3, 3, 64, 64))
+    gradient = jax.jit(jax.grad(lambda k: convolve(x, k, 1, (1, 1)).sum()))
+    program = jax.export.export(gradient, platforms=[platform])(kernel).mlir_module()
+    assert ("stablehlo.while" in program) is loops
+    # The value is not needed for its gradient: what is left is XLA's own form of it.
+    assert ("stablehlo.convolution" in program) is not loops
