@@ -73,14 +73,21 @@ def _forward(x: Array, window: int, stride: int, axis: int, size: int) -> tuple[
 def _backward(
     window: int, stride: int, axis: int, size: int, offsets: Array, gradient: Array
 ) -> tuple[Array]:
-    covered = (gradient.shape[axis] - 1) * stride + 1
-    spread = []
-    for offset in range(window):
-        share = jnp.where(offsets == offset, gradient, 0)
-        pads = [(0, 0, 0)] * gradient.ndim
-        pads[axis] = (offset, size - covered - offset, stride - 1)  # negative: cut off
-        spread.append(lax.pad(share, jnp.zeros((), gradient.dtype), pads))
-    return (reduce(jnp.add, spread),)
+    """The pixels of one phase, those `stride` apart, together; then the phases in turn."""
+    count, blocks = gradient.shape[axis], -(-size // stride)
+    phases = []
+    for phase in range(stride):
+        shares = []
+        for offset in range(phase, window, stride):
+            share = jnp.where(offsets == offset, gradient, 0)
+            pads = [(0, 0, 0)] * gradient.ndim
+            before = offset // stride
+            pads[axis] = (before, blocks - count - before, 0)  # negative: cut off
+            shares.append(lax.pad(share, jnp.zeros((), gradient.dtype), pads))
+        phases.append(reduce(jnp.add, shares))
+    shape = [*gradient.shape[:axis], blocks * stride, *gradient.shape[axis + 1 :]]
+    in_turn = jnp.stack(phases, axis + 1).reshape(shape)
+    return (lax.slice_in_dim(in_turn, 0, size, axis=axis),)
 
 
 _pool_axis.defvjp(_forward, _backward)
