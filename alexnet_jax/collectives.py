@@ -59,8 +59,22 @@ class Collective:
 def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     """The training step before a backend compiles it; nothing is computed.
 
+    Args: as for `abstract_train_step`.
+    """
+    step, arguments = abstract_train_step(config, mesh)
+    return step.lower(*arguments)
+
+
+def abstract_train_step(
+    config: ConfigDict, mesh: Mesh
+) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
+    """The jitted training step, and the shapes, types and places of what it takes.
+
     Args:
         config: with its number of classes; images as large as the crop stand in for the data.
+
+    Returns:
+        The step, and its state, mean and batch as `jax.ShapeDtypeStruct`.
     """
     crop, rows = config.data.crop, parallel.batch_sharding(config, mesh)
     channels, batch_size = config.model.channels, config.batch_size
@@ -82,7 +96,7 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     )
     abstract = jax.eval_shape(lambda: train.init_state(config))
     state = parallel.template(abstract, mesh, parallel.whole_layers(config))
-    return train.make_train_step(config, mesh, images=batch_size).lower(state, mean, batch)
+    return train.make_train_step(config, mesh, images=batch_size), (state, mean, batch)
 
 
 def collectives(lowered: jax.stages.Lowered, config: ConfigDict, mesh: Mesh) -> list[Collective]:

@@ -1,6 +1,7 @@
 """How fast it is, beside a peer measured in the same run.
 
     python -m experiments.benchmark [--only=NAME] [--json] [--repeats=N]
+    python -m experiments.benchmark --platform=gpu [--batch=128] [--peak_tflops=N]
 
 Ours and the peer take turns, so that a machine whose speed drifts slows both. A ratio above 1
 means that ours is faster; it is the median over the pairs, with the lowest and the highest.
@@ -52,36 +53,9 @@ def train_step(config: ConfigDict, repeats: int) -> Result:
 
 
 def _our_step(config: ConfigDict) -> Callable[[], None]:
-    import jax
+    from experiments.steps import TrainStep  # JAX loads only where it is timed
 
-    from alexnet_jax import parallel, train
-
-    mesh = parallel.make_mesh(config)
-    step = train.make_train_step(config, mesh, images=10**6)
-    crop, channels, rows = config.data.crop, config.model.channels, config.batch_size
-    random = np.random.default_rng(0)
-    side = config.data.image_size if channels == 3 else 28
-    batch = parallel.shard_batch(
-        {
-            "image": random.integers(0, 256, (rows, crop, crop, channels), np.uint8),
-            "label": random.integers(0, config.model.classes, rows, np.int32),
-            "offset": random.integers(0, side - crop + 1, (rows, 2), np.int32),
-            "flip": random.integers(0, 2, rows).astype(bool),
-            "shift": random.normal(0, 5, (rows, channels)).astype(np.float32),
-            "gain": np.ones(rows, np.float32),
-            "example": np.arange(rows, dtype=np.uint32),
-        },
-        parallel.batch_sharding(config, mesh),
-    )
-    mean = jax.numpy.full((side, side, channels), 120.0)
-    state = jax.jit(lambda: train.init_state(config))()
-
-    def one() -> None:
-        nonlocal state
-        state, _ = step(state, mean, batch)
-        jax.block_until_ready(state)
-
-    return one
+    return TrainStep(config)
 
 
 def input_pipeline(repeats: int) -> Result:
@@ -153,16 +127,16 @@ def _make_folder(folder: Path, count: int) -> None:
 
 
 @contextmanager
-def _sample_run(*overrides: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """The sample command in a new process, with nothing prepared or cached."""
+def _sample_run(cache: str, *overrides: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """The sample command in a new process that caches in a folder of its own."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "XDG_CACHE_HOME": os.path.join(folder, "cache")}
         workdir = Path(folder, "run")
         arguments = ["--config=configs/alexnet.py:sample", f"--workdir={workdir}", *overrides]
         with subprocess.Popen(
             [sys.executable, "-m", "alexnet_jax.main", *arguments],
             cwd=ROOT,
-            env=environment,
+            env={**environment, "XDG_CACHE_HOME": cache},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -174,7 +148,7 @@ def sample(repeats: int) -> Result:
     """The sample command from nothing to its final error, once; errors are fractions."""
     del repeats
     start = time.perf_counter()
-    with _sample_run() as (process, workdir):
+    with tempfile.TemporaryDirectory() as cache, _sample_run(cache) as (process, workdir):
         output, _ = process.communicate()
         if process.returncode:
             raise RuntimeError(f"the sample run failed:\n{output}")
@@ -189,19 +163,34 @@ def sample(repeats: int) -> Result:
 
 
 def startup(repeats: int) -> Result:
-    """From the start of the sample command to the end of its first training step."""
-    seconds = []
+    """From the start of the sample command to the end of its first training step.
+
+    Cold, with nothing prepared or compiled, and once more with what the first start left.
+    """
+    cold, second = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
-        with _sample_run("--config.log_every=1", "--config.max_steps=2") as (process, _):
-            assert process.stdout
-            for line in process.stdout:
-                if line.startswith("step 1/"):
-                    seconds.append(time.perf_counter() - start)
-                    process.kill()
-    if len(seconds) < repeats:
-        raise RuntimeError("the sample run ended before its first step")
-    return {"seconds": statistics.median(seconds), "seconds_high": max(seconds)}
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(_first_step(cache))
+            second.append(_first_step(cache))
+    return {
+        "seconds": statistics.median(cold),
+        "seconds_high": max(cold),
+        "second_start_seconds": statistics.median(second),
+        "second_start_seconds_high": max(second),
+    }
+
+
+def _first_step(cache: str) -> float:
+    """Seconds from the start of the sample command to its word of the first step."""
+    start = time.perf_counter()
+    with _sample_run(cache, "--config.log_every=1", "--config.max_steps=2") as (process, _):
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("step 1/"):
+                seconds = time.perf_counter() - start
+                process.kill()
+                return seconds
+    raise RuntimeError("the sample run ended before its first step")
 
 
 def _paper(repeats: int) -> Result:
@@ -228,6 +217,8 @@ CASES: dict[str, Callable[[int], Result]] = {
 def text(result: Result) -> str:
     """A result as a line to read."""
     parts = [f"{result['name']}: {result['seconds']:.3g} s"]
+    if "second_start_seconds" in result:
+        parts.append(f"a second start {result['second_start_seconds']:.3g} s")
     if "ratio" in result:
         parts = [
             f"{result['name']}: {result['images_per_second']:,.0f} images/s",
@@ -244,17 +235,33 @@ def text(result: Result) -> str:
 
 def main(_: list[str]) -> None:
     """The command."""
-    only, repeats = flags.FLAGS.only, flags.FLAGS.repeats
-    if only and only not in CASES:
-        raise InputError(f"--only={only}; expected one of {', '.join(CASES)}")
-    for name in [only] if only else CASES:
+    only, repeats, platform = flags.FLAGS.only, flags.FLAGS.repeats, flags.FLAGS.platform
+    chosen, say = CASES, text
+    if platform:
+        from experiments import accelerator_benchmark  # with --platform alone: it loads JAX
+
+        accelerator_benchmark.choose(platform)
+        chosen = accelerator_benchmark.cases(flags.FLAGS.batch, flags.FLAGS.peak_tflops)
+        say = accelerator_benchmark.text
+    if only and only not in chosen:
+        raise InputError(f"--only={only}; expected one of {', '.join(chosen)}")
+    for name in [only] if only else chosen:
         print(f"{name} …", file=sys.stderr)
-        result = {"name": name, **CASES[name](repeats)}
-        print(json.dumps(result) if flags.FLAGS.json else text(result), flush=True)
+        result = {"name": name, **chosen[name](repeats)}
+        print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("only", None, f"One of {', '.join(CASES)}; by default all.")
     flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
     flags.DEFINE_integer("repeats", 5, "Measurements of each, after warming up.", lower_bound=1)
+    flags.DEFINE_enum(
+        "platform",
+        None,
+        ["cpu", "gpu", "tpu"],
+        "In place of the other cases, the paper's step on one and two devices of a platform in "
+        "both types (accelerator_step/TYPE/DEVICES), with its share of their peak.",
+    )
+    flags.DEFINE_integer("batch", 128, "With --platform: images in a step.", lower_bound=1)
+    flags.DEFINE_float("peak_tflops", None, "With --platform: of one device, if it is not known.")
     command.run(main)

@@ -1,0 +1,161 @@
+"""The training step on an accelerator: images/s, FLOP/s, and the share of the device's peak.
+
+The cases accelerator_step/TYPE/DEVICES of experiments.benchmark, which --platform chooses. The
+operations of the layers alone are counted, two for each multiply-add: forward, for the gradient
+of the kernels, and for that of the inputs, which the first layer does without,
+
+    FLOP of an image = 2 · (3 · multiply-adds of all layers - multiply-adds of the first)
+
+with the multiply-adds of `alexnet_jax.describe`. So what else the step does lowers the share.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from alexnet_jax import network
+from alexnet_jax.describe import layers
+from alexnet_jax.errors import InputError
+from configs.alexnet import get_config
+from experiments.steps import TrainStep
+
+Result = dict[str, Any]
+
+DEVICES = (1, 2)  # two share the columns, as in the paper
+STEPS = 20  # timed together, so that the host's part is hidden as in training
+
+# Dense peaks of a device in TFLOP/s by the name that JAX gives it: of bfloat16, and of what JAX
+# makes of float32 products by default: TF32 on NVIDIA, one pass of bfloat16 on TPU.
+# Sources: NVIDIA's data sheets of the A100 and the H100 (whose figures "with sparsity" are twice
+# these) and of the H200; cloud.google.com/tpu/docs/v4, v5e, v5p, v6e.
+PEAKS = {
+    "NVIDIA A100": (312.0, 156.0),
+    "NVIDIA H100 PCIe": (756.0, 378.0),
+    "NVIDIA H100": (989.0, 494.5),
+    "NVIDIA H200": (989.0, 494.5),
+    "TPU v4": (275.0, 275.0),
+    "TPU v5 lite": (197.0, 197.0),
+    "TPU v5e": (197.0, 197.0),
+    "TPU v5p": (459.0, 459.0),
+    "TPU v5": (459.0, 459.0),
+    "TPU v6 lite": (918.0, 918.0),
+    "TPU v6e": (918.0, 918.0),
+}
+
+
+def choose(platform: str) -> None:
+    """Have JAX compute on a platform; the CPU stands in for two devices.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max(DEVICES))
+    elif (there := jax.default_backend()) != platform:
+        package = {"gpu": "cuda13", "tpu": "tpu"}[platform]
+        raise InputError(
+            f"--platform={platform}: JAX finds no such device here, only {there}; on a machine "
+            f'that has one, pip install "jax[{package}]=={jax.__version__}"'
+        )
+
+
+def cases(batch: int, peak_tflops: float | None) -> dict[str, Callable[[int], Result]]:
+    """The paper's net in both types on as many devices as there are, by name.
+
+    What there are too few devices for is said on stderr.
+
+    Args:
+        batch: images in a step, of all devices together.
+        peak_tflops: of one device; None looks it up.
+    """
+
+    def case(dtype: str, devices: int) -> Callable[[int], Result]:
+        config = get_config()
+        config.model.classes, config.batch_size = 1000, batch
+        config.compute_dtype, config.parallel.columns = dtype, devices
+        return lambda repeats: measure(config, repeats, peak_tflops)
+
+    there = len(jax.devices())
+    for devices in DEVICES:
+        if devices > there:
+            print(f"On {devices} devices: not run; there is {there}.", file=sys.stderr)
+    return {
+        f"accelerator_step/{dtype}/{devices}": case(dtype, devices)
+        for dtype in network.COMPUTE_DTYPES
+        for devices in DEVICES
+        if devices <= there
+    }
+
+
+def measure(config: ConfigDict, repeats: int, peak_tflops: float | None = None) -> Result:
+    """Time the training step of a config whose number of classes is known.
+
+    Args:
+        repeats: measurements, of STEPS steps each.
+        peak_tflops: of one device; None looks it up.
+
+    Returns:
+        seconds of a step (median, seconds_low, seconds_high), images_per_second, tflops and
+        peak_tflops of all devices, share_of_peak; the last two None where the peak is not known.
+    """
+    step = TrainStep(config)
+    for _ in range(2):  # the first one compiles
+        step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            step.dispatch()
+        step.finish()
+        times.append((time.perf_counter() - start) / STEPS)
+    devices = config.parallel.columns * config.parallel.data
+    kind = jax.devices()[0].device_kind
+    seconds = statistics.median(times)
+    tflops = flops(config) * config.batch_size / seconds / 1e12
+    one = peak_tflops or peak(kind, config.compute_dtype)
+    return {
+        "device": kind,
+        "devices": devices,
+        "compute_dtype": config.compute_dtype,
+        "batch_size": config.batch_size,
+        "seconds": seconds,
+        "seconds_low": min(times),
+        "seconds_high": max(times),
+        "images_per_second": config.batch_size / seconds,
+        "tflops": tflops,
+        "peak_tflops": one and one * devices,
+        "share_of_peak": one and tflops / (one * devices),
+    }
+
+
+def flops(config: ConfigDict) -> int:
+    """Operations of a training step for one image, by the formula above."""
+    each = [row.multiply_adds for row in layers(config)]
+    return 2 * (3 * sum(each) - each[0])
+
+
+def peak(kind: str, dtype: str) -> float | None:
+    """The peak of a kind of device; of several names that begin its own, the longest."""
+    names = [name for name in PEAKS if kind.startswith(name)]
+    return PEAKS[max(names, key=len)][dtype == "float32"] if names else None
+
+
+def text(result: Result) -> str:
+    """A result as a line to read."""
+    share = result["share_of_peak"]
+    of = (
+        "peak not known: give --peak_tflops"
+        if share is None
+        else f"{share:.1%} of {result['peak_tflops']:,.0f}"
+    )
+    return (
+        f"{result['name']}: {result['devices']} × {result['device']}, batch "
+        f"{result['batch_size']}: {result['images_per_second']:,.0f} images/s, "
+        f"{result['tflops']:.3g} TFLOP/s ({of})"
+    )
