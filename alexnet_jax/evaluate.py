@@ -25,9 +25,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import command, distributed, metrics, parallel
+from alexnet_jax import cache, command, distributed, metrics, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.pack import Pack
+from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.network import abstract_params, make_features, make_forward
@@ -200,8 +201,6 @@ def split_batches(
     Args:
         views, index: as `data.pipeline.evaluation_batches` takes them.
     """
-    from alexnet_jax.data.pipeline import evaluation_batches  # TensorFlow loads for seconds
-
     size = net.config.batch_size
     batches = evaluation_batches(
         pack,
@@ -298,6 +297,7 @@ def line(name: str, split: str, views: str, result: dict[str, Any]) -> str:
 
 def main(_: list[str]) -> None:
     """The command."""
+    cache.keep_compiled()
     flag = flags.FLAGS
     nets = [load_net(workdir) for workdir in flag.workdir]
     split, results = evaluate(nets, flag.split, flag.views)

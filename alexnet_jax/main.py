@@ -11,16 +11,17 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import command
+from alexnet_jax import cache, command
 
 
 def main(_: list[str]) -> int:
     """The command."""
-    # Only now, when the flags are right: these load JAX and TensorFlow.
+    # Only now, when the flags are right: these load JAX.
     from alexnet_jax import distributed, evaluate, finetune, parallel, train
     from alexnet_jax.prepare import prepare
     from alexnet_jax.workdir import check_config, claim
 
+    cache.keep_compiled()
     config = flags.FLAGS.config
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
     with distributed.joined():

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -84,7 +83,7 @@ class Log:
         self._path = directory / "metrics.jsonl"
         _cut_after(self._path, step)
         self._file = self._path.open("a")
-        self._events = SummaryWriter(str(directory), purge_step=step + 1)
+        self._events = _events(directory, step)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=steps,
@@ -130,6 +129,21 @@ class Log:
         self._bar.close()
         self._events.close()
         self._file.close()
+
+
+def _events(directory: Path, step: int) -> Any:
+    """The writer for TensorBoard.
+
+    Its module imports PyTorch where that is installed, which takes seconds and is for graphs
+    alone; None in the place of a module keeps it from being found.
+    """
+    modules: dict[str, Any] = sys.modules
+    loaded = modules.setdefault("torch", None)
+    from tensorboardX import SummaryWriter
+
+    if loaded is None:
+        del modules["torch"]
+    return SummaryWriter(str(directory), purge_step=step + 1)
 
 
 class NoLog:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax import command, parallel
+from alexnet_jax import cache, command, parallel
 from alexnet_jax.data import images
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.errors import InputError
@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     """The command; 2 when a picture could not be read, after looking at the others."""
     if not arguments:
         raise InputError("no pictures given; expected files after --workdir=DIR")
+    cache.keep_compiled()
     net = load_net(flags.FLAGS.workdir)
     side, _, channels = net.mean_image.shape
     read: list[str] = []

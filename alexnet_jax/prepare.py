@@ -11,8 +11,6 @@ A finished pack does not follow later changes of its source: delete the pack's f
 made again.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -25,7 +23,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +31,9 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from alexnet_jax import command
+from alexnet_jax import cache, command
 from alexnet_jax.data import images, pack, sources
+from alexnet_jax.data.ahead import ordered
 from alexnet_jax.data.pack import Chunk, Pack, PackWriter
 from alexnet_jax.data.sources import Example
 from alexnet_jax.errors import InputError
@@ -64,11 +63,10 @@ def pack_dir(data: ConfigDict) -> Path:
     """Where the pack of config.data lies: data.pack_dir, or a folder of the user's cache."""
     if data.pack_dir:
         return Path(data.pack_dir).expanduser().absolute()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
     content = json.dumps([pack.VERSION, _settings(data)], sort_keys=True)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]", "-", data.name)  # TensorFlow Datasets has names with / and :
-    return cache / "alexnet_jax" / f"{name}-{fingerprint}"
+    return cache.directory() / f"{name}-{fingerprint}"
 
 
 def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = None) -> Pack:
@@ -203,7 +201,7 @@ def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> No
         digest=source.digest,
     )
     total = sum(writer.candidates.values())
-    with _Progress(total, progress) as report, _pool(workers) as pool:
+    with _Progress(total, progress) as report:
         for name, (source_split, indices) in splits.items():
             bad = _BadImages(name, data.max_bad_share, len(indices))
             for number, start in enumerate(range(0, len(indices), pack.SHARD_IMAGES)):
@@ -213,11 +211,11 @@ def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> No
                     bad.add(finished)
                     report.add(len(some))
                     continue
-                chunks = _ordered(
-                    pool,
+                chunks = ordered(
                     functools.partial(_prepare_chunk, writer=writer, data=data),
                     _chunks(source.read(source_split, some)),
-                    2 * workers,
+                    workers=workers,
+                    ahead=2 * workers,
                 )
                 writer.write_shard(name, number, _watched(chunks, bad, report))
             bad.summarise()
@@ -261,32 +259,6 @@ def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: ConfigD
             record = images.to_jpeg(pixels, data.jpeg_quality, data.jpeg_subsampling)
         chunk.add(record, example.label, pixels)
     return chunk
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Threads: Pillow decodes, scales and encodes without Python's lock."""
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ordered(
-    pool: concurrent.futures.ThreadPoolExecutor,
-    function: Callable[[list[Example]], Chunk],
-    arguments: Iterator[list[Example]],
-    ahead: int,
-) -> Iterator[Chunk]:
-    """Like pool.map, but never more than `ahead` calls in memory."""
-    running: collections.deque[concurrent.futures.Future[Chunk]] = collections.deque()
-    for argument in arguments:
-        running.append(pool.submit(function, argument))
-        if len(running) == ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
 
 
 def _watched(chunks: Iterator[Chunk], bad: "_BadImages", report: "_Progress") -> Iterator[Chunk]:

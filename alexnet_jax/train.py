@@ -21,6 +21,7 @@ from alexnet_jax import distributed, evaluate, finetune, metrics, network, paral
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
+from alexnet_jax.data.pipeline import evaluation_batches, train_batches
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import check_mean, check_units, mean_of, normalise
 from alexnet_jax.optimizer import (
@@ -145,7 +146,7 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{name}={value}; expected {expected}")
     parallel.make_mesh(config)
     network.abstract_params(config)
-    learning_rate(config, 1, 0, Plateau.start())
+    jax.eval_shape(lambda: learning_rate(config, 1, 0, Plateau.start()))
     check_multipliers(config)
     check_mean(config.data)
     check_units(config.data, config.model.channels)
@@ -323,8 +324,6 @@ class _Run:
 
     def _batches(self, step: int) -> Iterator[Batch]:
         """Batches on the devices, the next one placed while the current one is used."""
-        from alexnet_jax.data.pipeline import train_batches
-
         host = train_batches(
             self.pack,
             self.config.data,
@@ -389,8 +388,6 @@ class _Run:
         return state
 
     def _validate(self, state: TrainState, step: int, epoch: float) -> TrainState:
-        from alexnet_jax.data.pipeline import evaluation_batches
-
         batches = evaluation_batches(
             self.pack,
             "validation",

@@ -1,4 +1,4 @@
-"""Batches of a pack: read, decoded, cropped and mirrored by tf.data.
+"""Batches of a pack: read, decoded, cropped and mirrored by tf.data, or raw pixels by NumPy.
 
 Images leave as uint8 crops; subtracting the mean and adding the lighting shift is left to the
 device, which needs each crop's offset and flip for it. A quarter of the bytes, same numbers.
@@ -11,14 +11,12 @@ is TensorFlow's default, is not measurably faster.
 from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 
+from alexnet_jax.data.ahead import ordered
 from alexnet_jax.data.augment import Augmentation, lighting_matrix, margin
 from alexnet_jax.data.pack import Pack, Split, cores
 from alexnet_jax.errors import InputError
-
-tf.config.set_visible_devices([], "GPU")  # JAX has the accelerators; TF would take their memory
 
 _BATCHES_AHEAD = 2  # read, and again decoded, before they are asked for
 
@@ -182,30 +180,24 @@ def _images(
     workers: int | None,
 ) -> Iterator[np.ndarray]:
     """The images of each step, (b, views, crop, crop, channels) uint8; shape without one crop."""
-    workers = workers or cores()
-    dataset = tf.data.Dataset.range(steps.start, steps.stop)
     make = _raw_images if pack.encoding == "raw" else _jpeg_images
-    dataset = make(dataset, pack, split, wanted, shape, workers).prefetch(_BATCHES_AHEAD)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = workers
-    options.autotune.enabled = False  # all sizes are set here
-    return dataset.with_options(options).as_numpy_iterator()
+    return make(pack, split, wanted, steps, shape, workers or cores())
 
 
 def _raw_images(
-    steps: tf.data.Dataset,
     pack: Pack,
     split: Split,
     wanted: Wanted,
+    steps: range,
     shape: tuple[int, int, int, int],
     workers: int,
-) -> tf.data.Dataset:
+) -> Iterator[np.ndarray]:
     """Whole batches in NumPy: small images cost less than a call of TensorFlow for each."""
     batch, _, crop, channels = shape
     along = np.arange(crop)
 
-    def images(step: np.int64) -> np.ndarray:
-        index, offset, flip = wanted(int(step))
+    def images(step: int) -> np.ndarray:
+        index, offset, flip = wanted(step)
         pixels = np.frombuffer(b"".join(split.read(index)), np.uint8)
         pixels = pixels.reshape(batch, pack.side, pack.side, pack.channels)
         rows = offset[:, :, :1] + along
@@ -214,21 +206,21 @@ def _raw_images(
         crops = pixels[image, rows[:, :, :, None], columns[:, :, None, :]]
         return np.repeat(crops, channels // pack.channels, axis=-1)
 
-    def read(step: tf.Tensor) -> tf.Tensor:
-        return tf.numpy_function(images, [step], tf.uint8, stateful=False)
-
-    return steps.map(read, num_parallel_calls=workers, deterministic=True)
+    return ordered(images, steps, workers=workers, ahead=workers + _BATCHES_AHEAD)
 
 
 def _jpeg_images(
-    steps: tf.data.Dataset,
     pack: Pack,
     split: Split,
     wanted: Wanted,
+    steps: range,
     shape: tuple[int, int, int, int],
     workers: int,
-) -> tf.data.Dataset:
+) -> Iterator[np.ndarray]:
     """Records of a batch are read in one call, decoded each by itself."""
+    import tensorflow as tf  # takes seconds, and raw packs do without it
+
+    tf.config.set_visible_devices([], "GPU")  # JAX has the accelerators; TF would take their memory
     batch, views, crop, channels = shape
     settings = dict(channels=channels, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
 
@@ -261,7 +253,12 @@ def _jpeg_images(
         ]
         return tf.stack([mirrored(crops[v], flip[v]) for v in range(views)])
 
-    dataset = steps.map(read, num_parallel_calls=workers, deterministic=True)
+    dataset = tf.data.Dataset.range(steps.start, steps.stop)
+    dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)
     dataset = dataset.prefetch(_BATCHES_AHEAD).unbatch()
     dataset = dataset.map(decode, num_parallel_calls=workers, deterministic=True)
-    return dataset.batch(batch, drop_remainder=True)
+    dataset = dataset.batch(batch, drop_remainder=True).prefetch(_BATCHES_AHEAD)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    options.autotune.enabled = False  # all sizes are set here
+    return dataset.with_options(options).as_numpy_iterator()
