@@ -81,47 +81,57 @@ class Augmentation:
         self._lighting = lighting
         self._lighting_divisor = lighting_divisor
         self._lighting_end = lighting_end
-        self._epochs: dict[int, Rows] = {}
+        self._orders: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def rows(self, examples: np.ndarray) -> Rows:
-        """The draws of examples (b,), numbered from the start of training, ascending."""
+        """The draws of examples (b,), numbered from the start of training, ascending.
+
+        Only an epoch's order is drawn as a whole; the rest for the examples asked for, so that
+        a large split takes no more memory and an epoch begins without a pause for its draws.
+        """
         epochs, positions = np.divmod(examples, self._count)
         parts = []
         for epoch in np.unique(epochs):
-            draws = self._epoch(int(epoch))
-            at = positions[epochs == epoch]
-            parts.append([getattr(draws, field.name)[at] for field in dataclasses.fields(Rows)])
+            draws = self._draw(int(epoch), positions[epochs == epoch])
+            parts.append([getattr(draws, field.name) for field in dataclasses.fields(Rows)])
         return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _epoch(self, epoch: int) -> Rows:
-        """All draws of one epoch, kept with those of the epoch before for batches in between."""
+    def _order(self, epoch: int) -> np.ndarray:
+        """The order of one epoch, kept with that of the epoch before for batches in between."""
         with self._lock:
-            if epoch not in self._epochs:
-                self._epochs = {e: rows for e, rows in self._epochs.items() if e == epoch - 1}
-                self._epochs[epoch] = self._draw(epoch)
-            return self._epochs[epoch]
+            if epoch not in self._orders:
+                self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+                bits = _bits(self._seed, epoch, _ORDER, 0, self._count)
+                self._orders[epoch] = np.argsort(bits, kind="stable")
+            return self._orders[epoch]
 
-    def _draw(self, epoch: int) -> Rows:
-        count, channels = self._count, len(self._lighting)
-        order = np.argsort(_bits(self._seed, epoch, _ORDER, count), kind="stable")
-        offset = np.full((count, 2), self._margin // 2, np.int32)
+    def _draw(self, epoch: int, positions: np.ndarray) -> Rows:
+        """The draws at ascending positions (b,) of one epoch."""
+        channels = len(self._lighting)
+        chunks = positions // self._chunk * self._chunk  # the first of each image's chunk
+        first, last = int(chunks[0]), int(positions[-1]) + 1
+        offset = np.full((len(positions), 2), self._margin // 2, np.int32)
         if self._random_crop:
             # Multiplying 32 random bits spreads them over the offsets evenly to one part in 2^26.
-            bits = _bits(self._seed, epoch, _CROP, count)
+            bits = _bits(self._seed, epoch, _CROP, first, last)[chunks - first]
             halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
             offset = ((halves * np.uint64(self._margin + 1)) >> np.uint64(32)).astype(np.int32)
-        flip = np.zeros(count, bool)
+        flip = np.zeros(len(positions), bool)
         if self._flip:
-            flip = _bits(self._seed, epoch, _FLIP, count) >> np.uint64(63) == 1
-        first = np.arange(count) // self._chunk * self._chunk  # of each image's chunk
-        offset, flip = offset[first], flip[first]
-        shift, gain = np.zeros((count, channels), np.float32), np.ones(count, np.float32)
+            flip = (
+                _bits(self._seed, epoch, _FLIP, first, last)[chunks - first] >> np.uint64(63) == 1
+            )
+        shift = np.zeros((len(positions), channels), np.float32)
+        gain = np.ones(len(positions), np.float32)
         if self._lighting.any() and not 0 < self._lighting_end <= epoch + 1:
-            normals = _normals(self._seed, epoch, _LIGHT, count * channels)
-            shift = (normals.reshape(count, channels) @ self._lighting.T).astype(np.float32)
+            span = (first * channels, last * channels)
+            normals = _normals(self._seed, epoch, _LIGHT, *span, self._count * channels)
+            normals = normals.reshape(-1, channels)[positions - first]
+            # Not a product of matrices, whose last bits may depend on the number of rows.
+            shift = sum(normals[:, k, None] * self._lighting[:, k] for k in range(channels))
             gain[:] = 1 / self._lighting_divisor
-        return Rows(order, offset, flip, shift, gain)
+        return Rows(self._order(epoch)[positions], offset, flip, shift.astype(np.float32), gain)
 
 
 def margin(pack: "Pack", data: ConfigDict, channels: int) -> int:
@@ -210,17 +220,24 @@ def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def permutation(seed: int, count: int) -> np.ndarray:
     """A permutation of `count` things for use outside of training, such as holding out a split."""
-    return np.argsort(_bits(seed, 0, _ORDER, count), kind="stable")
+    return np.argsort(_bits(seed, 0, _ORDER, 0, count), kind="stable")
 
 
-def _bits(seed: int, epoch: int, kind: int, count: int) -> np.ndarray:
-    """`count` random uint64."""
+def _bits(seed: int, epoch: int, kind: int, first: int, last: int) -> np.ndarray:
+    """Random uint64, numbers `first` … `last` - 1 of a stream."""
     key = np.array([seed % 2**64, epoch * 16 + kind], np.uint64)
-    return np.random.Philox(key=key).random_raw(count)
+    skipped = first % 4  # the generator counts in blocks of four
+    return np.random.Philox(key=key, counter=first // 4).random_raw(skipped + last - first)[
+        skipped:
+    ]
 
 
-def _normals(seed: int, epoch: int, kind: int, count: int) -> np.ndarray:
-    """`count` standard normals by the method of Box and Muller."""
-    bits = _bits(seed, epoch, kind, 2 * count) >> np.uint64(11)
-    radius, turn = (bits.reshape(2, count) + np.array([[1], [0]], np.uint64)) * 2.0**-53
-    return np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * turn)
+def _normals(seed: int, epoch: int, kind: int, first: int, last: int, count: int) -> np.ndarray:
+    """Standard normals by the method of Box and Muller, numbers `first` … `last` - 1 of `count`."""
+    radius, turn = (
+        _bits(seed, epoch, kind, start + first, start + last) >> np.uint64(11)
+        for start in (0, count)
+    )
+    return np.sqrt(-2 * np.log((radius + np.uint64(1)) * 2.0**-53)) * np.cos(
+        2 * np.pi * (turn * 2.0**-53)
+    )
