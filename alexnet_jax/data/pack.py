@@ -200,9 +200,10 @@ class Chunk:
         self.records.append(record)
         self.labels.append(label)
         self.pixel_sum += pixels
-        # float64 is exact here: an image's sums of products stay far below 2^53.
-        values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
-        self.product_sum += (values.T @ values).astype(np.int64)
+        # float64 is exact here: an image's sums of products stay far below 2^53. Rows of planes,
+        # because a matrix three columns wide is multiplied at a third of that speed.
+        planes = pixels.transpose(2, 0, 1).astype(np.float64, order="C")
+        self.product_sum += np.vecdot(planes[:, None], planes).sum(axis=-1).astype(np.int64)
 
 
 class PackWriter:
@@ -302,27 +303,27 @@ class PackWriter:
         splits = {}
         for split, candidates in self.candidates.items():
             total = Chunk.empty(self.side, self.channels)
-            sizes, shards = [], []
+            sizes, labels, shards = [], [], []
             for number in range(-(-candidates // SHARD_IMAGES)):
                 summary = self._summary(split, number)
                 sizes.append(summary["sizes"])
+                labels.append(summary["labels"])
                 shards.append(dict(count=len(sizes[-1]), bytes=int(sizes[-1].sum())))
-                total.labels += summary["labels"].tolist()
                 total.skipped += json.loads(str(summary["skipped"]))
                 total.pixel_sum += summary["pixel_sum"]
                 total.product_sum += summary["product_sum"]
-            if not total.labels:
+            count = sum(map(len, labels))
+            if not count:
                 raise InputError(f"no image of the {split} split could be read")
             _write_array(self._partial / f"{split}.sizes.npy", np.concatenate(sizes))
-            _write_array(self._partial / f"{split}.labels.npy", np.array(total.labels, np.int32))
+            _write_array(self._partial / f"{split}.labels.npy", np.concatenate(labels))
             if split == "train":
-                self._write_statistics(total)
-            splits[split] = dict(count=len(total.labels), shards=shards, skipped=total.skipped)
+                self._write_statistics(total, count)
+            splits[split] = dict(count=count, shards=shards, skipped=total.skipped)
         _write(self._partial / "manifest.json", [_to_json(self._plan | {"splits": splits})])
         seal(self._directory)
 
-    def _write_statistics(self, total: Chunk) -> None:
-        count = len(total.labels)
+    def _write_statistics(self, total: Chunk, count: int) -> None:
         pixels = count * self.side**2
         mean = total.pixel_sum.sum(axis=(0, 1)) / pixels
         covariance = total.product_sum / pixels - np.outer(mean, mean)

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -155,11 +156,11 @@ class FolderSource(Source):
                 errors="surrogateescape"
             )
             for split, files in self._files.items()
-            for label, name in files
+            for label, name in map(files.__getitem__, range(len(files)))
         )
 
-    def _list(self, root: Path) -> list[tuple[int, str]]:
-        """(label, path relative to the folder) of all files of a split, by class and path."""
+    def _list(self, root: Path) -> "_Files":
+        """All files of a split, by class and path."""
         unknown = sorted(set(_folders(root)) - set(self.class_names))
         if unknown:
             raise InputError(
@@ -167,11 +168,11 @@ class FolderSource(Source):
                 f"not; its classes are {', '.join(self.class_names[:10])}"
                 f"{', …' if len(self.class_names) > 10 else ''}"
             )
-        files = [
+        files = _Files(
             (label, os.path.relpath(path, self._directory))
             for label, name in enumerate(self.class_names)
             for path in _visible_files(root / name)
-        ]
+        )
         if not files:
             raise InputError(f"{root} has class folders without any file")
         return files
@@ -181,6 +182,27 @@ class FolderSource(Source):
         for index in indices.tolist():
             label, name = self._files[split][index]
             yield Example(name, label, self._directory / name)
+
+
+class _Files:
+    """(label, path) of many files: a million paths as strings would take hundreds of megabytes."""
+
+    def __init__(self, files: Iterable[tuple[int, str]]):
+        """Keep all of `files`."""
+        self._paths, self._ends, self._labels = bytearray(), array("q", [0]), array("i")
+        for label, path in files:
+            self._paths += os.fsencode(path)
+            self._ends.append(len(self._paths))
+            self._labels.append(label)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[int, str]:
+        """One of them."""
+        path = self._paths[self._ends[index] : self._ends[index + 1]]
+        return self._labels[index], os.fsdecode(bytes(path))
 
 
 def _split_folders(directory: Path) -> dict[str, Path]:
