@@ -256,7 +256,8 @@ def _jpeg_images(
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
     dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)
     dataset = dataset.prefetch(_BATCHES_AHEAD).unbatch()
-    dataset = dataset.map(decode, num_parallel_calls=workers, deterministic=True)
+    # More than one record a thread, so that none waits for its next to be handed out.
+    dataset = dataset.map(decode, num_parallel_calls=4 * workers, deterministic=True)
     dataset = dataset.batch(batch, drop_remainder=True).prefetch(_BATCHES_AHEAD)
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
