@@ -26,6 +26,7 @@ from alexnet_jax import command
 from alexnet_jax.data.pack import cores
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
+from experiments import growth_benchmarks, input_benchmarks
 from experiments.race import Result, race
 
 ROOT = Path(__file__).parents[1]
@@ -56,74 +57,6 @@ def _our_step(config: ConfigDict) -> Callable[[], None]:
     from experiments.steps import TrainStep  # JAX loads only where it is timed
 
     return TrainStep(config)
-
-
-def input_pipeline(repeats: int) -> Result:
-    """From a 256×256 JPEG pack to batches, against a bare loop of the same decoder.
-
-    The bare loop is tf.data over the same records in memory, decoding crops of the same size
-    on the same cores and throwing them away.
-    """
-    import tensorflow as tf
-
-    from alexnet_jax.data import pipeline
-    from alexnet_jax.prepare import prepare
-
-    config = get_config()
-    count = 2048
-    with tempfile.TemporaryDirectory() as folder:
-        _make_folder(Path(folder, "images"), count)
-        config.data.name, config.data.dir = "folder", os.path.join(folder, "images")
-        config.data.pack_dir = os.path.join(folder, "pack")
-        pack = prepare(config.data)
-        split = pack.splits["train"]
-        steps = split.count // config.batch_size
-        records = split.read(np.arange(steps * config.batch_size))
-
-        def ours() -> None:
-            for _ in pipeline.train_batches(
-                pack,
-                config.data,
-                seed=0,
-                batch_size=config.batch_size,
-                first_step=0,
-                last_step=steps,
-                channels=3,
-            ):
-                pass
-
-        bare = tf.data.Dataset.from_tensor_slices(records).map(
-            lambda record: tf.io.decode_and_crop_jpeg(
-                record, [16, 16, 224, 224], channels=3, dct_method="INTEGER_ACCURATE"
-            ),
-            num_parallel_calls=cores(),
-        )
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = cores()
-        options.autotune.enabled = False
-        bare = bare.with_options(options)
-
-        def peer() -> None:
-            bare.reduce(np.int64(0), lambda total, _: total + 1)
-
-        result = race(ours, {"decoder": peer}, repeats)
-    images = steps * config.batch_size
-    rate, peer_rate = (images / result[k] for k in ("seconds", "peer_seconds"))
-    return {"images_per_second": rate, "peer_images_per_second": peer_rate, **result}
-
-
-def _make_folder(folder: Path, count: int) -> None:
-    """Two class folders of smooth random pictures, 256×256 JPEG files."""
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / str(number % 2) / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8))
-        fine = np.asarray(coarse.resize((256, 256), Image.Resampling.BICUBIC), np.int16)
-        noisy = fine + random.normal(0, 8, fine.shape)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
 @contextmanager
@@ -208,7 +141,11 @@ def _small(repeats: int) -> Result:
 CASES: dict[str, Callable[[int], Result]] = {
     "train_step/torch_eager": _paper,
     "sample_train_step/torch_eager": _small,
-    "input_pipeline/decoder": input_pipeline,
+    "input_pipeline/decoder": input_benchmarks.decoder,
+    "input_pipeline/torch_dataloader": input_benchmarks.torch_dataloader,
+    "prepare/decode_resize": input_benchmarks.preparation,
+    "prepare_memory": growth_benchmarks.memory,
+    "evaluate_growth": growth_benchmarks.evaluation,
     "startup": startup,
     "sample": sample,
 }
@@ -230,6 +167,8 @@ def text(result: Result) -> str:
             f"top-1 test error {result['top1_error']:.2%}, ten views "
             f"{result['top1_error_ten_views']:.2%}, {result['count']} images"
         )
+    if "summary" in result:
+        parts.append(result["summary"])
     return ", ".join(parts)
 
 

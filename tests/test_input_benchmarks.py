@@ -1,0 +1,57 @@
+"""The benchmarks of the data run, small; what they measure is not asserted."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from experiments import growth_benchmarks, input_benchmarks, torch_input
+from experiments.benchmark import CASES, text
+
+RATIO = {"images_per_second", "peer_images_per_second", "peer", "ratio", "ratio_low", "ratio_high"}
+
+
+@pytest.mark.parametrize("name", ["input_pipeline/decoder", "prepare/decode_resize"])
+def test_races(monkeypatch, name):
+    """Catches a case that no longer fits what it calls, and a result that lacks a number."""
+    monkeypatch.setattr(input_benchmarks, "_PICTURES", 12)
+    monkeypatch.setattr(input_benchmarks, "_STEPS", 1)
+    monkeypatch.setattr(input_benchmarks, "_PREPARED", 12)
+    result = {"name": name, **CASES[name](1)}
+    assert result.keys() >= RATIO
+    assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
+    assert f"{name}: " in text(result)
+
+
+def test_the_peer_does_what_torchvision_does(tmp_path):
+    """Catches crops of another size, pixels of 0…255, channels last, a flip that never comes."""
+    ramp = np.broadcast_to(np.linspace(0, 255, 40)[:, None], (40, 40, 3)).astype(np.uint8)
+    for number in range(2):
+        Image.fromarray(ramp).save(tmp_path / f"{number}.jpg")
+    pictures = torch_input.Pictures(tmp_path, 32)
+    images = torch.stack([pictures[0][0] for _ in range(40)])
+    assert images.shape == (40, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert 1 < images.abs().max() < 4  # (1 - 0.4) / 0.2, and some light
+    flipped = images[:, :, :, 0].mean((1, 2)) > images[:, :, :, -1].mean((1, 2))
+    assert {True, False} == set(flipped.tolist())
+    torch_input.Loader(tmp_path, crop=32, batch_size=4, batches=3, workers=0)()
+
+
+def test_evaluation_grows(monkeypatch):
+    """Catches sizes that are not what was evaluated, and a line fitted through other points."""
+    monkeypatch.setattr(growth_benchmarks, "_EVALUATION_SIZES", (20, 40, 60))
+    result = growth_benchmarks.evaluation(1)
+    assert result["images"] == (20, 40, 60)
+    line = result["slope_seconds_per_image"] * np.array(result["images"])
+    residuals = np.array(result["seconds_by_size"]) - line - result["intercept_seconds"]
+    assert abs(residuals.sum()) < 1e-9  # as of any least squares with an intercept
+    assert "straight line" in text({"name": "evaluate_growth", **result})
+
+
+def test_memory_reads_the_epochs_it_says(tmp_path):
+    """Catches pictures that cannot be prepared, and a peak that is not this process's."""
+    growth_benchmarks.link_pictures(tmp_path / "images", 220)
+    data = growth_benchmarks.small_data(tmp_path)
+    prepared = growth_benchmarks._prepare(data)
+    assert 10 < prepared <= growth_benchmarks._read_batches(data)
