@@ -117,7 +117,9 @@ def _parse(arguments: list[str]) -> list[str]:
 def _help() -> str:
     """The main module's docstring, then its flags and the shared ones."""
     main = sys.modules["__main__"]
-    ours = [name for name in FLAGS.flags_by_module_dict() if name in (sys.argv[0], __name__)]
+    packages = (__package__, "experiments")  # not absl's
+    modules = FLAGS.flags_by_module_dict()
+    ours = [name for name in modules if name == sys.argv[0] or name.split(".")[0] in packages]
     listed = [FLAGS.module_help(name).split(":\n", 1)[1].rstrip() for name in ours]
     return "\n".join([(main.__doc__ or "").strip(), "\nflags:", *listed])
 

@@ -10,31 +10,25 @@ end, and the others still run. As runs finish, DIR/ablations.csv, ablations.md a
 are written.
 """
 
-import csv
-import json
 import statistics
 import sys
-import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import submitit
 from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
-from tqdm import tqdm
 
 from alexnet_jax import command, metrics
 from alexnet_jax.errors import InputError
-from alexnet_jax.workdir import differences
 from configs import variants
+from experiments import sweep
+from experiments.sweep import Run
 
 matplotlib.use("Agg")  # files, not windows
-
-POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,21 +69,6 @@ ABLATIONS = (
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training: an ablation with a seed, and how it is started."""
-
-    ablation: Ablation
-    seed: int
-    workdir: Path
-    arguments: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """As in no_lrn-2."""
-        return f"{self.ablation.name}-{self.seed}"
-
-
-@dataclass(frozen=True)
 class Result:
     """A row of ablations.csv: errors on the test split as fractions, or why there are none.
 
@@ -106,6 +85,18 @@ class Result:
     top5_ten: float | None = None
     train_error: float | None = None
     seconds: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As in no_lrn-2."""
+        return _name(self.ablation, self.seed)
+
+    @property
+    def outcome(self) -> str:
+        """The error that stands in the table, or why there is none."""
+        if self.top1_ten is None:
+            return self.status
+        return f"{self.top1_ten:.2%} top-1 error, ten views"
 
 
 def plan(
@@ -139,41 +130,16 @@ def plan(
     runs = []
     for seed in range(seeds):
         for ablation in chosen:
-            workdir = output / "runs" / f"{ablation.name}-{seed}"
             fields = {**overrides, **dict(ablation.fields), "seed": seed}
-            runs.append(
-                Run(ablation, seed, workdir, (
-                    f"--config={_variant(file, ablation)}",
-                    f"--workdir={workdir}",
-                    *(f"--config.{field}={value}" for field, value in fields.items()),
-                ))
-            )  # fmt: skip
+            word = [ablation.name] if ablation.name in variants.ABLATIONS else []
+            config = sweep.variant(file, *word)
+            name = _name(ablation.name, seed)
+            runs.append(sweep.make_run(output, name, ablation.says, config, fields))
     return runs, skipped
 
 
-def begin(output: Path, base: ConfigDict) -> None:
-    """Record the base's config in the sweep's folder.
-
-    Raises:
-        InputError: the sweep was begun with another one, and its runs would not compare.
-    """
-    path, new = output / "config.json", json.loads(base.to_json())
-    if path.exists():
-        for name, was, now in differences(json.loads(path.read_text()), new):
-            raise InputError(
-                f"--output={output} was begun with {name}={was!r}, and now it is {now!r}; give "
-                "another --output, or the values it was begun with"
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(new, indent=2) + "\n")
-
-
-def _variant(file: str, ablation: Ablation) -> str:
-    """The config file with the ablation's word after its variant."""
-    if ablation.name not in variants.ABLATIONS:
-        return file
-    path, _, words = file.partition(":")
-    return f"{path}:{','.join(filter(None, [words, ablation.name]))}"
+def _name(ablation: str, seed: int) -> str:
+    return f"{ablation}-{seed}"
 
 
 def _same_as_base(ablation: Ablation, base: ConfigDict) -> str:
@@ -190,15 +156,16 @@ def _same_as_base(ablation: Ablation, base: ConfigDict) -> str:
 
 def result(run: Run, status: str, seconds: float | None) -> Result:
     """What a run's metrics.jsonl says."""
+    ablation, _, seed = run.name.rpartition("-")
     records = metrics.read(run.workdir)
     final = {r["views"]: r for r in records if "views" in r}
     trained = [r["top1_error"] for r in records if r["split"] == "train"]
     if status != "done" or set(final) != {"center", "ten"}:
-        return Result(run.ablation.name, run.seed, status, seconds=seconds)
+        return Result(ablation, int(seed), status, seconds=seconds)
     center, ten = final["center"], final["ten"]
     return Result(
-        run.ablation.name,
-        run.seed,
+        ablation,
+        int(seed),
         status,
         top1_center=center["top1_error"],
         top5_center=center["top5_error"],
@@ -213,102 +180,6 @@ def _unlocked(config: ConfigDict) -> ConfigDict:
     copy = config.copy_and_resolve_references()
     copy.unlock()
     return copy
-
-
-class Sweep:
-    """The runs of a plan, and what came of them."""
-
-    def __init__(self, runs: list[Run], output: Path, jobs: int):
-        """`jobs` run at the same time."""
-        self.runs, self.output, self.jobs = runs, output, jobs
-        self.results = read(output / "ablations.csv")
-
-    def waiting(self) -> list[Run]:
-        """The runs that are not done."""
-        done = {(r.ablation, r.seed) for r in self.results if r.status == "done"}
-        return [run for run in self.runs if (run.ablation.name, run.seed) not in done]
-
-    def estimate(self) -> float | None:
-        """Seconds that the rest will take, from the runs that are done; None without any."""
-        seconds = [r.seconds for r in self.results if r.seconds]
-        if not seconds:
-            return None
-        return statistics.median(seconds) * len(self.waiting()) / self.jobs
-
-    def go(self, executor: submitit.AutoExecutor) -> list[Result]:
-        """Start what waits and collect what ends; returns the failures.
-
-        Ctrl-C interrupts the running ones, which save, and is raised again.
-        """
-        waiting = self.waiting()
-        running: dict[Run, tuple[submitit.Job[str], float]] = {}
-        bar = tqdm(total=len(self.runs), initial=len(self.runs) - len(waiting), unit="run",
-                   disable=not sys.stderr.isatty())  # fmt: skip
-        try:
-            while waiting or running:
-                while waiting and len(running) < self.jobs:
-                    run = waiting.pop(0)
-                    running[run] = self._start(run, executor), time.monotonic()
-                bar.set_postfix_str(", ".join(run.name for run in running))
-                for run, (job, begin) in [*running.items()]:
-                    if job.done():
-                        del running[run]
-                        self._collect(run, job, time.monotonic() - begin)
-                        bar.update()
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            for job, _ in running.values():
-                job.cancel()
-            for job, _ in running.values():
-                job.wait()
-            raise
-        finally:
-            bar.close()
-        planned = {(run.ablation.name, run.seed) for run in self.runs}
-        return [r for r in self.results if r.status != "done" and (r.ablation, r.seed) in planned]
-
-    def _start(self, run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "alexnet_jax.main", *run.arguments]
-        return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
-
-    def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
-        error = job.exception()
-        status = "done" if error is None else f"failed, see {job.paths.stderr}"
-        new = result(run, status, round(seconds, 1))
-        self.results = [r for r in self.results if (r.ablation, r.seed) != (new.ablation, new.seed)]
-        self.results.append(new)
-        write(self.output / "ablations.csv", self.results)
-        report(self.results, self.output)
-        said = f"{new.top1_ten:.2%} top-1 error, ten views" if new.top1_ten is not None else status
-        tqdm.write(f"{run.name}: {said}, {seconds:.0f} s", file=sys.stderr)
-
-
-def read(path: Path) -> list[Result]:
-    """The rows of ablations.csv."""
-    if not path.exists():
-        return []
-    numbers = [field.name for field in fields(Result)][3:]
-    with path.open(newline="") as file:
-        return [
-            Result(
-                row["ablation"],
-                int(row["seed"]),
-                row["status"],
-                **{name: float(row[name]) if row[name] else None for name in numbers},
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def write(path: Path, results: list[Result]) -> None:
-    """ablations.csv, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
-        writer.writeheader()
-        writer.writerows(asdict(result) for result in results)
-    temporary.replace(path)
 
 
 def table(results: list[Result]) -> str:
@@ -388,44 +259,24 @@ def main(_: list[str]) -> int:
     )
     for reason in skipped:
         print(f"left out: {reason}", file=sys.stderr)
-    if flag.list:
-        for run in runs:
-            print(f"{run.name}: {run.ablation.says}")
+    table_file = output / "ablations.csv"
+    whole = sweep.Sweep(
+        runs, output, flag.jobs, table=table_file, kind=Result, result=result, report=report
+    )
+    if flag.list or flag.dry_run:
+        whole.show() if flag.list else whole.dry_run()
         return 0
-    if flag.dry_run:
-        sweep = Sweep(runs, output, flag.jobs)
-        for run in sweep.waiting():
-            print(f"python -m alexnet_jax.main {' '.join(run.arguments)}")
-        seconds = sweep.estimate()
-        rest = "no run is done, so its time is not known"
-        if seconds is not None:
-            rest = f"about {seconds / 60:.0f} minutes, as long as those that are done"
-        print(f"{len(sweep.waiting())} of {len(runs)} runs to do: {rest}", file=sys.stderr)
-        return 0
-    begin(output, flag.config)
-    cluster = "slurm" if flag.slurm_partition else "local"
-    executor = submitit.AutoExecutor(folder=output / "logs", cluster=cluster)
-    executor.update_parameters(timeout_min=flag.timeout_min, cpus_per_task=flag.cpus)
-    if flag.slurm_partition:
-        executor.update_parameters(slurm_partition=flag.slurm_partition, gpus_per_node=flag.gpus)
-    sweep = Sweep(runs, output, flag.jobs)
-    failed = sweep.go(executor)
+    sweep.begin(output, flag.config)
+    failed = whole.go(sweep.make_executor())
     for one in failed:
-        print(f"{one.ablation}, seed {one.seed}: {one.status}", file=sys.stderr)
-    print(table(sweep.results))
+        print(f"{one.name}: {one.status}", file=sys.stderr)
+    print(table(whole.results))
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
     command.define_config()
-    flags.DEFINE_string("output", None, "Folder of the sweep.", required=True)
+    sweep.define_flags()
     flags.DEFINE_integer("seeds", 3, "Runs of each ablation.", lower_bound=1)
     flags.DEFINE_list("only", [], "Names of ablations; by default all.")
-    flags.DEFINE_bool("list", False, "List the runs and end.")
-    flags.DEFINE_bool("dry_run", False, "List the commands still to run, with the time, and end.")
-    flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
-    flags.DEFINE_integer("timeout_min", 60 * 24, "Minutes that a run may take.", lower_bound=1)
-    flags.DEFINE_string("slurm_partition", None, "Run under SLURM, in this partition.")
-    flags.DEFINE_integer("cpus", 8, "CPUs of a run, under SLURM.", lower_bound=1)
-    flags.DEFINE_integer("gpus", 1, "GPUs of a run, under SLURM.", lower_bound=0)
     command.run(main)

@@ -8,13 +8,14 @@ from data_fixtures import write_idx_set
 from torch_twin import config_module
 
 from alexnet_jax.errors import InputError
-from experiments import ablations
+from experiments import ablations, sweep
 from experiments.ablations import Result
+from experiments.sweep import Run
 
 SAMPLE = "configs/alexnet.py:sample"
 
 
-def plan(only: list[str], seeds: int = 1) -> tuple[list[ablations.Run], list[str]]:
+def plan(only: list[str], seeds: int = 1) -> tuple[list[Run], list[str]]:
     base = config_module()["get_config"]("sample")
     return ablations.plan(SAMPLE, {"epochs": 7}, base, only, seeds, Path("out"))
 
@@ -49,16 +50,6 @@ def test_an_unknown_name_is_said() -> None:
         plan(["no_lnr"])
 
 
-def test_another_config_is_refused(tmp_path: Path) -> None:
-    """Catches runs of one schedule taken for finished ones of another."""
-    base = config_module()["get_config"]("sample")
-    ablations.begin(tmp_path, base)
-    ablations.begin(tmp_path, base)
-    base.epochs = 7
-    with pytest.raises(InputError, match="was begun with epochs=16, and now it is 7"):
-        ablations.begin(tmp_path, base)
-
-
 def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -70,14 +61,14 @@ def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(
     arguments += ["--only=tanh,base", "--config.max_steps=2"]
     with processes.shared_cache(tmp_path_factory):
         first = processes.run("ablations", *arguments, package="experiments")
-        rows = ablations.read(tmp_path / "out" / "ablations.csv")
+        rows = sweep.read(tmp_path / "out" / "ablations.csv", Result)
         second = processes.run("ablations", *arguments, package="experiments")
     assert (first.returncode, second.returncode) == (1, 1), first.stderr
     assert [(row.ablation, row.status.split(",")[0]) for row in rows] == [
         ("tanh", "failed"),
         ("base", "done"),
     ]
-    again = ablations.read(tmp_path / "out" / "ablations.csv")
+    again = sweep.read(tmp_path / "out" / "ablations.csv", Result)
     assert {row.ablation: row.seconds for row in again}["base"] == rows[1].seconds
     assert "tanh-0: failed" in second.stderr
     assert "base-0" not in second.stderr
