@@ -15,7 +15,7 @@ VARIANT, after the colon, is the data's word, an ablation's, or several separate
 
 The ablations are those of configs/variants.py, the same for every config: no_lrn, lrn_conv5,
 no_overlap, one_column, no_communication, conv6, no_conv2 … no_conv5, tanh, no_dropout,
-no_lighting, no_crops.
+no_lighting, no_crops; and, before these, four_layers, the net of figure 1.
 
 Other data: --config.data.name=folder --config.data.dir=DIR (a folder of class folders),
 --config.data.name=idx (IDX files), or the name of any TensorFlow Datasets classification set.

@@ -15,6 +15,10 @@ is a function that changes a config in place, and says which run of the 2012 pro
     no_conv2 … no_conv5  one convolution less.
     tanh              tanh in place of ReLU.
     no_dropout, no_lighting, no_crops  the paper's means against overfitting, one less.
+
+One word is another net, and stands before those that change it (sample,four_layers,tanh):
+
+    four_layers       three convolutions and a classifier, for figure 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +36,8 @@ def apply(
     """Apply the words of a variant, `DATA`, `DATA,ABLATION,…` or `ABLATION,…`.
 
     Raises:
-        ValueError: a word that neither table has, one said twice, or data named after an ablation.
+        ValueError: a word that neither table has, one said twice, data named after an ablation,
+            or a net after a change of another.
     """
     given = words.split(",") if words else []
     for place, word in enumerate(given):
@@ -48,7 +53,46 @@ def apply(
                 f"the variant {words!r} names the data {word} after {given[0]}; expected at most "
                 "one word for the data, and that first"
             )
+        if word == "four_layers" and (earlier := [w for w in given[:place] if w not in data]):
+            raise ValueError(
+                f"the variant {words!r} names the net {word} after {earlier[-1]}, which it would "
+                f"undo; expected {word} before it"
+            )
         {**data, **ablations}[word](config)
+
+
+def four_layers(config: ConfigDict) -> None:
+    """Another net, of one column: conv1, conv2, conv3 and the classifier, fc4 (figure 1).
+
+    The paper says of it no more than "a four-layer convolutional network". Here its sizes are
+    those of a net for CIFAR-10 that the authors published with their program cuda-convnet
+    (example-layers/layers-18pct.cfg): 32, 32 and 64 kernels of 5 × 5, pooling after each of them,
+    then normalisation after the first two, no hidden fully-connected layer, and no dropout. That
+    net takes averages in its second and third pooling, where this takes maxima; pooling windows
+    and normalisation are the config's.
+    """
+    layers, last = config.model.layers, max(config.model.layers, key=by_number)
+    config.model.columns = 1
+    layers.fc4 = layers[last]
+    for name in {*layers} - {"conv1", "conv2", "conv3", "fc4"}:
+        del layers[name]
+    layers.fc4.std = 0.01
+    lrn = ("lrn",)
+    for name, features, std, norm in (
+        ("conv1", 32, 0.0001, lrn),
+        ("conv2", 32, 0.01, lrn),
+        ("conv3", 64, 0.01, ()),
+    ):
+        layers[name].update(
+            features=features,
+            kernel=5,
+            stride=1,
+            padding=(2, 2),
+            sees="own",
+            std=std,
+            bias=0.0,
+            after=("relu", "pool", *norm),
+        )
 
 
 def no_lrn(config: ConfigDict) -> None:
@@ -59,8 +103,7 @@ def no_lrn(config: ConfigDict) -> None:
 def lrn_conv5(config: ConfigDict) -> None:
     """Response normalisation in layer 5 too, before its pooling (run #149)."""
     layers = config.model.layers
-    if "conv5" not in layers:
-        raise ValueError("lrn_conv5 normalises conv5, which no_conv5 has taken away")
+    _need(config, "lrn_conv5", "conv5")
     if not any("lrn" in layer.after for layer in layers.values()):
         raise ValueError("lrn_conv5 is one normalisation more, but no_lrn has taken all away")
     after = list(layers.conv5.after)
@@ -88,6 +131,8 @@ def one_column(config: ConfigDict) -> None:
     conv1 to conv4 have half of their kernels. conv5 and the layers after it keep their sizes, so
     that fc6, where most of the parameters are, is the same (the paper's second footnote).
     """
+    if config.model.columns == 1:
+        raise ValueError("one_column takes one of two columns away, but there is one only")
     config.model.columns = 1
     for name in {"conv1", "conv2", "conv3", "conv4"} & {*config.model.layers}:
         config.model.layers[name].features //= 2
@@ -101,10 +146,8 @@ def no_communication(config: ConfigDict) -> None:
     """
     layers = config.model.layers
     if config.model.columns == 1:
-        raise ValueError("no_communication is of columns, but one_column has left one only")
-    if gone := {"conv2", "conv3"} - {*layers}:
-        name = min(gone)
-        raise ValueError(f"no_communication changes {name}, which no_{name} has taken away")
+        raise ValueError("no_communication is of columns, but there is one only")
+    _need(config, "no_communication", "conv2", "conv3")
     layers.conv2.features = layers.conv2.features * 5 // 4
     layers.fc6.features *= 2
     for name in ("conv3", "fc6", "fc7"):
@@ -117,8 +160,7 @@ def conv6(config: ConfigDict) -> None:
     Kernels, bias and spread are those of conv5.
     """
     layers = config.model.layers
-    if "conv5" not in layers:
-        raise ValueError("conv6 is made like conv5, which no_conv5 has taken away")
+    _need(config, "conv6", "conv5")
     layers.conv6 = ConfigDict(layers.conv5.to_dict())
     layers.conv6.update(padding=(1, 1), sees="both", after=("relu",))
 
@@ -133,6 +175,7 @@ def no_conv(name: str) -> Change:
     """
 
     def change(config: ConfigDict) -> None:
+        _need(config, f"no_{name}", name)
         layers, order = config.model.layers, _convolutions(config)
         place = order.index(name)
         heir = (order[place + 1 :] or order[place - 1 :])[0]
@@ -178,6 +221,12 @@ def no_crops(config: ConfigDict) -> None:
     config.data.flip = False
 
 
+def _need(config: ConfigDict, word: str, *names: str) -> None:
+    for name in names:
+        if name not in config.model.layers:
+            raise ValueError(f"{word} is about {name}, which a word before it has taken away")
+
+
 def _drop_steps(config: ConfigDict, *steps: str) -> None:
     for layer in config.model.layers.values():
         layer.after = tuple(step for step in layer.after if step not in steps)
@@ -212,4 +261,5 @@ ABLATIONS: dict[str, Change] = dict(
     no_dropout=no_dropout,
     no_lighting=no_lighting,
     no_crops=no_crops,
+    four_layers=four_layers,
 )

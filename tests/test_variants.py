@@ -32,6 +32,8 @@ PARAMETERS = [
     ("no_dropout", 60_965_224),
     ("no_lighting", 60_965_224),
     ("no_crops", 60_965_224),
+    # maps of 224, 112, 56, 28 pixels
+    ("four_layers", 25 * (3 * 32 + 32 * 32 + 32 * 64) + 128 + 28 * 28 * 64 * 1000 + 1000),
 ]
 
 
@@ -107,6 +109,21 @@ def test_words_combine() -> None:
     assert config.model.layers.conv1.after == ("relu", "pool")
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_four_layers(file: str) -> None:
+    """Catches a layer left over from the larger net, a step that follows it there and not here,
+    and words after it that do not reach it."""
+    config = load(file, "cifar10,four_layers,tanh,no_lrn")
+    layers = config.model.layers
+    assert sorted(layers) == ["conv1", "conv2", "conv3", "fc4"]
+    assert [layers[f"conv{n}"].after for n in (1, 2, 3)] == 3 * [("tanh", "pool")]
+    config.data.crop = 32
+    rows = describe.layers(describe.with_classes(config))
+    assert [row.output for row in rows] == [(32, 32, 32), (16, 16, 32), (8, 8, 64), (10,)]
+    after = load(file, "four_layers").model.layers.conv2.after
+    assert after == ("relu", "pool", "lrn")
+
+
 def test_layers_are_ordered_by_number() -> None:
     """Catches conv10 taken for a neighbour of conv1."""
     names = ["conv10", "fc11", "conv2", "conv1"]
@@ -124,11 +141,18 @@ def test_layers_are_ordered_by_number() -> None:
         ("sample,cifar10", "names the data cifar10 after sample"),
         ("sample,", "unknown variant ''; known"),
         ("sample,no_lighting", "sample is trained without lighting"),
-        ("one_column,no_communication", "no_communication is of columns, but one_column"),
-        ("no_conv3,no_communication", "changes conv3, which no_conv3 has taken away"),
-        ("no_conv5,lrn_conv5", "conv5, which no_conv5 has taken away"),
-        ("no_conv5,conv6", "conv6 is made like conv5, which no_conv5 has taken away"),
+        ("one_column,no_communication", "no_communication is of columns, but there is one"),
+        (
+            "no_conv3,no_communication",
+            "no_communication is about conv3, which a word before it has",
+        ),
+        ("no_conv5,lrn_conv5", "lrn_conv5 is about conv5, which a word before it has"),
+        ("no_conv5,conv6", "conv6 is about conv5, which a word before it has"),
         ("no_lrn,lrn_conv5", "lrn_conv5 is one normalisation more, but no_lrn"),
+        ("four_layers,no_conv4", "no_conv4 is about conv4, which a word before it has"),
+        ("four_layers,one_column", "one_column takes one of two columns away, but there is one"),
+        ("four_layers,no_conv2", "without conv2, conv3 would have to pool twice"),
+        ("sample,tanh,four_layers", "names the net four_layers after tanh, which it would undo"),
         ("no_conv2,no_conv3,no_conv4", "without conv4, conv5 would have to pool twice"),
     ],
 )
