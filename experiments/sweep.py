@@ -3,7 +3,8 @@
 Each is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started by submitit:
 on this machine, --jobs at a time, or under SLURM with --slurm_partition. What became of it is a
 row of a CSV file, which is read again when the same command goes on: runs that are done are left
-alone, the others continue from their checkpoints. One that fails does not stop the others.
+alone, the others continue from their checkpoints. One that fails does not stop the others. One
+whose loss is not finite has "diverged", and is not tried again: it would do the same.
 """
 
 import csv
@@ -25,6 +26,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.workdir import differences
 
 POLL_SECONDS = 0.5
+DIVERGED = "finite at step"  # what a run says that ends so, in alexnet_jax/train.py
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Row(Protocol):
 
     Attributes:
         name: of the run.
-        status: "done", or why not.
+        status: "done", "diverged, …" or "failed, …".
         seconds: that the whole command took when it ended; None if that is not known.
         outcome: a few words for when the run ends.
     """
@@ -79,6 +81,11 @@ class Row(Protocol):
 
 
 R = TypeVar("R", bound=Row)
+
+
+def failed(row: Row) -> bool:
+    """Whether a run has to be tried again."""
+    return row.status.startswith("failed")
 
 
 class Sweep(Generic[R]):
@@ -107,9 +114,9 @@ class Sweep(Generic[R]):
         self.results = read(table, kind)
 
     def waiting(self) -> list[Run]:
-        """The runs that are not done."""
-        done = {row.name for row in self.results if row.status == "done"}
-        return [run for run in self.runs if run.name not in done]
+        """The runs that have not come to an end."""
+        ended = {row.name for row in self.results if not failed(row)}
+        return [run for run in self.runs if run.name not in ended]
 
     def estimate(self) -> float | None:
         """Seconds that the rest will take, from the runs that are done; None without any."""
@@ -134,7 +141,7 @@ class Sweep(Generic[R]):
         print(f"{len(self.waiting())} of {len(self.runs)} runs to do: {rest}", file=sys.stderr)
 
     def go(self, executor: submitit.AutoExecutor) -> list[R]:
-        """Start what waits and collect what ends; returns the failures.
+        """Start what waits and collect what ends; returns those that are not done.
 
         Ctrl-C interrupts the running ones, which save, and is raised again.
         """
@@ -167,7 +174,10 @@ class Sweep(Generic[R]):
 
     def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
         error = job.exception()
-        status = "done" if error is None else f"failed, see {job.paths.stderr}"
+        status = "done"
+        if error is not None:
+            what = "diverged" if DIVERGED in str(error) else "failed"
+            status = f"{what}, see {job.paths.stderr}"
         new = self.result(run, status, round(seconds, 1))
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)

@@ -51,27 +51,32 @@ class Job:
 
 
 class Executor:
-    """Ends every job at once; those whose workdir has a word in `failing` fail."""
+    """Ends every job at once, those of these workdirs with an error."""
 
-    def __init__(self, failing: str) -> None:
-        self.failing = failing
+    def __init__(self, errors: dict[str, str]) -> None:
+        self.errors = errors
         self.started: list[str] = []
 
     def submit(self, function: Any) -> Job:
         workdir = next(word for word in function.command if word.startswith("--workdir="))
-        self.started.append(Path(workdir).name)
-        return Job(OSError("gone") if self.failing in workdir else None)
+        self.started.append(name := Path(workdir).name)
+        return Job(OSError(self.errors[name]) if name in self.errors else None)
 
 
 def test_what_failed_is_tried_again_and_nothing_else(tmp_path: Path) -> None:
-    """Catches a sweep that ends at the first failure, starts what is done once more, or leaves
-    out what failed."""
-    first, second = Executor("/b"), Executor("none")
-    failures = make(tmp_path, ["a", "b", "c"]).go(cast(Any, first))
-    assert [(row.name, row.status) for row in failures] == [("b", "failed, see its.log")]
-    assert first.started == ["a", "b", "c"]
-    assert make(tmp_path, ["a", "b", "c"]).go(cast(Any, second)) == []
+    """Catches a sweep that ends at the first failure, starts again what is done or what would
+    diverge again, or leaves out what failed."""
+    first = Executor({"b": "gone", "c": "the loss is nan, not finite at step 7"})
+    ended = make(tmp_path, ["a", "b", "c", "d"]).go(cast(Any, first))
+    assert [(row.name, row.status) for row in ended] == [
+        ("b", "failed, see its.log"),
+        ("c", "diverged, see its.log"),
+    ]
+    assert first.started == ["a", "b", "c", "d"]
+    second = Executor({})
+    ended = make(tmp_path, ["a", "b", "c", "d"]).go(cast(Any, second))
     assert second.started == ["b"]
+    assert [row.name for row in ended] == ["c"]
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:

@@ -1,0 +1,396 @@
+"""Figure 1 of the paper: how many epochs a net of ReLUs needs, and the same net of tanh units.
+
+    python -m experiments.relu_tanh --config=configs/alexnet.py:sample --output=DIR
+        [--rates=0.01,0.02,…] [--seeds=3] [--threshold=0.10] [--list | --dry_run]
+    python -m experiments.relu_tanh --config=configs/alexnet.py:cifar10 --output=DIR
+        --config.epochs=40                                                # the paper's data
+
+The net is `four_layers` of configs/variants.py, without normalisation, weight decay, dropout,
+crops, reflections and colour noise, at a constant learning rate. "The learning rates for each
+network were chosen independently to make training as fast as possible" (figure 1): every rate of
+--rates is run with the first seed, and the one that reaches --threshold first is run with the
+others too. Both kinds of units start from the same weights.
+
+Training error is the share of training images that the net got wrong when it was trained on them,
+averaged over an epoch: at epoch 2.5 over those of epochs 2 to 3. It is measured every ten steps.
+The threshold is the paper's 25 %, or 10 % on the sample, whose images are easier.
+
+Runs are started and gone on with as those of experiments.ablations. DIR/relu_tanh.csv,
+relu_tanh.md and relu_tanh.png are written as they finish. Another --threshold needs no new runs.
+"""
+
+import runpy
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from alexnet_jax import command, metrics
+from alexnet_jax.errors import InputError
+from experiments import sweep
+from experiments.sweep import Run
+
+matplotlib.use("Agg")  # files, not windows
+
+UNITS = {"relu": "ReLU", "tanh": "tanh"}
+PAPER = "in the paper 6, at 25 % on CIFAR-10"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of relu_tanh.csv.
+
+    Attributes:
+        units: "relu" or "tanh".
+        rate: the learning rate.
+        threshold: of the training error, as a fraction.
+        epochs: until the training error is at the threshold; None if it never is.
+        last_error: the training error of the last epoch, as a fraction.
+        seconds: the whole command's time when it ended.
+    """
+
+    units: str
+    rate: float
+    seed: int
+    status: str
+    threshold: float
+    epochs: float | None = None
+    last_error: float | None = None
+    seconds: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As in tanh-0.01-2."""
+        return _name(self.units, self.rate, self.seed)
+
+    @property
+    def outcome(self) -> str:
+        """When it was there, or why it was not."""
+        if self.status != "done":
+            return self.status
+        if self.last_error is None:
+            return "not reached, in less than an epoch"
+        if self.epochs is None:
+            return f"not reached, {_percent(self.last_error)} in the last epoch"
+        return f"{self.epochs:.1f} epochs to {_percent(self.threshold)}"
+
+
+def _name(units: str, rate: float, seed: int) -> str:
+    return f"{units}-{rate:g}-{seed}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g} %"
+
+
+def training_error(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs, and at each of them the error of the epoch's images around it.
+
+    Args:
+        records: of metrics.jsonl; those of training hold errors since the one before.
+
+    Returns:
+        Both (points,), from half an epoch after the start to half an epoch before the end; none
+        where that is less than an epoch.
+    """
+    of = [record for record in records if record["split"] == "train"]
+    ends = np.array([0.0, *(record["epoch"] for record in of)])
+    errors = np.array([record["top1_error"] for record in of])
+    wrong = np.array([0.0, *np.cumsum(errors * np.diff(ends))])  # since the start, in epochs
+    at = ends[(ends >= 0.5) & (ends <= ends[-1] - 0.5)]
+    return at, np.interp(at + 0.5, ends, wrong) - np.interp(at - 0.5, ends, wrong)
+
+
+def epochs_to(threshold: float, epochs: np.ndarray, errors: np.ndarray) -> float | None:
+    """When a curve is at the threshold for the first time, on a line between its points.
+
+    The first point itself where it is below already; None for a curve that never is.
+    """
+    below = np.flatnonzero(errors <= threshold)
+    if not below.size:
+        return None
+    after = below[0]
+    if not after:
+        return float(epochs[0])
+    pair = [after, after - 1]  # np.interp wants what it looks up to rise
+    return float(np.interp(threshold, errors[pair], epochs[pair]))
+
+
+def measure(row: Result, output: Path, threshold: float) -> Result:
+    """The row with what its run's metrics.jsonl says."""
+    row = replace(row, threshold=threshold)
+    if row.status != "done":
+        return row
+    epochs, errors = training_error(metrics.read(output / "runs" / row.name))
+    last = float(errors[-1]) if errors.size else None
+    return replace(row, epochs=epochs_to(threshold, epochs, errors), last_error=last)
+
+
+def result(output: Path, threshold: float, run: Run, status: str, seconds: float | None) -> Result:
+    """The row of a run that has ended."""
+    units, _, rest = run.name.partition("-")
+    rate, _, seed = rest.rpartition("-")
+    row = Result(units, float(rate), int(seed), status, threshold, seconds=seconds)
+    return measure(row, output, threshold)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every run is made from.
+
+    Attributes:
+        file: of --config, with its variant.
+        overrides: from the command line, for every run.
+        base: the config that these make.
+    """
+
+    file: str
+    overrides: dict[str, Any]
+    base: ConfigDict
+    output: Path
+
+    def check(self) -> None:
+        """Raise InputError for a config file, or a variant, that has no four-layer net."""
+        for units in UNITS:
+            path, _, variant = self.config(units).partition(":")
+            try:
+                runpy.run_path(path)["get_config"](variant)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"--config={self.file} does not make the net of figure 1: {error}"
+                ) from None
+
+    def config(self, units: str) -> str:
+        """The config file with the variant of the net."""
+        words = ("four_layers", "no_lrn", "no_crops", *(["tanh"] if units == "tanh" else []))
+        return sweep.variant(self.file, *words)
+
+    def grid(self, rates: Sequence[float]) -> list[Run]:
+        """The runs with the first seed."""
+        return [self.run(units, rate, 0) for rate in rates for units in UNITS]
+
+    def others(self, results: list[Result], rates: Sequence[float], seeds: int) -> list[Run]:
+        """The runs with the other seeds, of each units' fastest rate once all rates are known."""
+        runs = []
+        for units in UNITS:
+            best = fastest(results, units)
+            if best is not None and not unknown(results, units, rates):
+                runs += [self.run(units, best, seed) for seed in range(1, seeds)]
+        return runs
+
+    def run(self, units: str, rate: float, seed: int) -> Run:
+        """One training."""
+        fields = {
+            "weight_decay": 0.0,
+            "data.lighting": "none",
+            "data.crop": self.base.data.image_size,
+            "schedule.rule": "epochs",
+            "schedule.drop_epochs": (),
+            "log_every": 10,
+            "evaluate_every": self.base.epochs,
+            **self.overrides,
+            "learning_rate": rate,
+            "seed": seed,
+        }
+        name, says = _name(units, rate, seed), f"{UNITS[units]}, learning rate {rate:g}"
+        return sweep.make_run(self.output, name, says, self.config(units), fields)
+
+
+def fastest(results: list[Result], units: str) -> float | None:
+    """The rate whose first seed is at the threshold first; None if none is."""
+    times = {
+        r.rate: r.epochs
+        for r in results
+        if r.units == units and r.seed == 0 and r.epochs is not None
+    }
+    return min(times, key=lambda rate: times[rate], default=None)
+
+
+def unknown(results: list[Result], units: str, rates: Sequence[float]) -> set[float]:
+    """Rates whose first seed has not been run to an end."""
+    ended = {r.rate for r in results if (r.units, r.seed) == (units, 0) and not sweep.failed(r)}
+    return {*rates} - ended
+
+
+def edge(results: list[Result], units: str) -> str:
+    """What to try where the fastest rate is the lowest or the highest; "" where it is neither."""
+    best = fastest(results, units)
+    rates = sorted({r.rate for r in results if r.units == units and not sweep.failed(r)})
+    if best is None or best not in (rates[0], rates[-1]):
+        return ""
+    side, more = ("lowest", "lower") if best == rates[0] else ("highest", "higher")
+    return f"{UNITS[units]}'s fastest rate, {best:g}, is the {side} that was tried: add {more} ones"
+
+
+def times(results: list[Result], units: str, rate: float) -> list[float]:
+    """Epochs to the threshold, of the seeds that came to it."""
+    of = [r.epochs for r in results if (r.units, r.rate) == (units, rate)]
+    return [epochs for epochs in of if epochs is not None]
+
+
+def table(results: list[Result], threshold: float) -> str:
+    """Markdown: the epochs to the threshold, a learning rate a line; the fastest of each bold."""
+    heads = [f"{name}: epochs to {_percent(threshold)}" for name in UNITS.values()]
+    lines = [
+        f"| learning rate | {' | '.join(heads)} |",
+        f"|{'---|' * (1 + len(UNITS))}",
+    ]
+    for rate in sorted({r.rate for r in results}):
+        cells = [_cell(results, units, rate) for units in UNITS]
+        lines.append(f"| {rate:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(results: list[Result], units: str, rate: float) -> str:
+    of = [r for r in results if (r.units, r.rate) == (units, rate)]
+    there = times(results, units, rate)
+    if not of:
+        return "not run"
+    if not there:
+        return "; ".join(dict.fromkeys(r.outcome.split(",")[0] for r in of))
+    mean = f"{statistics.mean(there):.1f}"
+    mean = f"**{mean}**" if rate == fastest(results, units) else mean
+    return mean if len(of) == 1 else f"{mean} ({_spread(there, len(of))})"
+
+
+def _spread(there: list[float], seeds: int) -> str:
+    count = f"{seeds}" if len(there) == seeds else f"{len(there)} of {seeds}"
+    return f"{count} seeds, {min(there):.1f} to {max(there):.1f}"
+
+
+def summary(results: list[Result], threshold: float) -> list[str]:
+    """What came out, a sentence a line."""
+    lines, means, there = [], {}, f"{_percent(threshold)} training error"
+    for units, name in UNITS.items():
+        best = fastest(results, units)
+        if best is None:
+            lines.append(f"{name} is not at {there} with any rate.")
+            continue
+        means[units] = statistics.mean(times(results, units, best))
+        lines.append(
+            f"{name} is at {there} after {means[units]:.1f} epochs, at learning rate {best:g}."
+        )
+    if len(means) == len(UNITS):
+        ratio = means["tanh"] / means["relu"]
+        lines.append(f"tanh needs {ratio:.1f} times the epochs of ReLU ({PAPER}).")
+    return lines + [f"{said}." for units in UNITS if (said := edge(results, units))]
+
+
+def picture(results: list[Result], output: Path, threshold: float) -> Figure:
+    """As the paper's figure 1: ReLU solid, tanh dashed, every seed a line; rates that were
+    slower are thin, and may lie above the picture."""
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axis = figure.subplots()
+    highest = threshold
+    for color, line, units in (("C0", "-", "relu"), ("C1", "--", "tanh")):
+        best = fastest(results, units)
+        for row in (r for r in results if r.units == units and r.status == "done"):
+            epochs, errors = training_error(metrics.read(output / "runs" / row.name))
+            chosen = row.rate == best
+            width, alpha = (1.8, 0.9) if chosen else (0.7, 0.35)
+            axis.plot(epochs, 100 * errors, line, color=color, linewidth=width, alpha=alpha)
+            if chosen:
+                highest = max(highest, errors[0])
+        if best is not None:
+            mean = statistics.mean(times(results, units, best))
+            axis.plot([mean, mean], [0, 100 * threshold], color=color, linewidth=1, alpha=0.5)
+            label = f"{UNITS[units]}, rate {best:g}: {mean:.1f} epochs to {_percent(threshold)}"
+            axis.plot([], [], line, color=color, linewidth=1.8, label=label)
+    axis.plot([], [], color="0.6", linewidth=0.7, label="other rates")
+    axis.axhline(100 * threshold, color="0.5", linewidth=1, linestyle=":", zorder=0)
+    axis.set(xlabel="epochs", ylabel="training error, % (mean over an epoch)")
+    axis.set_xlim(left=0)
+    axis.set_ylim(0, 110 * highest)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="upper right", framealpha=0.9, edgecolor="none")
+    return figure
+
+
+def report(threshold: float, results: list[Result], output: Path) -> None:
+    """Write the table and the picture."""
+    text = [table(results, threshold), "", *summary(results, threshold)]
+    (output / "relu_tanh.md").write_text("\n".join(text) + "\n")
+    if any(r.status == "done" for r in results):
+        picture(results, output, threshold).savefig(output / "relu_tanh.png", dpi=120)
+
+
+def parse_rates(given: list[str]) -> list[float]:
+    """The learning rates of --rates, each once.
+
+    Raises:
+        InputError: none, or one that is no positive number.
+    """
+    try:
+        rates = [float(rate) for rate in given]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise InputError(f"--rates={','.join(given)}; expected numbers above 0, as 0.01,0.02,0.05")
+    return [*dict.fromkeys(rates)]
+
+
+def main(_: list[str]) -> int:
+    """The command."""
+    flag = flags.FLAGS
+    holder, output, rates = flag["config"], Path(flag.output), parse_rates(flag.rates)
+    threshold = flag.threshold or (0.10 if flag.config.data.name == "sample" else 0.25)
+    plan = Plan(
+        config_flags.get_config_filename(holder),
+        config_flags.get_override_values(holder),
+        flag.config,
+        output,
+    )
+    plan.check()
+    whole = sweep.Sweep(
+        plan.grid(rates),
+        output,
+        flag.jobs,
+        table=output / "relu_tanh.csv",
+        kind=Result,
+        result=partial(result, output, threshold),
+        report=partial(report, threshold),
+    )
+    whole.results = [measure(row, output, threshold) for row in whole.results]
+    if flag.list or flag.dry_run:
+        whole.runs += plan.others(whole.results, rates, flag.seeds)
+        whole.dry_run() if flag.dry_run else whole.show()
+        if any(unknown(whole.results, units, rates) for units in UNITS) and flag.seeds > 1:
+            print(
+                f"Then the fastest rate of each with {flag.seeds - 1} other seeds: "
+                f"{len(UNITS) * (flag.seeds - 1)} runs.",
+                file=sys.stderr,
+            )
+        return 0
+    sweep.begin(output, flag.config)
+    executor = sweep.make_executor()
+    ended = whole.go(executor)
+    whole.runs = plan.others(whole.results, rates, flag.seeds)
+    ended += whole.go(executor)
+    failures = [row for row in ended if sweep.failed(row)]
+    for row in failures:
+        print(f"{row.name}: {row.status}", file=sys.stderr)
+    report(threshold, whole.results, output)
+    print((output / "relu_tanh.md").read_text(), end="")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    command.define_config()
+    sweep.define_flags()
+    flags.DEFINE_list("rates", ["0.01", "0.02", "0.05", "0.1", "0.2"], "Learning rates to try.")
+    flags.DEFINE_integer("seeds", 3, "Runs of each units' fastest rate.", lower_bound=1)
+    flags.DEFINE_float(
+        "threshold", None, "Training error to come to; by default 0.25, on the sample 0.10.",
+        lower_bound=0.0, upper_bound=1.0,
+    )  # fmt: skip
+    command.run(main)

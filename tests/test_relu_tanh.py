@@ -1,0 +1,204 @@
+"""Figure 1: when a curve comes to the threshold, which rate is taken, and what is run."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import processes
+import pytest
+from data_fixtures import write_idx_set
+from torch_twin import config_module
+
+from alexnet_jax.errors import InputError
+from experiments import relu_tanh, sweep
+from experiments.relu_tanh import Result
+
+
+def records(errors: list[float], every: float = 0.25) -> list[dict[str, Any]]:
+    """Training records so many epochs apart, with one of validation that is not to be read."""
+    found: list[dict[str, Any]] = [
+        dict(split="train", epoch=every * n, top1_error=error)
+        for n, error in enumerate(errors, start=1)
+    ]
+    found.insert(2, dict(split="validation", epoch=0.5, top1_error=0.0))
+    return found
+
+
+def crossing(errors: list[float], threshold: float) -> float | None:
+    return relu_tanh.epochs_to(threshold, *relu_tanh.training_error(records(errors)))
+
+
+def test_the_training_error_is_that_of_an_epoch() -> None:
+    """Catches a window that lags behind, one that is not an epoch wide, and records that are
+    averaged whatever they cover."""
+    epochs, errors = relu_tanh.training_error(records(4 * [0.8] + 4 * [0.4]))
+    assert epochs.tolist() == [0.5, 0.75, 1.0, 1.25, 1.5]
+    np.testing.assert_allclose(errors, [0.8, 0.7, 0.6, 0.5, 0.4])
+    uneven = records([0.8, 0.8, 0.2, 0.2])
+    for record, epoch in zip([r for r in uneven if r["split"] == "train"], (0.4, 0.5, 0.6, 1.1),
+                             strict=True):  # fmt: skip
+        record["epoch"] = epoch
+    epochs, errors = relu_tanh.training_error(uneven)
+    assert epochs.tolist() == [0.5, 0.6]
+    np.testing.assert_allclose(errors, [0.5, 0.44])  # (0.5 · 0.8 + 0.5 · 0.2), (0.4 · 0.8 + …)
+
+
+def test_epochs_to_a_threshold() -> None:
+    """Catches the point after the crossing for the crossing, the last one for the first, and a
+    number for a curve that is never there."""
+    falling = 4 * [0.8] + 4 * [0.4]
+    assert crossing(falling, 0.55) == pytest.approx(1.125)
+    assert crossing(falling, 0.5) == pytest.approx(1.25)
+    assert crossing([*falling, *4 * [0.8]], 0.55) == pytest.approx(1.125)  # and up again
+    assert crossing(falling, 0.3) is None
+    assert crossing(falling, 0.9) == 0.5
+    assert crossing([0.5, 0.5], 0.9) is None  # half an epoch has no such error
+
+
+def test_a_lucky_batch_is_no_crossing() -> None:
+    """Catches the error of a few steps taken for that of the training images."""
+    noisy = [0.3, 0.1, 0.3, 0.1] * 3  # 0.2 over every epoch
+    assert crossing(noisy, 0.15) is None
+    assert crossing(noisy, 0.21) == 0.5
+
+
+def row(units: str, rate: float, epochs: float | None, seed: int = 0, **more: Any) -> Result:
+    return Result(units, rate, seed, **{"status": "done", "threshold": 0.1, "epochs": epochs,
+                                        "last_error": 0.05, "seconds": 9.0, **more})  # fmt: skip
+
+
+def grid() -> list[Result]:
+    """ReLU is fastest in the midst of the rates; tanh at the lowest."""
+    return [
+        *(row("relu", 0.01, 6.0), row("relu", 0.05, 2.0)),
+        row("relu", 0.2, None, status="diverged, see x"),
+        *(row("tanh", 0.01, 4.0), row("tanh", 0.05, 5.0), row("tanh", 0.2, None, last_error=0.5)),
+    ]
+
+
+RATES = (0.01, 0.05, 0.2)
+
+
+def test_the_fastest_rate() -> None:
+    """Catches the slowest rate, one that never came to the threshold, and a choice by the seeds
+    that only the chosen rate is run with."""
+    results = [*grid(), row("relu", 0.05, 9.0, seed=1), row("tanh", 0.05, 1.0, seed=1)]
+    assert relu_tanh.fastest(results, "relu") == 0.05
+    assert relu_tanh.fastest(results, "tanh") == 0.01
+    assert relu_tanh.fastest([row("relu", 0.01, None)], "relu") is None
+
+
+def test_the_edge_of_the_grid_is_said() -> None:
+    """Catches a best rate with nothing tried beyond it, and a warning where there was: a rate
+    that diverged was tried, one that failed was not."""
+    assert relu_tanh.edge(grid(), "relu") == ""
+    assert relu_tanh.edge(grid(), "tanh").endswith("0.01, is the lowest that was tried: add lower "
+                                                   "ones")  # fmt: skip
+    failed = [replace(r, status="failed, see x") if r.rate == 0.2 else r for r in grid()]
+    assert "the highest" in relu_tanh.edge(failed, "relu")
+
+
+def plan(**overrides: Any) -> relu_tanh.Plan:
+    base = config_module()["get_config"]("sample")
+    return relu_tanh.Plan("configs/alexnet.py:sample", overrides, base, Path("out"))
+
+
+def test_the_grid_is_run_with_one_seed() -> None:
+    """Catches units, a rate or a means against overfitting that does not reach its run."""
+    relu, tanh, *_ = runs = plan(epochs=7, log_every=5).grid([0.01, 0.2])
+    assert [run.name for run in runs] == ["relu-0.01-0", "tanh-0.01-0", "relu-0.2-0", "tanh-0.2-0"]
+    assert relu.arguments[:2] == (
+        "--config=configs/alexnet.py:sample,four_layers,no_lrn,no_crops",
+        "--workdir=out/runs/relu-0.01-0",
+    )
+    assert tanh.arguments[0].endswith(",four_layers,no_lrn,no_crops,tanh")
+    for run in runs:
+        assert {
+            *("--config.weight_decay=0.0", "--config.data.lighting=none", "--config.data.crop=28"),
+            *("--config.schedule.drop_epochs=()", "--config.epochs=7", "--config.log_every=5"),
+            *("--config.seed=0", f"--config.learning_rate={run.name.split('-')[1]}"),
+        } <= {*run.arguments}
+
+
+def test_the_other_seeds_are_for_the_fastest_rate() -> None:
+    """Catches seeds run before the choice is made, the first seed run twice, and one rate taken
+    for both units."""
+    assert [run.name for run in plan().others(grid(), RATES, seeds=3)] == [
+        *("relu-0.05-1", "relu-0.05-2"),
+        *("tanh-0.01-1", "tanh-0.01-2"),
+    ]
+    failed = [replace(r, status="failed, see x") if r.name == "relu-0.01-0" else r for r in grid()]
+    names = [run.name for run in plan().others(failed, RATES, seeds=2)]
+    assert names == ["tanh-0.01-1"]
+    assert plan().others(grid(), (*RATES, 0.5), seeds=2) == []
+
+
+def test_the_table_and_what_it_says() -> None:
+    """Catches a ratio upside down or of first seeds only, and a diverged rate left out."""
+    results = [*grid(), row("relu", 0.05, 3.0, seed=1), row("relu", 0.05, None, seed=2)]
+    _, _, *lines = relu_tanh.table(results, 0.1).splitlines()
+    assert lines == [
+        "| 0.01 | 6.0 | **4.0** |",
+        "| 0.05 | **2.5** (2 of 3 seeds, 2.0 to 3.0) | 5.0 |",
+        "| 0.2 | diverged | not reached |",
+    ]
+    said = relu_tanh.summary(results, 0.1)
+    assert said[0].startswith("ReLU is at 10 % training error after 2.5 epochs")
+    assert said[2].startswith("tanh needs 1.6 times the epochs of ReLU")
+    assert len(said) == 4  # tanh's edge
+    assert "not at 10 % training error with any rate" in relu_tanh.summary([], 0.1)[0]
+
+
+@pytest.mark.parametrize("given", [[], ["0.1", "fast"], ["0"], ["-1"], ["nan"], ["inf"]])
+def test_wrong_rates(given: list[str]) -> None:
+    """Catches a rate that only its run would refuse."""
+    with pytest.raises(InputError, match=r"--rates=.*; expected numbers above 0"):
+        relu_tanh.parse_rates(given)
+    assert relu_tanh.parse_rates(["0.1", "0.02", "0.10"]) == [0.1, 0.02]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("configs/alexnet.py:sample,tanh", "names the net four_layers after tanh"),
+        ("configs/bvlc_alexnet.py", "unknown variant"),
+    ],
+)
+def test_a_config_without_the_net(file: str, message: str) -> None:
+    """Catches ten runs that are started in order to fail."""
+    with pytest.raises(InputError, match=f"--config={file} does not make the net.*{message}"):
+        replace(plan(), file=file).check()
+    plan().check()
+
+
+def test_two_rates_from_end_to_end(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Catches a divergence that is not told from a failure, and a second start that repeats what
+    is done. A rate that no float32 holds diverges at once."""
+    write_idx_set(tmp_path / "data", train=60, test=10)
+    arguments = [
+        *("--config=configs/alexnet.py:sample", f"--output={tmp_path / 'out'}", "--jobs=2"),
+        *("--config.data.name=idx", f"--config.data.dir={tmp_path / 'data'}"),
+        *("--config.batch_size=8", "--config.max_steps=20", "--config.log_every=2"),
+        *("--rates=0.01,1e39", "--threshold=1", "--seeds=1"),
+    ]
+    with processes.shared_cache(tmp_path_factory):
+        first = processes.run("relu_tanh", *arguments, package="experiments")
+        rows = sweep.read(tmp_path / "out" / "relu_tanh.csv", Result)
+        again = processes.run("relu_tanh", *arguments, package="experiments")
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr
+    assert {row.name: row.status.split(",")[0] for row in rows} == {
+        "relu-0.01-0": "done",
+        "tanh-0.01-0": "done",
+        "relu-1e+39-0": "diverged",
+        "tanh-1e+39-0": "diverged",
+    }
+    assert all(row.epochs == pytest.approx(0.5, abs=0.3) for row in rows if row.status == "done")
+    assert "| 1e+39 | diverged | diverged |" in first.stdout
+    assert "ReLU's fastest rate, 0.01, is the lowest that was tried" in first.stdout
+    assert again.stdout == first.stdout
+    assert "-0.01-0" not in again.stderr
+    assert "1e+39" not in again.stderr
+    assert (tmp_path / "out" / "relu_tanh.png").stat().st_size > 1000
