@@ -1,7 +1,7 @@
 """Figure 1 of the paper: how many epochs a net of ReLUs needs, and the same net of tanh units.
 
     python -m experiments.relu_tanh --config=configs/alexnet.py:sample --output=DIR
-        [--rates=0.01,0.02,…] [--seeds=3] [--threshold=0.10] [--list | --dry_run]
+        [--rates=0.001,0.002,…] [--seeds=3] [--threshold=0.10] [--list | --dry_run]
     python -m experiments.relu_tanh --config=configs/alexnet.py:cifar10 --output=DIR
         --config.epochs=40                                                # the paper's data
 
@@ -387,7 +387,9 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     command.define_config()
     sweep.define_flags()
-    flags.DEFINE_list("rates", ["0.01", "0.02", "0.05", "0.1", "0.2"], "Learning rates to try.")
+    flags.DEFINE_list(
+        "rates", ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"], "Learning rates to try."
+    )
     flags.DEFINE_integer("seeds", 3, "Runs of each units' fastest rate.", lower_bound=1)
     flags.DEFINE_float(
         "threshold", None, "Training error to come to; by default 0.25, on the sample 0.10.",
