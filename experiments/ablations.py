@@ -68,6 +68,9 @@ ABLATIONS = (
 )
 
 
+FAR = 4.0  # times the least error: what lies beyond is not drawn to scale
+
+
 @dataclass(frozen=True)
 class Result:
     """A row of ablations.csv: errors on the test split as fractions, or why there are none.
@@ -186,36 +189,55 @@ def table(results: list[Result]) -> str:
     """Markdown: the mean over seeds, the spread, and the distance from the base, in points."""
     lines = [
         "| | top-1 error, ten views | seeds, lowest to highest | change of top-1 / top-5 "
-        "| paper | its program |",
-        "|---|---|---|---|---|---|",
+        "| centre view | paper | its program |",
+        "|---|---|---|---|---|---|---|",
     ]
-    base = _means(results, "base")
+    base = [_of(results, "base", field) for field in ("top1_ten", "top5_ten")]
     for ablation in ABLATIONS:
-        errors = _errors(results, ablation.name)
-        if not errors:
+        both = [_of(results, ablation.name, field) for field in ("top1_ten", "top5_ten")]
+        firsts = both[0]
+        if not firsts:
             continue
-        top1, top5 = (statistics.mean(e[k] for e in errors) for k in (0, 1))
-        firsts = [e[0] for e in errors]
-        change = "" if base is None else f"{top1 - base[0]:+.2f} / {top5 - base[1]:+.2f}"
-        spread = f"{len(errors)}: {min(firsts):.2f} to {max(firsts):.2f}"
-        cells = [ablation.says, f"{top1:.2f}", spread, change, ablation.paper, ablation.program]
+        change = ""
+        if base[0]:
+            change = " / ".join(
+                f"{statistics.mean(ours) - statistics.mean(theirs):+.2f}"
+                for ours, theirs in zip(both, base, strict=True)
+            )
+        spread = f"{len(firsts)}: {min(firsts):.2f} to {max(firsts):.2f}"
+        center = f"{statistics.mean(_of(results, ablation.name, 'top1_center')):.2f}"
+        published = [ablation.paper, ablation.program]
+        cells = [
+            ablation.says,
+            f"{statistics.mean(firsts):.2f}",
+            spread,
+            change,
+            center,
+            *published,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def picture(results: list[Result]) -> Figure:
     """The errors of every run, an ablation a line, beside those of the base."""
-    shown = [a for a in ABLATIONS if _errors(results, a.name)]
+    shown = [a for a in ABLATIONS if _of(results, a.name, "top1_ten")]
     figure = Figure(figsize=(7, 0.8 + 0.34 * len(shown)), layout="constrained")
     axis = figure.subplots()
+    means = {a.name: statistics.mean(_of(results, a.name, "top1_ten")) for a in shown}
+    edge = FAR * min(means.values())
     for line, ablation in enumerate(shown):
-        firsts = [e[0] for e in _errors(results, ablation.name)]
+        firsts = _of(results, ablation.name, "top1_ten")
+        if means[ablation.name] > edge:  # one that learnt nothing would press all others together
+            axis.text(0.99, line, f"{means[ablation.name]:.0f} % →", ha="right", va="center",
+                      color="C0", transform=axis.get_yaxis_transform())  # fmt: skip
+            continue
         axis.plot(firsts, [line] * len(firsts), "o", color="C0", alpha=0.5, markersize=5)
         axis.plot(statistics.mean(firsts), line, "|", color="C0", markersize=16)
         if ablation.name == "base":
             axis.axvspan(min(firsts), max(firsts), color="0.9", zorder=0)
     axis.set_yticks(range(len(shown)), [a.says if a.name != "base" else "base" for a in shown])
-    axis.invert_yaxis()
+    axis.set_ylim(len(shown) - 0.5, -0.5)  # the first above
     axis.set(xlabel="top-1 test error, ten views, % (bar: mean; grey: the base)")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -228,21 +250,10 @@ def report(results: list[Result], output: Path) -> None:
         picture(results).savefig(output / "ablations.png", dpi=120)
 
 
-def _errors(results: list[Result], name: str) -> list[tuple[float, float]]:
-    """(top-1, top-5) of each seed, ten views, in per cent."""
-    return [
-        (100 * r.top1_ten, 100 * r.top5_ten)
-        for r in results
-        if r.ablation == name and r.top1_ten is not None and r.top5_ten is not None
-    ]
-
-
-def _means(results: list[Result], name: str) -> tuple[float, float] | None:
-    errors = _errors(results, name)
-    if not errors:
-        return None
-    first, second = (statistics.mean(e[k] for e in errors) for k in (0, 1))
-    return first, second
+def _of(results: list[Result], name: str, field: str) -> list[float]:
+    """An error of each seed that has one, in per cent."""
+    values = [getattr(r, field) for r in results if r.ablation == name]
+    return [100 * value for value in values if value is not None]
 
 
 def main(_: list[str]) -> int:

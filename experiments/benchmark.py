@@ -14,49 +14,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from alexnet_jax import command
-from alexnet_jax.data.pack import cores
 from alexnet_jax.errors import InputError
-from configs.alexnet import get_config
-from experiments import growth_benchmarks, input_benchmarks
-from experiments.race import Result, race
+from experiments import growth_benchmarks, input_benchmarks, step_benchmarks
+from experiments.race import Result
 
 ROOT = Path(__file__).parents[1]
 
-
-def train_step(config: ConfigDict, repeats: int) -> Result:
-    """The whole training step on random images against PyTorch eager, its better layout."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            "the peer of train_step is PyTorch, which is not installed; pip install -r "
-            "requirements-test.txt, or name other cases with --only"
-        ) from None
-    from experiments.peers import TrainStep
-
-    torch.set_num_threads(cores())
-    peers: dict[str, Callable[[], None]] = {
-        "contiguous": TrainStep(config, torch.contiguous_format),
-        "channels_last": TrainStep(config, torch.channels_last),
-    }
-    result = race(_our_step(config), peers, repeats)
-    rate, peer = (config.batch_size / result[k] for k in ("seconds", "peer_seconds"))
-    return {"images_per_second": rate, "peer_images_per_second": peer, **result}
-
-
-def _our_step(config: ConfigDict) -> Callable[[], None]:
-    from experiments.steps import TrainStep  # JAX loads only where it is timed
-
-    return TrainStep(config)
+# (names of the results asked for, repeats) → these results, in that order
+Case = Callable[[tuple[str, ...], int], list[Result]]
 
 
 @contextmanager
@@ -126,42 +99,47 @@ def _first_step(cache: str) -> float:
     raise RuntimeError("the sample run ended before its first step")
 
 
-def _paper(repeats: int) -> Result:
-    config = get_config()
-    config.model.classes = 1000
-    return train_step(config, repeats)
+def _alone(case: Callable[[int], Result]) -> Case:
+    return lambda names, repeats: [case(repeats)]
 
 
-def _small(repeats: int) -> Result:
-    config = get_config("sample")
-    config.model.classes = 10
-    return train_step(config, 5 * repeats)
+def _step(config: Callable[[], ConfigDict], times: int = 1) -> Case:
+    """The step of a config against the kinds of peer that the names end with."""
+    return lambda names, repeats: step_benchmarks.train_step(
+        config(), times * repeats, tuple(name.rpartition("_")[2] for name in names)
+    )
 
 
-CASES: dict[str, Callable[[int], Result]] = {
-    "train_step/torch_eager": _paper,
-    "sample_train_step/torch_eager": _small,
-    "input_pipeline/decoder": input_benchmarks.decoder,
-    "input_pipeline/torch_dataloader": input_benchmarks.torch_dataloader,
-    "prepare/decode_resize": input_benchmarks.preparation,
-    "prepare_memory": growth_benchmarks.memory,
-    "evaluate_growth": growth_benchmarks.evaluation,
-    "startup": startup,
-    "sample": sample,
+# What is measured in one run, by the names of its results.
+CASES: dict[tuple[str, ...], Case] = {
+    ("train_step/torch_eager", "train_step/torch_compile"): _step(step_benchmarks.paper),
+    ("sample_train_step/torch_eager",): _step(step_benchmarks.sample, times=5),
+    ("train_step_memory",): _alone(step_benchmarks.memory),
+    ("restore_memory",): _alone(step_benchmarks.restore_memory),
+    ("train_step_growth",): _alone(step_benchmarks.growth),
+    ("input_pipeline/decoder",): _alone(input_benchmarks.decoder),
+    ("input_pipeline/torch_dataloader",): _alone(input_benchmarks.torch_dataloader),
+    ("prepare/decode_resize",): _alone(input_benchmarks.preparation),
+    ("prepare_memory",): _alone(growth_benchmarks.memory),
+    ("evaluate_growth",): _alone(growth_benchmarks.evaluation),
+    ("startup",): _alone(startup),
+    ("sample",): _alone(sample),
 }
 
 
 def text(result: Result) -> str:
     """A result as a line to read."""
-    parts = [f"{result['name']}: {result['seconds']:.3g} s"]
-    if "second_start_seconds" in result:
-        parts.append(f"a second start {result['second_start_seconds']:.3g} s")
-    if "ratio" in result:
+    parts = []
+    if "images_per_second" in result:
         parts = [
-            f"{result['name']}: {result['images_per_second']:,.0f} images/s",
+            f"{result['images_per_second']:,.0f} images/s",
             f"peer ({result['peer']}) {result['peer_images_per_second']:,.0f}",
             f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f}–{result['ratio_high']:.2f})",
         ]
+    elif "summary" not in result:
+        parts = [f"{result['seconds']:.3g} s"]
+    if "second_start_seconds" in result:
+        parts.append(f"a second start {result['second_start_seconds']:.3g} s")
     if "top1_error" in result:
         parts.append(
             f"top-1 test error {result['top1_error']:.2%}, ten views "
@@ -169,7 +147,12 @@ def text(result: Result) -> str:
         )
     if "summary" in result:
         parts.append(result["summary"])
-    return ", ".join(parts)
+    return f"{result['name']}: {', '.join(parts)}"
+
+
+def names(cases: Iterable[tuple[str, ...]]) -> list[str]:
+    """The names of all results, in order."""
+    return [name for some in cases for name in some]
 
 
 def main(_: list[str]) -> None:
@@ -180,18 +163,23 @@ def main(_: list[str]) -> None:
         from experiments import accelerator_benchmark  # with --platform alone: it loads JAX
 
         accelerator_benchmark.choose(platform)
-        chosen = accelerator_benchmark.cases(flags.FLAGS.batch, flags.FLAGS.peak_tflops)
+        cases = accelerator_benchmark.cases(flags.FLAGS.batch, flags.FLAGS.peak_tflops)
+        chosen = {(name,): _alone(case) for name, case in cases.items()}
         say = accelerator_benchmark.text
-    if only and only not in chosen:
-        raise InputError(f"--only={only}; expected one of {', '.join(chosen)}")
-    for name in [only] if only else chosen:
-        print(f"{name} …", file=sys.stderr)
-        result = {"name": name, **chosen[name](repeats)}
-        print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
+    known = names(chosen)
+    if wrong := [name for name in only if name not in known]:
+        raise InputError(f"--only={','.join(only)}: {wrong[0]} is none of {', '.join(known)}")
+    for some, case in chosen.items():
+        wanted = tuple(name for name in some if name in (only or known))
+        if wanted:
+            print(f"{', '.join(wanted)} …", file=sys.stderr)
+            for name, result in zip(wanted, case(wanted, repeats), strict=True):
+                result = {"name": name, **result}
+                print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("only", None, f"One of {', '.join(CASES)}; by default all.")
+    flags.DEFINE_list("only", [], f"Of {', '.join(names(CASES))}; by default all.")
     flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
     flags.DEFINE_integer("repeats", 5, "Measurements of each, after warming up.", lower_bound=1)
     flags.DEFINE_enum(

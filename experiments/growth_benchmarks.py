@@ -19,7 +19,7 @@ from tqdm import tqdm
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
-from experiments.race import Result
+from experiments.race import Result, straight_line
 
 _MEMORY_SIZES = (1_000, 10_000, 100_000)
 _EVALUATION_SIZES = (1_000, 2_000, 4_000, 8_000, 16_000)
@@ -40,9 +40,9 @@ def memory(repeats: int) -> Result:
             link_pictures(directory / "images", size)
             data = small_data(directory)
             start = time.perf_counter()
-            prepared.append(_in_a_process(_prepare, data))
+            prepared.append(in_a_process(_prepare, data))
             seconds = time.perf_counter() - start
-            read.append(_in_a_process(_read_batches, data))
+            read.append(in_a_process(_read_batches, data))
     return {
         "seconds": seconds,
         "images": _MEMORY_SIZES,
@@ -78,16 +78,16 @@ def link_pictures(folder: Path, count: int) -> None:
         os.link(contents / f"{number % 200}.jpg", folder / f"class{number % 10}" / f"{number}.jpg")
 
 
-def _in_a_process(function: Callable[[dict[str, Any]], float], data: dict[str, Any]) -> float:
+def in_a_process(function: Callable[..., float], *arguments: Any) -> float:
     """The function's result from a new interpreter, which shares no memory with this one."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, data).result()
+        return pool.submit(function, *arguments).result()
 
 
 def _prepare(data: dict[str, Any]) -> float:
     prepare(ConfigDict(data), progress=False)
-    return _peak()
+    return held()
 
 
 def _read_batches(data: dict[str, Any]) -> float:
@@ -106,16 +106,16 @@ def _read_batches(data: dict[str, Any]) -> float:
         channels=3,
     ):
         pass
-    return _peak()
+    return held()
 
 
-def _peak() -> float:
-    """The most memory that this process ever had, MiB.
+def held(field: str = "VmHWM") -> float:
+    """The most memory that this process ever held, MiB; with "VmRSS" what it holds now.
 
     Not getrusage's ru_maxrss, which a new process takes over from the one that started it.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
     return int(line.split()[1]) / 1024
 
 
@@ -154,21 +154,8 @@ def evaluation(repeats: int) -> Result:
         rounds = tqdm(range(repeats), desc="evaluate_growth", disable=None)
         times = [[seconds(size) for size in _EVALUATION_SIZES] for _ in rounds]
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    slope, intercept = np.polyfit(_EVALUATION_SIZES, medians, 1).tolist()
-    line = slope * np.array(_EVALUATION_SIZES) + intercept
-    deviation = float(np.abs(medians / line - 1).max())
-    points = zip(_EVALUATION_SIZES, medians, strict=True)
-    return {
-        "seconds": medians[-1],
-        "images": _EVALUATION_SIZES,
-        "seconds_by_size": medians,
-        "slope_seconds_per_image": slope,
-        "intercept_seconds": intercept,
-        "largest_relative_deviation": deviation,
-        "summary": ", ".join(f"{size:,} images {median:.3g} s" for size, median in points)
-        + f"; straight line {1000 * slope:.3g} ms an image and {intercept:.2g} s, "
-        f"largest deviation {deviation:.1%}",
-    }
+    line = straight_line(list(zip(_EVALUATION_SIZES, medians, strict=True)))
+    return {"seconds": medians[-1], **line}
 
 
 def _noise(folder: Path, size: int) -> Pack:

@@ -46,8 +46,10 @@ def network(config: ConfigDict) -> nn.Sequential:
 class TrainStep:
     """A full training step: forward, backward, momentum and weight decay."""
 
-    def __init__(self, config: ConfigDict, layout: torch.memory_format) -> None:
-        """Weights at PyTorch's own initial values."""
+    def __init__(
+        self, config: ConfigDict, layout: torch.memory_format, *, compiled: bool = False
+    ) -> None:
+        """Weights at PyTorch's own initial values; `compiled` at the first call."""
         torch.manual_seed(0)
         self.network = network(config)
         self.network.to(memory_format=layout)  # type: ignore[call-overload]
@@ -60,9 +62,13 @@ class TrainStep:
         shape = (config.batch_size, config.model.channels, config.data.crop, config.data.crop)
         self.images = torch.randn(shape).to(memory_format=layout)
         self.labels = torch.randint(config.model.classes, (config.batch_size,))
+        self.loss = torch.compile(self._loss) if compiled else self._loss
+
+    def _loss(self) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.network(self.images), self.labels)
 
     def __call__(self) -> None:
         """One step on random images."""
         self.optimizer.zero_grad()
-        nn.functional.cross_entropy(self.network(self.images), self.labels).backward()
+        self.loss().backward()
         self.optimizer.step()

@@ -86,7 +86,7 @@ def test_the_table_gives_means_spreads_and_changes() -> None:
         Result("no_lrn", 1, "failed, see x"),
     ]
     _, _, base, no_lrn = ablations.table(results).splitlines()
-    assert base == "| nothing | 11.00 | 2: 10.00 to 12.00 | +0.00 / +0.00 |  |  |"
+    assert base == "| nothing | 11.00 | 2: 10.00 to 12.00 | +0.00 / +0.00 | 20.00 |  |  |"
     cells = [cell.strip() for cell in no_lrn.strip("|").split("|")]
     assert cells[1:4] == ["15.00", "1: 15.00 to 15.00", "+4.00 / +0.00"]
-    assert cells[4:] == ["+1.4 / +1.2", "+1.37 / +1.15"]
+    assert cells[4:] == ["20.00", "+1.4 / +1.2", "+1.37 / +1.15"]

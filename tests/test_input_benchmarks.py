@@ -7,6 +7,7 @@ from PIL import Image
 
 from experiments import growth_benchmarks, input_benchmarks, torch_input
 from experiments.benchmark import CASES, text
+from experiments.race import straight_line
 
 RATIO = {"images_per_second", "peer_images_per_second", "peer", "ratio", "ratio_low", "ratio_high"}
 
@@ -17,7 +18,8 @@ def test_races(monkeypatch, name):
     monkeypatch.setattr(input_benchmarks, "_PICTURES", 12)
     monkeypatch.setattr(input_benchmarks, "_STEPS", 1)
     monkeypatch.setattr(input_benchmarks, "_PREPARED", 12)
-    result = {"name": name, **CASES[name](1)}
+    (result,) = CASES[name,]((name,), 1)
+    result = {"name": name, **result}
     assert result.keys() >= RATIO
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
     assert f"{name}: " in text(result)
@@ -42,11 +44,17 @@ def test_evaluation_grows(monkeypatch):
     """Catches sizes that are not what was evaluated, and a line fitted through other points."""
     monkeypatch.setattr(growth_benchmarks, "_EVALUATION_SIZES", (20, 40, 60))
     result = growth_benchmarks.evaluation(1)
-    assert result["images"] == (20, 40, 60)
-    line = result["slope_seconds_per_image"] * np.array(result["images"])
-    residuals = np.array(result["seconds_by_size"]) - line - result["intercept_seconds"]
-    assert abs(residuals.sum()) < 1e-9  # as of any least squares with an intercept
+    assert [size for size, _ in result["points"]] == [20, 40, 60]
     assert "straight line" in text({"name": "evaluate_growth", **result})
+
+
+def test_a_straight_line():
+    """Catches slope and intercept exchanged, and a deviation in seconds in place of a share."""
+    line = straight_line([(1, 3.0), (2, 5.0), (10, 21.0)])
+    assert line["seconds_each"] == pytest.approx(2)
+    assert line["seconds_before"] == pytest.approx(1)
+    assert line["largest_deviation"] < 1e-9
+    assert 0.05 < straight_line([(1, 3.0), (2, 5.0), (10, 26.0)])["largest_deviation"] < 0.5
 
 
 def test_memory_reads_the_epochs_it_says(tmp_path):

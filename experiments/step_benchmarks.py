@@ -1,0 +1,171 @@
+"""The training step beside PyTorch's: its time, its memory, and both as batches grow.
+
+The cases train_step/…, sample_train_step/…, train_step_memory, restore_memory and
+train_step_growth of experiments.benchmark.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax.data.pack import cores
+from alexnet_jax.errors import InputError
+from configs.alexnet import get_config
+from experiments.growth_benchmarks import held, in_a_process
+from experiments.race import OURS, Result, compare, straight_line, take_turns
+
+LAYOUTS = ("contiguous", "channels_last")
+BATCHES = (16, 32, 64, 128, 256, 512)
+
+
+def paper() -> ConfigDict:
+    """The paper's net, batch 128."""
+    config = get_config()
+    config.model.classes = 1000
+    return config
+
+
+def sample() -> ConfigDict:
+    """The sample's net."""
+    config = get_config("sample")
+    config.model.classes = 10
+    return config
+
+
+def train_step(config: ConfigDict, repeats: int, kinds: tuple[str, ...]) -> list[Result]:
+    """The whole training step on random images against PyTorch's, all in one run.
+
+    Args:
+        kinds: of "eager" and "compile"; of each the better of two memory layouts is the peer.
+
+    Returns:
+        For each kind what `compare` says, with images_per_second and peer_images_per_second.
+    """
+    from experiments.steps import TrainStep
+
+    calls: dict[str, Callable[[], None]] = {OURS: TrainStep(config)}
+    for kind in kinds:
+        for layout in LAYOUTS:
+            calls[f"{kind}, {layout}"] = _peer(config, kind, layout)
+    seconds = take_turns(calls, repeats)
+    results = []
+    for kind in kinds:
+        result = compare(seconds, [name for name in calls if name.startswith(kind)])
+        rate, peer = (config.batch_size / result[k] for k in ("seconds", "peer_seconds"))
+        results.append({"images_per_second": rate, "peer_images_per_second": peer, **result})
+    return results
+
+
+def _peer(config: ConfigDict, kind: str, layout: str) -> Callable[[], None]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            "the peer is PyTorch, which is not installed; pip install -r requirements-test.txt, "
+            "or name other cases with --only"
+        ) from None
+    from experiments.peers import TrainStep
+
+    torch.set_num_threads(cores())
+    formats = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
+    return TrainStep(config, formats[layout], compiled=kind == "compile")
+
+
+def memory(repeats: int) -> Result:
+    """The most memory that a process holds during a training step, after it has compiled.
+
+    Each is measured in a process of its own: ours, and PyTorch's eager step in both layouts.
+    """
+    del repeats
+    peaks = {OURS: in_a_process(_peak_of_ours)}
+    for layout in LAYOUTS:
+        peaks[layout] = in_a_process(_peak_of_peer, layout)
+    peer = min(LAYOUTS, key=lambda layout: peaks[layout])
+    return {
+        "mib": peaks[OURS],
+        "peer": f"eager, {peer}",
+        "peer_mib": peaks[peer],
+        "ratio": peaks[peer] / peaks[OURS],
+        "summary": f"{peaks[OURS]:,.0f} MiB, peer (eager, {peer}) {peaks[peer]:,.0f} MiB",
+    }
+
+
+def restore_memory(repeats: int) -> Result:
+    """The most memory that reading a checkpoint of the paper's net adds, and its arrays' size."""
+    del repeats
+    with tempfile.TemporaryDirectory() as folder:
+        size = in_a_process(_save, folder)
+        peak = in_a_process(_peak_of_restore, folder)
+    summary = f"reading {size:,.0f} MiB of parameters and velocity adds {peak:,.0f} MiB at the peak"
+    return {"mib": peak, "state_mib": size, "summary": summary}
+
+
+def growth(repeats: int) -> Result:
+    """Seconds of a step of the paper's net for batches of 16 to 512."""
+    from experiments.steps import TrainStep
+
+    points = []
+    for batch in BATCHES:
+        config = paper()
+        config.batch_size = batch
+        seconds = take_turns({OURS: TrainStep(config)}, min(repeats, 3))[OURS]
+        points.append((batch, sorted(seconds)[len(seconds) // 2]))
+    return straight_line(points)
+
+
+def _peak_during(call: Callable[[], object]) -> tuple[float, float]:
+    """MiB that this process holds before, and at the most during, a call (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = held("VmRSS")
+    call()
+    return before, held("VmHWM")
+
+
+def _peak_of_ours() -> float:
+    from experiments.steps import TrainStep
+
+    step = TrainStep(paper())
+    step()
+    return _peak_during(step)[1]
+
+
+def _peak_of_peer(layout: str) -> float:
+    step = _peer(paper(), "eager", layout)
+    step()
+    return _peak_during(step)[1]
+
+
+def _save(folder: str) -> float:
+    """A checkpoint of the paper's initial state; MiB of its arrays."""
+    import jax
+
+    from alexnet_jax import train
+    from alexnet_jax.checkpoint import Checkpoints
+
+    state = jax.jit(lambda: train.init_state(paper()))()
+    with Checkpoints(folder, keep=1) as checkpoints:
+        rest = {"velocity": state.velocity}
+        checkpoints.save(1, state.params, rest, np.zeros((1, 1, 3), np.float32), {})
+    return sum(array.nbytes for array in jax.tree.leaves([state.params, rest])) / 2**20
+
+
+def _peak_of_restore(folder: str) -> float:
+    import jax
+
+    from alexnet_jax import parallel, train
+    from alexnet_jax.checkpoint import Checkpoints
+
+    abstract = jax.eval_shape(lambda: train.init_state(paper()))
+    template = parallel.template(abstract, parallel.make_mesh(paper()))
+    held = []
+
+    def read() -> None:
+        with Checkpoints(folder) as checkpoints:
+            held.append(checkpoints.params(1, template.params))
+            held.append(checkpoints.rest(1, {"velocity": template.velocity}))
+
+    before, peak = _peak_during(read)
+    return peak - before

@@ -1,0 +1,45 @@
+"""The benchmarks of the training step run, small; what they measure is not asserted."""
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import train
+from experiments import step_benchmarks
+from experiments.benchmark import CASES, names, text
+
+
+def test_the_step_beside_pytorch() -> None:
+    """Catches a peer that no longer fits the config, and a result that lacks a number."""
+    config = step_benchmarks.sample()
+    config.batch_size = 4
+    (result,) = step_benchmarks.train_step(config, 2, ("eager",))
+    assert result["peer"].startswith("eager, ")
+    assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
+    assert "images/s" in text({"name": "train_step/torch_eager", **result})
+
+
+def test_names_are_those_of_kinds() -> None:
+    """Catches two results of one name, and a kind of peer that no name ends with."""
+    known = names(CASES)
+    assert len(set(known)) == len(known)
+    assert {"train_step/torch_eager", "train_step/torch_compile"} <= set(known)
+
+
+def test_peak_is_of_the_call() -> None:
+    """Catches a peak from before the call, and one that misses what the call freed again."""
+    before = np.ones(2**25)  # 256 MiB, freed before
+    del before
+    held, peak = step_benchmarks._peak_during(lambda: np.ones(2**24).sum())  # 128 MiB
+    assert peak - held == pytest.approx(128, abs=8)
+
+
+def test_restored_arrays_are_all_of_them(tmp_path, monkeypatch) -> None:
+    """Catches a checkpoint without the velocity, whose reading would look cheap."""
+    monkeypatch.setattr(step_benchmarks, "paper", step_benchmarks.sample)
+    size = step_benchmarks._save(str(tmp_path))
+    params = jax.tree.leaves(
+        jax.eval_shape(lambda: train.init_state(step_benchmarks.sample())).params
+    )
+    assert size * 2**20 == 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in params)
+    assert step_benchmarks._peak_of_restore(str(tmp_path)) > 0
