@@ -43,7 +43,7 @@ def decoder(repeats: int) -> Result:
             lambda record, window: tf.io.decode_and_crop_jpeg(
                 record, window, channels=3, dct_method="INTEGER_ACCURATE"
             ),
-            num_parallel_calls=cores(),
+            num_parallel_calls=4 * cores(),  # as ours
         )
         options = tf.data.Options()
         options.threading.private_threadpool_size = cores()

@@ -55,6 +55,19 @@ def test_gradient_by_offsets(
     np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_bfloat16_adds_up_in_float32() -> None:
+    """Catches a sum over images that is rounded to bfloat16 after each."""
+    x = RNG.normal(size=(64, 13, 13, 4)).astype(jnp.bfloat16)
+    gradient = RNG.normal(size=(64, 13, 13, 4)).astype(jnp.bfloat16)
+    exact = kernel_gradient_by_offsets(
+        jnp.asarray(x, jnp.float32), jnp.asarray(gradient, jnp.float32), 3, 1, (1, 1)
+    )
+    ours = kernel_gradient_by_offsets(jnp.asarray(x), jnp.asarray(gradient), 3, 1, (1, 1))
+    assert ours.dtype == jnp.bfloat16
+    # Rounded once: half of bfloat16's last place, 2^-8.
+    np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
+
+
 # As conv1 of the paper, as a layer with many maps, and as one with few.
 @pytest.mark.parametrize(
     ("side", "maps", "size", "stride", "pad"),

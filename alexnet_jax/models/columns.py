@@ -164,15 +164,13 @@ class ColumnConv(nn.Module):
         kernel = kernel.astype(self.dtype)
         bias = self.param("bias", constant(self.bias), (local, self.features)).astype(self.dtype)
         if all(column is columns[0] for column in columns):  # they see the same: one convolution
-            kernels = [jnp.concatenate(list(kernel), axis=-1)]
+            seen, whole = columns[0].astype(self.dtype), jnp.concatenate(list(kernel), axis=-1)
+            maps = jnp.split(convolve(seen, whole, self.stride, self.padding), local, axis=-1)
         else:
-            kernels = list(kernel)
-        maps = [
-            convolve(column.astype(self.dtype), one, self.stride, self.padding)
-            for column, one in zip(columns, kernels, strict=False)
-        ]
-        if len(maps) < local:
-            maps = jnp.split(maps[0], local, axis=-1)
+            maps = [
+                convolve(column.astype(self.dtype), kernel[c], self.stride, self.padding)
+                for c, column in enumerate(columns)
+            ]
         return [one + bias[c] for c, one in enumerate(maps)]
 
 

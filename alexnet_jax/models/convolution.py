@@ -25,7 +25,7 @@ def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
 
     Args:
         x: (batch, height, width, maps in).
-        kernel: (height, width, maps in, maps out), of the same type.
+        kernel: (side, side, maps in, maps out), of the same type.
         padding: pixels of zeros before and after, in both directions.
 
     Returns:
@@ -107,6 +107,7 @@ def kernel_gradient_by_offsets(
     folded = _fold(x, stride, padding, (rows + blocks - 1, columns + blocks - 1))
     maps = folded.shape[-1]
 
+    exact = jnp.promote_types(x.dtype, jnp.float32)  # in which the many products are added up
     some = _divisor(batch, WINDOWS // (rows * columns))  # images at a time
 
     def of_images(number: int | Array) -> Array:
@@ -117,6 +118,7 @@ def kernel_gradient_by_offsets(
                 pixels[:, i : i + rows, j : j + columns].reshape(-1, maps),
                 g,
                 (((0,), (0,)), ((), ())),
+                preferred_element_type=exact,
             )
             for i in range(blocks)
             for j in range(blocks)
@@ -130,7 +132,7 @@ def kernel_gradient_by_offsets(
     whole = total.transpose(0, 2, 1, 3, 4, 5).reshape(
         blocks * stride, blocks * stride, inputs, outputs
     )
-    return whole[:size, :size]
+    return whole[:size, :size].astype(x.dtype)
 
 
 def _fold(x: Array, stride: int, padding: tuple[int, int], blocks: tuple[int, int]) -> Array:
