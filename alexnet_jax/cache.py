@@ -52,8 +52,9 @@ def keep_compiled() -> None:
             said = True
             jax.config.update("jax_enable_compilation_cache", False)
             compilation_cache.reset_cache()
-            shutil.rmtree(folder, ignore_errors=True)
             reason = str(message).partition("': ")[2].splitlines()[0][:200]
+            if "Timeout" not in reason:  # of the lock: nothing is wrong with what lies there
+                shutil.rmtree(folder, ignore_errors=True)
             print(
                 f"The compiled programs in {folder} cannot be used ({reason}); compiling anew.",
                 file=sys.stderr,

@@ -139,10 +139,11 @@ def _events(directory: Path, step: int) -> Any:
     """
     modules: dict[str, Any] = sys.modules
     loaded = modules.setdefault("torch", None)
-    from tensorboardX import SummaryWriter
-
-    if loaded is None:
-        del modules["torch"]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if loaded is None:
+            del modules["torch"]
     return SummaryWriter(str(directory), purge_step=step + 1)
 
 

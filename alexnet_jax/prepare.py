@@ -217,7 +217,8 @@ def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> No
                     workers=workers,
                     ahead=2 * workers,
                 )
-                writer.write_shard(name, number, _watched(chunks, bad, report))
+                with contextlib.closing(chunks):
+                    writer.write_shard(name, number, _watched(chunks, bad, report))
             bad.summarise()
     writer.finish()
 

@@ -224,7 +224,7 @@ def no_crops(config: ConfigDict) -> None:
 def _need(config: ConfigDict, word: str, *names: str) -> None:
     for name in names:
         if name not in config.model.layers:
-            raise ValueError(f"{word} is about {name}, which a word before it has taken away")
+            raise ValueError(f"{word} is about {name}, which this net does not have")
 
 
 def _drop_steps(config: ConfigDict, *steps: str) -> None:

@@ -278,11 +278,11 @@ def main(_: list[str]) -> int:
         whole.show() if flag.list else whole.dry_run()
         return 0
     sweep.begin(output, flag.config)
-    failed = whole.go(sweep.make_executor())
-    for one in failed:
+    ended = whole.go(sweep.make_executor())
+    for one in ended:
         print(f"{one.name}: {one.status}", file=sys.stderr)
     print(table(whole.results))
-    return 1 if failed else 0
+    return 1 if any(map(sweep.failed, ended)) else 0
 
 
 if __name__ == "__main__":

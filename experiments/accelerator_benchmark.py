@@ -118,7 +118,7 @@ def measure(config: ConfigDict, repeats: int, peak_tflops: float | None = None) 
     kind = jax.devices()[0].device_kind
     seconds = statistics.median(times)
     tflops = flops(config) * config.batch_size / seconds / 1e12
-    one = peak_tflops or peak(kind, config.compute_dtype)
+    one = peak_tflops if peak_tflops is not None else peak(kind, config.compute_dtype)
     return {
         "device": kind,
         "devices": devices,

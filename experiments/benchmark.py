@@ -190,5 +190,10 @@ if __name__ == "__main__":
         "both types (accelerator_step/TYPE/DEVICES), with its share of their peak.",
     )
     flags.DEFINE_integer("batch", 128, "With --platform: images in a step.", lower_bound=1)
-    flags.DEFINE_float("peak_tflops", None, "With --platform: of one device, if it is not known.")
+    flags.DEFINE_float(
+        "peak_tflops",
+        None,
+        "With --platform: of one device, if it is not known.",
+        lower_bound=0.001,
+    )
     command.run(main)

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import command, evaluate, metrics
+from alexnet_jax import cache, command, evaluate, metrics
 from alexnet_jax.data.names import short_name
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import load_net
@@ -150,14 +150,17 @@ class Figures:
         return drawing.predictions(pictures, look.labels, look.probabilities, names, title)
 
 
-def draw(figures: Figures, names: Sequence[str], needed: bool) -> Iterator[tuple[str, Figure]]:
+def draw(
+    figures: Figures, names: Sequence[str], needed: bool, images_needed: bool = False
+) -> Iterator[tuple[str, Figure]]:
     """The pictures of some names, in the order of NAMES, each with its own.
 
     Args:
         needed: raise where one cannot be drawn; otherwise it is left out, and stderr says why.
+        images_needed: raise where the images to show cannot be read.
     """
 
-    def leave_out(which: Sequence[str], error: InputError) -> None:
+    def leave_out(which: Sequence[str], error: InputError, needed: bool = needed) -> None:
         if needed:
             raise error
         print(f"left out: {', '.join(which)}: {error}", file=sys.stderr)
@@ -168,7 +171,7 @@ def draw(figures: Figures, names: Sequence[str], needed: bool) -> Iterator[tuple
         try:
             figures.shown  # noqa: B018 - the images are opened once for all that need them
         except InputError as error:
-            leave_out(of_images, error)
+            leave_out(of_images, error, needed or images_needed)
             names = [name for name in names if name not in of_images]
     for name in names:
         try:
@@ -179,6 +182,7 @@ def draw(figures: Figures, names: Sequence[str], needed: bool) -> Iterator[tuple
 
 def main(_: list[str]) -> None:
     """The command."""
+    cache.keep_compiled()
     flag = flags.FLAGS
     if unknown := sorted({*flag.only} - {*NAMES}):
         raise InputError(
@@ -189,10 +193,13 @@ def main(_: list[str]) -> None:
     images = tuple(map(int, flag.images))
     workdir = Path(flag.workdir)
     figures = Figures(workdir, flag.split, images, flag.neighbours_among)
-    needed = bool(flag.only or flag.split or images)
-    for name, figure in draw(figures, flag.only or NAMES, needed):
+    chosen = bool(flag.split or images)
+    for name, figure in draw(figures, flag.only or NAMES, bool(flag.only), chosen):
         path = workdir / f"{name}.png"
-        figure.savefig(path, dpi=120)
+        try:
+            figure.savefig(path, dpi=120)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
         print(path)
 
 

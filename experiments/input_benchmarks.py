@@ -20,7 +20,7 @@ from experiments.race import OURS, Result, compare, race, take_turns
 
 _PICTURES = 1600  # of which 1,280 are for training
 _STEPS = 40  # 5,120 images: what it costs to begin is a small part, as it is of an epoch
-_PREPARED = 384
+_PREPARED = 1536  # what threads wait for each other at the end of a split is then a small part
 
 
 def decoder(repeats: int) -> Result:

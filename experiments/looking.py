@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from scipy.spatial.distance import cdist
 from scipy.stats import permutation_test
 
@@ -72,7 +71,6 @@ def look(
     *,
     index: Sequence[int] | np.ndarray | None = None,
     features: bool = False,
-    mesh: Mesh | None = None,
 ) -> Look:
     """Let a net look at images of its data, with a progress bar.
 
@@ -80,7 +78,6 @@ def look(
         split: None takes test, and validation where there is no labelled test.
         index: (n,) which images of the split, in that order; None for all.
         features: keep what the last layer sees, units × 4 bytes an image.
-        mesh: on which to compute; None takes all devices, each with whole nets.
 
     Raises:
         InputError: as `evaluate.open_split`; an image that the split does not have; features of
@@ -94,7 +91,7 @@ def look(
             f"image {wrong[0]} of {split} does not exist; {net.config.data.name} has {count} "
             f"there, 0 to {count - 1}"
         )
-    mesh = mesh or parallel.data_mesh(net.config.batch_size)
+    mesh = parallel.data_mesh(net.config.batch_size)
     batches = evaluate.split_batches(net, pack, split, mesh, index=index)
     predict = net.predict(mesh)
     function = net.features(mesh) if features else lambda batch: (predict(batch), None)

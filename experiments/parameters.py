@@ -137,10 +137,10 @@ def history(workdir: str | Path) -> History:
     template = parallel.template(abstract_params(net.config), parallel.data_mesh(1))
     began = initial(net)
     found = {} if began is None else {0: describe(began)}
-    checkpoints = Checkpoints(workdir)
-    for step in checkpoints.steps():
-        found[step] = describe(checkpoints.params(step, template))
-    checkpoints.close()
+    with Checkpoints(workdir) as checkpoints:
+        for step in checkpoints.steps():
+            if step <= net.step:  # what comes after could not be read
+                found[step] = describe(checkpoints.params(step, template))
     names = [row.name for row in found[net.step]]
     norms = {name: [rows[i].norm for rows in found.values()] for i, name in enumerate(names)}
     train = [record for record in metrics.read(Path(workdir)) if record["split"] == "train"]

@@ -331,7 +331,7 @@ def parse_rates(given: list[str]) -> list[float]:
         InputError: none, or one that is no positive number.
     """
     try:
-        rates = [float(rate) for rate in given]
+        rates = [float(f"{float(rate):g}") for rate in given]  # as in the names of runs
     except ValueError:
         rates = []
     if not rates or not all(0 < rate < float("inf") for rate in rates):
@@ -343,7 +343,9 @@ def main(_: list[str]) -> int:
     """The command."""
     flag = flags.FLAGS
     holder, output, rates = flag["config"], Path(flag.output), parse_rates(flag.rates)
-    threshold = flag.threshold or (0.10 if flag.config.data.name == "sample" else 0.25)
+    threshold = flag.threshold
+    if threshold is None:
+        threshold = 0.10 if flag.config.data.name == "sample" else 0.25
     plan = Plan(
         config_flags.get_config_filename(holder),
         config_flags.get_override_values(holder),

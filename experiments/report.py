@@ -26,7 +26,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from alexnet_jax import command, describe, metrics
+from alexnet_jax import cache, command, describe, metrics
 from alexnet_jax.data.names import readable_name, short_name
 from alexnet_jax.data.pack import open_pack
 from alexnet_jax.errors import InputError
@@ -342,6 +342,7 @@ def report(workdir: Path, net: Net, split: str | None, words: list[str]) -> str:
 
 def main(_: list[str]) -> None:
     """The command."""
+    cache.keep_compiled()
     flag = flags.FLAGS
     workdir = Path(flag.workdir)
     output = Path(flag.output) if flag.output else workdir / "report.html"

@@ -4,6 +4,7 @@ The cases train_step/…, sample_train_step/…, train_step_memory, restore_memo
 train_step_growth of experiments.benchmark.
 """
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,7 @@ def restore_memory(repeats: int) -> Result:
 
 
 def growth(repeats: int) -> Result:
-    """Seconds of a step of the paper's net for batches of 16 to 512."""
+    """Seconds of a step of the paper's net for batches of 16 to 512, at most three times each."""
     from experiments.steps import TrainStep
 
     points = []
@@ -112,7 +113,7 @@ def growth(repeats: int) -> Result:
         config = paper()
         config.batch_size = batch
         seconds = take_turns({OURS: TrainStep(config)}, min(repeats, 3))[OURS]
-        points.append((batch, sorted(seconds)[len(seconds) // 2]))
+        points.append((batch, statistics.median(seconds)))
     return straight_line(points)
 
 

@@ -27,7 +27,7 @@ class TrainStep:
         self._step = train.make_train_step(config, mesh, images=10**6)
         crop, channels, rows = config.data.crop, config.model.channels, config.batch_size
         random = np.random.default_rng(0)
-        side = config.data.image_size if channels == 3 else 28
+        side = config.data.image_size
         self._batch = parallel.shard_batch(
             {
                 "image": random.integers(0, 256, (rows, crop, crop, channels), np.uint8),

@@ -193,7 +193,11 @@ def _start(run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
 
 
 def read(path: Path, kind: type[R]) -> list[R]:
-    """The rows of a table; none where there is no file."""
+    """The rows of a table; none where there is no file.
+
+    Raises:
+        InputError: a table of something else.
+    """
     if not path.exists():
         return []
     types = get_type_hints(kind)
@@ -204,10 +208,14 @@ def read(path: Path, kind: type[R]) -> list[R]:
         return types[name](text)
 
     with path.open(newline="") as file:
-        return [
-            kind(**{name: value(name, text) for name, text in row.items()})
-            for row in csv.DictReader(file)
-        ]
+        rows = csv.DictReader(file)
+        if rows.fieldnames is None or set(rows.fieldnames) != {
+            field.name for field in fields(kind)
+        }:
+            raise InputError(
+                f"{path} is no table of this sweep; move it away, or give another --output"
+            )
+        return [kind(**{name: value(name, text) for name, text in row.items()}) for row in rows]
 
 
 def write(path: Path, rows: list[R]) -> None:
@@ -224,7 +232,8 @@ def begin(output: Path, base: ConfigDict) -> None:
     """Record the config that all runs are made from in the experiment's folder.
 
     Raises:
-        InputError: it was begun with another one, and its runs would not compare.
+        InputError: it was begun with another one, and its runs would not compare; or the folder
+            cannot be written to.
     """
     path, new = output / "config.json", json.loads(base.to_json())
     if path.exists():
@@ -233,8 +242,11 @@ def begin(output: Path, base: ConfigDict) -> None:
                 f"--output={output} was begun with {name}={was!r}, and now it is {now!r}; give "
                 "another --output, or the values it was begun with"
             )
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(new, indent=2) + "\n")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(new, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"--output={output} cannot be written to: {error.strerror}") from None
 
 
 def define_flags() -> None:

@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import command
+from alexnet_jax import cache, command
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import Net, evaluate, load_net, open_split
 
@@ -320,10 +320,9 @@ def as_json(table: Table, measured: Measured | None) -> list[dict[str, Any]]:
     for line in lines(table, measured):
         names = [f"{error.removesuffix('_error')}_{split}" for _, split, error in table.columns]
         paper = [None if error is None else round(error / 100, 3) for error in line.row.paper]
-        ours: dict[str, Any] = {}
+        ours: dict[str, Any] = {"here": None, "other": None}
         if line.row.nets is not None:
             ours["here"] = dict(zip(names, line.here, strict=True))
-            ours["other"] = None
             if measured and line.other != (None, None):
                 about = {"images": measured.images, "split": measured.split}
                 errors = dict(zip(ERRORS, line.other, strict=True))
@@ -343,6 +342,7 @@ def as_json(table: Table, measured: Measured | None) -> list[dict[str, Any]]:
 
 def main(_: list[str]) -> None:
     """The command."""
+    cache.keep_compiled()
     flag = flags.FLAGS
     if flag.folder and not (flag.workdir or flag.pretrained):
         raise InputError(f"--folder={flag.folder} without nets; expected --workdir or --pretrained")

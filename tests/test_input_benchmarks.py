@@ -57,9 +57,10 @@ def test_a_straight_line():
     assert 0.05 < straight_line([(1, 3.0), (2, 5.0), (10, 26.0)])["largest_deviation"] < 0.5
 
 
-def test_memory_reads_the_epochs_it_says(tmp_path):
-    """Catches pictures that cannot be prepared, and a peak that is not this process's."""
+def test_memory_of_a_process(tmp_path):
+    """Catches pictures that cannot be prepared or read, and a peak in another unit than MiB."""
     growth_benchmarks.link_pictures(tmp_path / "images", 220)
     data = growth_benchmarks.small_data(tmp_path)
-    prepared = growth_benchmarks._prepare(data)
-    assert 10 < prepared <= growth_benchmarks._read_batches(data)
+    prepared = growth_benchmarks.in_a_process(growth_benchmarks._prepare, data)
+    assert 10 < prepared < 2000
+    assert 10 < growth_benchmarks.in_a_process(growth_benchmarks._read_batches, data) < 4000

@@ -88,7 +88,7 @@ class Augmentation:
         """The draws of examples (b,), numbered from the start of training, ascending.
 
         Only an epoch's order is drawn as a whole; the rest for the examples asked for, so that
-        a large split takes no more memory and an epoch begins without a pause for its draws.
+        a large split takes no more memory and an epoch begins with a pause for its order only.
         """
         epochs, positions = np.divmod(examples, self._count)
         parts = []
