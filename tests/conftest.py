@@ -1,13 +1,27 @@
-"""What all tests share: four simulated devices, no stray GPU, warnings as errors."""
+"""What all tests share: four simulated devices, no stray GPU, one cache, warnings as errors."""
 
 import os
+from collections.abc import Iterator
 
 # Before JAX starts: the layouts 1×1 … 2×2 on one CPU.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
+import jax
+import processes
+import pytest
 from hypothesis import settings
 
 settings.register_profile("same every time", derandomize=True)
 settings.load_profile("same every time")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One folder for the packs and compiled programs of all tests, and of what they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name, value in processes.compiled_programs().items():
+            jax.config.update(name, value)
+        yield

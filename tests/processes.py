@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +53,22 @@ def write_config(directory: Path, data: Path) -> Path:
     return path
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a process that sees so many devices.
+def compiled_programs() -> dict[str, str | int]:
+    """JAX's settings that keep every compiled program beside the packs, to serve every process."""
+    return dict(
+        jax_compilation_cache_dir=os.path.join(os.environ["XDG_CACHE_HOME"], "jax"),
+        jax_persistent_cache_min_compile_time_secs=0,
+        jax_persistent_cache_min_entry_size_bytes=-1,
+    )
 
-    Compiled programs are kept beside the packs: the same ones serve every process.
-    """
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    cache = os.path.join(os.environ["XDG_CACHE_HOME"], "jax")
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a process that sees so many devices."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": flags,
-        "JAX_COMPILATION_CACHE_DIR": cache,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **{name.upper(): str(value) for name, value in compiled_programs().items()},
     }
 
 
@@ -162,18 +163,3 @@ def records(workdir: Path) -> list[dict[str, Any]]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     loaded = [json.loads(line) for line in lines]
     return [{k: v for k, v in r.items() if k != "images_per_second"} for r in loaded]
-
-
-@contextmanager
-def shared_cache(tmp_path_factory: Any) -> Iterator[Path]:
-    """One folder of a test session where packs and compiled programs are made."""
-    base = tmp_path_factory.getbasetemp() / "cache"
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(base)
-    try:
-        yield base
-    finally:
-        if before is None:
-            del os.environ["XDG_CACHE_HOME"]
-        else:
-            os.environ["XDG_CACHE_HOME"] = before

@@ -50,19 +50,16 @@ def test_an_unknown_name_is_said() -> None:
         plan(["no_lnr"])
 
 
-def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(tmp_path: Path) -> None:
     """Catches a sweep that ends at the first failure, repeats what is done, or passes over what
     failed. The small config knows no words after a colon, so every ablation of it fails."""
     write_idx_set(tmp_path / "data", train=120, test=20)
     config = processes.write_config(tmp_path, tmp_path / "data")
     arguments = [f"--config={config}", f"--output={tmp_path / 'out'}", "--seeds=1"]
     arguments += ["--only=tanh,base", "--config.max_steps=2"]
-    with processes.shared_cache(tmp_path_factory):
-        first = processes.run("ablations", *arguments, package="experiments")
-        rows = sweep.read(tmp_path / "out" / "ablations.csv", Result)
-        second = processes.run("ablations", *arguments, package="experiments")
+    first = processes.run("ablations", *arguments, package="experiments")
+    rows = sweep.read(tmp_path / "out" / "ablations.csv", Result)
+    second = processes.run("ablations", *arguments, package="experiments")
     assert (first.returncode, second.returncode) == (1, 1), first.stderr
     assert [(row.ablation, row.status.split(",")[0]) for row in rows] == [
         ("tanh", "failed"),

@@ -1,7 +1,7 @@
 """convert as a command: the workdirs that it makes, and what it refuses."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import foreign
@@ -27,12 +27,6 @@ from alexnet_jax.evaluate import Net, check_classes, evaluate, load_net
 from experiments import figures, looking
 
 TINY = dict(conv1=4, conv2=4, conv3=4, conv4=4, conv5=4, fc6=4, fc7=8, fc8=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with processes.shared_cache(tmp_path_factory):
-        yield
 
 
 def caffemodel(sizes: dict[str, int]) -> bytes:

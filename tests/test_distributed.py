@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -82,7 +81,7 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Each part goes on where the one before ended; one is started as by SLURM's srun.
 
     The first and the last part are one weird trick: their convolutions share the batch.
@@ -91,17 +90,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     write_idx_set(folder / "data", train=120, test=20)
     config = processes.write_config(folder, folder / "data")
     runs = Runs(config, folder / "whole", folder / "broken")
-    with processes.shared_cache(tmp_path_factory):
-        runs.ended["whole"] = [processes.run("main", *runs.arguments(runs.whole))]
-        weird = "one_weird_trick"
-        runs.stop("a worker killed", 3, signal.SIGKILL, columns=2, data=2, scheme=weird)
-        runs.stop("one terminated", 1, signal.SIGTERM, columns=2, data=1)
-        runs.stop("the first killed", 0, signal.SIGKILL, columns=1, data=2)
-        runs.stop("alone", 0, signal.SIGTERM, columns=1, data=1)
-        last = runs.arguments(runs.broken, columns=2, data=2, scheme=weird)
-        ended = [processes.end(p) for p in processes.start_several("main", 4, *last)]
-        runs.ended["finished"] = ended
-        yield runs
+    runs.ended["whole"] = [processes.run("main", *runs.arguments(runs.whole))]
+    weird = "one_weird_trick"
+    runs.stop("a worker killed", 3, signal.SIGKILL, columns=2, data=2, scheme=weird)
+    runs.stop("one terminated", 1, signal.SIGTERM, columns=2, data=1)
+    runs.stop("the first killed", 0, signal.SIGKILL, columns=1, data=2)
+    runs.stop("alone", 0, signal.SIGTERM, columns=1, data=1)
+    last = runs.arguments(runs.broken, columns=2, data=2, scheme=weird)
+    ended = [processes.end(p) for p in processes.start_several("main", 4, *last)]
+    runs.ended["finished"] = ended
+    return runs
 
 
 def test_the_same_losses_as_one_process(runs: Runs) -> None:

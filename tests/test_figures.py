@@ -3,7 +3,6 @@
 import json
 import runpy
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,6 @@ from alexnet_jax.workdir import claim
 from experiments import drawing, figures
 
 DATA_FREE = ("kernels", "curves")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with processes.shared_cache(tmp_path_factory):
-        yield
 
 
 @pytest.fixture(scope="module")

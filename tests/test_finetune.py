@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,15 @@ def run(config: ConfigDict, workdir: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`base`, a run on images of five classes, and `three`, images of three."""
     path = tmp_path_factory.mktemp("finetune")
-    with processes.shared_cache(tmp_path_factory):
-        write_idx_set(path / "five", train=60, test=20)
-        assert run(tiny(path / "five"), path / "base") == 0
-        write_idx_set(path / "three", train=60, test=20, seed=9)
-        for prefix, count in (("train", 60), ("t10k", 20)):
-            write_idx(path / "three" / f"{prefix}-labels-idx1-ubyte", np.arange(count) % 3)
-        yield path
+    write_idx_set(path / "five", train=60, test=20)
+    assert run(tiny(path / "five"), path / "base") == 0
+    write_idx_set(path / "three", train=60, test=20, seed=9)
+    for prefix, count in (("train", 60), ("t10k", 20)):
+        write_idx(path / "three" / f"{prefix}-labels-idx1-ubyte", np.arange(count) % 3)
+    return path
 
 
 def test_new_classes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,10 @@
 """Numbers about a net: by hand, by brute force, and beside evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import processes
 import pytest
 from data_fixtures import write_folder, write_idx_set
 from ml_collections import ConfigDict
@@ -18,12 +17,6 @@ from alexnet_jax.prepare import prepare
 from configs.alexnet import LRN_POOL, conv, dense, get_config
 from experiments import looking
 from experiments.looking import Look
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with processes.shared_cache(tmp_path_factory):
-        yield
 
 
 def untrained(name: str, directory: Path, classes: int, channels: int, **data: object) -> Net:

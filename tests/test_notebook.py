@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import processes
-import pytest
 from data_fixtures import write_idx_set
 from test_finetune import run, tiny
 
@@ -48,22 +47,21 @@ def test_the_committed_outputs_are_of_one_run_from_top_to_bottom() -> None:
     assert len(text) < LARGEST
 
 
-def test_it_runs_on_a_fresh_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_it_runs_on_a_fresh_run(tmp_path: Path) -> None:
     """Catches a cell that fails, that needs the sample's net, or whose committed output is of
     another kind than what it gives now; and a notebook that finds the package or the run only
     where it was written."""
     write_idx_set(tmp_path / "data", train=60, test=20)
     workdir, executed = tmp_path / "run", tmp_path / "executed.ipynb"
-    with processes.shared_cache(tmp_path_factory):
-        fields = dict(max_steps=6, checkpoint_every=2, keep_checkpoints=9)
-        assert run(tiny(tmp_path / "data", **fields), workdir) == 0
-        variables = dict(
-            WORKDIR=str(workdir),
-            JUPYTER_DATA_DIR=str(tmp_path / "jupyter"),
-            JUPYTER_RUNTIME_DIR=str(tmp_path / "jupyter"),
-            IPYTHONDIR=str(tmp_path / "ipython"),
-        )
-        environment = {**processes.environment(), **variables}
+    fields = dict(max_steps=6, checkpoint_every=2, keep_checkpoints=9)
+    assert run(tiny(tmp_path / "data", **fields), workdir) == 0
+    variables = dict(
+        WORKDIR=str(workdir),
+        JUPYTER_DATA_DIR=str(tmp_path / "jupyter"),
+        JUPYTER_RUNTIME_DIR=str(tmp_path / "jupyter"),
+        IPYTHONDIR=str(tmp_path / "ipython"),
+    )
+    environment = {**processes.environment(), **variables}
     del environment["PYTHONPATH"]
     ended = subprocess.run(
         [sys.executable, "-c", EXECUTE, f"--output={executed}", str(NOTEBOOK)],

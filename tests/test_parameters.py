@@ -1,11 +1,9 @@
 """Parameters in numbers and pictures, and their norms over a run."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import processes
 import pytest
 from data_fixtures import write_idx_set
 from test_finetune import run, tiny
@@ -19,16 +17,15 @@ STEPS = (2, 4, 6)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that kept every checkpoint, and one that began with its weights."""
     path = tmp_path_factory.mktemp("parameters")
     write_idx_set(path / "data", train=60, test=20)
     fields = dict(max_steps=STEPS[-1], checkpoint_every=2, keep_checkpoints=9)
-    with processes.shared_cache(tmp_path_factory):
-        assert run(tiny(path / "data", **fields), path / "run") == 0
-        later = tiny(path / "data", init_from=str(path / "run"))
-        assert run(later, path / "later") == 0
-        yield path
+    assert run(tiny(path / "data", **fields), path / "run") == 0
+    later = tiny(path / "data", init_from=str(path / "run"))
+    assert run(later, path / "later") == 0
+    return path
 
 
 def test_numbers_of_an_array() -> None:

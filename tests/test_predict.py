@@ -1,7 +1,6 @@
 """Prediction and evaluation as commands, on linear nets whose answers NumPy knows too."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from configs.alexnet import dense, get_config
 
 SYNSETS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "plain")
 COLOURS = {"red.png": (255, 0, 0), "blue.jpg": (0, 0, 255), "green.bmp": (0, 255, 0)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with processes.shared_cache(tmp_path_factory):
-        yield
 
 
 def linear_config(**data: Any) -> ConfigDict:

@@ -172,9 +172,7 @@ def test_a_config_without_the_net(file: str, message: str) -> None:
     plan().check()
 
 
-def test_two_rates_from_end_to_end(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
     """Catches a divergence that is not told from a failure, and a second start that repeats what
     is done. A rate that no float32 holds diverges at once."""
     write_idx_set(tmp_path / "data", train=60, test=10)
@@ -184,10 +182,9 @@ def test_two_rates_from_end_to_end(
         *("--config.batch_size=8", "--config.max_steps=20", "--config.log_every=2"),
         *("--rates=0.01,1e39", "--threshold=1", "--seeds=1"),
     ]
-    with processes.shared_cache(tmp_path_factory):
-        first = processes.run("relu_tanh", *arguments, package="experiments")
-        rows = sweep.read(tmp_path / "out" / "relu_tanh.csv", Result)
-        again = processes.run("relu_tanh", *arguments, package="experiments")
+    first = processes.run("relu_tanh", *arguments, package="experiments")
+    rows = sweep.read(tmp_path / "out" / "relu_tanh.csv", Result)
+    again = processes.run("relu_tanh", *arguments, package="experiments")
     assert (first.returncode, again.returncode) == (0, 0), first.stderr
     assert {row.name: row.status.split(",")[0] for row in rows} == {
         "relu-0.01-0": "done",

@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,35 +64,30 @@ def saving(workdir: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Runs the one beside the other: four stops, at moments that differ by machine and load."""
     folder = tmp_path_factory.mktemp("resume")
     write_idx_set(folder / "data", train=120, test=20)
     config = processes.write_config(folder, folder / "data")
     runs = Runs(config, folder / "whole", folder / "broken", {})
     draw = random.Random(0)
-    with processes.shared_cache(tmp_path_factory):
-        whole = processes.start("main", *flags(runs, runs.whole))
-        for name, number in (
-            ("killed saving", signal.SIGKILL),
-            ("terminated", signal.SIGTERM),
-            ("killed", signal.SIGKILL),
-            ("interrupted", signal.SIGINT),
-        ):
-            goal = progress(runs.broken) + draw.randint(1, 11)
+    whole = processes.start("main", *flags(runs, runs.whole))
+    for name, number in (
+        ("killed saving", signal.SIGKILL),
+        ("terminated", signal.SIGTERM),
+        ("killed", signal.SIGKILL),
+        ("interrupted", signal.SIGINT),
+    ):
+        goal = progress(runs.broken) + draw.randint(1, 11)
 
-            def moment(name: str = name, goal: int = goal) -> bool:
-                return (
-                    saving(runs.broken)
-                    if name == "killed saving"
-                    else progress(runs.broken) >= goal
-                )
+        def moment(name: str = name, goal: int = goal) -> bool:
+            return saving(runs.broken) if name == "killed saving" else progress(runs.broken) >= goal
 
-            process = processes.start("main", *flags(runs, runs.broken))
-            runs.stops[name] = processes.signal_when(process, moment, number)
-        runs.stops["finished"] = processes.run("main", *flags(runs, runs.broken))
-        runs.stops["whole"] = processes.end(whole)
-        yield runs
+        process = processes.start("main", *flags(runs, runs.broken))
+        runs.stops[name] = processes.signal_when(process, moment, number)
+    runs.stops["finished"] = processes.run("main", *flags(runs, runs.broken))
+    runs.stops["whole"] = processes.end(whole)
+    return runs
 
 
 def test_the_state_is_the_same_to_the_last_bit(runs: Runs) -> None:

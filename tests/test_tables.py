@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from experiments.tables import ONE, TABLES, Measured
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs: `a` and `b`, and `c`, which began with the weights of `a`."""
     path = tmp_path_factory.mktemp("tables")
     write_idx_set(path / "data", train=60, test=40)
-    with processes.shared_cache(tmp_path_factory):
-        for name, fields in (("a", {}), ("b", {"seed": 1}), ("c", {"init_from": str(path / "a")})):
-            assert run(tiny(path / "data", **fields), path / name) == 0
-        yield path
+    for name, fields in (("a", {}), ("b", {"seed": 1}), ("c", {"init_from": str(path / "a")})):
+        assert run(tiny(path / "data", **fields), path / name) == 0
+    return path
 
 
 def cells(text: str) -> dict[str, list[str]]:

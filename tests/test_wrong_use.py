@@ -4,7 +4,6 @@ import io
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import check_config, claim, write_config
 
 SAMPLE = "--config=configs/alexnet.py:sample"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with processes.shared_cache(tmp_path_factory):
-        yield
 
 
 @pytest.fixture(scope="module")
