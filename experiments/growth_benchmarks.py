@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,6 +20,8 @@ from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
 from experiments.race import Result, straight_line
+
+T = TypeVar("T")
 
 _MEMORY_SIZES = (1_000, 10_000, 100_000)
 _EVALUATION_SIZES = (1_000, 2_000, 4_000, 8_000, 16_000)
@@ -78,7 +80,7 @@ def link_pictures(folder: Path, count: int) -> None:
         os.link(contents / f"{number % 200}.jpg", folder / f"class{number % 10}" / f"{number}.jpg")
 
 
-def in_a_process(function: Callable[..., float], *arguments: Any) -> float:
+def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
     """The function's result from a new interpreter, which shares no memory with this one."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:

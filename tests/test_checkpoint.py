@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax import checkpoint
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 
@@ -295,3 +296,21 @@ def test_a_full_disk_is_said(
         with pytest.raises(ValueError, match="something else"):
             checkpoints.close()
     checkpoints.close()
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (2, 5), (3, 4, 5), (2, 3, 3, 4, 6)])
+def test_sums_go_by_the_place_in_memory(shape: tuple[int, ...]) -> None:
+    """Catches rows or columns of an array that are counted twice, left out or interchanged, and
+    sums that are not those of the checkpoints that users have."""
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    words = array.reshape(-1).view(np.uint32)
+    expected = np.sum(words * (2 * np.arange(words.size, dtype=np.uint32) + 1), dtype=np.uint32)
+    assert checkpoint._checksums({"a": jnp.asarray(array)}) == {"['a']": expected}
+
+
+def test_sums_copy_nothing() -> None:
+    """Catches sums that hold every array a second time, as words or as their products."""
+    array = jax.ShapeDtypeStruct((2, 512, 256), jnp.float32)
+    memory = checkpoint._sums.lower([array]).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < array.size * 4 / 50  # some rows of 2 × 256 numbers
