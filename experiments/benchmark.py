@@ -1,6 +1,6 @@
 """How fast it is, beside a peer measured in the same run.
 
-    python -m experiments.benchmark [--only=NAME] [--json] [--repeats=N]
+    python -m experiments.benchmark [--only=NAME] [--json] [--repeats=N] [--output=FOLDER]
     python -m experiments.benchmark --platform=gpu [--batch=128] [--peak_tflops=N]
 
 Ours and the peer take turns, so that a machine whose speed drifts slows both. A ratio above 1
@@ -127,6 +127,13 @@ CASES: dict[tuple[str, ...], Case] = {
 }
 
 
+# What grows, and the title of its picture.
+GROWTH = {
+    "train_step_growth": "A training step, the paper's net",
+    "evaluate_growth": "Evaluation, centre view, the sample's net",
+}
+
+
 def text(result: Result) -> str:
     """A result as a line to read."""
     parts = []
@@ -169,6 +176,13 @@ def main(_: list[str]) -> None:
     known = names(chosen)
     if wrong := [name for name in only if name not in known]:
         raise InputError(f"--only={','.join(only)}: {wrong[0]} is none of {', '.join(known)}")
+    output, growth = flags.FLAGS.output, {}
+    if output:
+        if not set(GROWTH) & set(only or known):
+            raise InputError(
+                f"--output={output} is for a picture of {' or '.join(GROWTH)}, none of which is run"
+            )
+        Path(output).mkdir(parents=True, exist_ok=True)
     for some, case in chosen.items():
         wanted = tuple(name for name in some if name in (only or known))
         if wanted:
@@ -176,11 +190,18 @@ def main(_: list[str]) -> None:
             for name, result in zip(wanted, case(wanted, repeats), strict=True):
                 result = {"name": name, **result}
                 print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
+                if title := GROWTH.get(result["name"]):
+                    growth[title] = result
+    if output:
+        path = Path(output, "growth.png")
+        growth_benchmarks.picture(growth).savefig(path, dpi=120)
+        print(f"Wrote {path}.", file=sys.stderr)
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("only", [], f"Of {', '.join(names(CASES))}; by default all.")
     flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
+    flags.DEFINE_string("output", None, f"Folder for growth.png, of {' and '.join(GROWTH)}.")
     flags.DEFINE_integer("repeats", 5, "Measurements of each, after warming up.", lower_bound=1)
     flags.DEFINE_enum(
         "platform",

@@ -1,4 +1,7 @@
-"""What grows with the data set: memory of preparing and of training batches, time of evaluation."""
+"""What grows with the data set: memory of preparing and of training batches, time of evaluation.
+
+And the picture of what grows, here and with the batch (experiments.step_benchmarks).
+"""
 
 import concurrent.futures
 import multiprocessing
@@ -7,11 +10,12 @@ import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
@@ -173,3 +177,32 @@ def _noise(folder: Path, size: int) -> Pack:
     data = get_config("sample").data
     data.update(name="idx", dir=str(folder), pack_dir=f"{folder}/pack")
     return prepare(data, progress=False)
+
+
+def picture(measured: Mapping[str, Result]) -> Figure:
+    """Seconds, and milliseconds an image, against size; the straight line beside the points.
+
+    Args:
+        measured: what `straight_line` says, by the title of its panels.
+    """
+    figure = Figure(figsize=(4.2 * len(measured), 5.2), layout="constrained")
+    axes = figure.subplots(2, len(measured), squeeze=False, sharex="col")
+    for (above, below), (title, result) in zip(axes.T, measured.items(), strict=True):
+        sizes, seconds = (np.array(column) for column in zip(*result["points"], strict=True))
+        every = np.linspace(sizes[0], sizes[-1], 400)
+        line = result["seconds_each"] * every + result["seconds_before"]
+        for axis, straight, points in (
+            (above, line, seconds),
+            (below, 1000 * line / every, 1000 * seconds / sizes),
+        ):
+            axis.plot(every, straight, color="0.6", label="straight line")
+            axis.plot(sizes, points, "o", color="C0", label="measured (median)")
+            axis.set_ylim(0, 1.1 * max(*straight, *points))
+            axis.spines[["top", "right"]].set_visible(False)
+        above.set_title(title, fontsize=11)
+        above.set_ylabel("seconds")
+        below.set_ylabel("milliseconds an image")
+        below.set_xlabel("images")
+        below.set_xticks(sizes[-3:], [f"{size:,}" for size in sizes[-3:]])
+    axes[0, 0].legend(frameon=False)
+    return figure

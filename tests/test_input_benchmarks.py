@@ -1,6 +1,7 @@
 """The benchmarks of the data run, small; what they measure is not asserted."""
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -55,6 +56,29 @@ def test_a_straight_line():
     assert line["seconds_before"] == pytest.approx(1)
     assert line["largest_deviation"] < 1e-9
     assert 0.05 < straight_line([(1, 3.0), (2, 5.0), (10, 26.0)])["largest_deviation"] < 0.5
+
+
+def test_a_picture_of_growth():
+    """Catches an image's time that is not the whole time divided by the images, and panels
+    interchanged."""
+    measured = {"a": straight_line([(1, 3.0), (2, 5.0)]), "b": straight_line([(4, 2.0), (8, 3.0)])}
+    axes = growth_benchmarks.picture(measured).axes
+    assert [axis.get_title() for axis in axes[:2]] == ["a", "b"]
+    assert [np.asarray(axis.lines[1].get_xydata()).tolist() for axis in axes[:3]] == [
+        [[1, 3], [2, 5]],
+        [[4, 2], [8, 3]],
+        [[1, 3000], [2, 2500]],
+    ]
+
+
+def test_a_picture_of_nothing_is_refused(tmp_path):
+    """Catches a run that ends, minutes later, without the picture that was asked for."""
+    output = f"--output={tmp_path / 'out'}"
+    said = processes.run("benchmark", "--only=startup", output, package="experiments")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "is for a picture of train_step_growth or evaluate_growth, none of which is run" in (
+        said.stderr
+    )
 
 
 def test_memory_of_a_process(tmp_path):
