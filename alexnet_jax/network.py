@@ -47,8 +47,9 @@ def init_params(config: ConfigDict) -> Any:
         InputError: a crop too small for the layers.
     """
     shape = (1, config.data.crop, config.data.crop, config.model.channels)
+    initial = jax.jit(make_model(config).init)  # compiled, the activations are left out
     try:
-        return make_model(config).init(jax.random.key(config.seed), jnp.zeros(shape))["params"]
+        return initial(jax.random.key(config.seed), jnp.zeros(shape))["params"]
     except InputError:
         raise
     except ValueError as error:

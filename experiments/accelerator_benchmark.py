@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -22,9 +21,8 @@ from alexnet_jax import network
 from alexnet_jax.describe import layers
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
+from experiments.race import Result
 from experiments.steps import TrainStep
-
-Result = dict[str, Any]
 
 DEVICES = (1, 2)  # two share the columns, as in the paper
 STEPS = 20  # timed together, so that the host's part is hidden as in training

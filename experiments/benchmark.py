@@ -173,6 +173,9 @@ def main(_: list[str]) -> None:
         cases = accelerator_benchmark.cases(flags.FLAGS.batch, flags.FLAGS.peak_tflops)
         chosen = {(name,): _alone(case) for name, case in cases.items()}
         say = accelerator_benchmark.text
+    for name in ("batch", "peak_tflops"):
+        if flags.FLAGS[name].present and not platform:
+            raise InputError(f"--{name} is for --platform, which is not given")
     known = names(chosen)
     if wrong := [name for name in only if name not in known]:
         raise InputError(f"--only={','.join(only)}: {wrong[0]} is none of {', '.join(known)}")

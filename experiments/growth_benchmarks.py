@@ -3,16 +3,14 @@
 And the picture of what grows, here and with the batch (experiments.step_benchmarks).
 """
 
-import concurrent.futures
-import multiprocessing
 import os
 import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,9 +21,8 @@ from tqdm import tqdm
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
+from experiments.memory import held, in_a_process
 from experiments.race import Result, straight_line
-
-T = TypeVar("T")
 
 _MEMORY_SIZES = (1_000, 10_000, 100_000)
 _EVALUATION_SIZES = (1_000, 2_000, 4_000, 8_000, 16_000)
@@ -84,13 +81,6 @@ def link_pictures(folder: Path, count: int) -> None:
         os.link(contents / f"{number % 200}.jpg", folder / f"class{number % 10}" / f"{number}.jpg")
 
 
-def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's result from a new interpreter, which shares no memory with this one."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def _prepare(data: dict[str, Any]) -> float:
     prepare(ConfigDict(data), progress=False)
     return held()
@@ -113,16 +103,6 @@ def _read_batches(data: dict[str, Any]) -> float:
     ):
         pass
     return held()
-
-
-def held(field: str = "VmHWM") -> float:
-    """The most memory that this process ever held, MiB; with "VmRSS" what it holds now.
-
-    Not getrusage's ru_maxrss, which a new process takes over from the one that started it.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) / 1024
 
 
 def evaluation(repeats: int) -> Result:

@@ -7,7 +7,6 @@ train_step_growth of experiments.benchmark.
 import statistics
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.data.pack import cores
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
-from experiments.growth_benchmarks import held, in_a_process
+from experiments.memory import held, in_a_process, peak_during
 from experiments.race import OURS, Result, compare, straight_line, take_turns
 
 LAYOUTS = ("contiguous", "channels_last")
@@ -112,24 +111,16 @@ def restore_memory(repeats: int) -> Result:
 
 
 def growth(repeats: int) -> Result:
-    """Seconds of a step of the paper's net for batches of 16 to 512, at most three times each."""
+    """Seconds of a step of the paper's net for batches of 16 to 512, which take turns."""
     from experiments.steps import TrainStep
 
-    points = []
+    calls: dict[str, Callable[[], None]] = {}
     for batch in BATCHES:
         config = paper()
         config.batch_size = batch
-        seconds = take_turns({OURS: TrainStep(config)}, min(repeats, 3))[OURS]
-        points.append((batch, statistics.median(seconds)))
-    return straight_line(points)
-
-
-def _peak_during(call: Callable[[], object]) -> tuple[float, float]:
-    """MiB that this process holds before, and at the most during, a call (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = held("VmRSS")
-    call()
-    return before, held("VmHWM")
+        calls[str(batch)] = TrainStep(config)
+    seconds = take_turns(calls, repeats)
+    return straight_line([(batch, statistics.median(seconds[str(batch)])) for batch in BATCHES])
 
 
 def _peak_of_ours() -> float:
@@ -137,13 +128,13 @@ def _peak_of_ours() -> float:
 
     step = TrainStep(paper())
     step()
-    return _peak_during(step)[1]
+    return peak_during(step)[1]
 
 
 def _peak_of_peer(layout: str) -> float:
     step = _peer(paper(), "eager", layout)
     step()
-    return _peak_during(step)[1]
+    return peak_during(step)[1]
 
 
 def _save(folder: str) -> float:
@@ -183,5 +174,5 @@ def _restore(folder: str) -> tuple[float, float]:
             read_trees.append(checkpoints.params(1, template.params))
             read_trees.append(checkpoints.rest(1, {"velocity": template.velocity}))
 
-    before, peak = _peak_during(read)
+    before, peak = peak_during(read)
     return peak - before, held("VmRSS") - before

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import growth_benchmarks, input_benchmarks, torch_input
+from experiments import growth_benchmarks, input_benchmarks, memory, torch_input
 from experiments.benchmark import CASES, text
 from experiments.race import straight_line
 
@@ -71,20 +71,24 @@ def test_a_picture_of_growth():
     ]
 
 
-def test_a_picture_of_nothing_is_refused(tmp_path):
-    """Catches a run that ends, minutes later, without the picture that was asked for."""
-    output = f"--output={tmp_path / 'out'}"
-    said = processes.run("benchmark", "--only=startup", output, package="experiments")
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--output=out", "is for a picture of train_step_growth or evaluate_growth, none of which"),
+        ("--batch=64", "--batch is for --platform"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(flag, expected):
+    """Catches a run that ends, minutes later, without what was asked for."""
+    said = processes.run("benchmark", "--only=startup", flag, package="experiments")
     assert (said.returncode, said.stdout) == (2, "")
-    assert "is for a picture of train_step_growth or evaluate_growth, none of which is run" in (
-        said.stderr
-    )
+    assert expected in said.stderr
 
 
 def test_memory_of_a_process(tmp_path):
     """Catches pictures that cannot be prepared or read, and a peak in another unit than MiB."""
     growth_benchmarks.link_pictures(tmp_path / "images", 220)
     data = growth_benchmarks.small_data(tmp_path)
-    prepared = growth_benchmarks.in_a_process(growth_benchmarks._prepare, data)
+    prepared = memory.in_a_process(growth_benchmarks._prepare, data)
     assert 10 < prepared < 2000
-    assert 10 < growth_benchmarks.in_a_process(growth_benchmarks._read_batches, data) < 4000
+    assert 10 < memory.in_a_process(growth_benchmarks._read_batches, data) < 4000

@@ -8,7 +8,7 @@ import processes
 import pytest
 
 from alexnet_jax import train
-from experiments import step_benchmarks
+from experiments import memory, step_benchmarks
 from experiments.benchmark import CASES, names, text
 
 
@@ -39,7 +39,7 @@ def test_peak_is_of_the_call() -> None:
     """Catches a peak from before the call, and one that misses what the call freed again."""
     before = np.ones(2**25)  # 256 MiB, freed before
     del before
-    held, peak = step_benchmarks._peak_during(lambda: np.ones(2**24).sum())  # 128 MiB
+    held, peak = memory.peak_during(lambda: np.ones(2**24).sum())  # 128 MiB
     assert peak - held == pytest.approx(128, abs=64)
 
 
