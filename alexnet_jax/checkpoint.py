@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from jax import Array
 from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
+
+MOST_PARTS = 256  # that an array is summed in, a power of 2
 
 
 class Checkpoints:
@@ -197,22 +200,26 @@ def _sums(tree: Any) -> Any:
     """Of every array a sum of its words times odd weights, modulo 2^32.
 
     Integers add up to the same in any order, so on any mesh; a changed byte changes the sum.
-    Of each column of the net one row of numbers is taken at a time: no copy of an array is made.
+    A part of an array is taken at a time, along an axis that is never split between devices (the
+    first one is, in kernels), so that no copy of it is made.
     """
 
     def one(array: Array) -> Array:
-        columns, width = (array.shape[0], array.shape[-1]) if array.ndim > 1 else (1, array.size)
-        rows = array.reshape(columns, -1, width)
-        column, place = (jax.lax.broadcasted_iota(jnp.uint32, (columns, width), i) for i in (0, 1))
+        first, width = (array.shape[0], array.shape[-1]) if array.ndim > 1 else (1, array.size)
+        array = array.reshape(first, -1, width)
+        parts = math.gcd(array.shape[1], MOST_PARTS)
+        part = (first, array.shape[1] // parts, width)
+        a, b, c = (jax.lax.broadcasted_iota(jnp.uint32, part, axis) for axis in range(3))
 
-        def add(row: Array, total: Array) -> Array:
-            numbers = jax.lax.dynamic_index_in_dim(rows, row, axis=1, keepdims=False)
-            words = jax.lax.bitcast_convert_type(numbers, jnp.uint32)
-            position = (column * rows.shape[1] + row) * width + place
+        def add(number: Array, total: Array) -> Array:
+            begin = number * part[1]
+            values = jax.lax.dynamic_slice_in_dim(array, begin, part[1], axis=1)
+            words = jax.lax.bitcast_convert_type(values, jnp.uint32)
+            position = (a * array.shape[1] + begin + b) * width + c
             return total + words * (2 * position + 1)
 
-        none = jnp.zeros((columns, width), jnp.uint32)
-        return jnp.sum(jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(rows.shape[1]), add, none))
+        zeros = jnp.zeros(part, jnp.uint32)
+        return jnp.sum(jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(parts), add, zeros))
 
     return jax.tree.map(one, tree)
 

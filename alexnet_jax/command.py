@@ -1,5 +1,6 @@
 """What every command shares: flags, help, exit statuses, and messages in place of tracebacks."""
 
+import errno
 import os
 import re
 import sys
@@ -54,6 +55,22 @@ def default_workdir() -> str:
     path, _, variant = config_flags.get_config_filename(FLAGS["config"]).partition(":")
     words = [Path(path).stem, *re.split("[,/]", variant)]
     return os.path.join("runs", "-".join(filter(None, words)))
+
+
+def make_folder(output: str | Path) -> Path:
+    """The folder of --output, made where it is missing.
+
+    Raises:
+        InputError: it cannot be made, or written to.
+    """
+    path = Path(output)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(f"--output={output} cannot be written to: {error.strerror}") from None
+    return path
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

@@ -91,22 +91,24 @@ def _first_step(cache: str) -> float:
     start = time.perf_counter()
     with _sample_run(cache, "--config.log_every=1", "--config.max_steps=2") as (process, _):
         assert process.stdout
+        output = ""
         for line in process.stdout:
             if line.startswith("step 1/"):
                 seconds = time.perf_counter() - start
                 process.kill()
                 return seconds
-    raise RuntimeError("the sample run ended before its first step")
+            output += line
+    raise RuntimeError(f"the sample run ended before its first step:\n{output}")
 
 
 def _alone(case: Callable[[int], Result]) -> Case:
-    return lambda names, repeats: [case(repeats)]
+    return lambda _, repeats: [case(repeats)]
 
 
 def _step(config: Callable[[], ConfigDict], times: int = 1) -> Case:
     """The step of a config against the kinds of peer that the names end with."""
-    return lambda names, repeats: step_benchmarks.train_step(
-        config(), times * repeats, tuple(name.rpartition("_")[2] for name in names)
+    return lambda wanted, repeats: step_benchmarks.train_step(
+        config(), times * repeats, tuple(name.rpartition("_")[2] for name in wanted)
     )
 
 
@@ -162,6 +164,28 @@ def names(cases: Iterable[tuple[str, ...]]) -> list[str]:
     return [name for some in cases for name in some]
 
 
+def measure(
+    cases: dict[tuple[str, ...], Case], chosen: Iterable[str], repeats: int
+) -> Iterator[Result]:
+    """The results of the names that are chosen, each as soon as its case has run."""
+    for some, case in cases.items():
+        wanted = tuple(name for name in some if name in chosen)
+        if wanted:
+            print(f"{', '.join(wanted)} …", file=sys.stderr)
+            for name, result in zip(wanted, case(wanted, repeats), strict=True):
+                yield {"name": name, **result}
+
+
+def draw(results: Iterable[Result], folder: Path) -> Path:
+    """The picture of those results that are of GROWTH: growth.png in the folder."""
+    from experiments import growth  # with --output alone: it loads matplotlib
+
+    titled = {GROWTH[r["name"]]: r for r in results if r["name"] in GROWTH}
+    path = folder / "growth.png"
+    growth.picture(titled).savefig(path, dpi=120)
+    return path
+
+
 def main(_: list[str]) -> None:
     """The command."""
     only, repeats, platform = flags.FLAGS.only, flags.FLAGS.repeats, flags.FLAGS.platform
@@ -179,26 +203,18 @@ def main(_: list[str]) -> None:
     known = names(chosen)
     if wrong := [name for name in only if name not in known]:
         raise InputError(f"--only={','.join(only)}: {wrong[0]} is none of {', '.join(known)}")
-    output, growth = flags.FLAGS.output, {}
-    if output:
+    if (output := flags.FLAGS.output) is not None:
         if not set(GROWTH) & set(only or known):
             raise InputError(
                 f"--output={output} is for a picture of {' or '.join(GROWTH)}, none of which is run"
             )
-        Path(output).mkdir(parents=True, exist_ok=True)
-    for some, case in chosen.items():
-        wanted = tuple(name for name in some if name in (only or known))
-        if wanted:
-            print(f"{', '.join(wanted)} …", file=sys.stderr)
-            for name, result in zip(wanted, case(wanted, repeats), strict=True):
-                result = {"name": name, **result}
-                print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
-                if title := GROWTH.get(result["name"]):
-                    growth[title] = result
-    if output:
-        path = Path(output, "growth.png")
-        growth_benchmarks.picture(growth).savefig(path, dpi=120)
-        print(f"Wrote {path}.", file=sys.stderr)
+        command.make_folder(output)
+    results = []
+    for result in measure(chosen, only or known, repeats):
+        print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
+        results.append(result)
+    if output is not None:
+        print(draw(results, Path(output)), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
-"""What grows with the data set: memory of preparing and of training batches, time of evaluation.
-
-And the picture of what grows, here and with the batch (experiments.step_benchmarks).
-"""
+"""What grows with the data set: memory of preparing and of training batches, time of evaluation."""
 
 import os
 import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
@@ -21,8 +18,9 @@ from tqdm import tqdm
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
-from experiments.memory import held, in_a_process
-from experiments.race import Result, straight_line
+from experiments.growth import straight_line
+from experiments.memory import in_a_process, resident
+from experiments.race import Result, take_turns
 
 _MEMORY_SIZES = (1_000, 10_000, 100_000)
 _EVALUATION_SIZES = (1_000, 2_000, 4_000, 8_000, 16_000)
@@ -83,7 +81,7 @@ def link_pictures(folder: Path, count: int) -> None:
 
 def _prepare(data: dict[str, Any]) -> float:
     prepare(ConfigDict(data), progress=False)
-    return held()
+    return resident()
 
 
 def _read_batches(data: dict[str, Any]) -> float:
@@ -102,46 +100,42 @@ def _read_batches(data: dict[str, Any]) -> float:
         channels=3,
     ):
         pass
-    return held()
+    return resident()
 
 
 def evaluation(repeats: int) -> Result:
     """Seconds of an evaluation, centre view, on the sample's net against the number of images.
 
-    With the straight line through the medians by least squares, and the largest relative
-    deviation from it. The net is not trained and the images are noise, which costs the same.
+    The net is not trained and the images are noise, which costs the same.
     """
-    import jax
-
     from alexnet_jax import evaluate, parallel
     from alexnet_jax.data.pipeline import evaluation_batches
     from alexnet_jax.network import init_params
 
     config = get_config("sample")
     config.model.classes = 10
-    params = jax.jit(lambda: init_params(config))()
     mesh = parallel.data_mesh(config.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         packs = {size: _noise(Path(folder, str(size)), size) for size in _EVALUATION_SIZES}
         mean, names = packs[_EVALUATION_SIZES[0]].mean_image, tuple(map(str, range(10)))
-        predict = evaluate.Net(config, 0, params, mean, names).predict(mesh)
+        net = evaluate.Net(config, 0, init_params(config), mean, names)
+        predict = net.predict(mesh)
 
-        def seconds(size: int) -> float:
-            start = time.perf_counter()
+        def once(size: int) -> None:
             batches = evaluation_batches(
                 packs[size], "test", config.data, batch_size=config.batch_size, channels=1
             )
             (result,) = evaluate.errors([predict], batches, mesh)
             if result["count"] != size:
                 raise RuntimeError(f"{result['count']} of {size} images were counted")
-            return time.perf_counter() - start
 
-        seconds(_EVALUATION_SIZES[0])  # compiles
-        rounds = tqdm(range(repeats), desc="evaluate_growth", disable=None)
-        times = [[seconds(size) for size in _EVALUATION_SIZES] for _ in rounds]
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    line = straight_line(list(zip(_EVALUATION_SIZES, medians, strict=True)))
-    return {"seconds": medians[-1], **line}
+        calls: dict[str, Callable[[], None]] = {
+            str(size): partial(once, size) for size in _EVALUATION_SIZES
+        }
+        seconds = take_turns(calls, repeats)
+    return straight_line(
+        [(size, statistics.median(seconds[str(size)])) for size in _EVALUATION_SIZES]
+    )
 
 
 def _noise(folder: Path, size: int) -> Pack:
@@ -157,32 +151,3 @@ def _noise(folder: Path, size: int) -> Pack:
     data = get_config("sample").data
     data.update(name="idx", dir=str(folder), pack_dir=f"{folder}/pack")
     return prepare(data, progress=False)
-
-
-def picture(measured: Mapping[str, Result]) -> Figure:
-    """Seconds, and milliseconds an image, against size; the straight line beside the points.
-
-    Args:
-        measured: what `straight_line` says, by the title of its panels.
-    """
-    figure = Figure(figsize=(4.2 * len(measured), 5.2), layout="constrained")
-    axes = figure.subplots(2, len(measured), squeeze=False, sharex="col")
-    for (above, below), (title, result) in zip(axes.T, measured.items(), strict=True):
-        sizes, seconds = (np.array(column) for column in zip(*result["points"], strict=True))
-        every = np.linspace(sizes[0], sizes[-1], 400)
-        line = result["seconds_each"] * every + result["seconds_before"]
-        for axis, straight, points in (
-            (above, line, seconds),
-            (below, 1000 * line / every, 1000 * seconds / sizes),
-        ):
-            axis.plot(every, straight, color="0.6", label="straight line")
-            axis.plot(sizes, points, "o", color="C0", label="measured (median)")
-            axis.set_ylim(0, 1.1 * max(*straight, *points))
-            axis.spines[["top", "right"]].set_visible(False)
-        above.set_title(title, fontsize=11)
-        above.set_ylabel("seconds")
-        below.set_ylabel("milliseconds an image")
-        below.set_xlabel("images")
-        below.set_xticks(sizes[-3:], [f"{size:,}" for size in sizes[-3:]])
-    axes[0, 0].legend(frameon=False)
-    return figure

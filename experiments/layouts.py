@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -214,8 +213,7 @@ def main(_: list[str]) -> None:
     found = list(rows(base, devices, batch))
     print(table(found))
     if flags.FLAGS.output:
-        path = Path(flags.FLAGS.output) / "layouts.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = command.make_folder(flags.FLAGS.output) / "layouts.png"
         picture(found, batch).savefig(path, dpi=120)
         print(path, file=sys.stderr)
 

@@ -16,7 +16,7 @@ def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(function, *arguments).result()
 
 
-def held(field: str = "VmHWM") -> float:
+def resident(field: str = "VmHWM") -> float:
     """The most memory that this process ever held, MiB; with "VmRSS" what it holds now.
 
     Not getrusage's ru_maxrss, which a new process takes over from the one that started it.
@@ -26,9 +26,10 @@ def held(field: str = "VmHWM") -> float:
     return int(line.split()[1]) / 1024
 
 
-def peak_during(call: Callable[[], object]) -> tuple[float, float]:
-    """MiB that this process holds before, and at the most during, a call."""
+def peak_during(call: Callable[[], object]) -> tuple[float, float, float]:
+    """MiB that this process holds before and after a call, and at the most meanwhile."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = held("VmRSS")
+    before = resident("VmRSS")
     call()
-    return before, held("VmHWM")
+    after = resident("VmRSS")
+    return before, after, resident("VmHWM")

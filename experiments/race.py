@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 Result = dict[str, Any]  # of a case of experiments.benchmark
 OURS = "ours"
 
@@ -47,25 +45,3 @@ def compare(seconds: dict[str, list[float]], peers: Sequence[str]) -> Result:
 def race(ours: Callable[[], None], peers: dict[str, Callable[[], None]], repeats: int) -> Result:
     """Ours and the peers in turns, ours against the fastest of them: see `compare`."""
     return compare(take_turns({OURS: ours, **peers}, repeats), list(peers))
-
-
-def straight_line(points: Sequence[tuple[int, float]]) -> Result:
-    """The straight line through (size, seconds), each weighed by 1 / seconds.
-
-    Returns:
-        points, seconds_each (the slope), seconds_before (the intercept), largest_deviation: the
-        largest distance of a point from the line, as a share of the line; and a summary in words.
-    """
-    sizes, seconds = (np.array(column, float) for column in zip(*points, strict=True))
-    slope, intercept = np.polyfit(sizes, seconds, 1, w=1 / seconds)
-    line = slope * sizes + intercept
-    deviation = float(np.abs(seconds / line - 1).max())
-    return {
-        "points": [list(point) for point in points],
-        "seconds_each": float(slope),
-        "seconds_before": float(intercept),
-        "largest_deviation": deviation,
-        "summary": ", ".join(f"{size:,} images {time:.3g} s" for size, time in points)
-        + f"; straight line {1000 * slope:.3g} ms an image and {intercept:.2g} s, "
-        f"largest deviation {deviation:.1%}",
-    }

@@ -1,4 +1,6 @@
-"""The training step beside PyTorch's: its time, its memory, and both as batches grow.
+"""The training step beside PyTorch's: its time, its memory; its time as batches grow.
+
+And what reading a checkpoint takes.
 
 The cases train_step/…, sample_train_step/…, train_step_memory, restore_memory and
 train_step_growth of experiments.benchmark.
@@ -7,6 +9,7 @@ train_step_growth of experiments.benchmark.
 import statistics
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,8 +17,9 @@ from ml_collections import ConfigDict
 from alexnet_jax.data.pack import cores
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
-from experiments.memory import held, in_a_process, peak_during
-from experiments.race import OURS, Result, compare, straight_line, take_turns
+from experiments.growth import straight_line
+from experiments.memory import in_a_process, peak_during
+from experiments.race import OURS, Result, compare, take_turns
 
 LAYOUTS = ("contiguous", "channels_last")
 BATCHES = (16, 32, 64, 128, 256, 512)
@@ -80,9 +84,8 @@ def memory(repeats: int) -> Result:
     Each is measured in a process of its own: ours, and PyTorch's eager step in both layouts.
     """
     del repeats
-    peaks = {OURS: in_a_process(_peak_of_ours)}
-    for layout in LAYOUTS:
-        peaks[layout] = in_a_process(_peak_of_peer, layout)
+    peaks = {layout: in_a_process(_peak_of_peer, layout) for layout in LAYOUTS}
+    peaks[OURS] = in_a_process(_peak_of_ours)
     peer = min(LAYOUTS, key=lambda layout: peaks[layout])
     return {
         "mib": peaks[OURS],
@@ -96,8 +99,7 @@ def memory(repeats: int) -> Result:
 def restore_memory(repeats: int) -> Result:
     """What reading a checkpoint of the paper's net adds to a process, at the most and in the end.
 
-    Less the arrays themselves, the second is what reading loads and compiles; the difference of
-    both is what is in transit.
+    The difference of both was in transit, at least: what has been freed may still be counted.
     """
     del repeats
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +113,10 @@ def restore_memory(repeats: int) -> Result:
 
 
 def growth(repeats: int) -> Result:
-    """Seconds of a step of the paper's net for batches of 16 to 512, which take turns."""
+    """Seconds of a step of the paper's net for batches of 16 to 512, which take turns.
+
+    Their states are held at the same time, 465 MiB each.
+    """
     from experiments.steps import TrainStep
 
     calls: dict[str, Callable[[], None]] = {}
@@ -128,13 +133,13 @@ def _peak_of_ours() -> float:
 
     step = TrainStep(paper())
     step()
-    return peak_during(step)[1]
+    return peak_during(step)[2]
 
 
 def _peak_of_peer(layout: str) -> float:
     step = _peer(paper(), "eager", layout)
     step()
-    return peak_during(step)[1]
+    return peak_during(step)[2]
 
 
 def _save(folder: str) -> float:
@@ -160,6 +165,13 @@ def _save(folder: str) -> float:
 
 def _restore(folder: str) -> tuple[float, float]:
     """MiB that reading the checkpoint adds at the peak, and in the end."""
+    trees: list[Any] = []
+    before, after, peak = peak_during(lambda: trees.extend(_read(folder)))
+    return peak - before, after - before
+
+
+def _read(folder: str) -> tuple[Any, Any]:
+    """Parameters and velocity of the checkpoint, as a run that goes on reads them."""
     import jax
 
     from alexnet_jax import parallel, train
@@ -167,12 +179,6 @@ def _restore(folder: str) -> tuple[float, float]:
 
     abstract = jax.eval_shape(lambda: train.init_state(paper()))
     template = parallel.template(abstract, parallel.make_mesh(paper()))
-    read_trees = []
-
-    def read() -> None:
-        with Checkpoints(folder) as checkpoints:
-            read_trees.append(checkpoints.params(1, template.params))
-            read_trees.append(checkpoints.rest(1, {"velocity": template.velocity}))
-
-    before, peak = peak_during(read)
-    return peak - before, held("VmRSS") - before
+    with Checkpoints(folder) as checkpoints:
+        params = checkpoints.params(1, template.params)
+        return params, checkpoints.rest(1, {"velocity": template.velocity})

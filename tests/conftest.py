@@ -1,6 +1,7 @@
 """What all tests share: four simulated devices, no stray GPU, one cache, warnings as errors."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 # Before JAX starts: the layouts 1×1 … 2×2 on one CPU.
@@ -13,15 +14,18 @@ import processes
 import pytest
 from hypothesis import settings
 
+# A shell's job in the background ignores Ctrl-C, and what it starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("same every time", derandomize=True)
 settings.load_profile("same every time")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One folder for the packs and compiled programs of all tests, and of what they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for name, value in processes.compiled_programs().items():
+        for name, value in processes.compilation_cache().items():
             jax.config.update(name, value)
         yield

@@ -53,7 +53,7 @@ def write_config(directory: Path, data: Path) -> Path:
     return path
 
 
-def compiled_programs() -> dict[str, str | int]:
+def compilation_cache() -> dict[str, str | int]:
     """JAX's settings that keep every compiled program beside the packs, to serve every process."""
     return dict(
         jax_compilation_cache_dir=os.path.join(os.environ["XDG_CACHE_HOME"], "jax"),
@@ -68,7 +68,7 @@ def environment(devices: int = 1) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        **{name.upper(): str(value) for name, value in compiled_programs().items()},
+        **{name.upper(): str(value) for name, value in compilation_cache().items()},
     }
 
 

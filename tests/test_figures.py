@@ -1,5 +1,6 @@
 """The command that draws a run, and the drawings."""
 
+import io
 import json
 import runpy
 import shutil
@@ -187,3 +188,12 @@ def test_confusions_of_few_and_of_many_classes() -> None:
     assert [text.get_text() for text in axis.texts] == [" 4 of 9", " 2 of 7"]
     none = drawing.confusion(np.diag(np.full(30, 5)), ["x"] * 30)
     assert "no image was taken for another class" in texts(none)
+
+
+def test_names_with_dollars() -> None:
+    """Catches a class's name that is set as a formula, or that ends the command where it is none
+    that can be set."""
+    figure = drawing.confusion(np.eye(2, dtype=int), ["$A_$", "$_$B"])
+    figure.savefig(io.BytesIO())
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["$A_$", "$_$B"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import growth_benchmarks, input_benchmarks, memory, torch_input
+from experiments import benchmark, growth, growth_benchmarks, input_benchmarks, memory, torch_input
 from experiments.benchmark import CASES, text
-from experiments.race import straight_line
+from experiments.growth import straight_line
 
 RATIO = {"images_per_second", "peer_images_per_second", "peer", "ratio", "ratio_low", "ratio_high"}
 
@@ -46,6 +46,7 @@ def test_evaluation_grows(monkeypatch):
     monkeypatch.setattr(growth_benchmarks, "_EVALUATION_SIZES", (20, 40, 60))
     result = growth_benchmarks.evaluation(1)
     assert [size for size, _ in result["points"]] == [20, 40, 60]
+    assert growth.straight_line(result["points"]) == result
     assert "straight line" in text({"name": "evaluate_growth", **result})
 
 
@@ -59,28 +60,44 @@ def test_a_straight_line():
 
 
 def test_a_picture_of_growth():
-    """Catches an image's time that is not the whole time divided by the images, and panels
-    interchanged."""
+    """Catches an image's time that is not the whole time divided by the images, another line than
+    that through the points, and panels interchanged."""
     measured = {"a": straight_line([(1, 3.0), (2, 5.0)]), "b": straight_line([(4, 2.0), (8, 3.0)])}
-    axes = growth_benchmarks.picture(measured).axes
+    axes = growth.picture(measured).axes
     assert [axis.get_title() for axis in axes[:2]] == ["a", "b"]
     assert [np.asarray(axis.lines[1].get_xydata()).tolist() for axis in axes[:3]] == [
         [[1, 3], [2, 5]],
         [[4, 2], [8, 3]],
         [[1, 3000], [2, 2500]],
     ]
+    lines = [np.asarray(axis.lines[0].get_xydata())[[0, -1]] for axis in axes[:3]]
+    np.testing.assert_allclose(lines, [[[1, 3], [2, 5]], [[4, 2], [8, 3]], [[1, 3000], [2, 2500]]])
+
+
+def test_a_picture_of_what_was_measured(tmp_path):
+    """Catches a run whose picture is missed after minutes, for a name that is none of a case."""
+    assert set(benchmark.GROWTH) <= set(benchmark.names(benchmark.CASES))
+
+    def case(wanted, repeats):
+        return [straight_line([(1, 3.0), (2, 5.0)]) for _ in wanted]
+
+    cases = {("evaluate_growth",): case, ("startup", "sample"): case}
+    results = list(benchmark.measure(cases, ["evaluate_growth", "sample"], repeats=1))
+    assert [result["name"] for result in results] == ["evaluate_growth", "sample"]
+    assert benchmark.draw(results, tmp_path).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
-    ("flag", "expected"),
+    ("only", "flag", "expected"),
     [
-        ("--output=out", "is for a picture of train_step_growth or evaluate_growth, none of which"),
-        ("--batch=64", "--batch is for --platform"),
+        ("startup", "--output=out", "a picture of train_step_growth or evaluate_growth, none of"),
+        ("startup", "--batch=64", "--batch is for --platform"),
+        ("evaluate_growth", "--output=README.md", "--output=README.md cannot be written to: File"),
     ],
 )
-def test_what_would_be_ignored_is_refused(flag, expected):
+def test_what_cannot_be_given_is_refused(only, flag, expected):
     """Catches a run that ends, minutes later, without what was asked for."""
-    said = processes.run("benchmark", "--only=startup", flag, package="experiments")
+    said = processes.run("benchmark", f"--only={only}", flag, package="experiments")
     assert (said.returncode, said.stdout) == (2, "")
     assert expected in said.stderr
 

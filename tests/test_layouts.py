@@ -126,7 +126,7 @@ def test_lrn_across_columns_agrees_between_layouts() -> None:
         chosen.model.columns = 4
         chosen.model.lrn.update(size=5, across_columns=True)
         chosen.model.inverted_dropout = True
-        for layer in ("conv3", "fc7"):  # nothing of these is across columns
+        for layer in ("conv3", "fc7"):  # these have no normalisation
             del chosen.model.layers[layer]
         chosen.model.layers.fc6.features = 16
         mesh = parallel.make_mesh(chosen)

@@ -329,8 +329,7 @@ def test_killed_in_the_last_steps(tmp_path, monkeypatch):
 
 
 SCRIPT = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
 from alexnet_jax import prepare as prepare_module

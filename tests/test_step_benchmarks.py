@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import processes
 import pytest
+from ml_collections import ConfigDict
 
 from alexnet_jax import train
-from experiments import memory, step_benchmarks
+from experiments import benchmark, memory, step_benchmarks, steps
 from experiments.benchmark import CASES, names, text
 
 
@@ -39,8 +40,9 @@ def test_peak_is_of_the_call() -> None:
     """Catches a peak from before the call, and one that misses what the call freed again."""
     before = np.ones(2**25)  # 256 MiB, freed before
     del before
-    held, peak = memory.peak_during(lambda: np.ones(2**24).sum())  # 128 MiB
+    held, after, peak = memory.peak_during(lambda: np.ones(2**24).sum())  # 128 MiB
     assert peak - held == pytest.approx(128, abs=64)
+    assert after - held < 64
 
 
 def test_restored_arrays_are_all_of_them(tmp_path, monkeypatch) -> None:
@@ -51,5 +53,24 @@ def test_restored_arrays_are_all_of_them(tmp_path, monkeypatch) -> None:
         jax.eval_shape(lambda: train.init_state(step_benchmarks.sample())).params
     )
     assert size * 2**20 == 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in params)
-    peak, kept = step_benchmarks._restore(str(tmp_path))
-    assert peak >= kept
+    trees = step_benchmarks._read(str(tmp_path))
+    assert size * 2**20 == sum(array.nbytes for array in jax.tree.leaves(trees))
+    _, kept = step_benchmarks._restore(str(tmp_path))
+    assert kept > 0
+
+
+def test_growth_of_a_step(monkeypatch) -> None:
+    """Catches steps of another batch than is said, and a case whose result has no name here."""
+    monkeypatch.setattr(step_benchmarks, "paper", step_benchmarks.sample)
+    monkeypatch.setattr(step_benchmarks, "BATCHES", (8, 16))
+    seen = []
+
+    class Seen(steps.TrainStep):
+        def __init__(self, config: ConfigDict) -> None:
+            seen.append(config.batch_size)
+            super().__init__(config)
+
+    monkeypatch.setattr(steps, "TrainStep", Seen)
+    (result,) = benchmark.measure(CASES, ["train_step_growth"], repeats=1)
+    assert seen == [size for size, _ in result["points"]] == [8, 16]
+    assert result["name"] in benchmark.GROWTH
