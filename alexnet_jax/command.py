@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -46,13 +47,19 @@ def define_processes() -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
 
 
+def given_config() -> tuple[str, dict[str, Any]]:
+    """FILE[:VARIANT] as --config has it, and the fields that --config.FIELD=VALUE set."""
+    holder = FLAGS["config"]
+    return config_flags.get_config_filename(holder), config_flags.get_override_values(holder)
+
+
 def default_workdir() -> str:
     """Where a config's run lies: runs/alexnet-sample for configs/alexnet.py:sample.
 
     A comma between a variant's words becomes a hyphen, since --workdir takes lists; so does a
     slash, where the variant is a folder.
     """
-    path, _, variant = config_flags.get_config_filename(FLAGS["config"]).partition(":")
+    path, _, variant = given_config()[0].partition(":")
     words = [Path(path).stem, *re.split("[,/]", variant)]
     return os.path.join("runs", "-".join(filter(None, words)))
 

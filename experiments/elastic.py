@@ -20,7 +20,6 @@ import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections.config_flags import config_flags
 
 from alexnet_jax import command, metrics
 from alexnet_jax.errors import InputError
@@ -101,10 +100,11 @@ def picture(found: dict[str, dict[int, float]], layouts: tuple[int, ...], steps:
 def main(_: list[str]) -> None:
     """The command."""
     output, steps = Path(flags.FLAGS.output), flags.FLAGS.steps
-    holder = flags.FLAGS["config"]
-    config = [f"--config={config_flags.get_config_filename(holder)}"]
-    for field, value in config_flags.get_override_values(holder).items():
-        config.append(f"--config.{field}={value}")
+    file, overrides = command.given_config()
+    config = [
+        f"--config={file}",
+        *(f"--config.{name}={value}" for name, value in overrides.items()),
+    ]
     if steps % 60:
         raise InputError(f"--steps={steps}; expected a multiple of 60")
     found = {}
