@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from alexnet_jax.data.names import short_name
 from experiments.looking import mix_ups
 
-matplotlib.use("Agg")  # files, not windows
 matplotlib.rcParams["text.parse_math"] = False  # a class's name may hold dollars
 
 PER_ROW = 16  # kernels in a row

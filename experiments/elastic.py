@@ -16,15 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from alexnet_jax import command, metrics
 from alexnet_jax.errors import InputError
-
-matplotlib.use("Agg")  # files, not windows
 
 ONE, FOUR = 1, 2  # devices along each axis of the mesh
 RUNS = {

@@ -18,7 +18,6 @@ from math import prod
 from typing import Any
 
 import jax
-import matplotlib
 from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -29,8 +28,6 @@ from alexnet_jax.collectives import collectives, lower_train_step
 from alexnet_jax.describe import layers, with_classes
 from alexnet_jax.errors import InputError
 from configs import variants
-
-matplotlib.use("Agg")  # files, not windows
 
 MIB = 2**20
 WEIRD = "one weird trick"
