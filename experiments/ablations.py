@@ -13,22 +13,17 @@ are written.
 import statistics
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
 
 from alexnet_jax import command, metrics
 from alexnet_jax.errors import InputError
 from configs import variants
 from experiments import sweep
-from experiments.sweep import Run
-
-matplotlib.use("Agg")  # files, not windows
+from experiments.sweep import Base, Run
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class Result:
     @property
     def name(self) -> str:
         """As in no_lrn-2."""
-        return _name(self.ablation, self.seed)
+        return sweep.run_name(self.ablation, self.seed)
 
     @property
     def outcome(self) -> str:
@@ -102,20 +97,10 @@ class Result:
         return f"{self.top1_ten:.2%} top-1 error, ten views"
 
 
-def plan(
-    file: str,
-    overrides: dict[str, Any],
-    base: ConfigDict,
-    only: list[str],
-    seeds: int,
-    output: Path,
-) -> tuple[list[Run], list[str]]:
+def plan(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[str]]:
     """The runs, base first and seed by seed, and what is left out, with the reason.
 
     Args:
-        file: of --config, with its variant.
-        overrides: from the command line, for every run.
-        base: the config that these make.
         only: names of ablations; empty for all.
 
     Raises:
@@ -126,23 +111,17 @@ def plan(
         raise InputError(f"--only={','.join(only)}: {unknown[0]} is none of {', '.join(known)}")
     chosen, skipped = [], []
     for name in only or known:
-        if reason := _same_as_base(known[name], base):
+        if reason := _same_as_base(known[name], base.config):
             skipped.append(f"{name}: {reason}")
         else:
             chosen.append(known[name])
     runs = []
     for seed in range(seeds):
         for ablation in chosen:
-            fields = {**overrides, **dict(ablation.fields), "seed": seed}
-            word = [ablation.name] if ablation.name in variants.ABLATIONS else []
-            config = sweep.variant(file, *word)
-            name = _name(ablation.name, seed)
-            runs.append(sweep.make_run(output, name, ablation.says, config, fields))
+            words = [ablation.name] if ablation.name in variants.ABLATIONS else []
+            fields = {**dict(ablation.fields), "seed": seed}
+            runs.append(base.run((ablation.name, seed), ablation.says, words, fields))
     return runs, skipped
-
-
-def _name(ablation: str, seed: int) -> str:
-    return f"{ablation}-{seed}"
 
 
 def _same_as_base(ablation: Ablation, base: ConfigDict) -> str:
@@ -159,16 +138,16 @@ def _same_as_base(ablation: Ablation, base: ConfigDict) -> str:
 
 def result(run: Run, status: str, seconds: float | None) -> Result:
     """What a run's metrics.jsonl says."""
-    ablation, _, seed = run.name.rpartition("-")
+    ablation, seed = run.key
     records = metrics.read(run.workdir)
     final = {r["views"]: r for r in records if "views" in r}
     trained = [r["top1_error"] for r in records if r["split"] == "train"]
     if status != "done" or set(final) != {"center", "ten"}:
-        return Result(ablation, int(seed), status, seconds=seconds)
+        return Result(ablation, seed, status, seconds=seconds)
     center, ten = final["center"], final["ten"]
     return Result(
         ablation,
-        int(seed),
+        seed,
         status,
         top1_center=center["top1_error"],
         top5_center=center["top5_error"],
@@ -204,17 +183,10 @@ def table(results: list[Result]) -> str:
                 f"{statistics.mean(ours) - statistics.mean(theirs):+.2f}"
                 for ours, theirs in zip(both, base, strict=True)
             )
+        mean = f"{statistics.mean(firsts):.2f}"
         spread = f"{len(firsts)}: {min(firsts):.2f} to {max(firsts):.2f}"
         center = f"{statistics.mean(_of(results, ablation.name, 'top1_center')):.2f}"
-        published = [ablation.paper, ablation.program]
-        cells = [
-            ablation.says,
-            f"{statistics.mean(firsts):.2f}",
-            spread,
-            change,
-            center,
-            *published,
-        ]
+        cells = [ablation.says, mean, spread, change, center, ablation.paper, ablation.program]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -243,11 +215,11 @@ def picture(results: list[Result]) -> Figure:
     return figure
 
 
-def report(results: list[Result], output: Path) -> None:
-    """Write the table and the picture."""
-    if any(r.top1_ten is not None for r in results):
-        (output / "ablations.md").write_text(table(results) + "\n")
-        picture(results).savefig(output / "ablations.png", dpi=120)
+def report(results: list[Result]) -> tuple[str, Figure | None]:
+    """The table and the picture."""
+    if all(r.top1_ten is None for r in results):
+        return "No run is done.", None
+    return table(results), picture(results)
 
 
 def _of(results: list[Result], name: str, field: str) -> list[float]:
@@ -258,31 +230,14 @@ def _of(results: list[Result], name: str, field: str) -> list[float]:
 
 def main(_: list[str]) -> int:
     """The command."""
-    flag = flags.FLAGS
-    holder, output = flag["config"], Path(flag.output)
-    runs, skipped = plan(
-        config_flags.get_config_filename(holder),
-        config_flags.get_override_values(holder),
-        flag.config,
-        flag.only,
-        flag.seeds,
-        output,
-    )
+    flag, base = flags.FLAGS, Base.given()
+    runs, skipped = plan(base, flag.only, flag.seeds)
     for reason in skipped:
         print(f"left out: {reason}", file=sys.stderr)
-    table_file = output / "ablations.csv"
-    whole = sweep.Sweep(
-        runs, output, flag.jobs, table=table_file, kind=Result, result=result, report=report
-    )
-    if flag.list or flag.dry_run:
-        whole.show() if flag.list else whole.dry_run()
-        return 0
-    sweep.begin(output, flag.config)
-    ended = whole.go(sweep.make_executor())
-    for one in ended:
-        print(f"{one.name}: {one.status}", file=sys.stderr)
-    print(table(whole.results))
-    return 1 if any(map(sweep.failed, ended)) else 0
+    return sweep.Sweep(
+        base, "ablations", flag.jobs,
+        kind=Result, plan=lambda _: runs, result=result, report=report,
+    ).main()  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -25,24 +25,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
 
 from alexnet_jax import command, metrics
 from alexnet_jax.errors import InputError
 from experiments import sweep
-from experiments.sweep import Run
-
-matplotlib.use("Agg")  # files, not windows
+from experiments.sweep import Base, Run
 
 UNITS = {"relu": "ReLU", "tanh": "tanh"}
+NET = ("four_layers", "no_lrn", "no_crops")  # words of configs/variants.py
+WORDS = {"relu": NET, "tanh": (*NET, "tanh")}
 PAPER = "in the paper 6, at 25 % on CIFAR-10"
 
 
@@ -71,7 +67,7 @@ class Result:
     @property
     def name(self) -> str:
         """As in tanh-0.01-2."""
-        return _name(self.units, self.rate, self.seed)
+        return sweep.run_name(self.units, self.rate, self.seed)
 
     @property
     def outcome(self) -> str:
@@ -83,10 +79,6 @@ class Result:
         if self.epochs is None:
             return f"not reached, {_percent(self.last_error)} in the last epoch"
         return f"{self.epochs:.1f} epochs to {_percent(self.threshold)}"
-
-
-def _name(units: str, rate: float, seed: int) -> str:
-    return f"{units}-{rate:g}-{seed}"
 
 
 def _percent(fraction: float) -> str:
@@ -126,94 +118,79 @@ def epochs_to(threshold: float, epochs: np.ndarray, errors: np.ndarray) -> float
     return float(np.interp(threshold, errors[pair], epochs[pair]))
 
 
-def measure(row: Result, output: Path, threshold: float) -> Result:
+def curve(base: Base, row: Result) -> tuple[np.ndarray, np.ndarray]:
+    """The training error of a row's run, as `training_error` has it."""
+    return training_error(metrics.read(base.workdir(row.name)))
+
+
+def measure(base: Base, threshold: float, row: Result) -> Result:
     """The row with what its run's metrics.jsonl says."""
     row = replace(row, threshold=threshold)
     if row.status != "done":
         return row
-    epochs, errors = training_error(metrics.read(output / "runs" / row.name))
+    epochs, errors = curve(base, row)
     last = float(errors[-1]) if errors.size else None
     return replace(row, epochs=epochs_to(threshold, epochs, errors), last_error=last)
 
 
-def result(output: Path, threshold: float, run: Run, status: str, seconds: float | None) -> Result:
+def result(base: Base, threshold: float, run: Run, status: str, seconds: float | None) -> Result:
     """The row of a run that has ended."""
-    units, _, rest = run.name.partition("-")
-    rate, _, seed = rest.rpartition("-")
-    row = Result(units, float(rate), int(seed), status, threshold, seconds=seconds)
-    return measure(row, output, threshold)
+    units, rate, seed = run.key
+    return measure(base, threshold, Result(units, rate, seed, status, threshold, seconds=seconds))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What every run is made from.
+def plain(base: Base) -> Base:
+    """The base without what is against overfitting, unless the command line has it."""
+    fields = {
+        "weight_decay": 0.0,
+        "data.lighting": "none",
+        "data.crop": base.config.data.image_size,
+        "schedule.rule": "epochs",
+        "schedule.drop_epochs": (),
+        "log_every": 10,
+        "evaluate_every": base.config.epochs,
+    }
+    return replace(base, overrides={**fields, **base.overrides})
 
-    Attributes:
-        file: of --config, with its variant.
-        overrides: from the command line, for every run.
-        base: the config that these make.
-    """
 
-    file: str
-    overrides: dict[str, Any]
-    base: ConfigDict
-    output: Path
+def check(base: Base) -> None:
+    """Raise InputError for a config file, or a variant, that has no four-layer net."""
+    for words in WORDS.values():
+        path, _, variant = base.variant(*words).partition(":")
+        try:
+            runpy.run_path(path)["get_config"](variant)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"--config={base.file} does not make the net of figure 1: {error}"
+            ) from None
 
-    def check(self) -> None:
-        """Raise InputError for a config file, or a variant, that has no four-layer net."""
-        for units in UNITS:
-            path, _, variant = self.config(units).partition(":")
-            try:
-                runpy.run_path(path)["get_config"](variant)
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"--config={self.file} does not make the net of figure 1: {error}"
-                ) from None
 
-    def config(self, units: str) -> str:
-        """The config file with the variant of the net."""
-        words = ("four_layers", "no_lrn", "no_crops", *(["tanh"] if units == "tanh" else []))
-        return sweep.variant(self.file, *words)
-
-    def grid(self, rates: Sequence[float]) -> list[Run]:
-        """The runs with the first seed."""
-        return [self.run(units, rate, 0) for rate in rates for units in UNITS]
-
-    def others(self, results: list[Result], rates: Sequence[float], seeds: int) -> list[Run]:
-        """The runs with the other seeds, of each units' fastest rate once all rates are known."""
-        runs = []
-        for units in UNITS:
-            best = fastest(results, units)
-            if best is not None and not unknown(results, units, rates):
-                runs += [self.run(units, best, seed) for seed in range(1, seeds)]
-        return runs
-
-    def run(self, units: str, rate: float, seed: int) -> Run:
-        """One training."""
-        fields = {
-            "weight_decay": 0.0,
-            "data.lighting": "none",
-            "data.crop": self.base.data.image_size,
-            "schedule.rule": "epochs",
-            "schedule.drop_epochs": (),
-            "log_every": 10,
-            "evaluate_every": self.base.epochs,
-            **self.overrides,
-            "learning_rate": rate,
-            "seed": seed,
-        }
-        name, says = _name(units, rate, seed), f"{UNITS[units]}, learning rate {rate:g}"
-        return sweep.make_run(self.output, name, says, self.config(units), fields)
+def plan(base: Base, rates: Sequence[float], seeds: int, results: list[Result]) -> list[Run]:
+    """Every rate with the first seed; of units all of whose rates are known, the fastest with
+    the others too."""
+    keys = [(units, rate, 0) for rate in rates for units in UNITS]
+    for units in UNITS:
+        best = fastest(results, units)
+        if best is not None and not unknown(results, units, rates):
+            keys += [(units, best, seed) for seed in range(1, seeds)]
+    runs = []
+    for units, rate, seed in keys:
+        says, fields = (
+            f"{UNITS[units]}, learning rate {rate:g}",
+            dict(learning_rate=rate, seed=seed),
+        )
+        runs.append(base.run((units, rate, seed), says, WORDS[units], fields))
+    return runs
 
 
 def fastest(results: list[Result], units: str) -> float | None:
     """The rate whose first seed is at the threshold first; None if none is."""
-    times = {
+    first = {
         r.rate: r.epochs
         for r in results
-        if r.units == units and r.seed == 0 and r.epochs is not None
+        if (r.units, r.seed) == (units, 0) and r.epochs is not None
     }
-    return min(times, key=lambda rate: times[rate], default=None)
+    return min(first, key=lambda rate: first[rate], default=None)
 
 
 def unknown(results: list[Result], units: str, rates: Sequence[float]) -> set[float]:
@@ -232,10 +209,14 @@ def edge(results: list[Result], units: str) -> str:
     return f"{UNITS[units]}'s fastest rate, {best:g}, is the {side} that was tried: add {more} ones"
 
 
-def times(results: list[Result], units: str, rate: float) -> list[float]:
+def seeds_of(results: list[Result], units: str, rate: float) -> list[Result]:
+    """The rows of a rate."""
+    return [r for r in results if (r.units, r.rate) == (units, rate)]
+
+
+def times(seeds: list[Result]) -> list[float]:
     """Epochs to the threshold, of the seeds that came to it."""
-    of = [r.epochs for r in results if (r.units, r.rate) == (units, rate)]
-    return [epochs for epochs in of if epochs is not None]
+    return [row.epochs for row in seeds if row.epochs is not None]
 
 
 def table(results: list[Result], threshold: float) -> str:
@@ -252,19 +233,20 @@ def table(results: list[Result], threshold: float) -> str:
 
 
 def _cell(results: list[Result], units: str, rate: float) -> str:
-    of = [r for r in results if (r.units, r.rate) == (units, rate)]
-    there = times(results, units, rate)
-    if not of:
+    seeds = seeds_of(results, units, rate)
+    there = times(seeds)
+    if not seeds:
         return "not run"
     if not there:
-        return "; ".join(dict.fromkeys(r.outcome.split(",")[0] for r in of))
+        return "; ".join(dict.fromkeys(row.outcome.split(",")[0] for row in seeds))
     mean = f"{statistics.mean(there):.1f}"
     mean = f"**{mean}**" if rate == fastest(results, units) else mean
-    return mean if len(of) == 1 else f"{mean} ({_spread(there, len(of))})"
+    return mean if len(seeds) == 1 else f"{mean} ({_spread(seeds)})"
 
 
-def _spread(there: list[float], seeds: int) -> str:
-    count = f"{seeds}" if len(there) == seeds else f"{len(there)} of {seeds}"
+def _spread(seeds: list[Result]) -> str:
+    there = times(seeds)
+    count = f"{len(there)}" if len(there) == len(seeds) else f"{len(there)} of {len(seeds)}"
     return f"{count} seeds, {min(there):.1f} to {max(there):.1f}"
 
 
@@ -276,17 +258,17 @@ def summary(results: list[Result], threshold: float) -> list[str]:
         if best is None:
             lines.append(f"{name} is not at {there} with any rate.")
             continue
-        means[units] = statistics.mean(times(results, units, best))
-        lines.append(
-            f"{name} is at {there} after {means[units]:.1f} epochs, at learning rate {best:g}."
-        )
+        seeds = seeds_of(results, units, best)
+        means[units] = statistics.mean(times(seeds))
+        after = f"{means[units]:.1f} epochs, at learning rate {best:g}"
+        lines.append(f"{name} is at {there} after {after}.")
     if len(means) == len(UNITS):
         ratio = means["tanh"] / means["relu"]
         lines.append(f"tanh needs {ratio:.1f} times the epochs of ReLU ({PAPER}).")
     return lines + [f"{said}." for units in UNITS if (said := edge(results, units))]
 
 
-def picture(results: list[Result], output: Path, threshold: float) -> Figure:
+def picture(base: Base, threshold: float, results: list[Result]) -> Figure:
     """As the paper's figure 1: ReLU solid, tanh dashed, every seed a line; rates that were
     slower are thin, and may lie above the picture."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
@@ -295,14 +277,14 @@ def picture(results: list[Result], output: Path, threshold: float) -> Figure:
     for color, line, units in (("C0", "-", "relu"), ("C1", "--", "tanh")):
         best = fastest(results, units)
         for row in (r for r in results if r.units == units and r.status == "done"):
-            epochs, errors = training_error(metrics.read(output / "runs" / row.name))
+            epochs, errors = curve(base, row)
             chosen = row.rate == best
             width, alpha = (1.8, 0.9) if chosen else (0.7, 0.35)
             axis.plot(epochs, 100 * errors, line, color=color, linewidth=width, alpha=alpha)
             if chosen:
                 highest = max(highest, errors[0])
         if best is not None:
-            mean = statistics.mean(times(results, units, best))
+            mean = statistics.mean(times(seeds_of(results, units, best)))
             axis.plot([mean, mean], [0, 100 * threshold], color=color, linewidth=1, alpha=0.5)
             label = f"{UNITS[units]}, rate {best:g}: {mean:.1f} epochs to {_percent(threshold)}"
             axis.plot([], [], line, color=color, linewidth=1.8, label=label)
@@ -316,12 +298,11 @@ def picture(results: list[Result], output: Path, threshold: float) -> Figure:
     return figure
 
 
-def report(threshold: float, results: list[Result], output: Path) -> None:
-    """Write the table and the picture."""
-    text = [table(results, threshold), "", *summary(results, threshold)]
-    (output / "relu_tanh.md").write_text("\n".join(text) + "\n")
-    if any(r.status == "done" for r in results):
-        picture(results, output, threshold).savefig(output / "relu_tanh.png", dpi=120)
+def report(base: Base, threshold: float, results: list[Result]) -> tuple[str, Figure | None]:
+    """The table with what it says, and the picture."""
+    text = "\n".join([table(results, threshold), "", *summary(results, threshold)])
+    done = any(r.status == "done" for r in results)
+    return text, picture(base, threshold, results) if done else None
 
 
 def parse_rates(given: list[str]) -> list[float]:
@@ -342,48 +323,22 @@ def parse_rates(given: list[str]) -> list[float]:
 def main(_: list[str]) -> int:
     """The command."""
     flag = flags.FLAGS
-    holder, output, rates = flag["config"], Path(flag.output), parse_rates(flag.rates)
-    threshold = flag.threshold
+    rates, base, threshold = parse_rates(flag.rates), plain(Base.given()), flag.threshold
     if threshold is None:
         threshold = 0.10 if flag.config.data.name == "sample" else 0.25
-    plan = Plan(
-        config_flags.get_config_filename(holder),
-        config_flags.get_override_values(holder),
-        flag.config,
-        output,
-    )
-    plan.check()
+    check(base)
     whole = sweep.Sweep(
-        plan.grid(rates),
-        output,
-        flag.jobs,
-        table=output / "relu_tanh.csv",
-        kind=Result,
-        result=partial(result, output, threshold),
-        report=partial(report, threshold),
-    )
-    whole.results = [measure(row, output, threshold) for row in whole.results]
-    if flag.list or flag.dry_run:
-        whole.runs += plan.others(whole.results, rates, flag.seeds)
-        whole.dry_run() if flag.dry_run else whole.show()
-        if any(unknown(whole.results, units, rates) for units in UNITS) and flag.seeds > 1:
-            print(
-                f"Then the fastest rate of each with {flag.seeds - 1} other seeds: "
-                f"{len(UNITS) * (flag.seeds - 1)} runs.",
-                file=sys.stderr,
-            )
-        return 0
-    sweep.begin(output, flag.config)
-    executor = sweep.make_executor()
-    ended = whole.go(executor)
-    whole.runs = plan.others(whole.results, rates, flag.seeds)
-    ended += whole.go(executor)
-    failures = [row for row in ended if sweep.failed(row)]
-    for row in failures:
-        print(f"{row.name}: {row.status}", file=sys.stderr)
-    report(threshold, whole.results, output)
-    print((output / "relu_tanh.md").read_text(), end="")
-    return 1 if failures else 0
+        base, "relu_tanh", flag.jobs, kind=Result,
+        plan=partial(plan, base, rates, flag.seeds),
+        result=partial(result, base, threshold),
+        report=partial(report, base, threshold),
+    )  # fmt: skip
+    whole.results = [measure(base, threshold, row) for row in whole.results]
+    later = [name for units, name in UNITS.items() if unknown(whole.results, units, rates)]
+    if more := len(later) * (flag.seeds - 1):
+        rate = f"the fastest rate of {' and of '.join(later)}"
+        print(f"When all rates are known, {more} runs follow with {rate}.", file=sys.stderr)
+    return whole.main()
 
 
 if __name__ == "__main__":

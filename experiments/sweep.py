@@ -2,9 +2,10 @@
 
 Each is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started by submitit:
 on this machine, --jobs at a time, or under SLURM with --slurm_partition. What became of it is a
-row of a CSV file, which is read again when the same command goes on: runs that are done are left
-alone, the others continue from their checkpoints. One that fails does not stop the others. One
-whose loss is not finite has "diverged", and is not tried again: it would do the same.
+row of OUTPUT/NAME.csv, which is read again when the same command goes on: runs that are done are
+left alone, the others continue from their checkpoints. One that fails does not stop the others. One
+whose loss is not finite has "diverged", and is not tried again: it would do the same. What the rows
+say is written to OUTPUT/NAME.md and NAME.png whenever there is one more.
 """
 
 import csv
@@ -12,16 +13,19 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 import submitit
 from absl import flags
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.workdir import differences
 
@@ -34,28 +38,65 @@ class Run:
     """One training.
 
     Attributes:
-        name: of its folder, and of its row.
+        key: what tells it from the others; its row begins with it.
         says: what is particular to it, in a few words.
         arguments: of `alexnet_jax.main`.
     """
 
-    name: str
+    key: tuple[Any, ...]
     says: str
     workdir: Path
     arguments: tuple[str, ...]
 
-
-def make_run(output: Path, name: str, says: str, config: str, fields: dict[str, Any]) -> Run:
-    """The run of a config file, with its variant, and with fields set."""
-    workdir = output / "runs" / name
-    overrides = (f"--config.{field}={value}" for field, value in fields.items())
-    return Run(name, says, workdir, (f"--config={config}", f"--workdir={workdir}", *overrides))
+    @property
+    def name(self) -> str:
+        """Of its folder, and of its row."""
+        return run_name(*self.key)
 
 
-def variant(file: str, *words: str) -> str:
-    """A config file with words after the variant that it has."""
-    path, _, before = file.partition(":")
-    return ":".join(filter(None, [path, ",".join(filter(None, [before, *words]))]))
+def run_name(*key: Any) -> str:
+    """As in tanh-0.01-2."""
+    return "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What every run of a sweep is made from.
+
+    Attributes:
+        file: of --config, with its variant.
+        overrides: fields set for every run, as on the command line.
+        config: that the command line makes of both.
+        output: the sweep's folder.
+    """
+
+    file: str
+    overrides: dict[str, Any]
+    config: ConfigDict
+    output: Path
+
+    @classmethod
+    def given(cls) -> "Base":
+        """What the flags say."""
+        return cls(*command.given_config(), flags.FLAGS.config, Path(flags.FLAGS.output))
+
+    def variant(self, *words: str) -> str:
+        """The config file with words after the variant that it has."""
+        path, _, before = self.file.partition(":")
+        return ":".join(filter(None, [path, ",".join(filter(None, [before, *words]))]))
+
+    def workdir(self, name: str) -> Path:
+        """The folder of a run."""
+        return self.output / "runs" / name
+
+    def run(
+        self, key: tuple[Any, ...], says: str, words: Sequence[str], fields: dict[str, Any]
+    ) -> Run:
+        """The run with words after the variant, and with fields set over the overrides."""
+        workdir = self.workdir(run_name(*key))
+        overrides = (f"--config.{f}={value}" for f, value in {**self.overrides, **fields}.items())
+        arguments = (f"--config={self.variant(*words)}", f"--workdir={workdir}", *overrides)
+        return Run(key, says, workdir, arguments)
 
 
 class Row(Protocol):
@@ -93,25 +134,48 @@ class Sweep(Generic[R]):
 
     def __init__(
         self,
-        runs: list[Run],
-        output: Path,
+        base: Base,
+        name: str,
         jobs: int,
         *,
-        table: Path,
         kind: type[R],
+        plan: Callable[[list[R]], list[Run]],
         result: Callable[[Run, str, float | None], R],
-        report: Callable[[list[R], Path], None],
+        report: Callable[[list[R]], tuple[str, Figure | None]],
     ) -> None:
         """`jobs` run at the same time.
 
         Args:
-            table: the CSV file of rows, each of `kind`.
+            name: of its files in the folder of the base.
+            kind: of its rows.
+            plan: from the rows so far, all runs that are known to be wanted.
             result: from a run, its status and its seconds, the row.
-            report: writes into `output` what the rows say, whenever there is one more.
+            report: what the rows say, in Markdown, and a picture if they give one.
         """
-        self.runs, self.output, self.jobs = runs, output, jobs
-        self.table, self.result, self.report = table, result, report
-        self.results = read(table, kind)
+        self.base, self.name, self.jobs = base, name, jobs
+        self.plan, self.result, self.report = plan, result, report
+        self.results = read(self._path("csv"), kind)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that are planned by now."""
+        return self.plan(self.results)
+
+    def main(self) -> int:
+        """List the runs or run them, as the flags say; the exit status, 1 if any has failed."""
+        flag = flags.FLAGS
+        if flag.list:
+            self.show()
+            return 0
+        if flag.dry_run:
+            self.dry_run()
+            return 0
+        begin(self.base)
+        ended = self.go(make_executor())
+        for row in ended:
+            print(f"{row.name}: {row.status}", file=sys.stderr)
+        print(self._write_report())
+        return int(any(map(failed, ended)))
 
     def waiting(self) -> list[Run]:
         """The runs that have not come to an end."""
@@ -145,15 +209,17 @@ class Sweep(Generic[R]):
 
         Ctrl-C interrupts the running ones, which save, and is raised again.
         """
-        waiting = self.waiting()
+        begun: set[Run] = set()
         running: dict[Run, tuple[submitit.Job[str], float]] = {}
-        bar = tqdm(total=len(self.runs), initial=len(self.runs) - len(waiting), unit="run",
+        total = len(self.runs)
+        bar = tqdm(total=total, initial=total - len(self.waiting()), unit="run",
                    disable=not sys.stderr.isatty())  # fmt: skip
         try:
-            while waiting or running:
-                while waiting and len(running) < self.jobs:
-                    run = waiting.pop(0)
+            while (waiting := [run for run in self.waiting() if run not in begun]) or running:
+                for run in waiting[: self.jobs - len(running)]:
+                    begun.add(run)
                     running[run] = _start(run, executor), time.monotonic()
+                bar.total = len(self.runs)
                 bar.set_postfix_str(", ".join(run.name for run in running))
                 for run, (job, begin) in [*running.items()]:
                     if job.done():
@@ -181,9 +247,22 @@ class Sweep(Generic[R]):
         new = self.result(run, status, round(seconds, 1))
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)
-        write(self.table, self.results)
-        self.report(self.results, self.output)
+        write(self._path("csv"), self.results)
+        self._write_report()
         tqdm.write(f"{run.name}: {new.outcome}, {seconds:.0f} s", file=sys.stderr)
+
+    def _write_report(self) -> str:
+        """Write what the rows say and their picture; the text."""
+        text, figure = self.report(self.results)
+        with _whole(self._path("md")) as path:
+            path.write_text(text + "\n")
+        if figure is not None:
+            with _whole(self._path("png")) as path:
+                figure.savefig(path, dpi=120)
+        return text
+
+    def _path(self, kind: str) -> Path:
+        return self.base.output / f"{self.name}.{kind}"
 
 
 def _start(run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
@@ -219,23 +298,30 @@ def read(path: Path, kind: type[R]) -> list[R]:
 
 
 def write(path: Path, rows: list[R]) -> None:
-    """The table, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    """Write the table."""
+    with _whole(path) as new, new.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(type(rows[0]))])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    temporary.replace(path)
 
 
-def begin(output: Path, base: ConfigDict) -> None:
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of another when it is whole."""
+    new = path.with_stem(f"{path.stem}.new")
+    yield new
+    new.replace(path)
+
+
+def begin(base: Base) -> None:
     """Record the config that all runs are made from in the experiment's folder.
 
     Raises:
         InputError: it was begun with another one, and its runs would not compare; or the folder
             cannot be written to.
     """
-    path, new = output / "config.json", json.loads(base.to_json())
+    output = base.output
+    path, new = output / "config.json", json.loads(base.config.to_json())
     if path.exists():
         for name, was, now in differences(json.loads(path.read_text()), new):
             raise InputError(

@@ -10,14 +10,14 @@ from torch_twin import config_module
 from alexnet_jax.errors import InputError
 from experiments import ablations, sweep
 from experiments.ablations import Result
-from experiments.sweep import Run
+from experiments.sweep import Base, Run
 
 SAMPLE = "configs/alexnet.py:sample"
 
 
 def plan(only: list[str], seeds: int = 1) -> tuple[list[Run], list[str]]:
-    base = config_module()["get_config"]("sample")
-    return ablations.plan(SAMPLE, {"epochs": 7}, base, only, seeds, Path("out"))
+    config = config_module()["get_config"]("sample")
+    return ablations.plan(Base(SAMPLE, {"epochs": 7}, config, Path("out")), only, seeds)
 
 
 def test_the_plan_names_every_run() -> None:
@@ -70,6 +70,7 @@ def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(tmp_path: Path) ->
     assert "tanh-0: failed" in second.stderr
     assert "base-0" not in second.stderr
     assert (tmp_path / "out" / "ablations.png").stat().st_size > 1000
+    assert (tmp_path / "out" / "ablations.md").read_text() == second.stdout
     log = rows[0].status.split("see ")[1]
     assert "alexnet_jax.main" in Path(log).read_text()
 
@@ -87,3 +88,8 @@ def test_the_table_gives_means_spreads_and_changes() -> None:
     cells = [cell.strip() for cell in no_lrn.strip("|").split("|")]
     assert cells[1:4] == ["15.00", "1: 15.00 to 15.00", "+4.00 / +0.00"]
     assert cells[4:] == ["20.00", "+1.4 / +1.2", "+1.37 / +1.15"]
+
+
+def test_no_result_is_no_table() -> None:
+    """Catches the bare head of a table, and a picture of nothing."""
+    assert ablations.report([Result("base", 0, "failed, see x")]) == ("No run is done.", None)

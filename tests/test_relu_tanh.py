@@ -13,6 +13,7 @@ from torch_twin import config_module
 from alexnet_jax.errors import InputError
 from experiments import relu_tanh, sweep
 from experiments.relu_tanh import Result
+from experiments.sweep import Base
 
 
 def records(errors: list[float], every: float = 0.25) -> list[dict[str, Any]]:
@@ -99,14 +100,15 @@ def test_the_edge_of_the_grid_is_said() -> None:
     assert "the highest" in relu_tanh.edge(failed, "relu")
 
 
-def plan(**overrides: Any) -> relu_tanh.Plan:
-    base = config_module()["get_config"]("sample")
-    return relu_tanh.Plan("configs/alexnet.py:sample", overrides, base, Path("out"))
+def base(**overrides: Any) -> Base:
+    config = config_module()["get_config"]("sample")
+    return Base("configs/alexnet.py:sample", overrides, config, Path("out"))
 
 
 def test_the_grid_is_run_with_one_seed() -> None:
     """Catches units, a rate or a means against overfitting that does not reach its run."""
-    relu, tanh, *_ = runs = plan(epochs=7, log_every=5).grid([0.01, 0.2])
+    plain = relu_tanh.plain(base(epochs=7, log_every=5))
+    relu, tanh, *_ = runs = relu_tanh.plan(plain, [0.01, 0.2], 3, [])
     assert [run.name for run in runs] == ["relu-0.01-0", "tanh-0.01-0", "relu-0.2-0", "tanh-0.2-0"]
     assert relu.arguments[:2] == (
         "--config=configs/alexnet.py:sample,four_layers,no_lrn,no_crops",
@@ -124,14 +126,18 @@ def test_the_grid_is_run_with_one_seed() -> None:
 def test_the_other_seeds_are_for_the_fastest_rate() -> None:
     """Catches seeds run before the choice is made, the first seed run twice, and one rate taken
     for both units."""
-    assert [run.name for run in plan().others(grid(), RATES, seeds=3)] == [
+
+    def others(results: list[Result], rates: tuple[float, ...], seeds: int) -> list[str]:
+        names = [run.name for run in relu_tanh.plan(base(), rates, seeds, results)]
+        return names[len(rates) * 2 :]
+
+    assert others(grid(), RATES, 3) == [
         *("relu-0.05-1", "relu-0.05-2"),
         *("tanh-0.01-1", "tanh-0.01-2"),
     ]
     failed = [replace(r, status="failed, see x") if r.name == "relu-0.01-0" else r for r in grid()]
-    names = [run.name for run in plan().others(failed, RATES, seeds=2)]
-    assert names == ["tanh-0.01-1"]
-    assert plan().others(grid(), (*RATES, 0.5), seeds=2) == []
+    assert others(failed, RATES, 2) == ["tanh-0.01-1"]
+    assert others(grid(), (*RATES, 0.5), 2) == []
 
 
 def test_the_table_and_what_it_says() -> None:
@@ -168,8 +174,8 @@ def test_wrong_rates(given: list[str]) -> None:
 def test_a_config_without_the_net(file: str, message: str) -> None:
     """Catches ten runs that are started in order to fail."""
     with pytest.raises(InputError, match=f"--config={file} does not make the net.*{message}"):
-        replace(plan(), file=file).check()
-    plan().check()
+        relu_tanh.check(replace(base(), file=file))
+    relu_tanh.check(base())
 
 
 def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
@@ -184,6 +190,7 @@ def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
     ]
     first = processes.run("relu_tanh", *arguments, package="experiments")
     rows = sweep.read(tmp_path / "out" / "relu_tanh.csv", Result)
+    logs = {*(tmp_path / "out" / "logs").iterdir()}
     again = processes.run("relu_tanh", *arguments, package="experiments")
     assert (first.returncode, again.returncode) == (0, 0), first.stderr
     assert {row.name: row.status.split(",")[0] for row in rows} == {
@@ -197,5 +204,6 @@ def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
     assert "ReLU's fastest rate, 0.01, is the lowest that was tried" in first.stdout
     assert again.stdout == first.stdout
     assert "-0.01-0" not in again.stderr
-    assert "1e+39" not in again.stderr
+    assert "tanh-1e+39-0: diverged, see " in again.stderr
+    assert {*(tmp_path / "out" / "logs").iterdir()} == logs
     assert (tmp_path / "out" / "relu_tanh.png").stat().st_size > 1000

@@ -7,10 +7,16 @@ from typing import Any, cast
 
 import processes
 import pytest
+from ml_collections import ConfigDict
 from torch_twin import config_module
 
 from alexnet_jax.errors import InputError
 from experiments import sweep
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.0)
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,18 @@ class Row:
         return self.status
 
 
-def make(output: Path, names: list[str], jobs: int = 1) -> sweep.Sweep[Row]:
-    runs = [sweep.make_run(output, name, "", "tiny.py", {}) for name in names]
+def make(
+    output: Path, names: list[str], jobs: int = 1, at_once: int | None = None
+) -> sweep.Sweep[Row]:
+    """A sweep that wants `at_once` runs (None is all), and one more for each that has ended."""
+    base = sweep.Base("tiny.py", {}, ConfigDict(), output)
+    runs = [base.run((name,), "", (), {}) for name in names]
     return sweep.Sweep(
-        *(runs, output, jobs),
-        table=output / "rows.csv",
+        *(base, "rows", jobs),
         kind=Row,
+        plan=lambda rows: runs if at_once is None else runs[: at_once + len(rows)],
         result=lambda run, status, seconds: Row(run.name, 0, status, seconds=seconds),
-        report=lambda rows, output: None,
+        report=lambda rows: (f"{len(rows)} rows", None),
     )
 
 
@@ -79,6 +89,43 @@ def test_what_failed_is_tried_again_and_nothing_else(tmp_path: Path) -> None:
     assert [row.name for row in ended] == ["c"]
 
 
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_what_the_rows_call_for_is_run_too(tmp_path: Path, jobs: int) -> None:
+    """Catches a plan that is made before there are rows, and a run that is started twice."""
+    executor = Executor({"b": "gone"})
+    make(tmp_path, ["a", "b", "c", "d"], jobs, at_once=2).go(cast(Any, executor))
+    assert executor.started == ["a", "b", "c", "d"]
+
+
+def test_the_end_says_what_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a divergence that is passed over, or that is a failure to the shell, and a report
+    that is not written or not printed where nothing is left to run."""
+    monkeypatch.setattr(sweep.flags, "FLAGS", SimpleNamespace(list=False, dry_run=False))
+    for errors, status, said in [
+        ({"b": "gone", "c": "not finite at step 7"}, 1, "b: failed, see its.log\nc: diverged, "),
+        ({}, 0, "\nc: diverged, see its.log\n"),
+        ({}, 0, "c: diverged, see its.log\n"),
+    ]:
+        monkeypatch.setattr(sweep, "make_executor", lambda errors=errors: Executor(errors))
+        assert make(tmp_path, ["a", "b", "c"]).main() == status
+        out, err = capsys.readouterr()
+        assert out == "3 rows\n" == (tmp_path / "rows.md").read_text()
+        assert said in err
+    assert make(tmp_path / "nothing", []).main() == 0
+    assert capsys.readouterr().out == "0 rows\n"
+
+
+def test_a_table_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    """Catches what is done forgotten because the writing of one more row was cut off."""
+    rows = [Row("a", 0, "done"), Row("b", 0, "done")]
+    sweep.write(tmp_path / "rows.csv", rows)
+    with pytest.raises(TypeError):
+        sweep.write(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
+    assert sweep.read(tmp_path / "rows.csv", Row) == rows
+
+
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     """Catches a number read as a word, and an empty field as 0 or as "None"."""
     rows = [Row("base-0", 0, "done", 0.1, 5.0), Row("tanh-1", 1, "failed, see x,y")]
@@ -110,17 +157,18 @@ def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
 )
 def test_words_go_after_the_variant(file: str, words: tuple[str, ...], expected: str) -> None:
     """Catches a comma or a colon too many, which no config knows."""
-    assert sweep.variant(file, *words) == expected
+    assert sweep.Base(file, {}, ConfigDict(), Path("out")).variant(*words) == expected
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:
     """Catches runs of one schedule taken for finished ones of another."""
-    base = config_module()["get_config"]("sample")
-    sweep.begin(tmp_path, base)
-    sweep.begin(tmp_path, base)
-    base.epochs = 7
+    config = config_module()["get_config"]("sample")
+    base = sweep.Base("configs/alexnet.py:sample", {}, config, tmp_path)
+    sweep.begin(base)
+    sweep.begin(base)
+    config.epochs = 7
     with pytest.raises(InputError, match="was begun with epochs=16, and now it is 7"):
-        sweep.begin(tmp_path, base)
+        sweep.begin(base)
 
 
 def test_help_lists_the_shared_flags() -> None:
