@@ -45,8 +45,8 @@ class Ablation:
     fields: tuple[tuple[str, Any], ...] = ()
 
 
-# Deltas of the program: #148, #147, #150 against #145 (40.664 / 18.210), #145-half against
-# #145-2010 (37.473 / 16.999).
+# Deltas of the program: its runs #148, #147, #150 against its run #145 (40.664 / 18.210), #145-half
+# against #145-2010 (37.473 / 16.999).
 ABLATIONS = (
     Ablation("base", "nothing"),
     Ablation("no_lrn", "no response normalisation", "+1.4 / +1.2", "+1.37 / +1.15"),
@@ -110,7 +110,7 @@ def plan(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[str]]
     if unknown := [name for name in only if name not in known]:
         raise InputError(f"--only={','.join(only)}: {unknown[0]} is none of {', '.join(known)}")
     chosen, skipped = [], []
-    for name in only or known:
+    for name in dict.fromkeys(only or known):
         if reason := _same_as_base(known[name], base.config):
             skipped.append(f"{name}: {reason}")
         else:
@@ -142,7 +142,9 @@ def result(run: Run, status: str, seconds: float | None) -> Result:
     records = metrics.read(run.workdir)
     final = {r["views"]: r for r in records if "views" in r}
     trained = [r["top1_error"] for r in records if r["split"] == "train"]
-    if status != "done" or set(final) != {"center", "ten"}:
+    if status == "done" and set(final) != {"center", "ten"}:
+        status = "failed, no final evaluation"
+    if status != "done":
         return Result(ablation, seed, status, seconds=seconds)
     center, ten = final["center"], final["ten"]
     return Result(

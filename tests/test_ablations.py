@@ -1,5 +1,6 @@
 """The sweep of ablations: what it plans, how it goes on, and what it reports."""
 
+import json
 from pathlib import Path
 
 import processes
@@ -42,6 +43,29 @@ def test_what_would_change_nothing_is_left_out() -> None:
     runs, skipped = plan(["scaled_init", "no_lighting", "no_crops"])
     assert [run.name for run in runs] == ["no_crops-0"]
     assert [reason.split(":")[0] for reason in skipped] == ["scaled_init", "no_lighting"]
+
+
+def test_a_name_given_twice_is_one_run() -> None:
+    """Catches two processes that train in one folder."""
+    runs, _ = plan(["tanh", "base", "tanh"])
+    assert [run.name for run in runs] == ["tanh-0", "base-0"]
+
+
+def test_a_run_that_was_not_evaluated_is_not_done(tmp_path: Path) -> None:
+    """Catches a row without errors that is never tried again, and never said."""
+    run = Run(("tanh", 2), "", tmp_path, ())
+    records = [dict(split="train", top1_error=0.3)]
+    for views, top1 in ("center", 0.2), ("ten", 0.1):
+        records.append(dict(split="test", views=views, top1_error=top1, top5_error=0.05))
+    found = []
+    for count in (2, 3):
+        lines = (json.dumps(record) + "\n" for record in records[:count])
+        (tmp_path / "metrics.jsonl").write_text("".join(lines))
+        found.append(ablations.result(run, "done", 5.0))
+    assert found == [
+        Result("tanh", 2, "failed, no final evaluation", seconds=5.0),
+        Result("tanh", 2, "done", 0.2, 0.05, 0.1, 0.05, 0.3, 5.0),
+    ]
 
 
 def test_an_unknown_name_is_said() -> None:
