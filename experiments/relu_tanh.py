@@ -260,8 +260,9 @@ def summary(results: list[Result], threshold: float) -> list[str]:
             continue
         seeds = seeds_of(results, units, best)
         means[units] = statistics.mean(times(seeds))
+        some = f" ({_spread(seeds)})" if len(times(seeds)) < len(seeds) else ""
         after = f"{means[units]:.1f} epochs, at learning rate {best:g}"
-        lines.append(f"{name} is at {there} after {after}.")
+        lines.append(f"{name} is at {there} after {after}{some}.")
     if len(means) == len(UNITS):
         ratio = means["tanh"] / means["relu"]
         lines.append(f"tanh needs {ratio:.1f} times the epochs of ReLU ({PAPER}).")

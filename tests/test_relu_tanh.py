@@ -141,7 +141,8 @@ def test_the_other_seeds_are_for_the_fastest_rate() -> None:
 
 
 def test_the_table_and_what_it_says() -> None:
-    """Catches a ratio upside down or of first seeds only, and a diverged rate left out."""
+    """Catches a ratio upside down or of first seeds only, a diverged rate left out, and a mean of
+    some seeds that is given as that of all."""
     results = [*grid(), row("relu", 0.05, 3.0, seed=1), row("relu", 0.05, None, seed=2)]
     _, _, *lines = relu_tanh.table(results, 0.1).splitlines()
     assert lines == [
@@ -150,7 +151,11 @@ def test_the_table_and_what_it_says() -> None:
         "| 0.2 | diverged | not reached |",
     ]
     said = relu_tanh.summary(results, 0.1)
-    assert said[0].startswith("ReLU is at 10 % training error after 2.5 epochs")
+    assert said[:2] == [
+        "ReLU is at 10 % training error after 2.5 epochs, at learning rate 0.05 "
+        "(2 of 3 seeds, 2.0 to 3.0).",
+        "tanh is at 10 % training error after 4.0 epochs, at learning rate 0.01.",
+    ]
     assert said[2].startswith("tanh needs 1.6 times the epochs of ReLU")
     assert len(said) == 4  # tanh's edge
     assert "not at 10 % training error with any rate" in relu_tanh.summary([], 0.1)[0]
