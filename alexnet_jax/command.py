@@ -127,10 +127,14 @@ def _parse(arguments: list[str]) -> list[str]:
             "an example is --config=configs/alexnet.py:sample"
         ) from None
     except (AttributeError, KeyError) as error:
-        said = str(error.args[0])
+        cause = error.args[0]
+        said = str(cause.args[0] if isinstance(cause, KeyError) else cause)
         guess = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', said)
-        named = f"{guess[2]}; did you mean {guess[1]}?" if guess else said.strip("'")
-        raise InputError(f"the config has no field {named}") from None
+        name = guess[2] if guess else said.strip("'")
+        given = re.compile(rf"--?config\.((?:.+\.)?{re.escape(name)})(?:=|$)")
+        whole = next((found[1] for flag in arguments if (found := given.match(flag))), name)
+        hint = f"; did you mean {guess[1]}?" if guess else ""
+        raise InputError(f"the config has no field {whole}{hint}") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"in the config: {error}") from None
     if rest and "config" in FLAGS:

@@ -30,6 +30,7 @@ from alexnet_jax.errors import InputError
 
 IMPORTED = (".caffemodel", ".onnx", ".pth", ".pt", ".safetensors")
 EXPORTED = (".safetensors", ".onnx")
+RESIZED = {"crop": "shorter side", "squash": "squash"}  # data.resize, as it is told
 
 
 def read(
@@ -233,7 +234,7 @@ def main(_: list[str]) -> None:
     colours = data.channel_order.upper() if net.config.model.channels == 3 else "grey"
     print(
         f"{directory}: {count:,} parameters, {net.config.model.classes} classes; inputs: "
-        f"{data.resize} to {data.image_size}, crop {data.crop}, {colours}, "
+        f"{RESIZED[data.resize]} to {data.image_size}, crop {data.crop}, {colours}, "
         f"mean {data.mean} {tuple(data.given_mean) or ''}".rstrip()
     )
 

@@ -74,7 +74,7 @@ def curves(records: list[dict[str, Any]], title: str) -> Figure:
         axis.plot([r["epoch"] for r in of], errors, label=split, color=color, marker=dot)
     for final in (r for r in records if r.get("views") == "ten"):
         error = 100 * final["top1_error"]
-        name = f"{final['split']}, ten views: {error:.1f} %"
+        name = f"{final['split']}, ten views: {error:.2f} %"
         axis.axhline(error, color="C3", linewidth=1, linestyle="--", label=name)
     drops = [
         after["epoch"]

@@ -124,7 +124,8 @@ class Figures:
             train.labels[rows],
             distances,
             net.class_names,
-            f"Images of the {shown.split} split, and the nearest of {len(index)} training images",
+            f"Images of the {shown.split} split, and the nearest of {len(index)} training images "
+            "by fc7\n(their distance; red: of another class)",
         )
 
     def activations(self) -> Figure:

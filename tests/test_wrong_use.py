@@ -61,6 +61,8 @@ def message(ended: subprocess.CompletedProcess[str]) -> str:
         ([], ["--config is missing", "--help"]),
         ([SAMPLE, "--config.nonsense=1"], ["no field", "nonsense"]),
         ([SAMPLE, "--config.model.layers.conv9.features=1"], ["no field", "conv9"]),
+        ([SAMPLE, "--config.model.nofield=1"], ["has no field model.nofield"]),
+        ([SAMPLE, "--config.model.lrn.sise=1"], ["no field model.lrn.sise; did you mean size?"]),
         ([SAMPLE, "--config.batch_size=many"], ["batch_size", "many"]),
         (["--config=configs/alexnet.py:sampel"], ["sampel", "known: ", "sample"]),
         (["--config=configs/none.py"], ["cannot read", "configs/none.py", "configs/alexnet.py"]),
