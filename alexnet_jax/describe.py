@@ -28,8 +28,8 @@ CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "fashion_mnist
 
 EXPLANATION = """\
 Bytes are those that one device receives. "least" is what would do for the layer: the smaller of
-gathering its inputs and of scattering the sums of its outputs. Where only one
-device shares the batch or the columns, nothing is exchanged, and nothing listed."""
+gathering its inputs and of scattering the sums of its outputs. Along an axis of one device nothing
+is exchanged, and nothing listed."""
 LOGITS = """
 At the logits an all-reduce is twice the least, but every device can then take the loss by itself,
 and nothing has to be gathered on the way back; both ways together the sums are the same."""
