@@ -1,0 +1,100 @@
+"""Atomic writes, file locks, and full disks: what every writer of files shares."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alexnet_jax.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def replace_when_complete(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it there, flushed to disk, on success.
+
+    On an exception the temporary file is removed, and what `path` held before stays.
+    The temporary name ends like `path`, since some writers go by the suffix.
+    """
+    temporary = path.with_name(f".{path.stem}.new{path.suffix}")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
+    """Write a whole file, text as UTF-8, such that `path` never holds a part of it."""
+    if isinstance(content, str):
+        content = content.encode()
+    with replace_when_complete(path) as temporary, temporary.open("wb") as file:
+        for part in (content,) if isinstance(content, bytes) else content:
+            file.write(part)
+
+
+@contextmanager
+def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold an advisory lock on a file, which is made if missing and removed at the end.
+
+    Args:
+        on_wait: called once where another process holds the lock, before waiting for it; it
+            may raise instead.
+
+    Raises:
+        OSError: the file cannot be made.
+        BlockingIOError: another process holds the lock, and `on_wait` is None.
+    """
+    descriptor = _lock(path, on_wait)
+    while descriptor is None:  # its last holder removed the file while this process waited
+        descriptor = _lock(path, on_wait)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path, on_wait: Callable[[], None] | None) -> int | None:
+    """Return the locked file's descriptor; None if the file was removed meanwhile."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is None:
+                raise
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+@contextmanager
+def disk_full_as_input_error(place: Path, advice: str) -> Iterator[None]:
+    """Turn what a full disk raises, from the system or from TensorStore, into an InputError.
+
+    Args:
+        place: being written to.
+        advice: what is kept and what to do, the rest of the sentence after "the disk is full".
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if not (full or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        raise InputError(f"the disk is full: {place}; {advice}") from error
