@@ -1,8 +1,8 @@
-"""The five most probable classes of pictures.
+"""Print the five most probable classes of image files.
 
     python -m alexnet_jax.predict --workdir=DIR [--json] IMAGE…
 
-Each picture is prepared as the training images were (section 2) and seen in its centre view.
+Each image is prepared as the training images were (section 2) and classified from its center crop.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,64 +22,84 @@ from alexnet_jax.data.names import readable_name
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import Net, load_net
 
-BATCH = 32  # pictures looked at together
+BATCH = 32  # images in a batch
+
+Name = TypeVar("Name")
 
 
-def predict(net: Net, pictures: Iterable[np.ndarray]) -> Iterator[list[tuple[str, float]]]:
-    """For each picture up to five pairs (class name, probability), the most probable first.
+def predict(
+    net: Net, named_images: Iterable[tuple[Name, np.ndarray]]
+) -> Iterator[tuple[Name, list[tuple[str, float]]]]:
+    """Yield each name with up to five pairs (class name, probability), most probable first.
 
     Args:
-        pictures: (side, side, channels) uint8, as `data.images.load` makes them.
+        named_images: Pairs of anything that identifies the image and its pixels,
+            (side, side, channels) uint8, as `data.images.load` returns them.
     """
     crop, channels = net.config.data.crop, net.config.model.channels
-    look = net.predict(parallel.data_mesh(1))
-    remaining = iter(pictures)
+    predict_batch = net.predict(parallel.data_mesh(1))
+    remaining = iter(named_images)
     while group := list(islice(remaining, BATCH)):
-        start = (group[0].shape[0] - crop) // 2
-        views = np.stack([p[start : start + crop, start : start + crop] for p in group])
+        names, pixels = zip(*group, strict=True)
+        start = (pixels[0].shape[0] - crop) // 2
+        crops = np.stack([p[start : start + crop, start : start + crop] for p in pixels])
         rows = len(group)
         batch = {
-            "image": jnp.asarray(np.broadcast_to(views, (*views.shape[:3], channels))),
+            "image": jnp.asarray(np.broadcast_to(crops, (*crops.shape[:3], channels))),
             "offset": jnp.full((rows, 2), start),
             "flip": jnp.zeros(rows, bool),
         }
-        for probabilities in np.exp(np.asarray(look(batch))):
+        probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))
+        for name, probabilities in zip(names, probabilities_BxC, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:5]
-            yield [(net.class_names[c], float(probabilities[c])) for c in best]
+            yield name, [(net.class_names[c], float(probabilities[c])) for c in best]
+
+
+def print_predictions(net: Net, paths: Iterable[str], *, as_json: bool = False) -> int:
+    """Print the predictions for image files in the order given.
+
+    Unreadable files are reported on stderr and skipped.
+
+    Returns:
+        The number of unreadable files.
+    """
+    side, _, channels = net.mean_image.shape
+    unreadable = 0
+
+    def load_images() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal unreadable
+        for path in paths:
+            try:
+                pixels = images.load(
+                    Path(path), side=side, channels=channels, resize=net.config.data.resize
+                )
+            except images.UnreadableImageError as error:
+                print(f"{path}: cannot read this image: {error}", file=sys.stderr)
+                unreadable += 1
+                continue
+            yield path, pixels
+
+    for path, top in predict(net, load_images()):
+        if as_json:
+            classes = [{"class": name, "probability": share} for name, share in top]
+            print(json.dumps({"image": path, "top5": classes}))
+        else:
+            print(path)
+            for name, share in top:
+                print(f"  {share:7.2%}  {readable_name(name)}")
+    return unreadable
 
 
 def main(arguments: list[str]) -> int:
-    """The command; 2 when a picture could not be read, after looking at the others."""
+    """Run the command; return 2 if an image could not be read, else 0."""
     if not arguments:
-        raise InputError("no pictures given; expected files after --workdir=DIR")
+        raise InputError("no images given; expected image files after --workdir=DIR")
     cache.keep_compiled()
     net = load_net(flags.FLAGS.workdir)
-    side, _, channels = net.mean_image.shape
-    read: list[str] = []
-
-    def pictures() -> Iterator[np.ndarray]:
-        for name in arguments:
-            try:
-                yield images.load(
-                    Path(name), side=side, channels=channels, resize=net.config.data.resize
-                )
-            except (images.UnreadableImageError, OSError) as error:
-                print(f"{name}: not a picture that can be read: {error}", file=sys.stderr)
-            else:
-                read.append(name)
-
-    for number, best in enumerate(predict(net, pictures())):
-        if flags.FLAGS.json:
-            classes = [{"class": name, "probability": share} for name, share in best]
-            print(json.dumps({"image": read[number], "top5": classes}))
-        else:
-            print(read[number])
-            for name, share in best:
-                print(f"  {share:7.2%}  {readable_name(name)}")
-    return 0 if len(read) == len(arguments) else 2
+    return 2 if print_predictions(net, arguments, as_json=flags.FLAGS.json) else 0
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-    flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
+    flags.DEFINE_bool("json", False, "Print one JSON object per line instead of text.")
     command.run(main)

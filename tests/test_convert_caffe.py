@@ -54,7 +54,7 @@ def check(net: Net, theirs: dict[str, np.ndarray], pixels: np.ndarray) -> None:
         assert largest > 1e-3
         # Float32 sums of up to 9,216 terms in another order; LRN by another formula.
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * largest, err_msg=name)
-    (best,) = predict(net, [pixels])
+    ((_, best),) = predict(net, [("image", pixels)])
     for name, probability in best:
         expected = theirs["prob"][0, net.class_names.index(name)]
         assert probability == pytest.approx(float(expected), rel=1e-3)

@@ -76,7 +76,7 @@ def test_against_pytorch(tmp_path: Path) -> None:
     seen = (seen - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = twin(seen.permute(2, 0, 1)[None].float()).softmax(1)[0].numpy()
-    (best,) = predict(net, [pixels])
+    ((_, best),) = predict(net, [("image", pixels)])
     for name, probability in best:
         # Probabilities near 0.1 of float32 sums in another order.
         assert probability == pytest.approx(float(expected[int(name)]), rel=1e-5)

@@ -15,6 +15,7 @@ from alexnet_jax import train
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate, load_net
+from alexnet_jax.predict import print_predictions
 from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import write_config
 from configs.alexnet import dense, get_config
@@ -104,7 +105,7 @@ def test_text_has_readable_names_and_goes_on_after_a_file_that_is_no_picture(
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     for bad in images[1:3]:
-        assert f"{bad}: not a picture that can be read" in ended.stderr
+        assert f"{bad}: cannot read this image" in ended.stderr
     lines = ended.stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == [images[0], images[3]]
     assert len(lines) == 2 * 6
@@ -113,12 +114,44 @@ def test_text_has_readable_names_and_goes_on_after_a_file_that_is_no_picture(
     assert all("%" in line for line in lines[1:6] + lines[7:])
 
 
-def test_no_pictures_given(colours: Path) -> None:
+def test_no_images_given(colours: Path) -> None:
     """Catches: silence and status 0, as if all were well."""
     ended = processes.run("predict", f"--workdir={colours}")
     assert ended.returncode == 2
-    assert "no pictures given" in ended.stderr
+    assert "no images given" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33])
+def test_any_number_of_images_is_answered_in_order(
+    colours: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    """Catches: a name paired with a neighbor's answer, or an IndexError, where a batch of 32 fills
+    up; a batch lost at the end; unreadable files counted as readable ones."""
+    names = [list(COLOURS)[i % 3] for i in range(count)]
+    readable = [str(colours.parent / name) for name in names]
+    paths = list(readable)
+    for place in range(count, -1, -7):  # after the last, and before the first or in between
+        paths.insert(place, f"{colours.parent}/missing{place}.png")
+    unreadable = print_predictions(load_net(colours), paths, as_json=True)
+    assert unreadable == len(paths) - count
+    output = capsys.readouterr()
+    found = [json.loads(line) for line in output.out.splitlines()]
+    assert [line["image"] for line in found] == readable
+    expected = {"red.png": SYNSETS[0], "blue.jpg": SYNSETS[2], "green.bmp": SYNSETS[1]}
+    assert [line["top5"][0]["class"] for line in found] == [expected[name] for name in names]
+    assert [line.split(":")[0] for line in output.err.splitlines()] == [
+        path for path in paths if path not in readable
+    ]
+
+
+def test_a_full_batch_with_an_unreadable_file_exits_with_2(colours: Path) -> None:
+    """Catches: a status other than 2, or a traceback, once a batch is full."""
+    images = [str(colours.parent / "red.png")] * 32 + [str(colours.parent / "notes.txt")]
+    ended = processes.run("predict", f"--workdir={colours}", "--json", *images)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stdout.splitlines()) == 32
 
 
 @pytest.fixture(scope="module")
