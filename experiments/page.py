@@ -61,7 +61,7 @@ def of_pixels(pixels: np.ndarray, alt: str) -> Picture:
         source = _uri(images.to_jpeg(pixels, 85, "4:2:0"), "image/jpeg")
     else:
         content = io.BytesIO()
-        images.to_picture(pixels).save(content, "PNG")
+        images.to_pillow(pixels).save(content, "PNG")
         source = _uri(content.getvalue(), "image/png")
     return Picture(source, width, height, alt)
 

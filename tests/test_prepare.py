@@ -20,7 +20,7 @@ from data_fixtures import (
     write_folder,
     write_idx_set,
 )
-from PIL import Image, JpegImagePlugin
+from PIL import EpsImagePlugin, Image, JpegImagePlugin
 
 from alexnet_jax import prepare as prepare_module
 from alexnet_jax.data import images, pack
@@ -193,6 +193,45 @@ def test_unreadable_content(content):
     """Mutation: half an image with grey below taken as whole, or an unexpected exception."""
     with pytest.raises(images.UnreadableImageError):
         images.load(content, side=None, channels=3)
+
+
+POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 10 10
+%%EndComments
+0 0 10 10 rectfill
+showpage
+"""
+
+
+def test_postscript_starts_no_interpreter(tmp_path, monkeypatch):
+    """Mutation: Pillow left to choose the format, so that it runs Ghostscript on a photo.jpg."""
+
+    def start(*_, **__):
+        raise AssertionError("an external program was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(POSTSCRIPT)
+    for content in (path, POSTSCRIPT):
+        with pytest.raises(images.UnreadableImageError, match="none of the formats JPEG, PNG"):
+            images.load(content, side=None, channels=3)
+
+
+def test_common_formats_are_read():
+    """Mutation: a format lost from the list, or one that Pillow does not know (a KeyError)."""
+    pixels = smooth_pixels(32, 32)
+    image = Image.fromarray(pixels)
+    contents = {kind: encoded(image, kind) for kind in images.FORMATS}
+    contents["MPO"] = encoded(image, "MPO", save_all=True, append_images=[image])
+    for kind, content in contents.items():
+        loaded = images.load(content, side=None, channels=3)
+        assert loaded.shape == (32, 32, 3), kind
+        tolerance = 8 if kind != "GIF" else 40  # a palette
+        assert np.abs(loaded.astype(int) - pixels).mean() < tolerance, kind
+    usual = {"JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX"}
+    assert usual <= set(images.FORMATS)
+    assert not {"EPS", "PDF", "WMF"} & set(images.FORMATS)
 
 
 # The pack and its statistics
