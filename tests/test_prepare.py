@@ -651,7 +651,7 @@ def test_the_command(tmp_path):
 def test_preparing_loads_neither_jax_nor_tensorflow():
     """Mutation: an import at the top that makes every command wait for seconds."""
     code = (
-        "import sys, alexnet_jax.prepare, alexnet_jax.data.tfds_source; "
+        "import sys, alexnet_jax.prepare, alexnet_jax.data.sources.tfds; "
         "assert not {'jax', 'tensorflow', 'tensorflow_datasets'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

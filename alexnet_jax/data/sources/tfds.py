@@ -1,4 +1,4 @@
-"""Any image classification set of TensorFlow Datasets, by name."""
+"""Image classification sets of TensorFlow Datasets, by name."""
 
 import difflib
 import os
@@ -12,35 +12,35 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data.sources import SPLITS, Example
+from alexnet_jax.data.sources.base import SPLITS, Example, Source
 from alexnet_jax.errors import InputError
 
 _IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
 def data_directory(directory: str) -> Path:
-    """Where TensorFlow Datasets keeps its sets: `directory`, or its default where that is ""."""
+    """Return `directory`, or if it is empty the default `data_dir` of TensorFlow Datasets."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(directory or default).expanduser().absolute()
 
 
-class TfdsSource:
-    """A set of TensorFlow Datasets; see sources.Source.
+class TfdsSource(Source):
+    """A data set of TensorFlow Datasets; see `Source`.
 
-    Images are handed on in the encoding that they are stored in. Splits without labels, such as
-    ImageNet's test split, are left out, and so are those not called train, validation or test.
+    Images keep their stored encoding. Splits without labels, such as ImageNet's test split, and
+    splits not called train, validation or test are left out.
     """
 
     def __init__(self, name: str, directory: str):
-        """Open the set, downloading it first where that is possible.
+        """Open the data set; download it first if needed and possible.
 
         Args:
-          name: in TensorFlow Datasets' spelling: "cifar10", "imagenet2012:5.1.0".
-          directory: its data_dir; "" is the default one.
+            name: As in TensorFlow Datasets: "cifar10", "imagenet2012:5.1.0".
+            directory: Its `data_dir`; "" selects the default.
 
         Raises:
-          InputError: there is no such set, it is not one of labelled images, or it is not here
-            and cannot be downloaded.
+            InputError: The data set does not exist, does not consist of labeled images, or is
+                not prepared and cannot be downloaded.
         """
         self._builder = _open_builder(name, data_directory(directory))
         features = self._builder.info.features
@@ -62,12 +62,12 @@ class TfdsSource:
         }
         if "train" not in self.counts:
             raise InputError(
-                f"{name} has no labelled train split (but {', '.join(counts) or 'none at all'})"
+                f"{name} has no labeled train split (but {', '.join(counts) or 'none at all'})"
             )
         self.digest = f"{self._builder.info.full_name} {self.counts}"
 
     def read(self, split: str, indices: np.ndarray) -> Iterator[Example]:
-        """See Source."""
+        """See `Source`."""
         import tensorflow_datasets as tfds
 
         wanted = set(indices.tolist())
@@ -78,7 +78,7 @@ class TfdsSource:
         )
         examples = self._builder.as_dataset(
             split=tfds.core.ReadInstruction(split, from_=first, to=last + 1, unit="abs"),
-            # One file after the other, so that an index always means the same image.
+            # Read one file after the other, so that an index always refers to the same image.
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
             shuffle_files=False,
             decoders=partial,
@@ -92,7 +92,7 @@ class TfdsSource:
 
 
 def _open_builder(name: str, directory: Path) -> Any:
-    """The builder; nothing is read or downloaded yet."""
+    """Return the builder without reading or downloading anything."""
     import tensorflow_datasets as tfds
 
     try:
@@ -112,7 +112,7 @@ def _open_builder(name: str, directory: Path) -> Any:
 
 
 def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
-    """The names of the image and the label among the set's features."""
+    """Return the names of the image and label features."""
     import tensorflow_datasets as tfds
 
     keys, features = builder.info.supervised_keys, builder.info.features
@@ -131,10 +131,11 @@ def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
 
 
 def _download(name: str, builder: Any, directory: Path) -> None:
-    """Have TensorFlow Datasets download and prepare the set.
+    """Download and prepare the data set.
 
     Raises:
-      InputError: the set must be fetched by hand and is not there, or the download failed.
+        InputError: The data set must be downloaded by hand and is missing, or the download
+            failed.
     """
     manual = directory / "downloads" / "manual"
     if builder.name == "imagenet2012":
@@ -148,10 +149,10 @@ def _download(name: str, builder: Any, directory: Path) -> None:
             )
     else:
         _check_network(name, builder, directory)
-    import tensorflow as tf  # takes seconds, so not before it is needed
+    import tensorflow as tf  # takes seconds to import
     import tensorflow_datasets as tfds
 
-    tf.config.set_visible_devices([], "GPU")  # JAX has the accelerators
+    tf.config.set_visible_devices([], "GPU")  # leave the accelerators to JAX
     try:
         builder.download_and_prepare()
     except (
@@ -169,7 +170,7 @@ def _download(name: str, builder: Any, directory: Path) -> None:
 
 
 def _check_imagenet(name: str, builder: Any, directory: Path, manual: Path) -> None:
-    """Both archives must be there: without one, the builder would leave a split out."""
+    """Require both archives: without one, the builder would leave a split out."""
     missing = [tar for tar in _IMAGENET_TARS if not (manual / tar).is_file()]
     if not missing:
         return
@@ -191,7 +192,7 @@ def _check_imagenet(name: str, builder: Any, directory: Path, manual: Path) -> N
 
 
 def _check_network(name: str, builder: Any, directory: Path) -> None:
-    """Fail at once where no host of the set has an address; TFDS would try for minutes."""
+    """Fail at once if a host of the data set has no address; TFDS would retry for minutes."""
     if urllib.request.getproxies():
         return
     hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos}

@@ -1,0 +1,88 @@
+"""Sources of labeled images: folders, IDX files and TensorFlow Datasets behind one interface.
+
+A source lists its splits and reads images by index. alexnet_jax/prepare.py resizes and stores
+them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax.data.augment import permutation
+from alexnet_jax.data.sources.base import SPLITS, Example, Source
+from alexnet_jax.data.sources.folder import FolderSource
+from alexnet_jax.data.sources.idx import IdxSource
+from alexnet_jax.data.sources.tfds import TfdsSource, data_directory
+from alexnet_jax.errors import InputError
+
+__all__ = ["SAMPLE_DIRECTORY", "SPLITS", "Example", "Source", "hold_out", "location", "open_source"]
+
+SAMPLE_DIRECTORY = Path(__file__).parents[1] / "sample"
+
+
+def open_source(data: ConfigDict) -> Source:
+    """Open the source that config.data names.
+
+    Raises:
+        InputError: The source does not exist, or its files are damaged or of another kind.
+    """
+    if data.name == "sample":
+        return IdxSource(SAMPLE_DIRECTORY)
+    if data.name in ("folder", "idx"):
+        directory = Path(data.dir).expanduser()
+        if not data.dir or not directory.is_dir():
+            raise InputError(
+                f"--config.data.dir={data.dir!r} is not a folder; --config.data.name={data.name} "
+                "needs the folder where the images are"
+            )
+        return FolderSource(directory) if data.name == "folder" else IdxSource(directory)
+    return TfdsSource(data.name, data.dir)
+
+
+def location(data: ConfigDict) -> Path:
+    """Return the absolute path of the source's folder, with defaults filled in."""
+    if data.name == "sample":
+        return Path()  # independent of where the package is installed
+    if data.name in ("folder", "idx"):
+        return Path(data.dir).expanduser().resolve()
+    return data_directory(data.dir)
+
+
+def hold_out(source: Source, data: ConfigDict) -> dict[str, tuple[str, np.ndarray]]:
+    """Divide a source into the splits of the pack.
+
+    The source's own splits stay as they are. Without a validation split,
+    `data.validation_share` of the training images become one; if there is neither a validation
+    nor a test split, `data.test_share` of them become the test split. `data.split_seed` decides
+    which images are held out.
+
+    Returns:
+        For each split of the pack: the source's split and ascending indices in it.
+
+    Raises:
+        InputError: A share is out of range, or no training image is left.
+    """
+    splits = {name: (name, np.arange(count)) for name, count in source.counts.items()}
+    count = source.counts["train"]
+    shares = {}
+    if "validation" not in source.counts:
+        shares["validation"] = data.validation_share
+        if "test" not in source.counts:
+            shares["test"] = data.test_share
+    shuffled = permutation(data.split_seed, count)
+    taken = 0
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise InputError(f"--config.data.{name}_share={share} is not in [0, 1)")
+        size = round(share * count)
+        if size:
+            splits[name] = ("train", np.sort(shuffled[taken : taken + size]))
+        taken += size
+    if taken >= count:
+        raise InputError(
+            f"of {count} training images {taken} would be held out and none left; lower "
+            + " and ".join(f"--config.data.{name}_share" for name in shares)
+        )
+    splits["train"] = ("train", np.sort(shuffled[taken:]))
+    return {name: splits[name] for name in SPLITS if name in splits}
