@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.data import augment
+from alexnet_jax.data import augment, statistics
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
 
@@ -190,7 +190,7 @@ def test_lighting_none_and_unknown():
 
 def test_principal_components_are_ordered_and_signed():
     """Mutation: smallest first, or the sign left to LAPACK."""
-    values, vectors = augment.principal_components(ILSVRC_COVARIANCE)
+    values, vectors = statistics.principal_components(ILSVRC_COVARIANCE)
     np.testing.assert_allclose(np.sqrt(values), ILSVRC_STD[::-1], rtol=1e-3)
     np.testing.assert_allclose(vectors @ np.diag(values) @ vectors.T, ILSVRC_COVARIANCE, rtol=1e-6)
     assert (vectors.max(axis=0) > -vectors.min(axis=0)).all()

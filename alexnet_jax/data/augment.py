@@ -7,15 +7,13 @@ The draws are raw bits of the Philox counter generator, whose stream NumPy keeps
 
 import dataclasses
 import threading
-from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.data.statistics import principal_components
 from alexnet_jax.errors import InputError
-
-if TYPE_CHECKING:  # pack.py computes its statistics with this module
-    from alexnet_jax.data.pack import Pack
 
 LIGHTING = ("paper", "source2012", "none")
 
@@ -134,7 +132,7 @@ class Augmentation:
         return Rows(self._order(epoch)[positions], offset, flip, shift.astype(np.float32), gain)
 
 
-def margin(pack: "Pack", data: ConfigDict, channels: int) -> int:
+def margin(pack: Pack, data: ConfigDict, channels: int) -> int:
     """By how much an image is larger than the crop, in pixels.
 
     Args:
@@ -204,18 +202,6 @@ def lighting_matrix(covariance: np.ndarray, *, rule: str, std: float, channels: 
     repeated = np.zeros((channels, channels))
     repeated[:, 0] = matrix[0, 0]
     return repeated
-
-
-def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (c,), largest first, and eigenvectors (c, c), one a column.
-
-    An eigenvector's sign is free; its largest component is made positive, so that the stream of
-    shifts does not depend on the linear algebra library.
-    """
-    values, vectors = np.linalg.eigh(covariance)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    largest = np.abs(vectors).argmax(axis=0)
-    return values, vectors * np.sign(vectors[largest, np.arange(len(values))])
 
 
 def permutation(seed: int, count: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data.augment import principal_components
+from alexnet_jax.data.statistics import principal_components
 from alexnet_jax.errors import InputError
 
 FORMAT = "alexnet_jax pack"
