@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 from alexnet_jax import cache, command
 from alexnet_jax.data import images, pack, sources
-from alexnet_jax.data.ahead import ordered
 from alexnet_jax.data.pack import Chunk, Pack, PackWriter
+from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.data.sources import Example
 from alexnet_jax.errors import InputError
 
@@ -90,7 +90,7 @@ def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = No
             partial.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory):
                 if not _is_there(directory, data):
-                    _make(directory, data, progress, workers or pack.cores())
+                    _make(directory, data, progress, workers or available_cores())
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise InputError(
@@ -211,7 +211,7 @@ def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> No
                     bad.add(finished)
                     report.add(len(some))
                     continue
-                chunks = ordered(
+                chunks = ordered_map(
                     functools.partial(_prepare_chunk, writer=writer, data=data),
                     _chunks(source.read(source_split, some)),
                     workers=workers,

@@ -12,7 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from alexnet_jax.data.pack import Pack, cores
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
@@ -43,10 +44,10 @@ def decoder(repeats: int) -> Result:
             lambda record, window: tf.io.decode_and_crop_jpeg(
                 record, window, channels=3, dct_method="INTEGER_ACCURATE"
             ),
-            num_parallel_calls=4 * cores(),  # as ours
+            num_parallel_calls=4 * available_cores(),  # as ours
         )
         options = tf.data.Options()
-        options.threading.private_threadpool_size = cores()
+        options.threading.private_threadpool_size = available_cores()
         options.autotune.enabled = False
         bare = bare.with_options(options)
 
@@ -79,7 +80,7 @@ def torch_dataloader(repeats: int) -> Result:
         options = dict(crop=config.data.crop, batch_size=config.batch_size, batches=_STEPS)
         peers: dict[str, Callable[[], None]] = {
             f"DataLoader, {workers} workers": Loader(folder, workers=workers, **options)
-            for workers in (cores(), 0)
+            for workers in (available_cores(), 0)
         }
         return _rates(race(_batches(config, pack), peers, repeats), _STEPS * config.batch_size)
 
@@ -139,7 +140,7 @@ def preparation(repeats: int) -> Result:
 
         def bare(encode: bool) -> Callable[[], None]:
             def peer() -> None:
-                with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+                with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
                     list(pool.map(lambda path: _square(path, config.data, encode), paths))
 
             return peer

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax.data.pack import cores
+from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
 from experiments.growth import straight_line
@@ -73,7 +73,7 @@ def _peer(config: ConfigDict, kind: str, layout: str) -> Callable[[], None]:
         ) from None
     from experiments.peers import TrainStep
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(available_cores())
     formats = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
     return TrainStep(config, formats[layout], compiled=kind == "compile")
 

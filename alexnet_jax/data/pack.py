@@ -138,11 +138,6 @@ def open_pack(directory: str | os.PathLike[str]) -> Pack:
         raise _damaged(directory, f"manifest.json lacks or garbles {error}") from None
 
 
-def cores() -> int:
-    """How many cores this process may use: the number of workers where none is given."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest of the pack in `directory`, None where there is no manifest.json.
 

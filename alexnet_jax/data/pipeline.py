@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax.data.ahead import ordered
 from alexnet_jax.data.augment import Augmentation, lighting_matrix, margin
-from alexnet_jax.data.pack import Pack, Split, cores
+from alexnet_jax.data.pack import Pack, Split
+from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.errors import InputError
 
 _BATCHES_AHEAD = 2  # read, and again decoded, before they are asked for
@@ -181,7 +181,7 @@ def _images(
 ) -> Iterator[np.ndarray]:
     """The images of each step, (b, views, crop, crop, channels) uint8; shape without one crop."""
     make = _raw_images if pack.encoding == "raw" else _jpeg_images
-    return make(pack, split, wanted, steps, shape, workers or cores())
+    return make(pack, split, wanted, steps, shape, workers or available_cores())
 
 
 def _raw_images(
@@ -206,7 +206,7 @@ def _raw_images(
         crops = pixels[image, rows[:, :, :, None], columns[:, :, None, :]]
         return np.repeat(crops, channels // pack.channels, axis=-1)
 
-    return ordered(images, steps, workers=workers, ahead=workers + _BATCHES_AHEAD)
+    return ordered_map(images, steps, workers=workers, ahead=workers + _BATCHES_AHEAD)
 
 
 def _jpeg_images(

@@ -1,0 +1,42 @@
+"""Bounded, order-preserving thread-pool map."""
+
+import collections
+import concurrent.futures
+import os
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def available_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(
+    function: Callable[[A], R], arguments: Iterable[A], *, workers: int, ahead: int
+) -> Generator[R, None, None]:
+    """Yield `function(argument)` for each argument in order, computed by threads.
+
+    Threads help if `function` releases Python's global lock, as Pillow and most of NumPy do.
+    Closing the generator waits for running calls and starts no others.
+
+    Args:
+        function: Called in the threads.
+        arguments: Consumed in the calling thread.
+        workers: Number of threads.
+        ahead: Maximum number of calls that are queued, running, or finished and not yet yielded.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    pending: collections.deque[concurrent.futures.Future[R]] = collections.deque()
+    try:
+        for argument in arguments:
+            pending.append(pool.submit(function, argument))
+            if len(pending) == ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
