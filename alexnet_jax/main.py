@@ -18,10 +18,12 @@ def main(_: list[str]) -> int:
     """The command."""
     # Only now, when the flags are right: these load JAX.
     from alexnet_jax import distributed, evaluate, finetune, parallel, train
+    from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
     from alexnet_jax.workdir import check_config, claim
 
     cache.keep_compiled()
+    images.ignore_pillow_warnings()
     config = flags.FLAGS.config
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
     with distributed.joined():

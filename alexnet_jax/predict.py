@@ -95,6 +95,7 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         raise InputError("no images given; expected image files after --workdir=DIR")
     cache.keep_compiled()
+    images.ignore_pillow_warnings()
     net = load_net(flags.FLAGS.workdir)
     return 2 if print_predictions(net, arguments, as_json=flags.FLAGS.json) else 0
 

@@ -1,28 +1,26 @@
-"""Prepare the images of a config: any source to a pack and its statistics.
+"""Prepare the images of a config: turn any source into a pack with its statistics.
 
     python -m alexnet_jax.prepare --config=configs/alexnet.py:sample
 
-As in section 2 of the paper, images are scaled so that the shorter side is
-config.data.image_size and cut to the central square (config.data.resize=squash makes a square of
-the whole image, as for Caffe), and their mean is taken over the training split. Sets whose images
-all have one smaller size keep it. The pack lies in config.data.pack_dir, or in a folder of the
-user's cache. After an interruption the same command continues where it stopped, to the same bytes.
-A finished pack does not follow later changes of its source: delete the pack's folder to have it
-made again.
+As in section 2 of the paper, each image is scaled so that its shorter side is
+config.data.image_size, its central square is cut out, and the mean image is computed over the
+training split. config.data.resize=squash scales the whole image to a square instead, as for Caffe.
+If all images share one smaller size, they keep it.
+
+The pack is written to config.data.pack_dir, or to a folder of the user's cache. After an
+interruption the same command continues and produces the same bytes. A finished pack ignores later
+changes of its source; delete its folder to prepare it again.
 """
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import itertools
 import json
-import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,21 +30,23 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from alexnet_jax import cache, command
-from alexnet_jax.data import images, pack, sources
-from alexnet_jax.data.pack import Chunk, Pack, PackWriter
+from alexnet_jax.data import images, pack, pack_writer, sources
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.data.pack_writer import Chunk, PackWriter
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.data.sources import Example
 from alexnet_jax.errors import InputError
+from alexnet_jax.files import disk_full_as_input_error, exclusive_lock
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 RESIZES = ("crop", "squash")
 RAW_SIDE = 64  # images up to this side are stored as raw pixels, larger ones as JPEG
-# Permission denied, read-only, not permitted, and a file where a folder should be.
+# Permission denied, read-only, not permitted, or a file in place of a folder.
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-_CHUNK = 32  # images that a worker takes at once
-_LINE_SECONDS = 30  # between two lines of progress where there is no terminal
+_CHUNK = 32  # images per task of a worker
+_LINE_SECONDS = 30  # between two lines of progress if stderr is not a terminal
 
-# The fields of config.data that shape a pack, beside the source's folder.
+# The fields of config.data that affect a pack, besides the source's folder.
 _FIELDS = (
     "name",
     "image_size",
@@ -60,7 +60,7 @@ _FIELDS = (
 
 
 def pack_dir(data: ConfigDict) -> Path:
-    """Where the pack of config.data lies: data.pack_dir, or a folder of the user's cache."""
+    """Return the folder of config.data's pack: data.pack_dir, or one in the user's cache."""
     if data.pack_dir:
         return Path(data.pack_dir).expanduser().absolute()
     content = json.dumps([pack.VERSION, _settings(data)], sort_keys=True)
@@ -70,119 +70,77 @@ def pack_dir(data: ConfigDict) -> Path:
 
 
 def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = None) -> Pack:
-    """Open the pack of config.data; where it is not there or unfinished, make it first.
+    """Open the pack of config.data; make it first if it is missing or unfinished.
 
     Two processes may call this at once: the second waits for the first.
 
     Args:
-      data: config.data.
-      progress: report on stderr; unreadable images are named there in any case.
-      workers: threads that decode and scale, None for one per core. No effect on the pack.
+        data: config.data.
+        progress: Report progress on stderr. Unreadable images are reported in any case.
+        workers: Number of threads that decode and scale; None for one per core. It does not
+            affect the pack.
 
     Raises:
-      InputError: the source, the settings or the pack's folder cannot be used, more than
-        data.max_bad_share of a split is unreadable, or the disk is full.
+        InputError: The source, the settings or the pack's folder cannot be used, more than
+            data.max_bad_share of a split is unreadable, or the disk is full.
     """
     directory = pack_dir(data)
-    if not _is_there(directory, data):
-        partial = pack.partial_directory(directory)
-        try:
-            partial.parent.mkdir(parents=True, exist_ok=True)
+    required = _required_settings(data)
+    if not pack.contains_pack(directory, required):
+        with _write_errors_as_input_errors(directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory):
-                if not _is_there(directory, data):
+                # Another process may have made it, or been interrupted just before the end.
+                if not pack.contains_pack(directory, required) and not pack_writer.complete_partial(
+                    directory, required
+                ):
                     _make(directory, data, progress, workers or available_cores())
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(
-                    f"the disk is full: {partial}; the finished shards in it are kept. Make room "
-                    "and run the same command again"
-                ) from error
-            if error.errno in _UNWRITABLE:
-                raise InputError(
-                    f"cannot write the pack: {error}; set --config.data.pack_dir to a folder "
-                    "that can be written"
-                ) from error
-            raise
     return pack.open_pack(directory)
 
 
 def _settings(data: ConfigDict) -> dict[str, Any]:
-    """What shapes the pack; kept in its manifest."""
+    """Return everything that affects the pack; its manifest records this."""
     return {field: data[field] for field in _FIELDS} | {"dir": str(sources.location(data))}
 
 
-def _is_there(directory: Path, data: ConfigDict) -> bool:
-    """Whether `directory` holds a complete pack of these settings.
+def _required_settings(data: ConfigDict) -> dict[str, Any]:
+    """Return the settings in which an existing pack must agree with config.data.
 
-    Raises:
-      InputError: it holds a pack of others, or something else.
+    A pack does not need its source any more, so the source's folder may be left out.
     """
-    manifest = pack.read_manifest(directory)
-    if manifest is not None:
-        _check_same(directory, manifest["settings"], data)
-        return True
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(
-            f"{directory} is neither a pack nor an empty folder; "
-            "set --config.data.pack_dir to a folder for the pack alone"
-        )
-    return False
-
-
-def _check_same(directory: Path, made: dict[str, Any], data: ConfigDict) -> None:
-    wanted = _settings(data)
+    settings = _settings(data)
     if not data.dir or data.name not in ("folder", "idx"):
-        wanted["dir"] = made["dir"]  # a pack needs its source no more, and may be used without
-    different = [
-        f"config.data.{field} is {wanted[field]!r}, there it is {made.get(field)!r}"
-        for field in wanted
-        if made.get(field) != wanted[field]
-    ]
-    if different:
-        raise InputError(
-            f"the pack in {directory} was made with other settings: {'; '.join(different)}. "
-            "Set the same, or another --config.data.pack_dir, or delete the folder"
-        )
+        del settings["dir"]
+    return settings
 
 
 @contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Hold DIRECTORY.lock; another process that wants it waits, and says so."""
-    path = directory.with_name(directory.name + ".lock")
-    file = _locked_file(path, directory)
-    while file is None:
-        file = _locked_file(path, directory)
+def _write_errors_as_input_errors(directory: Path) -> Iterator[None]:
+    """Turn the errors of a full disk or an unwritable folder into InputErrors."""
+    kept = "the finished shards in it are kept. Make room and run the same command again"
     try:
-        yield
-    finally:
-        path.unlink()
-        os.close(file)
+        with disk_full_as_input_error(pack.partial_directory(directory), kept):
+            yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise InputError(
+            f"cannot write the pack: {error}; set --config.data.pack_dir to a folder "
+            "that can be written"
+        ) from error
 
 
-def _locked_file(path: Path, directory: Path) -> int | None:
-    """The lock's descriptor; None if who held it before has removed the file meanwhile."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _say(f"waiting for another process, which is preparing {directory}")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    if os.fstat(file).st_nlink:
-        return file
-    os.close(file)
-    return None
+def _lock(directory: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold DIRECTORY.lock; wait for it, with a message, if another process holds it."""
+    return exclusive_lock(
+        directory.with_name(directory.name + ".lock"),
+        on_wait=lambda: _print(f"waiting for another process, which is preparing {directory}"),
+    )
 
 
 def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> None:
-    """Write the pack, or what is missing of it."""
-    partial = pack.partial_directory(directory)
-    if (manifest := pack.read_manifest(partial)) is not None:  # interrupted in the last steps
-        _check_same(partial, manifest["settings"], data)
-        pack.seal(directory)
-        return
+    """Write the pack, except for the shards that are finished."""
     _check_fields(data)
-    # Broken EXIF data and the like; it does not hurt the pixels.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         source = sources.open_source(data)
     except OSError as error:
@@ -203,12 +161,12 @@ def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> No
     total = sum(writer.candidates.values())
     with _Progress(total, progress) as report:
         for name, (source_split, indices) in splits.items():
-            bad = _BadImages(name, data.max_bad_share, len(indices))
-            for number, start in enumerate(range(0, len(indices), pack.SHARD_IMAGES)):
-                some = indices[start : start + pack.SHARD_IMAGES]
+            unreadable = _UnreadableImages(name, data.max_bad_share, len(indices))
+            for number, start in enumerate(range(0, len(indices), pack_writer.SHARD_IMAGES)):
+                some = indices[start : start + pack_writer.SHARD_IMAGES]
                 finished = writer.finished(name, number)
                 if finished is not None:
-                    bad.add(finished)
+                    unreadable.add(finished)
                     report.add(len(some))
                     continue
                 chunks = ordered_map(
@@ -218,13 +176,14 @@ def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> No
                     ahead=2 * workers,
                 )
                 with contextlib.closing(chunks):
-                    writer.write_shard(name, number, _watched(chunks, bad, report))
-            bad.summarise()
+                    writer.write_shard(name, number, _report_chunks(chunks, unreadable, report))
+            unreadable.summarize()
     writer.finish()
 
 
-def _say(text: str) -> None:
-    tqdm.write(f"prepare: {text}", file=sys.stderr)  # above the bar, if there is one
+def _print(text: str) -> None:
+    """Print a line on stderr, above the progress bar if there is one."""
+    tqdm.write(f"prepare: {text}", file=sys.stderr)
 
 
 def _check_fields(data: ConfigDict) -> None:
@@ -245,7 +204,7 @@ def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
 
 
 def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: ConfigDict) -> Chunk:
-    """Read, scale, cut and encode some images; runs in a worker."""
+    """Decode, resize and encode some images, in a worker thread."""
     side, channels = writer.side, writer.channels
     chunk = Chunk.empty(side, channels)
     for example in examples:
@@ -262,17 +221,20 @@ def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: ConfigD
     return chunk
 
 
-def _watched(chunks: Iterator[Chunk], bad: "_BadImages", report: "_Progress") -> Iterator[Chunk]:
+def _report_chunks(
+    chunks: Iterator[Chunk], unreadable: "_UnreadableImages", report: "_Progress"
+) -> Iterator[Chunk]:
+    """Yield the chunks; report their images first."""
     for chunk in chunks:
         for name in chunk.skipped:
-            _say(f"{bad.split}: cannot read {name}; skipped")
-        bad.add(chunk.skipped)
+            _print(f"{unreadable.split}: cannot read {name}; skipped")
+        unreadable.add(chunk.skipped)
         report.add(len(chunk.labels) + len(chunk.skipped))
         yield chunk
 
 
-class _BadImages:
-    """Counts the unreadable images of a split and stops when they are too many."""
+class _UnreadableImages:
+    """The unreadable images of a split; raises when they are too many."""
 
     def __init__(self, split: str, share: float, candidates: int):
         self.split = split
@@ -286,21 +248,21 @@ class _BadImages:
             first = "\n    ".join(self._names[:10])
             raise InputError(
                 f"{len(self._names)} of the {self._candidates} images of the {self.split} split "
-                f"cannot be read, more than --config.data.max_bad_share={self._share}; mend or "
+                f"cannot be read, more than --config.data.max_bad_share={self._share}; repair or "
                 f"remove them, or allow more. They are\n    {first}"
                 + ("\n    …" if len(self._names) > 10 else "")
             )
 
-    def summarise(self) -> None:
+    def summarize(self) -> None:
         if self._names:
-            _say(
+            _print(
                 f"{self.split}: {len(self._names)} of {self._candidates} images could not be read "
                 "and were skipped; the pack's manifest.json lists them"
             )
 
 
 class _Progress:
-    """A bar on a terminal, a line now and then elsewhere; on stderr."""
+    """Progress on stderr: a bar on a terminal, elsewhere a line every `_LINE_SECONDS`."""
 
     def __init__(self, total: int, shown: bool):
         self._total = total
@@ -317,18 +279,19 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self._lines:
-            _say(f"{self._done} of {self._total} images")
+            _print(f"{self._done} of {self._total} images")
 
     def add(self, count: int) -> None:
         self._done += count
         self._bar.update(count)
         if self._lines and time.monotonic() >= self._next:
             self._next = time.monotonic() + _LINE_SECONDS
-            _say(f"{self._done} of {self._total} images")
+            _print(f"{self._done} of {self._total} images")
 
 
 def main(_: list[str]) -> None:
-    """Prepare the pack of --config and print what it holds."""
+    """Prepare the pack of --config and print a summary."""
+    images.ignore_pillow_warnings()
     made = prepare(flags.FLAGS.config.data)
     counts = ", ".join(f"{split.count} {name}" for name, split in made.splits.items())
     print(

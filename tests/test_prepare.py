@@ -1,6 +1,7 @@
 """Preparation: pixels, statistics, interruption, and what it says when something is amiss."""
 
 import errno
+import gc
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from data_fixtures import (
 from PIL import EpsImagePlugin, Image, JpegImagePlugin
 
 from alexnet_jax import prepare as prepare_module
-from alexnet_jax.data import images, pack
+from alexnet_jax.data import images, pack, pack_writer
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import pack_dir, prepare
 
@@ -47,7 +49,7 @@ def idx_data(tmp_path, **fields):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of 16 images in chunks of 4."""
-    monkeypatch.setattr(pack, "SHARD_IMAGES", 16)
+    monkeypatch.setattr(pack_writer, "SHARD_IMAGES", 16)
     monkeypatch.setattr(prepare_module, "_CHUNK", 4)
 
 
@@ -303,6 +305,24 @@ def test_read_is_by_index_across_shards(tmp_path, small_shards):
     np.testing.assert_array_equal(made.splits["train"].labels, labels)
 
 
+def test_descriptors_are_closed_with_the_split(tmp_path, small_shards):
+    """Mutation: shards left open by every pack that is opened, until a process has no more."""
+    directory = prepare(idx_data(tmp_path), progress=False).directory
+
+    def open_shards():
+        links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        return sum(link.startswith(str(directory)) for link in links)
+
+    opened = pack.open_pack(directory)
+    opened.splits["train"].read(np.arange(90))
+    assert open_shards() == 6
+    opened.splits["train"].read(np.arange(90))
+    assert open_shards() == 6
+    del opened
+    gc.collect()
+    assert open_shards() == 0
+
+
 # Interruption
 
 
@@ -359,7 +379,7 @@ def test_killed_in_the_last_steps(tmp_path, monkeypatch):
     mistaken for an unfinished one.
     """
     whole = prepare(idx_data(tmp_path, pack_dir=str(tmp_path / "whole")), progress=False)
-    monkeypatch.setattr(pack, "seal", lambda _: (_ for _ in ()).throw(Stop))
+    monkeypatch.setattr(pack_writer, "seal", lambda _: (_ for _ in ()).throw(Stop))
     with pytest.raises(Stop):
         prepare(idx_data(tmp_path), progress=False)
     monkeypatch.undo()
@@ -372,8 +392,8 @@ import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
 from alexnet_jax import prepare as prepare_module
-from alexnet_jax.data import images, pack
-pack.SHARD_IMAGES, prepare_module._CHUNK = 16, 4
+from alexnet_jax.data import images, pack_writer
+pack_writer.SHARD_IMAGES, prepare_module._CHUNK = 16, 4
 load = images.load
 def slow(*arguments, **options):
     import time
@@ -446,10 +466,10 @@ def test_disk_full(tmp_path, monkeypatch, small_shards, code):
     with pytest.raises(InputError, match=r"disk is full: .*pack\.partial; the finished shards"):
         prepare(idx_data(tmp_path), progress=False)
     monkeypatch.undo()
-    monkeypatch.setattr(pack, "SHARD_IMAGES", 16)
+    monkeypatch.setattr(pack_writer, "SHARD_IMAGES", 16)
     partial = tmp_path / "pack.partial"
     assert (partial / "train-00002.npz").exists()
-    assert not list(partial.glob("*.new"))
+    assert not list(partial.glob("*.new*"))
     resumed = prepare(idx_data(tmp_path), progress=False)
     assert files_in(resumed.directory) == files_in(whole.directory)
 
@@ -484,6 +504,38 @@ def test_bad_images_are_named_and_skipped(tmp_path, capfd, small_shards):
     assert "3 of 42 images could not be read" in errors
 
 
+def corrupt_exif_folder(directory):
+    """Two classes of images whose EXIF data makes Pillow warn."""
+    pixels = random_pixels(8, 8, 3)
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01\x03\x00"
+    for name in ("a", "b"):
+        (directory / name).mkdir(parents=True)
+        for index in range(5):
+            Image.fromarray(pixels).save(directory / name / f"{index}.jpg", exif=exif)
+
+
+def test_corrupt_metadata_is_not_worth_a_warning(tmp_path):
+    """Mutation: a line of Pillow's for each of a million images; the user's own filters of
+    warnings changed by a call of the library."""
+    corrupt_exif_folder(tmp_path / "folder")
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):  # or the files test nothing
+        images.load(tmp_path / "folder" / "a" / "0.jpg", side=8, channels=3)
+    made = run_command(
+        "--config=configs/alexnet.py:sample",
+        "--config.data.name=folder",
+        f"--config.data.dir={tmp_path / 'folder'}",
+        f"--config.data.pack_dir={tmp_path / 'pack'}",
+        "--config.data.image_size=8",
+        "--config.data.test_share=0.2",
+        "--config.data.validation_share=0.2",
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stderr.splitlines() == ["prepare: 10 of 10 images"]
+    before = list(warnings.filters)
+    prepare(idx_data(tmp_path, pack_dir=str(tmp_path / "other")), progress=False)
+    assert warnings.filters == before
+
+
 def test_too_many_bad_images(tmp_path, small_shards):
     """Mutation: the share taken of all splits, or of one shard, or not checked on resuming."""
     spoil(tmp_path / "folder")
@@ -515,7 +567,7 @@ def test_other_settings_in_the_same_folder(tmp_path):
 
 def test_unfinished_pack_of_another_source(tmp_path, monkeypatch):
     """Mutation: shards of two versions of a source mixed."""
-    monkeypatch.setattr(pack.PackWriter, "finish", lambda _: (_ for _ in ()).throw(Stop))
+    monkeypatch.setattr(pack_writer.PackWriter, "finish", lambda _: (_ for _ in ()).throw(Stop))
     with pytest.raises(Stop):
         prepare(idx_data(tmp_path), progress=False)
     monkeypatch.undo()

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,15 @@ _DAMAGED = (
 
 class UnreadableImageError(Exception):
     """The content is damaged or not an image; the message describes the problem."""
+
+
+def ignore_pillow_warnings() -> None:
+    """Ignore Pillow's warnings, which are about damaged metadata and do not affect the pixels.
+
+    For commands, not libraries: the filter applies to the whole process, because Python's
+    `warnings.catch_warnings` is not safe in threads.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def load(
