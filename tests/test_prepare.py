@@ -188,6 +188,7 @@ def test_cmyk_is_not_inverted():
         b"Just text in a file called README.txt",
         encoded(Image.fromarray(random_pixels(64, 64, 3)), "JPEG")[:700],
         encoded(Image.fromarray(random_pixels(64, 64, 3)))[:900],
+        encoded(Image.fromarray(random_pixels(64, 64, 3)), "AVIF").replace(b"iloc", b"free"),
         encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"),
     ],
 )

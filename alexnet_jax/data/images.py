@@ -40,7 +40,7 @@ _DAMAGED = (
     LookupError,
     TypeError,
     OverflowError,
-    NotImplementedError,
+    RuntimeError,  # libavif's, and NotImplementedError
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -117,11 +117,14 @@ def to_jpeg(pixels: np.ndarray, quality: int, subsampling: str) -> bytes:
 def _decode(image: Path | bytes, side: int | None, channels: int) -> Image.Image:
     """Return the image upright, in 8-bit gray or RGB."""
     file = io.BytesIO(image) if isinstance(image, bytes) else image
-    with _damage_as_unreadable(), Image.open(file, formats=FORMATS) as opened:
-        if side is not None:
-            # Only JPEGs support drafts; Pillow never goes below the size asked for.
-            opened.draft(None, (2 * side, 2 * side))
-        opened.load()
+    with _damage_as_unreadable():
+        opened = Image.open(file, formats=FORMATS)
+    with opened:
+        with _damage_as_unreadable():
+            if side is not None:
+                # Only JPEGs support drafts; Pillow never goes below the size asked for.
+                opened.draft(None, (2 * side, 2 * side))
+            opened.load()
         return _convert(_transpose(opened), channels)
 
 
@@ -153,9 +156,10 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise UnreadableImageError(f"pixels of Pillow's mode {image.mode} have no defined range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    # Pillow has already undone Adobe's inversion of CMYK when it decoded the JPEG.
-    return image if image.mode == mode else image.convert(mode)
+    with _damage_as_unreadable():  # modes that Pillow cannot convert, bad palettes
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        # Pillow has already undone Adobe's inversion of CMYK when it decoded the JPEG.
+        return image if image.mode == mode else image.convert(mode)
