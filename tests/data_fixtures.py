@@ -1,4 +1,4 @@
-"""Self-made image sets and configs for the tests of the data modules."""
+"""Synthetic image sets and configs for the tests of the data modules."""
 
 import struct
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ FASHION_MNIST = Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"
 
 
 def data_config(name: str, directory: str | Path = "", **fields: Any) -> ConfigDict:
-    """config.data of the small net, with some fields set."""
+    """config.data of the small model, with some fields set."""
     data = get_config("sample").data
     data.image_size, data.crop = 256, 24
     data.update(dict(name=name, dir=str(directory)) | fields)

@@ -1,4 +1,4 @@
-"""Prediction and evaluation as commands, on linear nets whose answers NumPy knows too."""
+"""Prediction and evaluation as commands, on linear models whose outputs NumPy computes as well."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from alexnet_jax.workdir import write_config
 from configs.alexnet import dense, get_config
 
 SYNSETS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "plain")
-COLOURS = {"red.png": (255, 0, 0), "blue.jpg": (0, 0, 255), "green.bmp": (0, 255, 0)}
+COLORS = {"red.png": (255, 0, 0), "blue.jpg": (0, 0, 255), "green.bmp": (0, 255, 0)}
 
 
 def linear_config(**data: Any) -> ConfigDict:
@@ -61,27 +61,27 @@ def save_run(
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose net tells red, green and blue: logits of 3, 2 and 1, by the share of colour."""
-    workdir = tmp_path_factory.mktemp("colours") / "run"
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model tells red, green and blue: logits of 3, 2 and 1, by the share of color."""
+    workdir = tmp_path_factory.mktemp("colors") / "run"
     config = linear_config(crop=8, mean="none", scale=1 / 255)
     config.model.channels = 3
     kernel = np.zeros((8 * 8, 3, len(SYNSETS)))
-    for colour, logit in enumerate((3.0, 2.0, 1.0)):
-        kernel[:, colour, colour] = logit / 64
+    for color, logit in enumerate((3.0, 2.0, 1.0)):
+        kernel[:, color, color] = logit / 64
     mean = np.zeros((12, 12, 3), np.float32)
     save_run(workdir, config, kernel.reshape(-1, len(SYNSETS)), mean, SYNSETS)
-    for number, (name, rgb) in enumerate(COLOURS.items()):
+    for number, (name, rgb) in enumerate(COLORS.items()):
         Image.new("RGB", (20 + number, 15), rgb).save(workdir.parent / name, quality=100)
-    (workdir.parent / "notes.txt").write_text("no picture")
+    (workdir.parent / "notes.txt").write_text("no image")
     return workdir
 
 
-def test_json_in_the_order_given(colours: Path) -> None:
-    """Catches: sorted or merged pictures; log-probabilities for probabilities; the least
-    probable first; a resized or cropped picture other than in training."""
-    images = [str(colours.parent / name) for name in COLOURS]
-    ended = processes.run("predict", f"--workdir={colours}", "--json", *images)
+def test_json_in_the_order_given(colors: Path) -> None:
+    """Catches: sorted or merged images; log-probabilities for probabilities; the least
+    probable first; a resized or cropped image other than in training."""
+    images = [str(colors.parent / name) for name in COLORS]
+    ended = processes.run("predict", f"--workdir={colors}", "--json", *images)
     assert ended.returncode == 0, ended.stderr
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [line["image"] for line in found] == images
@@ -94,14 +94,14 @@ def test_json_in_the_order_given(colours: Path) -> None:
         np.testing.assert_allclose(shares[1:], (1 - expected) / 5, rtol=0.02)
 
 
-def test_text_has_readable_names_and_goes_on_after_a_file_that_is_no_picture(
-    colours: Path,
+def test_text_has_readable_names_and_goes_on_after_a_file_that_is_no_image(
+    colors: Path,
 ) -> None:
-    """Catches: synset numbers for a reader; one bad file that hides the answers for the others;
-    a name beside another picture's answer; status 0 or a traceback."""
+    """Catches: synset numbers without readable names; one bad file that hides the answers for the
+    others; a name beside another image's answer; status 0 or a traceback."""
     names = ("red.png", "notes.txt", "missing.png", "green.bmp")
-    images = [str(colours.parent / name) for name in names]
-    ended = processes.run("predict", f"--workdir={colours}", *images)
+    images = [str(colors.parent / name) for name in names]
+    ended = processes.run("predict", f"--workdir={colors}", *images)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     for bad in images[1:3]:
@@ -114,9 +114,9 @@ def test_text_has_readable_names_and_goes_on_after_a_file_that_is_no_picture(
     assert all("%" in line for line in lines[1:6] + lines[7:])
 
 
-def test_no_images_given(colours: Path) -> None:
+def test_no_images_given(colors: Path) -> None:
     """Catches: silence and status 0, as if all were well."""
-    ended = processes.run("predict", f"--workdir={colours}")
+    ended = processes.run("predict", f"--workdir={colors}")
     assert ended.returncode == 2
     assert "no images given" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -124,16 +124,16 @@ def test_no_images_given(colours: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33])
 def test_any_number_of_images_is_answered_in_order(
-    colours: Path, capsys: pytest.CaptureFixture[str], count: int
+    colors: Path, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
     """Catches: a name paired with a neighbor's answer, or an IndexError, where a batch of 32 fills
     up; a batch lost at the end; unreadable files counted as readable ones."""
-    names = [list(COLOURS)[i % 3] for i in range(count)]
-    readable = [str(colours.parent / name) for name in names]
+    names = [list(COLORS)[i % 3] for i in range(count)]
+    readable = [str(colors.parent / name) for name in names]
     paths = list(readable)
     for place in range(count, -1, -7):  # after the last, and before the first or in between
-        paths.insert(place, f"{colours.parent}/missing{place}.png")
-    unreadable = print_predictions(load_net(colours), paths, as_json=True)
+        paths.insert(place, f"{colors.parent}/missing{place}.png")
+    unreadable = print_predictions(load_net(colors), paths, as_json=True)
     assert unreadable == len(paths) - count
     output = capsys.readouterr()
     found = [json.loads(line) for line in output.out.splitlines()]
@@ -145,10 +145,10 @@ def test_any_number_of_images_is_answered_in_order(
     ]
 
 
-def test_a_full_batch_with_an_unreadable_file_exits_with_2(colours: Path) -> None:
+def test_a_full_batch_with_an_unreadable_file_exits_with_2(colors: Path) -> None:
     """Catches: a status other than 2, or a traceback, once a batch is full."""
-    images = [str(colours.parent / "red.png")] * 32 + [str(colours.parent / "notes.txt")]
-    ended = processes.run("predict", f"--workdir={colours}", "--json", *images)
+    images = [str(colors.parent / "red.png")] * 32 + [str(colors.parent / "notes.txt")]
+    ended = processes.run("predict", f"--workdir={colors}", "--json", *images)
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert len(ended.stdout.splitlines()) == 32
@@ -156,12 +156,12 @@ def test_a_full_batch_with_an_unreadable_file_exits_with_2(colours: Path) -> Non
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two runs of linear nets on the sample: each class's mean image, and noise upon it."""
+    """Two runs of linear models on the sample: each class's mean image, and noise upon it."""
     folder = tmp_path_factory.mktemp("pair")
     pack = prepare(linear_config().data, progress=False)
     pixels, labels = split_of(pack, "train", 2000)
-    centre = pixels[:, 2:26, 2:26].reshape(len(pixels), -1) - 128.0
-    means = np.stack([centre[labels == k].mean(0) for k in range(10)], axis=1)
+    center = pixels[:, 2:26, 2:26].reshape(len(pixels), -1) - 128.0
+    means = np.stack([center[labels == k].mean(0) for k in range(10)], axis=1)
     noise = np.random.default_rng(0).normal(size=means.shape) * means.std()
     for name, kernel in (("a", means), ("b", means + noise)):
         norm = 50 * np.linalg.norm(kernel, axis=0)
@@ -217,20 +217,20 @@ def test_evaluation_is_exact(pair: tuple[Path, Path], views: str) -> None:
 
 
 def test_a_split_of_choice_on_four_devices(pair: tuple[Path, Path]) -> None:
-    """Catches: another split than was asked for; a net that stays where it was loaded."""
+    """Catches: another split than was asked for; a model that stays where it was loaded."""
     net = load_net(pair[0])
     split, results = evaluate([net], "validation")
     assert (split, results[0]["count"]) == ("validation", 1000)
     assert evaluate([net], "train")[1][0]["count"] == 9000
 
 
-def test_splits_and_nets_that_do_not_exist(pair: tuple[Path, Path], colours: Path) -> None:
+def test_splits_and_nets_that_do_not_exist(pair: tuple[Path, Path], colors: Path) -> None:
     """Catches: a KeyError for a split; averaging over other classes or crops."""
     net = load_net(pair[0])
     with pytest.raises(InputError, match=r"--split=nonsense: .*train, validation, test"):
         evaluate([net], "nonsense")
     with pytest.raises(InputError, match="nets whose classes differ cannot be averaged"):
-        evaluate([net, load_net(colours)])
+        evaluate([net, load_net(colors)])
 
 
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Preparation: pixels, statistics, interruption, and what it says when something is amiss."""
+"""Preparation: pixels, statistics, interruption, and the errors it reports."""
 
 import errno
 import gc
@@ -32,9 +32,9 @@ from alexnet_jax.prepare import pack_dir, prepare
 ROOT = Path(__file__).parents[1]
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -145,28 +145,28 @@ def test_orientation_is_applied(orientation):
 
 
 def test_modes_become_rgb():
-    """Mutation: palette indices as grey, black behind transparency, wrapped 16-bit values."""
+    """Mutation: palette indices as gray, black behind transparency, wrapped 16-bit values."""
     pixels = random_pixels(8, 8, 3)
-    grey = random_pixels(8, 8)
+    gray = random_pixels(8, 8)
     alpha = random_pixels(8, 8, seed=1)
     rgba = np.dstack([pixels, alpha])
     share = alpha[:, :, None] / 255
     on_white = pixels * share + 255 * (1 - share)
-    palette = Image.fromarray(grey).convert("P")
-    cut_out = encoded(palette, transparency=int(grey[0, 0]))
-    deep = grey.astype(np.uint16) * 257
-    three_grey = np.dstack([grey] * 3)
+    palette = Image.fromarray(gray).convert("P")
+    cut_out = encoded(palette, transparency=int(gray[0, 0]))
+    deep = gray.astype(np.uint16) * 257
+    three_gray = np.dstack([gray] * 3)
     for content, expected, tolerance in (
         (encoded(Image.fromarray(rgba)), on_white, 1),
-        (encoded(Image.fromarray(grey)), three_grey, 0),
-        (encoded(Image.fromarray(deep)), three_grey, 0),
-        (encoded(palette), three_grey, 0),
-        (cut_out, np.where((grey == grey[0, 0])[:, :, None], 255, three_grey), 0),
-        (encoded(Image.fromarray(grey > 127)), np.where(grey > 127, 255, 0)[:, :, None], 0),
+        (encoded(Image.fromarray(gray)), three_gray, 0),
+        (encoded(Image.fromarray(deep)), three_gray, 0),
+        (encoded(palette), three_gray, 0),
+        (cut_out, np.where((gray == gray[0, 0])[:, :, None], 255, three_gray), 0),
+        (encoded(Image.fromarray(gray > 127)), np.where(gray > 127, 255, 0)[:, :, None], 0),
     ):
         loaded = images.load(content, side=None, channels=3).astype(int)
         assert np.abs(loaded - expected).max() <= tolerance
-    # Grey from colour: the usual luminance, as Pillow has it.
+    # Gray from color: the usual luminance, as Pillow has it.
     luminance = pixels @ np.array([0.299, 0.587, 0.114])
     loaded = images.load(encoded(Image.fromarray(pixels)), side=None, channels=1)
     assert np.abs(loaded[:, :, 0] - luminance).max() <= 1
@@ -193,7 +193,7 @@ def test_cmyk_is_not_inverted():
     ],
 )
 def test_unreadable_content(content):
-    """Mutation: half an image with grey below taken as whole, or an unexpected exception."""
+    """Mutation: half an image with gray below taken as whole, or an unexpected exception."""
     with pytest.raises(images.UnreadableImageError):
         images.load(content, side=None, channels=3)
 
@@ -275,8 +275,8 @@ def test_small_images_keep_their_size_and_large_ones_become_jpeg(tmp_path):
     (record,) = made.splits["train"].read(np.array([2]))
     source = images.load(tmp_path / "folder" / "a" / "2.png", side=80, channels=3)
     assert record == images.to_jpeg(source, 90, "4:4:4")
-    with Image.open(io.BytesIO(record)) as picture:
-        assert JpegImagePlugin.get_sampling(picture) == 0  # 4:4:4
+    with Image.open(io.BytesIO(record)) as image:
+        assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
     manifest = json.loads((made.directory / "manifest.json").read_text())
     assert manifest["settings"]["jpeg_quality"] == 90
     assert manifest["settings"]["jpeg_subsampling"] == "4:4:4"

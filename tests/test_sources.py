@@ -1,4 +1,4 @@
-"""Sources: folders, IDX files, TensorFlow Datasets, and what they say when something is amiss."""
+"""Sources: folders, IDX files, TensorFlow Datasets, and the errors they report."""
 
 import gzip
 import io
@@ -180,7 +180,7 @@ def test_idx_pixels_and_labels(tmp_path, zipped):
             np.testing.assert_array_equal(example.image, expected[:, :, None])
 
 
-def test_idx_in_colour_with_dots_and_names(tmp_path):
+def test_idx_in_color_with_dots_and_names(tmp_path):
     """Mutation: four dimensions refused; classes.txt ignored."""
     write_idx(tmp_path / "train-images.idx4-ubyte", random_pixels(4, 5, 6, 3))
     write_idx(tmp_path / "train-labels.idx1-ubyte", np.array([0, 1, 1, 0]))
@@ -287,7 +287,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
         open_source(data_config("cifar10", tmp_path))
 
 
-def test_failed_download_is_the_users_to_mend(tmp_path, monkeypatch):
+def test_failed_download_is_an_input_error(tmp_path, monkeypatch):
     """Mutation: the exception of requests with its traceback."""
 
     def fail(*_, **__):
@@ -384,7 +384,7 @@ def imagenet(tmp_path_factory):
 
 
 def test_imagenet_from_its_archives(imagenet, tmp_path):
-    """Mutation: labels shifted, validation labels in another order, inverted CMYK, the unlabelled
+    """Mutation: labels shifted, validation labels in another order, inverted CMYK, the unlabeled
     test split in the pack, images read in another order than their labels.
     """
     directory, truth = imagenet
