@@ -1,4 +1,4 @@
-"""Atomic writes, file locks, and full disks: what every writer of files shares."""
+"""Atomic writes, file locks, and errors of full disks, for every module that writes files."""
 
 import errno
 import fcntl
@@ -16,8 +16,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def replace_when_complete(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it there, flushed to disk, on success.
 
-    On an exception the temporary file is removed, and what `path` held before stays.
-    The temporary name ends like `path`, since some writers go by the suffix.
+    On an exception the temporary file is removed, and `path` keeps its previous content.
+    The temporary name has the suffix of `path`, since some writers depend on it.
     """
     temporary = path.with_name(f".{path.stem}.new{path.suffix}")
     try:
@@ -33,7 +33,7 @@ def replace_when_complete(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
-    """Write a whole file, text as UTF-8, such that `path` never holds a part of it."""
+    """Write a whole file, text as UTF-8; `path` never holds only a part of it."""
     if isinstance(content, str):
         content = content.encode()
     with replace_when_complete(path) as temporary, temporary.open("wb") as file:
@@ -43,15 +43,16 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
 
 @contextmanager
 def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an advisory lock on a file, which is made if missing and removed at the end.
+    """Hold an advisory lock on a file, which is created if missing and removed at the end.
 
     Args:
-        on_wait: called once where another process holds the lock, before waiting for it; it
-            may raise instead.
+        path: The lock file.
+        on_wait: Called once if another process holds the lock, before waiting for it; it may
+            raise instead.
 
     Raises:
-        OSError: the file cannot be made.
-        BlockingIOError: another process holds the lock, and `on_wait` is None.
+        OSError: The file cannot be created.
+        BlockingIOError: Another process holds the lock, and `on_wait` is None.
     """
     descriptor = _lock(path, on_wait)
     while descriptor is None:  # its last holder removed the file while this process waited
@@ -85,11 +86,11 @@ def _lock(path: Path, on_wait: Callable[[], None] | None) -> int | None:
 
 @contextmanager
 def disk_full_as_input_error(place: Path, advice: str) -> Iterator[None]:
-    """Turn what a full disk raises, from the system or from TensorStore, into an InputError.
+    """Turn the error of a full disk, from the system or from TensorStore, into an InputError.
 
     Args:
-        place: being written to.
-        advice: what is kept and what to do, the rest of the sentence after "the disk is full".
+        place: The file or folder being written.
+        advice: What is kept and what to do; the end of the message "the disk is full: PLACE; …".
     """
     try:
         yield

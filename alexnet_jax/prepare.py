@@ -90,10 +90,9 @@ def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = No
         with _write_errors_as_input_errors(directory):
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory):
-                # Another process may have made it, or been interrupted just before the end.
-                if not pack.contains_pack(directory, required) and not pack_writer.complete_partial(
-                    directory, required
-                ):
+                # Meanwhile another process may have made it; or only its last step is missing.
+                done = pack.contains_pack(directory, required)
+                if not (done or pack_writer.complete_partial(directory, required)):
                     _make(directory, data, progress, workers or available_cores())
     return pack.open_pack(directory)
 
