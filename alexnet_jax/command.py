@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DivergedError, InputError
 
 FLAGS = flags.FLAGS
 
@@ -81,10 +81,14 @@ def make_folder(output: str | Path) -> Path:
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parse the flags, call main with the other arguments, exit with its status (None is 0).
+    """Parse the flags, call `main` with the other arguments and exit with its status.
 
-    Wrong flags, a wrong config and every InputError end with one message on stderr and
-    status 2; --help ends with status 0.
+    Exit statuses:
+        0: `main` returned None or 0, or --help was given.
+        1: a defect of the program, with a traceback, or what the command documents.
+        2: wrong flags, a wrong config, or any other InputError: one message on stderr.
+        3: training diverged (DivergedError): one message on stderr.
+        128 + N: ended by signal N: 130 for SIGINT, 143 for SIGTERM, 141 for a closed pipe.
     """
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
         print(_help())
@@ -95,6 +99,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except InputError as error:
         complain(str(error))
         status = 2
+    except DivergedError as error:
+        complain(str(error))
+        status = 3
     except KeyboardInterrupt:  # while training, train.py takes it and saves first
         complain("interrupted")
         status = 130
@@ -117,7 +124,7 @@ def _parse(arguments: list[str]) -> list[str]:
             FLAGS.config.is_locked  # noqa: B018 - a file that cannot be loaded raises here
     except flags.Error as error:  # an exception inside the config file comes with a traceback
         last = str(error).strip().splitlines()[-1]
-        last = re.sub(r"^(ValueError|alexnet_jax\.errors\.InputError): ", "", last)
+        last = last.removeprefix("ValueError: ")
         if missing := re.match(r"flag --(\w+)=None", last):
             last = f"--{missing[1]} is missing"
         raise InputError(f"{last} (--help lists the flags)") from None

@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import command
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.watch import Interrupt
 
 START_SECONDS = 300  # that processes wait for each other at the start
@@ -54,9 +54,9 @@ def joined() -> Iterator[None]:
     this = f"process {jax.process_index()} of {jax.process_count()}"
     try:
         yield
-    except InputError as error:
+    except (InputError, DivergedError) as error:
         command.complain(f"{this}: {error}")
-        _leave(2)
+        _leave(3 if isinstance(error, DivergedError) else 2)
     except KeyboardInterrupt:
         command.complain(f"{this}: interrupted")
         _leave(130)

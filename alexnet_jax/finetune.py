@@ -74,7 +74,7 @@ def _recorded(source: Path) -> tuple[ConfigDict, Any]:
     recorded = read_config(source, "--config.init_from")
     try:
         return recorded, network.abstract_params(recorded)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # of whatever is missing
+    except (InputError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"init_from={source}: its config.json cannot be used: {error}") from None
 
 

@@ -22,7 +22,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.inputs import check_mean, check_units, mean_of, normalise
 from alexnet_jax.optimizer import (
     Plateau,
@@ -187,8 +187,8 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
         0 when the last step is done, 128 + the signal that stopped it before.
 
     Raises:
-        InputError: a config that this machine, the data or the workdir do not fit, or a loss
-            that is not finite.
+        InputError: a config that this machine, the data or the workdir do not fit.
+        DivergedError: the loss or the parameters are not finite.
     """
     mesh = parallel.make_mesh(config)
     images = pack.splits["train"].count
@@ -419,9 +419,9 @@ class _Run:
         self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, about)
         self.saved = step
 
-    def _not_finite(self, what: str, step: int) -> InputError:
+    def _not_finite(self, what: str, step: int) -> DivergedError:
         kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "nothing is saved"
-        return InputError(
+        return DivergedError(
             f"{what} finite at step {step}, at learning rate {self.rate:g}; {kept}. "
             "Lower --config.learning_rate, and see that --config.data.scale and "
             "--config.model.init fit each other"

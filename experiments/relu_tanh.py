@@ -159,7 +159,7 @@ def check(base: Base) -> None:
         path, _, variant = base.variant(*words).partition(":")
         try:
             runpy.run_path(path)["get_config"](variant)
-        except (TypeError, ValueError) as error:
+        except (InputError, TypeError, ValueError) as error:
             raise InputError(
                 f"--config={base.file} does not make the net of figure 1: {error}"
             ) from None

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from test_resume import progress, restored
 
 from alexnet_jax import command, distributed, parallel
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DivergedError, InputError
 
 Ended = list[subprocess.CompletedProcess[str]]
 LIMIT = 2 * distributed.HEARTBEAT_SECONDS  # that the others may take to end after a death
@@ -223,6 +223,33 @@ def test_wrong_flags(given: dict[str, Any], message: str) -> None:
         distributed.joined(),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (InputError("wrong"), 2),
+        (DivergedError("not finite"), 3),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("a bug"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exit_statuses_of_one_of_several(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int
+) -> None:
+    """Catches: a divergence that exits like wrong input or like a bug where several processes
+    train, so that a sweep would try it again."""
+    left: list[int] = []
+
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(distributed, "_join", lambda: True)
+    monkeypatch.setattr(distributed, "_leave", left.append)
+    with distributed.joined():
+        fail()
+    assert left == [status]
 
 
 def test_a_taken_port_is_said() -> None:
