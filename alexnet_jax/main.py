@@ -19,6 +19,7 @@ def main(_: list[str]) -> int:
     # Only now, when the flags are right: these load JAX.
     from alexnet_jax import distributed, evaluate, finetune, parallel, train
     from alexnet_jax.prepare import prepare
+    from alexnet_jax.status import track_status
     from alexnet_jax.workdir import check_config, claim
 
     cache.keep_compiled()
@@ -38,10 +39,14 @@ def main(_: list[str]) -> int:
                     "classes": "\n".join(pack.class_names).encode(),
                 }
             )
-            if status := train.train(config, pack, directory):
-                return status
-            evaluate.finish(directory, parallel.make_mesh(config))
-    return 0
+
+            def run() -> int:
+                if status := train.train(config, pack, directory):
+                    return status
+                evaluate.finish(directory, parallel.make_mesh(config))
+                return 0
+
+            return track_status(directory, run) if distributed.is_first() else run()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from experiments import growth_benchmarks, input_benchmarks, step_benchmarks
 from experiments.race import Result
 
 ROOT = Path(__file__).parents[1]
+POLL_SECONDS = 0.005
 
 # (names of the results asked for, repeats) → these results, in that order
 Case = Callable[[tuple[str, ...], int], list[Result]]
@@ -87,18 +88,24 @@ def startup(repeats: int) -> Result:
 
 
 def _first_step(cache: str) -> float:
-    """Seconds from the start of the sample command to its word of the first step."""
+    """Return the seconds from the start of the sample command to its first training record."""
     start = time.perf_counter()
-    with _sample_run(cache, "--config.log_every=1", "--config.max_steps=2") as (process, _):
-        assert process.stdout
-        output = ""
-        for line in process.stdout:
-            if line.startswith("step 1/"):
+    with _sample_run(cache, "--config.log_every=1", "--config.max_steps=2") as (process, workdir):
+        while process.poll() is None:
+            if _has_trained(workdir):
                 seconds = time.perf_counter() - start
                 process.kill()
                 return seconds
-            output += line
+            time.sleep(POLL_SECONDS)
+        output, _ = process.communicate()
     raise RuntimeError(f"the sample run ended before its first step:\n{output}")
+
+
+def _has_trained(workdir: Path) -> bool:
+    """Return whether metrics.jsonl has a training record."""
+    from alexnet_jax import metrics  # loads JAX
+
+    return any(record["split"] == "train" for record in metrics.read(workdir))
 
 
 def _alone(case: Callable[[int], Result]) -> Case:

@@ -4,7 +4,7 @@ Each is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, s
 on this machine, --jobs at a time, or under SLURM with --slurm_partition. What became of it is a
 row of OUTPUT/NAME.csv, which is read again when the same command goes on: runs that are done are
 left alone, the others continue from their checkpoints. One that fails does not stop the others. One
-whose loss is not finite has "diverged", and is not tried again: it would do the same. What the rows
+whose status.json says "diverged" is not tried again: it would do the same. What the rows
 say is written to OUTPUT/NAME.md and NAME.png whenever there is one more.
 """
 
@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.status import read_status
 from alexnet_jax.workdir import differences
 
 POLL_SECONDS = 0.5
-DIVERGED = "finite at step"  # what a run says that ends so, in alexnet_jax/train.py
 
 
 @dataclass(frozen=True)
@@ -239,11 +239,11 @@ class Sweep(Generic[R]):
         return [row for row in self.results if row.status != "done" and row.name in planned]
 
     def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
-        error = job.exception()
         status = "done"
-        if error is not None:
-            what = "diverged" if DIVERGED in str(error) else "failed"
-            status = f"{what}, see {job.paths.stderr}"
+        if job.exception() is not None:
+            ended = read_status(run.workdir)
+            diverged = ended is not None and ended.status == "diverged"
+            status = f"{'diverged' if diverged else 'failed'}, see {job.paths.stderr}"
         new = self.result(run, status, round(seconds, 1))
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)

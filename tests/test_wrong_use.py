@@ -16,6 +16,7 @@ from alexnet_jax import train
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate, load_net
 from alexnet_jax.prepare import prepare
+from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, claim, write_config
 
 SAMPLE = "--config=configs/alexnet.py:sample"
@@ -162,6 +163,9 @@ def test_a_loss_that_is_not_finite(config_file: Path, tmp_path: Path) -> None:
     assert "--config.learning_rate" in said
     net = load_net(tmp_path)
     assert f"the checkpoint of step {net.step} is kept" in said
+    ended = read_status(tmp_path)
+    assert ended is not None
+    assert (ended.status, ended.step) == ("diverged", net.step)
     (result,) = evaluate([net])[1]
     assert result["count"] == 20
 
