@@ -34,6 +34,7 @@ from alexnet_jax.inputs import mean_of
 from alexnet_jax.network import abstract_params, make_features, make_forward
 from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import read_config
+from alexnet_jax.writers import append_record, progress_bar, read_records
 
 T = TypeVar("T")
 
@@ -213,7 +214,7 @@ def split_batches(
         rows=parallel.local_rows(size, NamedSharding(mesh, P("data"))),
     )
     count = pack.splits[split].count if index is None else len(index)
-    return metrics.progress(batches, math.ceil(count / size), f"{split} ({views})")
+    return progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
 
 
 def open_split(net: Net, split: str | None = None) -> tuple[Pack, str]:
@@ -272,7 +273,7 @@ def finish(workdir: Path, mesh: Mesh) -> None:
     Of several processes all take part, and the first one prints and writes.
     """
     net = load_net(workdir, mesh)
-    records = metrics.read(workdir)
+    records = read_records(workdir)
     done = {(r["step"], r.get("views")): r for r in records}
     for views in ("center", "ten"):
         record = done.get((net.step, views))
@@ -281,7 +282,7 @@ def finish(workdir: Path, mesh: Mesh) -> None:
             epoch = next((r["epoch"] for r in records if r["step"] == net.step), None)
             record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)
             if distributed.is_first():
-                metrics.append(workdir, record)
+                append_record(workdir, record)
         if record is not None and distributed.is_first():
             print(line(str(workdir), record["split"], views, record))
 

@@ -33,6 +33,7 @@ from alexnet_jax.optimizer import (
 )
 from alexnet_jax.watch import Interrupt, StuckLoss
 from alexnet_jax.workdir import write_config
+from alexnet_jax.writers import NullWriter, RunWriter
 
 Batch = dict[str, Array]
 
@@ -203,13 +204,13 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
                     file=sys.stderr,
                 )
             return 0
-        log: metrics.Log | metrics.NoLog = metrics.NoLog()
+        log: RunWriter | NullWriter = NullWriter()
         if distributed.is_first():
             for change in write_config(workdir, config, step, began):
                 print(f"config.{change}", file=sys.stderr)
             if step:
                 print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
-            log = metrics.Log(workdir, step, steps)
+            log = RunWriter(workdir, step, steps)
         try:
             return _Run(config, pack, mesh, checkpoints, log, totals).go(state, step)
         finally:
@@ -273,7 +274,7 @@ class _Run:
         pack: Pack,
         mesh: Mesh,
         checkpoints: Checkpoints,
-        log: metrics.Log | metrics.NoLog,
+        log: RunWriter | NullWriter,
         totals: metrics.Totals,
     ) -> None:
         self.config, self.pack, self.mesh = config, pack, mesh
@@ -319,7 +320,7 @@ class _Run:
 
     def _stopped(self, step: int, signal: int) -> int:
         """The exit status of a run that a signal has stopped, saved, after a step."""
-        self.log.say(f"Stopped after step {step}; the same command continues from it.")
+        self.log.write_line(f"Stopped after step {step}; the same command continues from it.")
         return 128 + signal
 
     def _batches(self, step: int) -> Iterator[Batch]:
@@ -377,9 +378,10 @@ class _Run:
             means = self.totals.means()
             speed = self.timed / self.seconds
             values = dict(step=step, epoch=epoch, split="train", **means)
-            self.log.record({**values, "learning_rate": self.rate, "images_per_second": speed})
+            values.update(learning_rate=self.rate, images_per_second=speed)
+            self.log.write_record(values)
             if warning := self.stuck.observe(step, means["loss"]):
-                self.log.say(warning)
+                self.log.write_line(warning)
             self.totals, self.timed, self.seconds = metrics.Totals(), 0, 0.0
         if self._validates(step) and "validation" in self.pack.splits:
             state = self._validate(state, step, epoch)
@@ -399,7 +401,7 @@ class _Run:
         )
         predict = lambda batch: self.forward(state.params, self.mean, batch)  # noqa: E731
         (result,) = evaluate.errors([predict], batches, self.mesh)
-        self.log.record(dict(step=step, epoch=epoch, split="validation", **result))
+        self.log.write_record(dict(step=step, epoch=epoch, split="validation", **result))
         if not self._ends_epochs(step):  # the last step, which a longer run would pass by
             return state
         plateau = state.plateau.observe(result["top1_error"], self.config.schedule.patience)

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.writers import read_records
 from experiments import growth_benchmarks, input_benchmarks, step_benchmarks
 from experiments.race import Result
 
@@ -103,9 +104,7 @@ def _first_step(cache: str) -> float:
 
 def _has_trained(workdir: Path) -> bool:
     """Return whether metrics.jsonl has a training record."""
-    from alexnet_jax import metrics  # loads JAX
-
-    return any(record["split"] == "train" for record in metrics.read(workdir))
+    return any(record["split"] == "train" for record in read_records(workdir))
 
 
 def _alone(case: Callable[[int], Result]) -> Case:

@@ -26,10 +26,11 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import cache, command, evaluate, metrics
+from alexnet_jax import cache, command, evaluate
 from alexnet_jax.data.names import short_name
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import load_net
+from alexnet_jax.writers import read_records
 from experiments import drawing, looking
 from experiments.looking import Look
 
@@ -88,7 +89,7 @@ class Figures:
 
     def curves(self) -> Figure:
         """Errors over epochs."""
-        records = metrics.read(self.workdir)
+        records = read_records(self.workdir)
         if not records:
             raise InputError(f"{self.workdir} has no metrics.jsonl: the net was not trained there")
         return drawing.curves(records, f"{self.net.config.data.name}, {self.net.step} steps")

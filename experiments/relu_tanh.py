@@ -31,8 +31,9 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import command, metrics
+from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.writers import read_records
 from experiments import sweep
 from experiments.sweep import Base, Run
 
@@ -120,7 +121,7 @@ def epochs_to(threshold: float, epochs: np.ndarray, errors: np.ndarray) -> float
 
 def curve(base: Base, row: Result) -> tuple[np.ndarray, np.ndarray]:
     """The training error of a row's run, as `training_error` has it."""
-    return training_error(metrics.read(base.workdir(row.name)))
+    return training_error(read_records(base.workdir(row.name)))
 
 
 def measure(base: Base, threshold: float, row: Result) -> Result:

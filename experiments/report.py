@@ -34,6 +34,7 @@ from alexnet_jax.evaluate import Net, load_net
 from alexnet_jax.prepare import pack_dir
 from alexnet_jax.train import total_steps
 from alexnet_jax.workdir import ADDED, differences
+from alexnet_jax.writers import read_records
 from configs import alexnet, bvlc_alexnet, one_weird_trick, source2012, variants
 from experiments import drawing, looking, page
 from experiments.looking import Look
@@ -114,7 +115,7 @@ def gather(workdir: Path, net: Net, split: str | None) -> Sections:
     Raises:
         InputError: the data have no such split.
     """
-    records = metrics.read(workdir)
+    records = read_records(workdir)
     sections = Sections(final_errors(records, net.step))
     if any("views" not in record for record in records):
         alt = "Top-1 error over epochs, on training and on validation images."
@@ -327,7 +328,7 @@ def report(workdir: Path, net: Net, split: str | None, words: list[str]) -> str:
         TEMPLATE,
         name=workdir.resolve().name,
         net=net,
-        state=state(net, metrics.read(workdir)),
+        state=state(net, read_records(workdir)),
         sections=gather(workdir, net, split),
         layers=describe.layers(net.config),
         preset=preset,
