@@ -27,7 +27,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import command
 from alexnet_jax.errors import DivergedError, InputError
-from alexnet_jax.watch import Interrupt
+from alexnet_jax.preemption import PreemptionSignal
 
 START_SECONDS = 300  # that processes wait for each other at the start
 HEARTBEAT_SECONDS = 60  # a process not heard of for so long is taken for dead
@@ -190,20 +190,20 @@ def check_same(what: dict[str, bytes]) -> None:
             )
 
 
-class SharedInterrupt:
-    """A signal that came to any process, seen by all of them after the same step."""
+class SharedPreemptionSignal:
+    """Report a signal that any process has received to all of them after the same step."""
 
-    def __init__(self, interrupt: Interrupt, mesh: Mesh) -> None:
-        """`interrupt` is this process's; the processes' devices form the mesh."""
-        self._own = interrupt
+    def __init__(self, own: PreemptionSignal, mesh: Mesh) -> None:
+        """Share this process's `own` signal over a mesh of all processes' devices."""
+        self._own = own
         self._asked: Array | None = None
         self._places = NamedSharding(mesh, P(mesh.axis_names))
         self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
     def signal(self) -> int | None:
-        """The signal's number; to be called once a step, after the step is dispatched.
+        """Return the signal's number or None; call it once a step, after dispatching the step.
 
-        Of several processes it is what they had received one step before, whose exchange is
+        With several processes this is what they had received one step before: that exchange is
         done by now, so that no device waits.
         """
         if jax.process_count() == 1:
@@ -212,7 +212,7 @@ class SharedInterrupt:
         return None if before is None else int(before) or None
 
     def last(self) -> int | None:
-        """The signal's number after the last step; waits for the others."""
+        """Return the signal's number after the last step; wait for the other processes."""
         if jax.process_count() == 1:
             return self._own.signal
         return int(self._ask()) or None

@@ -22,6 +22,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
+from alexnet_jax.diagnostics import ConstantLossDetector
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.inputs import check_mean, check_units, mean_of, normalise
 from alexnet_jax.optimizer import (
@@ -31,7 +32,7 @@ from alexnet_jax.optimizer import (
     make_optimizer,
     rates,
 )
-from alexnet_jax.watch import Interrupt, StuckLoss
+from alexnet_jax.preemption import PreemptionSignal
 from alexnet_jax.workdir import write_config
 from alexnet_jax.writers import NullWriter, RunWriter
 
@@ -285,15 +286,15 @@ class _Run:
         self.forward = network.make_forward(config, mesh)
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
         self.mean = jax.device_put(mean, NamedSharding(mesh, P()))
-        self.stuck = StuckLoss(config.model.classes, self.images / config.batch_size)
+        self.stuck = ConstantLossDetector(config.model.classes, self.images / config.batch_size)
         self.sharding = parallel.batch_sharding(config, mesh)
         self.timed, self.seconds = 0, 0.0  # images and time of training since the last record
 
     def go(self, state: TrainState, step: int) -> int:
         """Train on; returns as `train` does."""
         self.saved, first = step, step + 1
-        with Interrupt() as interrupt:
-            stop = distributed.SharedInterrupt(interrupt, self.mesh)
+        with PreemptionSignal() as own:
+            stop = distributed.SharedPreemptionSignal(own, self.mesh)
             pending: dict[str, Array] | None = None
             clock = time.perf_counter()
             for batch in self._batches(step):
