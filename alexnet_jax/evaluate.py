@@ -88,12 +88,12 @@ def load_net(workdir: str | Path, mesh: Mesh | None = None) -> Net:
     checkpoints = Checkpoints(workdir)
 
     def read(step: int) -> Net:
-        about = checkpoints.about(step)
-        config = ConfigDict(about["config"])
+        metadata = checkpoints.metadata(step)
+        config = ConfigDict(metadata["config"])
         config.data.dir = recorded.data.dir  # which may have moved since
         template = parallel.template(abstract_params(config), mesh or parallel.data_mesh(1))
         params = checkpoints.params(step, template)
-        return Net(config, step, params, checkpoints.mean(step), tuple(about["class_names"]))
+        return Net(config, step, params, checkpoints.mean(step), tuple(metadata["class_names"]))
 
     found = checkpoints.newest(read)
     checkpoints.close()

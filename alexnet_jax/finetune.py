@@ -129,7 +129,7 @@ def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> tuple[int, Para
     checkpoints = Checkpoints(config.init_from)
 
     def read(step: int) -> Params:
-        theirs = network.abstract_params(ConfigDict(checkpoints.about(step)["config"]))
+        theirs = network.abstract_params(ConfigDict(checkpoints.metadata(step)["config"]))
         return checkpoints.params(step, _template(theirs, params, mesh))
 
     found = checkpoints.newest(read)

@@ -240,16 +240,16 @@ def _start(
 
     def read(step: int) -> tuple[TrainState, metrics.Totals]:
         params = checkpoints.params(step, template.params)
-        state = TrainState(params=params, **checkpoints.rest(step, _rest(template)))
-        about = checkpoints.about(step)
-        seen = (about["images"], about["class_names"], checkpoints.mean(step).tobytes())
+        state = TrainState(params=params, **checkpoints.optimizer(step, _rest(template)))
+        metadata = checkpoints.metadata(step)
+        seen = (metadata["images"], metadata["class_names"], checkpoints.mean(step).tobytes())
         if seen != (images, list(pack.class_names), pack.mean_image.tobytes()):
             raise InputError(
                 f"the run in {checkpoints.directory.parent} was trained on other images than "
                 f"{pack.directory} holds: their number, classes or mean differ. Give the data "
                 "it was made with, or another --workdir"
             )
-        return state, metrics.Totals(**about["totals"])
+        return state, metrics.Totals(**metadata["totals"])
 
     found = checkpoints.newest(read)
     if found is not None:
@@ -413,13 +413,13 @@ class _Run:
     def _save(self, state: TrainState, step: int) -> None:
         if not metrics.finite(state.params):
             raise self._not_finite("the parameters are not", step)
-        about = dict(
+        metadata = dict(
             config=self.config.to_dict(),
             class_names=list(self.pack.class_names),
             images=self.images,
             totals=dict(vars(self.totals)),  # of the steps since the last record
         )
-        self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, about)
+        self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, metadata)
         self.saved = step
 
     def _not_finite(self, what: str, step: int) -> DivergedError:

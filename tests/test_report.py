@@ -101,10 +101,10 @@ def save(workdir: Path, config: ConfigDict, step: int, lines: list[dict[str, Any
     state = train.init_state(config)
     side = config.data.image_size
     mean = random_pixels(side, side, config.model.channels).astype(np.float32)
-    about = dict(config=config.to_dict(), class_names=list(CLASSES), images=IMAGES, totals={})
-    rest = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
+    metadata = dict(config=config.to_dict(), class_names=list(CLASSES), images=IMAGES, totals={})
+    optimizer = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
     checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(step, state.params, rest, mean, about)
+    checkpoints.save(step, state.params, optimizer, mean, metadata)
     checkpoints.close()
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return workdir
