@@ -277,7 +277,7 @@ def finish(workdir: Path, mesh: Mesh) -> None:
     done = {(r["step"], r.get("views")): r for r in records}
     for views in ("center", "ten"):
         record = done.get((net.step, views))
-        if distributed.from_first(record is None):  # the others may not see its file yet
+        if distributed.broadcast_bool(record is None):  # the others may not see its file yet
             split, (result,) = evaluate([net], views=views, mesh=mesh)
             epoch = next((r["epoch"] for r in records if r["step"] == net.step), None)
             record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)

@@ -25,7 +25,7 @@ def main(_: list[str]) -> int:
     cache.keep_compiled()
     config = flags.FLAGS.config
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
-    with distributed.joined():
+    with distributed.distributed_runtime():
         train.check(config)
         with claim(directory) if distributed.is_first() else nullcontext():
             check_config(directory, config)

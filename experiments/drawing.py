@@ -16,15 +16,17 @@ from matplotlib.figure import Figure
 from alexnet_jax.data.names import short_name
 from experiments.looking import mix_ups
 
-matplotlib.rcParams["text.parse_math"] = False  # a class's name may hold dollars
-
 PER_ROW = 16  # kernels in a row
 MAPS = 16  # of a column that are shown for one image
 MATRIX = 20  # classes of which a confusion matrix can be read
 PAIRS = 20  # pairs of classes listed where there are more
 RIGHT, WRONG, PLAIN = "#62b077", "#c0392b", "#a9bcd6"
 
+# Dollars in a class's name are no formula. Text takes the setting when it is made.
+_plain_text = matplotlib.rc_context({"text.parse_math": False})
 
+
+@_plain_text
 def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str = "") -> Figure:
     """The kernels of conv1 as pictures, the columns apart (figure 3).
 
@@ -59,6 +61,7 @@ def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str =
     return figure
 
 
+@_plain_text
 def curves(records: list[dict[str, Any]], title: str) -> Figure:
     """Top-1 error over epochs, on training and validation images, with the final test error.
 
@@ -91,6 +94,7 @@ def curves(records: list[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
+@_plain_text
 def predictions(
     pictures: np.ndarray,
     labels: np.ndarray,
@@ -126,6 +130,7 @@ def predictions(
     return figure
 
 
+@_plain_text
 def neighbours(
     queries: np.ndarray,
     query_labels: np.ndarray,
@@ -160,6 +165,7 @@ def neighbours(
     return figure
 
 
+@_plain_text
 def activations(picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """What each layer makes of one image.
 
@@ -191,6 +197,7 @@ def activations(picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str 
     return figure
 
 
+@_plain_text
 def confusion(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
     """What is taken for what: a matrix, or, of many classes, the pairs most often confused.
 

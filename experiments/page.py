@@ -14,8 +14,6 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.data import images
 
-matplotlib.rcParams["svg.hashsalt"] = "alexnet_jax"  # the same run gives the same page
-
 SVG_LIMIT = 60_000  # bytes; above it a figure is pixels, two for each of the page's
 INCH = 96  # of the page's pixels, as CSS has it
 PNG_SIDE = 64  # up to it a picture is PNG, above JPEG, as in a pack
@@ -47,7 +45,8 @@ def of_figure(figure: Figure, alt: str) -> Picture:
     width, height = (round(INCH * inches) for inches in figure.get_size_inches())
     content, kind = io.BytesIO(), "image/svg+xml"
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(content, format="svg", metadata=nothing)
+    with matplotlib.rc_context({"svg.hashsalt": "alexnet_jax"}):  # the same run, the same page
+        figure.savefig(content, format="svg", metadata=nothing)
     if len(content.getvalue()) > SVG_LIMIT:
         content, kind = io.BytesIO(), "image/png"
         figure.savefig(content, format="png", dpi=2 * INCH, metadata={"Software": None})

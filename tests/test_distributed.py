@@ -1,10 +1,12 @@
 """One run by several real processes, which stop, die, and come back in other numbers."""
 
 import json
+import os
 import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -204,7 +206,7 @@ def test_rows_of_one_process(axes: tuple[str, ...]) -> None:
         ),
         (
             dict(coordinator_address="no.such.host.invalid:1", num_processes=2, process_id=1),
-            r"--coordinator_address=no.such.host.invalid:1: no such place",
+            r"--coordinator_address=no.such.host.invalid:1: no such host",
         ),
         (
             dict(coordinator_address="host:1", num_processes=2, process_id=2),
@@ -220,7 +222,7 @@ def test_wrong_flags(given: dict[str, Any], message: str) -> None:
     with (
         flagsaver.flagsaver(**given),
         pytest.raises(InputError, match=message),
-        distributed.joined(),
+        distributed.distributed_runtime(),
     ):
         pass
 
@@ -247,9 +249,23 @@ def test_exit_statuses_of_one_of_several(
 
     monkeypatch.setattr(distributed, "_join", lambda: True)
     monkeypatch.setattr(distributed, "_leave", left.append)
-    with distributed.joined():
+    with distributed.distributed_runtime():
         fail()
     assert left == [status]
+
+
+def test_stdout_is_for_results(capfd: pytest.CaptureFixture[str]) -> None:
+    """Catches: lines of native libraries among the results, results that go to stderr, and a
+    stdout that is not restored."""
+    before = sys.stdout
+    with distributed._stdout_for_results():
+        print("result")
+        os.write(1, b"native\n")
+    print("after", flush=True)
+    os.write(1, b"native after\n")
+    assert sys.stdout is before
+    out, err = capfd.readouterr()
+    assert (out, err) == ("result\nafter\nnative after\n", "native\n")
 
 
 def test_a_taken_port_is_said() -> None:
@@ -264,7 +280,7 @@ def test_a_taken_port_is_said() -> None:
         with (
             flagsaver.flagsaver(coordinator_address=address, num_processes=2, process_id=0),
             pytest.raises(InputError, match=r"cannot listen there .*in use.*another port"),
-            distributed.joined(),
+            distributed.distributed_runtime(),
         ):
             pass
 

@@ -4,8 +4,10 @@ import io
 import json
 import runpy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import processes
 import pytest
@@ -20,7 +22,7 @@ from alexnet_jax import train
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import claim
-from experiments import drawing, figures
+from experiments import drawing, figures, page
 
 DATA_FREE = ("kernels", "curves")
 
@@ -197,3 +199,39 @@ def test_names_with_dollars() -> None:
     figure.savefig(io.BytesIO())
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["$A_$", "$_$B"]
+
+
+DOLLARS = "$A_$"  # as a formula it cannot be set
+PIXELS = np.zeros((1, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: drawing.kernels(np.ones((1, 2, 2, 3, 2)), text=DOLLARS),
+        lambda: drawing.curves([], DOLLARS),
+        lambda: drawing.predictions(PIXELS, np.array([0]), np.ones((1, 1)), [DOLLARS], DOLLARS),
+        lambda: drawing.neighbours(
+            PIXELS, np.array([0]), PIXELS[None], np.array([[0]]), np.ones((1, 1)), [DOLLARS]
+        ),
+        lambda: drawing.activations(PIXELS[0], {"fc6": np.ones((1, 8))}, DOLLARS),
+        lambda: drawing.confusion(4 - np.eye(30, dtype=int), [DOLLARS] * 30, DOLLARS),
+    ],
+    ids=["kernels", "curves", "predictions", "neighbours", "activations", "confusion"],
+)
+def test_dollars_are_plain_in_this_figure_alone(draw: Callable[[], Figure]) -> None:
+    """Catches a figure that sets names as formulas, and a setting of Matplotlib's that is left
+    changed for other figures of the process."""
+    figure = draw()
+    assert any(DOLLARS in text for text in texts(figure))
+    figure.savefig(io.BytesIO())
+    assert matplotlib.rcParams["text.parse_math"]
+
+
+def test_a_page_leaves_matplotlib_as_it_was() -> None:
+    """Catches the salt of a page's SVG left for other figures, and a figure whose SVG is another
+    one every time."""
+    first, second = (page.of_figure(drawing.curves([], ""), "").source for _ in range(2))
+    assert first.startswith("data:image/svg+xml")
+    assert first == second
+    assert matplotlib.rcParams["svg.hashsalt"] is None
