@@ -1,7 +1,6 @@
 """One run by several real processes, which stop, die, and come back in other numbers."""
 
 import json
-import os
 import random
 import signal
 import socket
@@ -254,18 +253,31 @@ def test_exit_statuses_of_one_of_several(
     assert left == [status]
 
 
-def test_stdout_is_for_results(capfd: pytest.CaptureFixture[str]) -> None:
+def test_stdout_is_for_results() -> None:
     """Catches: lines of native libraries among the results, results that go to stderr, and a
     stdout that is not restored."""
-    before = sys.stdout
-    with distributed._stdout_for_results():
-        print("result")
-        os.write(1, b"native\n")
-    print("after", flush=True)
-    os.write(1, b"native after\n")
-    assert sys.stdout is before
-    out, err = capfd.readouterr()
-    assert (out, err) == ("result\nafter\nnative after\n", "native\n")
+    program = (
+        "import os, sys\n"
+        "from alexnet_jax.distributed import _stdout_for_results\n"
+        "before = sys.stdout\n"
+        "print('first')\n"
+        "with _stdout_for_results():\n"
+        "    print('result')\n"
+        "    os.write(1, b'native\\n')\n"
+        "assert sys.stdout is before\n"
+        "print('after', flush=True)\n"
+        "os.write(1, b'native after\\n')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=processes.ROOT,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "first\nresult\nafter\nnative after\n"
+    assert ended.stderr == "native\n"
 
 
 def test_a_taken_port_is_said() -> None:
