@@ -196,14 +196,14 @@ def fastest(results: list[Result], units: str) -> float | None:
 
 def unknown(results: list[Result], units: str, rates: Sequence[float]) -> set[float]:
     """Rates whose first seed has not been run to an end."""
-    ended = {r.rate for r in results if (r.units, r.seed) == (units, 0) and not sweep.failed(r)}
+    ended = {r.rate for r in results if (r.units, r.seed) == (units, 0) and not sweep.has_failed(r)}
     return {*rates} - ended
 
 
 def edge(results: list[Result], units: str) -> str:
     """What to try where the fastest rate is the lowest or the highest; "" where it is neither."""
     best = fastest(results, units)
-    rates = sorted({r.rate for r in results if r.units == units and not sweep.failed(r)})
+    rates = sorted({r.rate for r in results if r.units == units and not sweep.has_failed(r)})
     if best is None or best not in (rates[0], rates[-1]):
         return ""
     side, more = ("lowest", "lower") if best == rates[0] else ("highest", "higher")

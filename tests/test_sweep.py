@@ -127,23 +127,23 @@ def test_the_end_says_what_is_not_done(
 def test_a_table_is_whole_or_as_it_was(tmp_path: Path) -> None:
     """Catches what is done forgotten because the writing of one more row was cut off."""
     rows = [Row("a", 0, "done"), Row("b", 0, "done")]
-    sweep.write(tmp_path / "rows.csv", rows)
+    sweep.write_rows(tmp_path / "rows.csv", rows)
     with pytest.raises(TypeError):
-        sweep.write(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
-    assert sweep.read(tmp_path / "rows.csv", Row) == rows
+        sweep.write_rows(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
+    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     """Catches a number read as a word, and an empty field as 0 or as "None"."""
     rows = [Row("base-0", 0, "done", 0.1, 5.0), Row("tanh-1", 1, "failed, see x,y")]
-    sweep.write(tmp_path / "rows.csv", rows)
-    assert sweep.read(tmp_path / "rows.csv", Row) == rows
-    assert sweep.read(tmp_path / "none.csv", Row) == []
+    sweep.write_rows(tmp_path / "rows.csv", rows)
+    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
+    assert sweep.read_rows(tmp_path / "none.csv", Row) == []
 
 
 def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
     """Catches a run that failed at once counted as a short one, or as done."""
-    sweep.write(
+    sweep.write_rows(
         tmp_path / "rows.csv",
         [Row("a", 0, "done", seconds=100.0), Row("b", 0, "failed, see x", seconds=2.0)],
     )
@@ -171,11 +171,11 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
     """Catches runs of one schedule taken for finished ones of another."""
     config = config_module()["get_config"]("sample")
     base = sweep.Base("configs/alexnet.py:sample", {}, config, tmp_path)
-    sweep.begin(base)
-    sweep.begin(base)
+    sweep.record_config(base)
+    sweep.record_config(base)
     config.epochs = 7
     with pytest.raises(InputError, match="was begun with epochs=16, and now it is 7"):
-        sweep.begin(base)
+        sweep.record_config(base)
 
 
 def test_help_lists_the_shared_flags() -> None:
