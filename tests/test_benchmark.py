@@ -44,7 +44,7 @@ def replaced(
 def test_the_first_step_is_the_first_training_record() -> None:
     """Catches: a time taken from what the run prints, from a record of another split, or from
     half a line; a wait for the run's end."""
-    assert 0.6 < benchmark._first_step("cache") < 30
+    assert 0.6 < benchmark._time_first_step("cache") < 30
 
 
 @pytest.mark.usefixtures("replaced")
@@ -52,4 +52,4 @@ def test_the_first_step_is_the_first_training_record() -> None:
 def test_a_run_without_a_step_is_an_error() -> None:
     """Catches: a time for a run that failed; its output lost; a wait that does not end."""
     with pytest.raises(RuntimeError, match="before its first step:\nno room"):
-        benchmark._first_step("cache")
+        benchmark._time_first_step("cache")
