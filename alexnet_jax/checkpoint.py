@@ -1,12 +1,10 @@
-"""Saving and restoring, behind one small module: orbax."""
+"""Save and restore training state with orbax, with checksums and one format version."""
 
-import errno
 import json
 import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,26 +15,34 @@ import orbax.checkpoint as ocp
 from jax import Array
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.files import disk_full_as_input_error
 
 T = TypeVar("T")
 
-MOST_PARTS = 256  # that an array is summed in, a power of 2
+FORMAT_VERSION = 2  # of what is saved; raise it whenever older readers would misread it
+MAX_PARTS = 256  # pieces in which an array is summed, a power of 2
+DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint's files are missing, unreadable, or not those that were saved."""
 
 
 class Checkpoints:
     """The checkpoints of a workdir, one per step.
 
-    A checkpoint holds the parameters, the rest of the training state, the mean image that the
-    network's inputs need, and a JSON object with the config and the class names: enough to go
-    on, to evaluate and to predict. Orbax writes it beside its place and moves it there
-    when complete, so a killed process leaves no half of one.
+    A checkpoint has four items: "params"; "optimizer", the rest of the training state; "mean",
+    the mean image subtracted from inputs; and "metadata", a JSON object with the config and the
+    class names. Together they suffice to continue, to evaluate and to predict. Orbax writes a
+    checkpoint beside its place and moves it there when complete, so that a killed process leaves
+    no incomplete one.
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
-        """Open, without reading anything.
+        """Open the checkpoints without reading them.
 
         Args:
-            workdir: the checkpoints lie in its folder `checkpoints`.
+            workdir: the checkpoints are in its folder `checkpoints`.
             keep: how many of the newest to keep; None opens for reading only.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
@@ -47,87 +53,135 @@ class Checkpoints:
                 create=keep is not None,
                 step_prefix="step",
             ),
-            item_names=("params", "rest", "mean", "about"),
+            item_names=("params", "optimizer", "mean", "metadata"),
         )
 
     def steps(self) -> list[int]:
-        """The steps that are there, oldest first."""
+        """Return the steps that have a checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, params: Any, rest: Any, mean: np.ndarray, about: dict[str, Any]
+        self, step: int, params: Any, optimizer: Any, mean: np.ndarray, metadata: dict[str, Any]
     ) -> None:
         """Save in the background; `close` waits for it.
 
+        Args:
+            params: a tree of arrays of 32-bit numbers.
+            optimizer: the rest of the training state, another such tree.
+            mean: the mean image, (side, side, channels).
+            metadata: a JSON object.
+
         Raises:
-            InputError: the disk is full, now or when the step before was saved.
+            InputError: the disk is full, now or while the step before was saved.
         """
-        trees = {"params": params, "rest": rest, "mean": {"image": mean}}
-        content = {**about, "checksums": _checksums(trees)}
+        trees = {"params": params, "optimizer": optimizer, "mean": {"image": mean}}
+        content = {
+            **metadata,
+            "format_version": FORMAT_VERSION,
+            "shapes": _shapes(trees),
+            "checksums": _checksums(trees),
+        }
         args = ocp.args.Composite(
             **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-            about=ocp.args.JsonSave({"content": content, "crc32": _crc32(content)}),
+            metadata=ocp.args.JsonSave({"content": content, "crc32": _crc32(content)}),
         )
-        with self._watching_the_disk():
+        with disk_full_as_input_error(self.directory, DISK_FULL):
             self._manager.save(step, args=args)
 
-    def about(self, step: int) -> dict[str, Any]:
-        """The JSON object saved at a step."""
-        args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        saved = self._manager.restore(step, args=args)["about"]
-        if saved["crc32"] != _crc32(saved["content"]):
-            raise ValueError("another config, other names or checksums were saved than are read")
-        return saved["content"]
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Return the JSON object saved at a step.
+
+        Raises:
+            InputError: the checkpoint has another format version.
+            DamagedCheckpointError: the object cannot be read, or is not the one that was saved.
+        """
+        path = self._path(step)
+        if (path / "about").exists() and not (path / "metadata").exists():  # before version 2
+            raise self._other_version(step, "an earlier")
+        saved = self._read_item(step, "metadata", ocp.args.JsonRestore())
+        if not isinstance(saved, dict) or saved.get("crc32") != _crc32(saved.get("content")):
+            raise DamagedCheckpointError("the metadata differ from those that were saved")
+        content: dict[str, Any] = saved["content"]
+        version = content.get("format_version", 1)
+        if version != FORMAT_VERSION:
+            raise self._other_version(step, "an earlier" if version < FORMAT_VERSION else "a later")
+        return content
 
     def mean(self, step: int) -> np.ndarray:
-        """The mean image saved at a step, (side, side, channels)."""
+        """Return the mean image saved at a step, (side, side, channels); errors as `params`."""
         return np.asarray(self._restore(step, "mean", None)["image"])
 
     def params(self, step: int, template: Any) -> Any:
-        """The parameters saved at a step, with the structure and shardings of a template.
+        """Return the parameters saved at a step, with the shardings of a template.
 
-        The template is abstract (`jax.ShapeDtypeStruct`), so nothing is in memory twice, and
-        its mesh need not be the one that saved.
+        Args:
+            template: a tree of `jax.ShapeDtypeStruct`, so that nothing is in memory twice. Its
+                mesh need not be the one that saved.
+
+        Raises:
+            InputError: the checkpoint has another format version, or other arrays than the
+                template.
+            DamagedCheckpointError: the files cannot be read, or are not those that were saved.
         """
         return self._restore(step, "params", template)
 
-    def rest(self, step: int, template: Any) -> Any:
-        """The rest of the training state saved at a step, like `params`."""
-        return self._restore(step, "rest", template)
+    def optimizer(self, step: int, template: Any) -> Any:
+        """Return the rest of the training state saved at a step, as `params` does."""
+        return self._restore(step, "optimizer", template)
 
     def _restore(self, step: int, item: str, template: Any) -> Any:
-        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(template)})
-        tree = self._manager.restore(step, args=args)[item]
-        saved, found = self.about(step)["checksums"], _checksums({item: tree})
-        if wrong := [name for name in found if saved[name] != found[name]]:
-            raise ValueError(f"other values were saved than are read in {', '.join(wrong)}")
+        metadata, prefix = self.metadata(step), f"['{item}']"
+        shapes, sums = (
+            {name: value for name, value in metadata[kind].items() if name.startswith(prefix)}
+            for kind in ("shapes", "checksums")
+        )
+        if template is not None:
+            # Orbax raises the same for a template that does not fit as for damaged files.
+            for name, saved, wanted in _differences(shapes, _shapes({item: template})):
+                raise InputError(
+                    f"checkpoint {self._path(step)} has {saved} for {name}, but the config asks "
+                    f"for {wanted}; give the config it was made with"
+                )
+        tree = self._read_item(step, item, ocp.args.StandardRestore(template))
+        if wrong := [name for name, *_ in _differences(sums, _checksums({item: tree}))]:
+            raise DamagedCheckpointError(
+                f"{', '.join(wrong)} differ from the arrays that were saved"
+            )
         return tree
 
+    def _read_item(self, step: int, item: str, args: Any) -> Any:
+        """Return an item as orbax reads it; raise DamagedCheckpointError where it cannot."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+            raise  # of the machine, not of the files
+        except Exception as error:  # orbax lets everything through, and raises `Exception` itself
+            reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
+            raise DamagedCheckpointError(f"{type(error).__name__}: {reason}") from error
+
     def newest(self, read: Callable[[int], T]) -> tuple[int, T] | None:
-        """The newest step that can be read, and what `read` made of it; None without any.
+        """Return the newest step that can be read and what `read` returns for it.
 
-        A damaged checkpoint is reported on stderr, and the one before it is tried. Damage
-        shows as any kind of exception (orbax raises even `Exception` itself).
+        A damaged checkpoint is reported on stderr, and the one before it is tried. With several
+        processes, one may meet damage while the others wait for it in the middle of reading:
+        then all end, and leave the search to a process started alone.
 
-        Of several processes, one alone may meet it, and the others then wait for it in the
-        middle of reading: so they end, and leave the search to a single process.
+        Args:
+            read: calls `params`, `optimizer`, `mean` or `metadata` with the step it is given.
+
+        Returns:
+            None if there is no checkpoint.
 
         Raises:
-            InputError: checkpoints are there, and every one is damaged, or with several processes
-                the newest.
+            InputError: every checkpoint is damaged, or with several processes the newest; or
+                what the methods above raise.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 return step, read(step)
-            except (InputError, MemoryError):
-                raise
-            except Exception as error:
-                reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
-                damage = (
-                    f"checkpoint {self.directory / f'step_{step}'} is damaged "
-                    f"({type(error).__name__}: {reason})"
-                )
+            except DamagedCheckpointError as error:
+                damage = f"checkpoint {self._path(step)} is damaged ({error})"
                 if jax.process_count() > 1:
                     raise InputError(
                         f"the {damage}; move it away, or start one process alone, which "
@@ -145,16 +199,15 @@ class Checkpoints:
         """Rename the damaged checkpoints newer than a step, so that theirs can be saved anew."""
         for newer in self.steps():
             if newer > step:
-                damaged = self.directory / f"step_{newer}"
-                damaged.rename(_unused(self.directory / f"damaged_step_{newer}"))
+                self._path(newer).rename(_unused(self.directory / f"damaged_step_{newer}"))
         self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
-        """Leaving closes them, unless it is for an error of one of several processes."""
+        """Return this; leaving the context closes it."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """What is being saved may wait for a process that is gone."""
+        """Close, unless an exception may have left another process that closing waits for."""
         if kind is None or jax.process_count() == 1:
             self.close()
 
@@ -164,23 +217,18 @@ class Checkpoints:
         Raises:
             InputError: the disk is full.
         """
-        with self._watching_the_disk():
+        with disk_full_as_input_error(self.directory, DISK_FULL):
             self._manager.wait_until_finished()
         self._manager.close()
 
-    @contextmanager
-    def _watching_the_disk(self) -> Iterator[None]:
-        """What a full disk raises, from the system or from TensorStore, as an InputError."""
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            if not (full or "RESOURCE_EXHAUSTED" in str(error)):
-                raise
-            raise InputError(
-                f"the disk is full: {self.directory}; the checkpoints saved before are kept. "
-                "Make room, and run the same command again"
-            ) from None
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step_{step}"
+
+    def _other_version(self, step: int, which: str) -> InputError:
+        return InputError(
+            f"checkpoint {self._path(step)} was made by {which} version of alexnet_jax, whose "
+            "checkpoints this version cannot read; train again in another --workdir"
+        )
 
 
 def _unused(path: Path) -> Path:
@@ -191,23 +239,38 @@ def _unused(path: Path) -> Path:
     return path
 
 
-def _crc32(content: dict[str, Any]) -> int:
+def _crc32(content: Any) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
+    """Return the shape of every array of a tree, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): [*leaf.shape] for path, leaf in leaves}
+
+
+def _differences(saved: dict[str, T], found: dict[str, T]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name, the saved and the found value of what differs; "nothing" if absent."""
+    for name in {**saved, **found}:
+        one, other = saved.get(name, "nothing"), found.get(name, "nothing")
+        if one != other:
+            yield name, one, other
 
 
 @jax.jit
 def _sums(tree: Any) -> Any:
-    """Of every array a sum of its words times odd weights, modulo 2^32.
+    """Replace every array of a tree by a checksum.
 
-    Integers add up to the same in any order, so on any mesh; a changed byte changes the sum.
-    A part of an array is taken at a time, along an axis that is never split between devices (the
-    first one is, in kernels), so that no copy of it is made.
+    The checksum is the sum of the array's words times odd weights, modulo 2^32. Integer sums do
+    not depend on the order, hence not on the mesh; a changed byte changes the sum. An array is
+    read in pieces, along an axis that is never split between devices (the first one is, in
+    kernels), so that no copy of it is made.
     """
 
     def one(array: Array) -> Array:
         first, width = (array.shape[0], array.shape[-1]) if array.ndim > 1 else (1, array.size)
         array = array.reshape(first, -1, width)
-        parts = math.gcd(array.shape[1], MOST_PARTS)
+        parts = math.gcd(array.shape[1], MAX_PARTS)
         part = (first, array.shape[1] // parts, width)
         a, b, c = (jax.lax.broadcasted_iota(jnp.uint32, part, axis) for axis in range(3))
 
@@ -225,6 +288,6 @@ def _sums(tree: Any) -> Any:
 
 
 def _checksums(tree: Any) -> dict[str, int]:
-    """The sum of every array of a tree of 32-bit arrays, by its path."""
+    """Return the checksum of every array of a tree of 32-bit arrays, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(_sums(tree))
     return {jax.tree_util.keystr(path): int(value) for path, value in leaves}

@@ -1,4 +1,4 @@
-"""What every command shares: flags, help, exit statuses, and messages in place of tracebacks."""
+"""Flags, help, exit statuses and error messages of every command."""
 
 import errno
 import os
@@ -11,13 +11,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax.errors import InputError
+from alexnet_jax import cache
+from alexnet_jax.errors import DivergedError, InputError
 
 FLAGS = flags.FLAGS
 
-# Otherwise TensorFlow, which only reads data here, tells of its CPU kernels at every start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# Otherwise TensorFlow, which only reads data here, reports its CPU kernels at every start.
+QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def define_config(*, required: bool = True) -> "flags.FlagHolder[ConfigDict]":
@@ -34,7 +34,7 @@ def define_config(*, required: bool = True) -> "flags.FlagHolder[ConfigDict]":
 
 
 def define_processes() -> None:
-    """Define the flags by which several processes make one run: `distributed` reads them."""
+    """Define the flags that `distributed` reads to make several processes one run."""
     flags.DEFINE_bool(
         "distributed",
         False,
@@ -48,16 +48,16 @@ def define_processes() -> None:
 
 
 def given_config() -> tuple[str, dict[str, Any]]:
-    """FILE[:VARIANT] as --config has it, and the fields that --config.FIELD=VALUE set."""
+    """Return FILE[:VARIANT] of --config, and the fields set by --config.FIELD=VALUE."""
     holder = FLAGS["config"]
     return config_flags.get_config_filename(holder), config_flags.get_override_values(holder)
 
 
 def default_workdir() -> str:
-    """Where a config's run lies: runs/alexnet-sample for configs/alexnet.py:sample.
+    """Return the workdir of a config: runs/alexnet-sample for configs/alexnet.py:sample.
 
-    A comma between a variant's words becomes a hyphen, since --workdir takes lists; so does a
-    slash, where the variant is a folder.
+    Commas between a variant's words become hyphens, since commands split --workdir at commas; so
+    do slashes, where the variant is a folder.
     """
     path, _, variant = given_config()[0].partition(":")
     words = [Path(path).stem, *re.split("[,/]", variant)]
@@ -65,7 +65,7 @@ def default_workdir() -> str:
 
 
 def make_folder(output: str | Path) -> Path:
-    """The folder of --output, made where it is missing.
+    """Make the folder of --output if it is missing, and return it.
 
     Raises:
         InputError: it cannot be made, or written to.
@@ -81,22 +81,32 @@ def make_folder(output: str | Path) -> Path:
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parse the flags, call main with the other arguments, exit with its status (None is 0).
+    """Parse the flags, call `main` with the other arguments and exit with its status.
 
-    Wrong flags, a wrong config and every InputError end with one message on stderr and
-    status 2; --help ends with status 0.
+    Exit statuses:
+        0: `main` returned None or 0, or --help was given.
+        1: a defect of the program, with a traceback, or what the command documents.
+        2: wrong flags, a wrong config, or any other InputError: one message on stderr.
+        3: training diverged (DivergedError): one message on stderr.
+        128 + N: ended by signal N: 130 for SIGINT, 143 for SIGTERM, 141 for a closed pipe.
     """
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
         print(_help())
         sys.exit(0)
+    for name, value in QUIET_TENSORFLOW.items():  # read when TensorFlow is imported
+        os.environ.setdefault(name, value)
     try:
-        status = main(_parse(sys.argv))
+        with cache.replace_damaged():
+            status = main(_parse(sys.argv))
         sys.stdout.flush()
     except InputError as error:
-        complain(str(error))
+        print_error(str(error))
         status = 2
+    except DivergedError as error:
+        print_error(str(error))
+        status = 3
     except KeyboardInterrupt:  # while training, train.py takes it and saves first
-        complain("interrupted")
+        print_error("interrupted")
         status = 130
     except BrokenPipeError:  # the reader has gone, as in `… | head`; nothing left to tell it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,20 +114,20 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(status)
 
 
-def complain(message: str) -> None:
-    """Say on stderr, under the program's name, why it ends."""
+def print_error(message: str) -> None:
+    """Print an error message on stderr, after the program's name."""
     print(f"{_program()}: {message}", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """The arguments that are not flags."""
+    """Parse the flags and return the other arguments."""
     try:
         rest = FLAGS(arguments)[1:]
         if "config" in FLAGS and FLAGS["config"].present:
-            FLAGS.config.is_locked  # noqa: B018 - a file that cannot be loaded raises here
+            _check_loaded(FLAGS.config)
     except flags.Error as error:  # an exception inside the config file comes with a traceback
         last = str(error).strip().splitlines()[-1]
-        last = re.sub(r"^(ValueError|alexnet_jax\.errors\.InputError): ", "", last)
+        last = last.removeprefix("ValueError: ")
         if missing := re.match(r"flag --(\w+)=None", last):
             last = f"--{missing[1]} is missing"
         raise InputError(f"{last} (--help lists the flags)") from None
@@ -142,8 +152,16 @@ def _parse(arguments: list[str]) -> list[str]:
     return rest
 
 
+def _check_loaded(config: Any) -> None:
+    """Raise the OSError of a config file that cannot be read, if there was one.
+
+    `config_flags` puts the error off to the first use of any attribute, whatever its name.
+    """
+    getattr(config, "any", None)
+
+
 def _help() -> str:
-    """The main module's docstring, then its flags and the shared ones."""
+    """Return the main module's docstring, its flags and those of this package."""
     main = sys.modules["__main__"]
     packages = (__package__, "experiments")  # not absl's
     modules = FLAGS.flags_by_module_dict()

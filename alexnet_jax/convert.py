@@ -111,16 +111,16 @@ def write_workdir(directory: Path, net: Any) -> None:
     with claim(directory):
         check_free(directory)
         state = train.first_state(net.config, net.params)
-        rest = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-        del rest["params"]
-        about = dict(
+        optimizer = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+        del optimizer["params"]
+        metadata = dict(
             config=net.config.to_dict(),
             class_names=list(net.class_names),
             images=0,
             totals=dict(vars(metrics.Totals())),
         )
         checkpoints = Checkpoints(directory, net.config.keep_checkpoints)
-        checkpoints.save(0, state.params, rest, net.mean_image, about)
+        checkpoints.save(0, state.params, optimizer, net.mean_image, metadata)
         checkpoints.close()
         write_config(directory, net.config, 0)
 

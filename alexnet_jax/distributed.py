@@ -1,7 +1,7 @@
-"""Several processes as one run, on JAX's own distributed runtime.
+"""Run several processes as one, on JAX's distributed runtime.
 
-Each process drives its own devices; together they form one mesh. They find each other by
-themselves under SLURM, Open MPI and on Cloud TPU (`--distributed`), or by an address
+Each process drives its own devices; together they form one mesh. They find each other without
+help under SLURM, Open MPI and on Cloud TPU (`--distributed`), or by an address
 (`--coordinator_address`, `--num_processes`, `--process_id`). Flags: `command.define_processes`.
 """
 
@@ -26,51 +26,78 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import command
-from alexnet_jax.errors import InputError
-from alexnet_jax.watch import Interrupt
+from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.preemption import PreemptionSignal
 
-START_SECONDS = 300  # that processes wait for each other at the start
-HEARTBEAT_SECONDS = 60  # a process not heard of for so long is taken for dead
-SHUTDOWN_SECONDS = 60  # that processes wait for each other at the end
+START_SECONDS = 300  # how long processes wait for each other at the start
+HEARTBEAT_SECONDS = 60  # how long a process may be silent before it counts as dead
+SHUTDOWN_SECONDS = 60  # how long processes wait for each other at the end
 
-# What JAX says when the exchange with another process fails.
+# Only its text tells an exception of a failed exchange with another process: JAX raises ValueError
+# or JaxRuntimeError for it, depending on where it fails, and both for much else.
 _LOST = re.compile(r"Gloo|NCCL|coordination service|Connection (closed|reset)")
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Join the other processes if the flags say so; leave at once where this one fails.
+def distributed_runtime() -> Iterator[None]:
+    """Join the other processes if the flags ask for it; exit at once if this one fails.
 
     A process that fails does not wait for the others at its end. Their next exchange with it
-    fails, or its heartbeat is missed: all of them end, and can be started again to go on from
+    fails, or its heartbeat is missed: all of them end, and can be started again to continue from
     the newest checkpoint.
 
     Raises:
-        InputError: flags that do not belong together, or no other processes to be found.
+        InputError: flags that do not belong together, or no other processes found.
     """
     if not _join():
         yield
         return
+    with _stdout_for_results(), _exit_at_once():
+        yield
+
+
+@contextmanager
+def _exit_at_once() -> Iterator[None]:
+    """Exit on an exception, with its message and without waiting for the other processes."""
     this = f"process {jax.process_index()} of {jax.process_count()}"
     try:
         yield
-    except InputError as error:
-        command.complain(f"{this}: {error}")
-        _leave(2)
+    except (InputError, DivergedError) as error:
+        command.print_error(f"{this}: {error}")
+        _leave(3 if isinstance(error, DivergedError) else 2)
     except KeyboardInterrupt:
-        command.complain(f"{this}: interrupted")
+        command.print_error(f"{this}: interrupted")
         _leave(130)
     except Exception as error:
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if _LOST.search(str(error)):
-            command.complain(
-                f"{this} lost another one ({text}); see what that one said, and start all of them "
-                "again to go on from the newest checkpoint"
+            command.print_error(
+                f"{this} lost another one ({text}); see the messages of that one, and start all "
+                "of them again to continue from the newest checkpoint"
             )
         else:
             traceback.print_exc()
-            command.complain(f"{this} failed, and the others will end too")
+            command.print_error(f"{this} failed, and the others will end too")
         _leave(1)
+
+
+@contextmanager
+def _stdout_for_results() -> Iterator[None]:
+    """Within the context, send to stderr what native libraries print on stdout.
+
+    Gloo, which connects CPUs, reports its connections on descriptor 1. `sys.stdout` keeps writing
+    to where descriptor 1 led.
+    """
+    before = sys.stdout
+    before.flush()
+    with os.fdopen(os.dup(1), "w", buffering=1) as results:
+        os.dup2(2, 1)
+        sys.stdout = results
+        try:
+            yield
+        finally:
+            sys.stdout = before
+            os.dup2(results.fileno(), 1)
 
 
 def _leave(status: int) -> None:
@@ -80,7 +107,7 @@ def _leave(status: int) -> None:
 
 
 def _join() -> bool:
-    """Whether this is one of several processes."""
+    """Join the other processes; return False if the flags ask for none."""
     address, count, number = (
         flags.FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")
     )
@@ -114,19 +141,15 @@ def _join() -> bool:
         ) from None
     finally:
         signal.signal(signal.SIGINT, handler)
-    # Gloo, which connects CPUs, reports that on stdout, which is for results.
-    results = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = os.fdopen(results, "w", buffering=1)
     here = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
     print(f"Process {jax.process_index()} of {jax.process_count()}, with {here}.", file=sys.stderr)
     return True
 
 
 def _reach(address: str, first: bool) -> None:
-    """See that process 0 can listen at the address, or that it answers there.
+    """Check that process 0 can listen at the address, or wait until it answers there.
 
-    JAX itself crashes at a port that is taken, and aborts where nobody answers.
+    JAX itself crashes if the port is taken, and aborts if no process answers.
     """
     if not (found := re.fullmatch(r"(\S+):(\d+)", address)):
         raise InputError(f"--coordinator_address={address}; expected HOST:PORT of process 0")
@@ -150,7 +173,7 @@ def _reach(address: str, first: bool) -> None:
             socket.create_connection((host, port), timeout=5).close()
             return
         except (socket.gaierror, OverflowError) as error:
-            raise InputError(f"{said}: no such place ({error})") from None
+            raise InputError(f"{said}: no such host ({error})") from None
         except OSError as error:
             if time.monotonic() > end:
                 raise InputError(
@@ -161,22 +184,22 @@ def _reach(address: str, first: bool) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Return whether this is the process that writes files and prints for all."""
     return jax.process_index() == 0
 
 
-def from_first(value: bool) -> bool:
-    """What the first process says, in all of them."""
+def broadcast_bool(value: bool) -> bool:
+    """Return, in every process, the value of the first process."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def check_same(what: dict[str, bytes]) -> None:
-    """Raise InputError, in every process, where one has other contents than the first.
+    """Raise InputError, in every process, if one has other contents than the first.
 
     Args:
-        what: contents by a name to tell.
+        what: name, for the message, to contents.
     """
     if jax.process_count() == 1:
         return
@@ -190,20 +213,20 @@ def check_same(what: dict[str, bytes]) -> None:
             )
 
 
-class SharedInterrupt:
-    """A signal that came to any process, seen by all of them after the same step."""
+class SharedPreemptionSignal:
+    """Report a signal that any process has received to all of them after the same step."""
 
-    def __init__(self, interrupt: Interrupt, mesh: Mesh) -> None:
-        """`interrupt` is this process's; the processes' devices form the mesh."""
-        self._own = interrupt
+    def __init__(self, own: PreemptionSignal, mesh: Mesh) -> None:
+        """Share this process's `own` signal over a mesh of all processes' devices."""
+        self._own = own
         self._asked: Array | None = None
         self._places = NamedSharding(mesh, P(mesh.axis_names))
         self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
     def signal(self) -> int | None:
-        """The signal's number; to be called once a step, after the step is dispatched.
+        """Return the signal's number or None; call it once a step, after dispatching the step.
 
-        Of several processes it is what they had received one step before, whose exchange is
+        With several processes this is what they had received one step before: that exchange is
         done by now, so that no device waits.
         """
         if jax.process_count() == 1:
@@ -212,7 +235,7 @@ class SharedInterrupt:
         return None if before is None else int(before) or None
 
     def last(self) -> int | None:
-        """The signal's number after the last step; waits for the others."""
+        """Return the signal's number after the last step; wait for the other processes."""
         if jax.process_count() == 1:
             return self._own.signal
         return int(self._ask()) or None

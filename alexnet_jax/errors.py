@@ -1,9 +1,17 @@
-"""The one exception that is the user's to mend, and not ours."""
+"""Exceptions whose message is for the user: commands print it without a traceback."""
 
 
-class InputError(ValueError):
-    """Wrong usage, config or data: what was given, what was expected, what to do.
+class InputError(Exception):
+    """Exception for user errors: wrong flags, config or data.
 
-    Commands print its message without a traceback and exit with status 2; every other
-    exception is a defect of the program and keeps its traceback.
+    The message names what was given, what was expected and what to do about it. Commands print
+    it and exit with status 2. Every exception that is neither this nor `DivergedError` is a
+    defect of the program and keeps its traceback.
+    """
+
+
+class DivergedError(Exception):
+    """Training ended since the loss or the parameters are not finite.
+
+    Commands print the message and exit with status 3.
     """

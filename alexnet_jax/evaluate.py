@@ -34,6 +34,7 @@ from alexnet_jax.inputs import mean_of
 from alexnet_jax.network import abstract_params, make_features, make_forward
 from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import read_config
+from alexnet_jax.writers import append_record, progress_bar, read_records
 
 T = TypeVar("T")
 
@@ -87,12 +88,12 @@ def load_net(workdir: str | Path, mesh: Mesh | None = None) -> Net:
     checkpoints = Checkpoints(workdir)
 
     def read(step: int) -> Net:
-        about = checkpoints.about(step)
-        config = ConfigDict(about["config"])
+        metadata = checkpoints.metadata(step)
+        config = ConfigDict(metadata["config"])
         config.data.dir = recorded.data.dir  # which may have moved since
         template = parallel.template(abstract_params(config), mesh or parallel.data_mesh(1))
         params = checkpoints.params(step, template)
-        return Net(config, step, params, checkpoints.mean(step), tuple(about["class_names"]))
+        return Net(config, step, params, checkpoints.mean(step), tuple(metadata["class_names"]))
 
     found = checkpoints.newest(read)
     checkpoints.close()
@@ -213,7 +214,7 @@ def split_batches(
         rows=parallel.local_rows(size, NamedSharding(mesh, P("data"))),
     )
     count = pack.splits[split].count if index is None else len(index)
-    return metrics.progress(batches, math.ceil(count / size), f"{split} ({views})")
+    return progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
 
 
 def open_split(net: Net, split: str | None = None) -> tuple[Pack, str]:
@@ -272,16 +273,16 @@ def finish(workdir: Path, mesh: Mesh) -> None:
     Of several processes all take part, and the first one prints and writes.
     """
     net = load_net(workdir, mesh)
-    records = metrics.read(workdir)
+    records = read_records(workdir)
     done = {(r["step"], r.get("views")): r for r in records}
     for views in ("center", "ten"):
         record = done.get((net.step, views))
-        if distributed.from_first(record is None):  # the others may not see its file yet
+        if distributed.broadcast_bool(record is None):  # the others may not see its file yet
             split, (result,) = evaluate([net], views=views, mesh=mesh)
             epoch = next((r["epoch"] for r in records if r["step"] == net.step), None)
             record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)
             if distributed.is_first():
-                metrics.append(workdir, record)
+                append_record(workdir, record)
         if record is not None and distributed.is_first():
             print(line(str(workdir), record["split"], views, record))
 

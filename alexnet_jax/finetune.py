@@ -74,7 +74,7 @@ def _recorded(source: Path) -> tuple[ConfigDict, Any]:
     recorded = read_config(source, "--config.init_from")
     try:
         return recorded, network.abstract_params(recorded)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # of whatever is missing
+    except (InputError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"init_from={source}: its config.json cannot be used: {error}") from None
 
 
@@ -129,7 +129,7 @@ def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> tuple[int, Para
     checkpoints = Checkpoints(config.init_from)
 
     def read(step: int) -> Params:
-        theirs = network.abstract_params(ConfigDict(checkpoints.about(step)["config"]))
+        theirs = network.abstract_params(ConfigDict(checkpoints.metadata(step)["config"]))
         return checkpoints.params(step, _template(theirs, params, mesh))
 
     found = checkpoints.newest(read)

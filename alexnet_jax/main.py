@@ -20,13 +20,14 @@ def main(_: list[str]) -> int:
     from alexnet_jax import distributed, evaluate, finetune, parallel, train
     from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
+    from alexnet_jax.status import track_status
     from alexnet_jax.workdir import check_config, claim
 
     cache.keep_compiled()
     images.ignore_pillow_warnings()
     config = flags.FLAGS.config
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
-    with distributed.joined():
+    with distributed.distributed_runtime():
         train.check(config)
         with claim(directory) if distributed.is_first() else nullcontext():
             check_config(directory, config)
@@ -40,10 +41,14 @@ def main(_: list[str]) -> int:
                     "classes": "\n".join(pack.class_names).encode(),
                 }
             )
-            if status := train.train(config, pack, directory):
-                return status
-            evaluate.finish(directory, parallel.make_mesh(config))
-    return 0
+
+            def run() -> int:
+                if status := train.train(config, pack, directory):
+                    return status
+                evaluate.finish(directory, parallel.make_mesh(config))
+                return 0
+
+            return track_status(directory, run) if distributed.is_first() else run()
 
 
 if __name__ == "__main__":

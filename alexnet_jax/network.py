@@ -50,8 +50,6 @@ def init_params(config: ConfigDict) -> Any:
     initial = jax.jit(make_model(config).init)  # compiled, the activations are left out
     try:
         return initial(jax.random.key(config.seed), jnp.zeros(shape))["params"]
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(f"data.crop={config.data.crop} does not fit the layers: {error}") from None
 

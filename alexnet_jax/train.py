@@ -22,7 +22,8 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.augment import check_draws, margin
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
-from alexnet_jax.errors import InputError
+from alexnet_jax.diagnostics import ConstantLossDetector
+from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.inputs import check_mean, check_units, mean_of, normalise
 from alexnet_jax.optimizer import (
     Plateau,
@@ -31,8 +32,9 @@ from alexnet_jax.optimizer import (
     make_optimizer,
     rates,
 )
-from alexnet_jax.watch import Interrupt, StuckLoss
+from alexnet_jax.preemption import PreemptionSignal
 from alexnet_jax.workdir import write_config
+from alexnet_jax.writers import NullWriter, RunWriter
 
 Batch = dict[str, Array]
 
@@ -187,8 +189,8 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
         0 when the last step is done, 128 + the signal that stopped it before.
 
     Raises:
-        InputError: a config that this machine, the data or the workdir do not fit, or a loss
-            that is not finite.
+        InputError: a config that this machine, the data or the workdir do not fit.
+        DivergedError: the loss or the parameters are not finite.
     """
     mesh = parallel.make_mesh(config)
     images = pack.splits["train"].count
@@ -203,13 +205,13 @@ def train(config: ConfigDict, pack: Pack, workdir: Path) -> int:
                     file=sys.stderr,
                 )
             return 0
-        log: metrics.Log | metrics.NoLog = metrics.NoLog()
+        log: RunWriter | NullWriter = NullWriter()
         if distributed.is_first():
             for change in write_config(workdir, config, step, began):
                 print(f"config.{change}", file=sys.stderr)
             if step:
                 print(f"Continuing {workdir} after step {step} of {steps}.", file=sys.stderr)
-            log = metrics.Log(workdir, step, steps)
+            log = RunWriter(workdir, step, steps)
         try:
             return _Run(config, pack, mesh, checkpoints, log, totals).go(state, step)
         finally:
@@ -238,16 +240,16 @@ def _start(
 
     def read(step: int) -> tuple[TrainState, metrics.Totals]:
         params = checkpoints.params(step, template.params)
-        state = TrainState(params=params, **checkpoints.rest(step, _rest(template)))
-        about = checkpoints.about(step)
-        seen = (about["images"], about["class_names"], checkpoints.mean(step).tobytes())
+        state = TrainState(params=params, **checkpoints.optimizer(step, _rest(template)))
+        metadata = checkpoints.metadata(step)
+        seen = (metadata["images"], metadata["class_names"], checkpoints.mean(step).tobytes())
         if seen != (images, list(pack.class_names), pack.mean_image.tobytes()):
             raise InputError(
                 f"the run in {checkpoints.directory.parent} was trained on other images than "
                 f"{pack.directory} holds: their number, classes or mean differ. Give the data "
                 "it was made with, or another --workdir"
             )
-        return state, metrics.Totals(**about["totals"])
+        return state, metrics.Totals(**metadata["totals"])
 
     found = checkpoints.newest(read)
     if found is not None:
@@ -273,7 +275,7 @@ class _Run:
         pack: Pack,
         mesh: Mesh,
         checkpoints: Checkpoints,
-        log: metrics.Log | metrics.NoLog,
+        log: RunWriter | NullWriter,
         totals: metrics.Totals,
     ) -> None:
         self.config, self.pack, self.mesh = config, pack, mesh
@@ -284,15 +286,15 @@ class _Run:
         self.forward = network.make_forward(config, mesh)
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
         self.mean = jax.device_put(mean, NamedSharding(mesh, P()))
-        self.stuck = StuckLoss(config.model.classes, self.images / config.batch_size)
+        self.stuck = ConstantLossDetector(config.model.classes, self.images / config.batch_size)
         self.sharding = parallel.batch_sharding(config, mesh)
         self.timed, self.seconds = 0, 0.0  # images and time of training since the last record
 
     def go(self, state: TrainState, step: int) -> int:
         """Train on; returns as `train` does."""
         self.saved, first = step, step + 1
-        with Interrupt() as interrupt:
-            stop = distributed.SharedInterrupt(interrupt, self.mesh)
+        with PreemptionSignal() as own:
+            stop = distributed.SharedPreemptionSignal(own, self.mesh)
             pending: dict[str, Array] | None = None
             clock = time.perf_counter()
             for batch in self._batches(step):
@@ -319,7 +321,7 @@ class _Run:
 
     def _stopped(self, step: int, signal: int) -> int:
         """The exit status of a run that a signal has stopped, saved, after a step."""
-        self.log.say(f"Stopped after step {step}; the same command continues from it.")
+        self.log.write_line(f"Stopped after step {step}; the same command continues from it.")
         return 128 + signal
 
     def _batches(self, step: int) -> Iterator[Batch]:
@@ -377,9 +379,10 @@ class _Run:
             means = self.totals.means()
             speed = self.timed / self.seconds
             values = dict(step=step, epoch=epoch, split="train", **means)
-            self.log.record({**values, "learning_rate": self.rate, "images_per_second": speed})
+            values.update(learning_rate=self.rate, images_per_second=speed)
+            self.log.write_record(values)
             if warning := self.stuck.observe(step, means["loss"]):
-                self.log.say(warning)
+                self.log.write_line(warning)
             self.totals, self.timed, self.seconds = metrics.Totals(), 0, 0.0
         if self._validates(step) and "validation" in self.pack.splits:
             state = self._validate(state, step, epoch)
@@ -399,7 +402,7 @@ class _Run:
         )
         predict = lambda batch: self.forward(state.params, self.mean, batch)  # noqa: E731
         (result,) = evaluate.errors([predict], batches, self.mesh)
-        self.log.record(dict(step=step, epoch=epoch, split="validation", **result))
+        self.log.write_record(dict(step=step, epoch=epoch, split="validation", **result))
         if not self._ends_epochs(step):  # the last step, which a longer run would pass by
             return state
         plateau = state.plateau.observe(result["top1_error"], self.config.schedule.patience)
@@ -410,18 +413,18 @@ class _Run:
     def _save(self, state: TrainState, step: int) -> None:
         if not metrics.finite(state.params):
             raise self._not_finite("the parameters are not", step)
-        about = dict(
+        metadata = dict(
             config=self.config.to_dict(),
             class_names=list(self.pack.class_names),
             images=self.images,
             totals=dict(vars(self.totals)),  # of the steps since the last record
         )
-        self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, about)
+        self.checkpoints.save(step, state.params, _rest(state), self.pack.mean_image, metadata)
         self.saved = step
 
-    def _not_finite(self, what: str, step: int) -> InputError:
+    def _not_finite(self, what: str, step: int) -> DivergedError:
         kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "nothing is saved"
-        return InputError(
+        return DivergedError(
             f"{what} finite at step {step}, at learning rate {self.rate:g}; {kept}. "
             "Lower --config.learning_rate, and see that --config.data.scale and "
             "--config.model.init fit each other"

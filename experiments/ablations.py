@@ -19,8 +19,9 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from alexnet_jax import command, metrics
+from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.writers import read_records
 from configs import variants
 from experiments import sweep
 from experiments.sweep import Base, Run
@@ -139,7 +140,7 @@ def _same_as_base(ablation: Ablation, base: ConfigDict) -> str:
 def result(run: Run, status: str, seconds: float | None) -> Result:
     """What a run's metrics.jsonl says."""
     ablation, seed = run.key
-    records = metrics.read(run.workdir)
+    records = read_records(run.workdir)
     final = {r["views"]: r for r in records if "views" in r}
     trained = [r["top1_error"] for r in records if r["split"] == "train"]
     if status == "done" and set(final) != {"center", "ten"}:

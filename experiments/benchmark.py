@@ -1,10 +1,11 @@
-"""How fast it is, beside a peer measured in the same run.
+"""Measure speed and memory, beside a peer measured in the same run.
 
     python -m experiments.benchmark [--only=NAME] [--json] [--repeats=N] [--output=FOLDER]
     python -m experiments.benchmark --platform=gpu [--batch=128] [--peak_tflops=N]
 
-Ours and the peer take turns, so that a machine whose speed drifts slows both. A ratio above 1
-means that ours is faster; it is the median over the pairs, with the lowest and the highest.
+This program and the peer run alternately, so that a machine whose speed drifts slows both. A ratio
+above 1 means that this program is faster; it is the median over the pairs, with the lowest and the
+highest.
 """
 
 import json
@@ -23,10 +24,12 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.writers import read_records
 from experiments import growth_benchmarks, input_benchmarks, step_benchmarks
 from experiments.race import Result
 
 ROOT = Path(__file__).parents[1]
+POLL_SECONDS = 0.005
 
 # (names of the results asked for, repeats) → these results, in that order
 Case = Callable[[tuple[str, ...], int], list[Result]]
@@ -34,7 +37,7 @@ Case = Callable[[tuple[str, ...], int], list[Result]]
 
 @contextmanager
 def _sample_run(cache: str, *overrides: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """The sample command in a new process that caches in a folder of its own."""
+    """Start the sample command in a new process with a cache folder of its own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder, "run")
@@ -51,7 +54,7 @@ def _sample_run(cache: str, *overrides: str) -> Iterator[tuple[subprocess.Popen[
 
 
 def sample(repeats: int) -> Result:
-    """The sample command from nothing to its final error, once; errors are fractions."""
+    """Time the sample command once, from nothing prepared to its final errors (fractions)."""
     del repeats
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache, _sample_run(cache) as (process, workdir):
@@ -69,15 +72,15 @@ def sample(repeats: int) -> Result:
 
 
 def startup(repeats: int) -> Result:
-    """From the start of the sample command to the end of its first training step.
+    """Time the sample command from its start to the end of its first training step.
 
-    Cold, with nothing prepared or compiled, and once more with what the first start left.
+    Each time twice: with nothing prepared or compiled, and with the caches of the first start.
     """
     cold, second = [], []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
-            cold.append(_first_step(cache))
-            second.append(_first_step(cache))
+            cold.append(_time_first_step(cache))
+            second.append(_time_first_step(cache))
     return {
         "seconds": statistics.median(cold),
         "seconds_high": max(cold),
@@ -86,19 +89,23 @@ def startup(repeats: int) -> Result:
     }
 
 
-def _first_step(cache: str) -> float:
-    """Seconds from the start of the sample command to its word of the first step."""
+def _time_first_step(cache: str) -> float:
+    """Return the seconds from the start of the sample command to its first training record."""
     start = time.perf_counter()
-    with _sample_run(cache, "--config.log_every=1", "--config.max_steps=2") as (process, _):
-        assert process.stdout
-        output = ""
-        for line in process.stdout:
-            if line.startswith("step 1/"):
+    with _sample_run(cache, "--config.log_every=1", "--config.max_steps=2") as (process, workdir):
+        while process.poll() is None:
+            if _has_trained(workdir):
                 seconds = time.perf_counter() - start
                 process.kill()
                 return seconds
-            output += line
+            time.sleep(POLL_SECONDS)
+        output, _ = process.communicate()
     raise RuntimeError(f"the sample run ended before its first step:\n{output}")
+
+
+def _has_trained(workdir: Path) -> bool:
+    """Return whether metrics.jsonl has a training record."""
+    return any(record["split"] == "train" for record in read_records(workdir))
 
 
 def _alone(case: Callable[[int], Result]) -> Case:
@@ -106,13 +113,13 @@ def _alone(case: Callable[[int], Result]) -> Case:
 
 
 def _step(config: Callable[[], ConfigDict], times: int = 1) -> Case:
-    """The step of a config against the kinds of peer that the names end with."""
+    """Compare the step of a config with the kinds of peer at the ends of the names."""
     return lambda wanted, repeats: step_benchmarks.train_step(
         config(), times * repeats, tuple(name.rpartition("_")[2] for name in wanted)
     )
 
 
-# What is measured in one run, by the names of its results.
+# The names of the results of each case.
 CASES: dict[tuple[str, ...], Case] = {
     ("train_step/torch_eager", "train_step/torch_compile"): _step(step_benchmarks.paper),
     ("sample_train_step/torch_eager",): _step(step_benchmarks.sample, times=5),
@@ -129,15 +136,15 @@ CASES: dict[tuple[str, ...], Case] = {
 }
 
 
-# What grows, and the title of its picture.
+# Results with a scaling plot, and its title.
 GROWTH = {
-    "train_step_growth": "A training step, the paper's net",
-    "evaluate_growth": "Evaluation, centre view, the sample's net",
+    "train_step_growth": "A training step, the paper's model",
+    "evaluate_growth": "Evaluation, center view, the sample's model",
 }
 
 
-def text(result: Result) -> str:
-    """A result as a line to read."""
+def format_result(result: Result) -> str:
+    """Return a result as a line of text."""
     parts = []
     if "images_per_second" in result:
         parts = [
@@ -159,15 +166,15 @@ def text(result: Result) -> str:
     return f"{result['name']}: {', '.join(parts)}"
 
 
-def names(cases: Iterable[tuple[str, ...]]) -> list[str]:
-    """The names of all results, in order."""
+def result_names(cases: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return the names of all results, in order."""
     return [name for some in cases for name in some]
 
 
-def measure(
+def run_cases(
     cases: dict[tuple[str, ...], Case], chosen: Iterable[str], repeats: int
 ) -> Iterator[Result]:
-    """The results of the names that are chosen, each as soon as its case has run."""
+    """Yield the results with the chosen names, each as soon as its case has run."""
     for some, case in cases.items():
         wanted = tuple(name for name in some if name in chosen)
         if wanted:
@@ -176,8 +183,8 @@ def measure(
                 yield {"name": name, **result}
 
 
-def draw(results: Iterable[Result], folder: Path) -> Path:
-    """The picture of those results that are of GROWTH: growth.png in the folder."""
+def write_growth_plot(results: Iterable[Result], folder: Path) -> Path:
+    """Plot the results named in GROWTH; return the path of growth.png in the folder."""
     from experiments import growth  # with --output alone: it loads matplotlib
 
     titled = {GROWTH[r["name"]]: r for r in results if r["name"] in GROWTH}
@@ -189,7 +196,7 @@ def draw(results: Iterable[Result], folder: Path) -> Path:
 def main(_: list[str]) -> None:
     """The command."""
     only, repeats, platform = flags.FLAGS.only, flags.FLAGS.repeats, flags.FLAGS.platform
-    chosen, say = CASES, text
+    chosen, say = CASES, format_result
     if platform:
         from experiments import accelerator_benchmark  # with --platform alone: it loads JAX
 
@@ -200,25 +207,25 @@ def main(_: list[str]) -> None:
     for name in ("batch", "peak_tflops"):
         if flags.FLAGS[name].present and not platform:
             raise InputError(f"--{name} is for --platform, which is not given")
-    known = names(chosen)
+    known = result_names(chosen)
     if wrong := [name for name in only if name not in known]:
         raise InputError(f"--only={','.join(only)}: {wrong[0]} is none of {', '.join(known)}")
     if (output := flags.FLAGS.output) is not None:
         if not set(GROWTH) & set(only or known):
             raise InputError(
-                f"--output={output} is for a picture of {' or '.join(GROWTH)}, none of which is run"
+                f"--output={output} is for a plot of {' or '.join(GROWTH)}, none of which is run"
             )
         command.make_folder(output)
     results = []
-    for result in measure(chosen, only or known, repeats):
+    for result in run_cases(chosen, only or known, repeats):
         print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
         results.append(result)
     if output is not None:
-        print(draw(results, Path(output)), file=sys.stderr)
+        print(write_growth_plot(results, Path(output)), file=sys.stderr)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("only", [], f"Of {', '.join(names(CASES))}; by default all.")
+    flags.DEFINE_list("only", [], f"Of {', '.join(result_names(CASES))}; by default all.")
     flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
     flags.DEFINE_string("output", None, f"Folder for growth.png, of {' and '.join(GROWTH)}.")
     flags.DEFINE_integer("repeats", 5, "Measurements of each, after warming up.", lower_bound=1)

@@ -20,8 +20,9 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import command, metrics
+from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.writers import read_records
 
 ONE, FOUR = 1, 2  # devices along each axis of the mesh
 RUNS = {
@@ -65,7 +66,7 @@ def run(config: list[str], workdir: Path, layouts: tuple[int, ...], steps: int) 
 
 def losses(workdir: Path) -> dict[int, float]:
     """The training loss by step."""
-    return {r["step"]: r["loss"] for r in metrics.read(workdir) if r["split"] == "train"}
+    return {r["step"]: r["loss"] for r in read_records(workdir) if r["split"] == "train"}
 
 
 def picture(found: dict[str, dict[int, float]], layouts: tuple[int, ...], steps: int) -> Figure:

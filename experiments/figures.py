@@ -26,11 +26,12 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import cache, command, evaluate, metrics
+from alexnet_jax import cache, command, evaluate
 from alexnet_jax.data.names import short_name
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import load_net
-from experiments import drawing, looking
+from alexnet_jax.writers import read_records
+from experiments import looking, plots
 from experiments.looking import Look
 
 NAMES = ("kernels", "curves", "predictions", "neighbours", "activations", "confusion", "mistakes")
@@ -84,14 +85,14 @@ class Figures:
     def kernels(self) -> Figure:
         """Figure 3."""
         colour = looking.specialisation(self.net)
-        return drawing.kernels(looking.conv1(self.net), colour.columns, colour.text)
+        return plots.plot_kernels(looking.conv1(self.net), colour.columns, colour.text)
 
     def curves(self) -> Figure:
         """Errors over epochs."""
-        records = metrics.read(self.workdir)
+        records = read_records(self.workdir)
         if not records:
             raise InputError(f"{self.workdir} has no metrics.jsonl: the net was not trained there")
-        return drawing.curves(records, f"{self.net.config.data.name}, {self.net.step} steps")
+        return plots.plot_curves(records, f"{self.net.config.data.name}, {self.net.step} steps")
 
     def predictions(self) -> Figure:
         """Figure 4, left."""
@@ -117,7 +118,7 @@ class Figures:
         assert train.features is not None
         rows, distances = looking.neighbours(queries.features, train.features, NEAREST)
         found = looking.pictures(net, "train", index[rows.ravel()])
-        return drawing.neighbours(
+        return plots.plot_neighbors(
             looking.pictures(net, shown.split, shown.index),
             shown.labels,
             found.reshape(*rows.shape, *found.shape[1:]),
@@ -135,7 +136,7 @@ class Figures:
         kept = looking.layers(looking.activations(self.net, picture))
         name = short_name(self.net.class_names[self.shown.labels[0]])
         title = f"Image {place[0]} of the {self.shown.split} split: {name}"
-        return drawing.activations(picture, kept, title)
+        return plots.plot_activations(picture, kept, title)
 
     def confusion(self) -> Figure:
         """Which class is taken for which."""
@@ -143,12 +144,12 @@ class Figures:
         wrong = 100 * (~look.right).mean()
         counts = looking.confusion(look.labels, look.predictions, len(names))
         title = f"{len(look.labels)} images of the {look.split} split, {wrong:.2f} % wrong"
-        return drawing.confusion(counts, names, title)
+        return plots.plot_confusion(counts, names, title)
 
     def _drawn(self, look: Look, title: str) -> Figure:
         pictures = looking.pictures(self.net, look.split, look.index)
         names = self.net.class_names
-        return drawing.predictions(pictures, look.labels, look.probabilities, names, title)
+        return plots.plot_predictions(pictures, look.labels, look.probabilities, names, title)
 
 
 def draw(

@@ -1,6 +1,6 @@
 """What a trained net does with images, as numbers: no pictures, no files.
 
-`experiments/drawing.py` draws them, `experiments/figures.py` does both for a workdir.
+`experiments/plots.py` draws them, `experiments/figures.py` does both for a workdir.
 """
 
 from collections.abc import Sequence

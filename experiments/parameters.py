@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax import metrics, parallel
+from alexnet_jax import parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.evaluate import Net, load_net
 from alexnet_jax.models.order import by_number
 from alexnet_jax.network import abstract_params, init_params
+from alexnet_jax.writers import read_records
 
 ACROSS = 3  # histograms beside one another
 BINS = 80  # at the most
@@ -143,7 +144,7 @@ def history(workdir: str | Path) -> History:
                 found[step] = describe(checkpoints.params(step, template))
     names = [row.name for row in found[net.step]]
     norms = {name: [rows[i].norm for rows in found.values()] for i, name in enumerate(names)}
-    train = [record for record in metrics.read(Path(workdir)) if record["split"] == "train"]
+    train = [record for record in read_records(Path(workdir)) if record["split"] == "train"]
     drops = [
         after["step"]
         for before, after in pairwise(train)

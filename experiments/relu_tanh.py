@@ -31,8 +31,9 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import command, metrics
+from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.writers import read_records
 from experiments import sweep
 from experiments.sweep import Base, Run
 
@@ -120,7 +121,7 @@ def epochs_to(threshold: float, epochs: np.ndarray, errors: np.ndarray) -> float
 
 def curve(base: Base, row: Result) -> tuple[np.ndarray, np.ndarray]:
     """The training error of a row's run, as `training_error` has it."""
-    return training_error(metrics.read(base.workdir(row.name)))
+    return training_error(read_records(base.workdir(row.name)))
 
 
 def measure(base: Base, threshold: float, row: Result) -> Result:
@@ -159,7 +160,7 @@ def check(base: Base) -> None:
         path, _, variant = base.variant(*words).partition(":")
         try:
             runpy.run_path(path)["get_config"](variant)
-        except (TypeError, ValueError) as error:
+        except (InputError, TypeError, ValueError) as error:
             raise InputError(
                 f"--config={base.file} does not make the net of figure 1: {error}"
             ) from None
@@ -195,14 +196,14 @@ def fastest(results: list[Result], units: str) -> float | None:
 
 def unknown(results: list[Result], units: str, rates: Sequence[float]) -> set[float]:
     """Rates whose first seed has not been run to an end."""
-    ended = {r.rate for r in results if (r.units, r.seed) == (units, 0) and not sweep.failed(r)}
+    ended = {r.rate for r in results if (r.units, r.seed) == (units, 0) and not sweep.has_failed(r)}
     return {*rates} - ended
 
 
 def edge(results: list[Result], units: str) -> str:
     """What to try where the fastest rate is the lowest or the highest; "" where it is neither."""
     best = fastest(results, units)
-    rates = sorted({r.rate for r in results if r.units == units and not sweep.failed(r)})
+    rates = sorted({r.rate for r in results if r.units == units and not sweep.has_failed(r)})
     if best is None or best not in (rates[0], rates[-1]):
         return ""
     side, more = ("lowest", "lower") if best == rates[0] else ("highest", "higher")

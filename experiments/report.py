@@ -34,8 +34,9 @@ from alexnet_jax.evaluate import Net, load_net
 from alexnet_jax.prepare import pack_dir
 from alexnet_jax.train import total_steps
 from alexnet_jax.workdir import ADDED, differences
+from alexnet_jax.writers import read_records
 from configs import alexnet, bvlc_alexnet, one_weird_trick, source2012, variants
-from experiments import drawing, looking, page
+from experiments import html, looking, plots
 from experiments.looking import Look
 
 TEMPLATE = "report.html.jinja"
@@ -76,7 +77,7 @@ class Guess:
 class Seen:
     """An image, its class and the up to five guesses of the net, the most probable first."""
 
-    picture: page.Picture
+    picture: html.EmbeddedImage
     label: str
     guesses: list[Guess]
 
@@ -92,20 +93,20 @@ class Sections:
     """
 
     errors: list[Errors]
-    curves: page.Picture | None = None
+    curves: html.EmbeddedImage | None = None
     seen: str = ""
     predictions: list[Seen] = field(default_factory=list)
     worst: list[Seen] = field(default_factory=list)
-    confusion: page.Picture | None = None
+    confusion: html.EmbeddedImage | None = None
     mix_ups: list[tuple[str, str, int, int]] = field(default_factory=list)
-    kernels: page.Picture | None = None
+    kernels: html.EmbeddedImage | None = None
     colour: str = ""
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def leave_out(self, section: str, why: str) -> None:
         """Say why a section is not there, on stderr with the folders that the page leaves out."""
         print(f"left out: {section}: {why}", file=sys.stderr)
-        self.left_out.append((section, page.without_folders(why)))
+        self.left_out.append((section, html.strip_folders(why)))
 
 
 def gather(workdir: Path, net: Net, split: str | None) -> Sections:
@@ -114,11 +115,11 @@ def gather(workdir: Path, net: Net, split: str | None) -> Sections:
     Raises:
         InputError: the data have no such split.
     """
-    records = metrics.read(workdir)
+    records = read_records(workdir)
     sections = Sections(final_errors(records, net.step))
     if any("views" not in record for record in records):
         alt = "Top-1 error over epochs, on training and on validation images."
-        sections.curves = page.of_figure(_scaled(drawing.curves(records, ""), 0.7), alt)
+        sections.curves = html.embed_figure(_scaled(plots.plot_curves(records, ""), 0.7), alt)
     else:
         why = "metrics.jsonl has no records of training" if net.step else "nothing was trained here"
         sections.leave_out("learning curves", why)
@@ -178,13 +179,13 @@ def _seen(net: Net, look: Look) -> list[Seen]:
             Guess(short_name(net.class_names[c]), float(shares[c]), bool(c == label))
             for c in np.argsort(-shares, kind="stable")[:5]
         ]
-        shown.append(Seen(page.of_pixels(picture, alt), name, guesses))
+        shown.append(Seen(html.embed_pixels(picture, alt), name, guesses))
     return shown
 
 
 def mix_ups(
     look: Look, names: tuple[str, ...]
-) -> tuple[list[tuple[str, str, int, int]], page.Picture | None]:
+) -> tuple[list[tuple[str, str, int, int]], html.EmbeddedImage | None]:
     """What is taken for what: the pairs most often confused, and of few classes the matrix.
 
     Returns:
@@ -195,18 +196,18 @@ def mix_ups(
         (readable_name(names[a]), readable_name(names[b]), n, int(counts[a].sum()))
         for a, b, n in looking.mix_ups(counts, MIX_UPS)
     ]
-    if len(names) > drawing.MATRIX:
+    if len(names) > plots.MATRIX:
         return pairs, None
     alt = f"How many images of each of {len(names)} classes were taken for each class."
-    return pairs, page.of_figure(_scaled(drawing.confusion(counts, names), 0.7), alt)
+    return pairs, html.embed_figure(_scaled(plots.plot_confusion(counts, names), 0.7), alt)
 
 
 def _add_kernels(sections: Sections, net: Net, kernel: np.ndarray) -> None:
     colour = looking.specialisation(net)
     columns, height, width, _, maps = kernel.shape
     alt = f"Columns of conv1: {columns}, each with {maps} kernels of {height} by {width} pixels."
-    figure = _scaled(drawing.kernels(kernel, colour.columns), 0.75)
-    sections.kernels, sections.colour = page.of_figure(figure, alt), colour.text
+    figure = _scaled(plots.plot_kernels(kernel, colour.columns), 0.75)
+    sections.kernels, sections.colour = html.embed_figure(figure, alt), colour.text
 
 
 def _scaled(figure: Figure, factor: float) -> Figure:
@@ -307,7 +308,7 @@ def leaves(fields: dict[str, Any], name: str = "") -> Iterator[tuple[str, str]]:
 def _text(value: Any) -> str:
     """A value as JSON has it, without the folders of this machine."""
     if isinstance(value, str):
-        value = page.without_folders(value)
+        value = html.strip_folders(value)
     return "–" if value is None else json.dumps(value, ensure_ascii=False)
 
 
@@ -323,18 +324,18 @@ def report(workdir: Path, net: Net, split: str | None, words: list[str]) -> str:
     """
     fields, changed = recorded(workdir)
     preset, differing = nearest_preset(fields)
-    return page.render(
+    return html.render_template(
         TEMPLATE,
         name=workdir.resolve().name,
         net=net,
-        state=state(net, metrics.read(workdir)),
+        state=state(net, read_records(workdir)),
         sections=gather(workdir, net, split),
         layers=describe.layers(net.config),
         preset=preset,
         differing=differing,
         fields=list(leaves(fields)),
         changed=changed,
-        command=page.without_folders(shlex.join(["python", "-m", "experiments.report", *words])),
+        command=html.strip_folders(shlex.join(["python", "-m", "experiments.report", *words])),
         date=datetime.date.today().isoformat(),
         versions=[("Python", platform.python_version()), *((p, version(p)) for p in PACKAGES)],
     )

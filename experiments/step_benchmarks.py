@@ -154,13 +154,13 @@ def _save(folder: str) -> float:
 
     state = jax.eval_shape(lambda: train.init_state(paper()))
     draw = np.random.default_rng(0).standard_normal
-    params, rest = jax.tree.map(
+    params, optimizer = jax.tree.map(
         lambda leaf: jax.device_put(draw(leaf.shape, leaf.dtype)),
         (state.params, {"velocity": state.velocity}),
     )
     with Checkpoints(folder, keep=1) as checkpoints:
-        checkpoints.save(1, params, rest, np.zeros((1, 1, 3), np.float32), {})
-    return sum(array.nbytes for array in jax.tree.leaves([params, rest])) / 2**20
+        checkpoints.save(1, params, optimizer, np.zeros((1, 1, 3), np.float32), {})
+    return sum(array.nbytes for array in jax.tree.leaves([params, optimizer])) / 2**20
 
 
 def _restore(folder: str) -> tuple[float, float]:
@@ -181,4 +181,4 @@ def _read(folder: str) -> tuple[Any, Any]:
     template = parallel.template(abstract, parallel.make_mesh(paper()))
     with Checkpoints(folder) as checkpoints:
         params = checkpoints.params(1, template.params)
-        return params, checkpoints.rest(1, {"velocity": template.velocity})
+        return params, checkpoints.optimizer(1, {"velocity": template.velocity})

@@ -1,11 +1,11 @@
-"""Many trainings as one experiment: started, gone on with, collected as they end.
+"""Run many trainings as one experiment: start, resume and collect them.
 
-Each is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started by submitit:
-on this machine, --jobs at a time, or under SLURM with --slurm_partition. What became of it is a
-row of OUTPUT/NAME.csv, which is read again when the same command goes on: runs that are done are
-left alone, the others continue from their checkpoints. One that fails does not stop the others. One
-whose loss is not finite has "diverged", and is not tried again: it would do the same. What the rows
-say is written to OUTPUT/NAME.md and NAME.png whenever there is one more.
+Each training is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started by
+submitit: on this machine, --jobs at a time, or under SLURM with --slurm_partition. Its outcome is
+a row of OUTPUT/NAME.csv. When the same command is given again, finished runs are left alone and
+the others continue from their checkpoints. A run that fails does not stop the others. A run whose
+status.json has "diverged" is not tried again, since it would diverge again. The report on the
+rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
 """
 
 import csv
@@ -13,8 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
@@ -27,10 +26,11 @@ from tqdm import tqdm
 
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from alexnet_jax.files import replace_when_complete, write_atomically
+from alexnet_jax.status import read_status
 from alexnet_jax.workdir import differences
 
 POLL_SECONDS = 0.5
-DIVERGED = "finite at step"  # what a run says that ends so, in alexnet_jax/train.py
 
 
 @dataclass(frozen=True)
@@ -38,35 +38,36 @@ class Run:
     """One training.
 
     Attributes:
-        key: what tells it from the others; its row begins with it.
-        says: what is particular to it, in a few words.
+        key: identifies the run; its row begins with it.
+        description: what distinguishes the run, in a few words.
+        workdir: its folder.
         arguments: of `alexnet_jax.main`.
     """
 
     key: tuple[Any, ...]
-    says: str
+    description: str
     workdir: Path
     arguments: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Of its folder, and of its row."""
+        """Return the name of its folder and of its row."""
         return run_name(*self.key)
 
 
 def run_name(*key: Any) -> str:
-    """As in tanh-0.01-2."""
+    """Return the name of a run, such as tanh-0.01-2."""
     return "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
 
 
 @dataclass(frozen=True)
 class Base:
-    """What every run of a sweep is made from.
+    """The settings that all runs of a sweep share.
 
     Attributes:
-        file: of --config, with its variant.
+        file: the value of --config, with its variant.
         overrides: fields set for every run, as on the command line.
-        config: that the command line makes of both.
+        config: the config that results from both.
         output: the sweep's folder.
     """
 
@@ -77,36 +78,36 @@ class Base:
 
     @classmethod
     def given(cls) -> "Base":
-        """What the flags say."""
+        """Return the settings given by the flags."""
         return cls(*command.given_config(), flags.FLAGS.config, Path(flags.FLAGS.output))
 
     def variant(self, *words: str) -> str:
-        """The config file with words after the variant that it has."""
+        """Return the config file with words appended to its variant."""
         path, _, before = self.file.partition(":")
         return ":".join(filter(None, [path, ",".join(filter(None, [before, *words]))]))
 
     def workdir(self, name: str) -> Path:
-        """The folder of a run."""
+        """Return the folder of a run."""
         return self.output / "runs" / name
 
     def run(
-        self, key: tuple[Any, ...], says: str, words: Sequence[str], fields: dict[str, Any]
+        self, key: tuple[Any, ...], description: str, words: Sequence[str], fields: dict[str, Any]
     ) -> Run:
-        """The run with words after the variant, and with fields set over the overrides."""
+        """Return the run with words appended to the variant and fields set over the overrides."""
         workdir = self.workdir(run_name(*key))
         overrides = (f"--config.{f}={value}" for f, value in {**self.overrides, **fields}.items())
         arguments = (f"--config={self.variant(*words)}", f"--workdir={workdir}", *overrides)
-        return Run(key, says, workdir, arguments)
+        return Run(key, description, workdir, arguments)
 
 
 class Row(Protocol):
-    """What the row of a run is: a dataclass of words and numbers, some of which may be None.
+    """The row of a run: a dataclass of strings and numbers, some of which may be None.
 
     Attributes:
-        name: of the run.
+        name: the run's name.
         status: "done", "diverged, …" or "failed, …".
-        seconds: that the whole command took when it ended; None if that is not known.
-        outcome: a few words for when the run ends.
+        seconds: duration of the whole command, None if unknown.
+        outcome: a few words, printed when the run ends.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -124,13 +125,13 @@ class Row(Protocol):
 R = TypeVar("R", bound=Row)
 
 
-def failed(row: Row) -> bool:
-    """Whether a run has to be tried again."""
+def has_failed(row: Row) -> bool:
+    """Return whether a run has to be tried again."""
     return row.status.startswith("failed")
 
 
 class Sweep(Generic[R]):
-    """The runs of an experiment, and what came of them."""
+    """The runs of an experiment and their results."""
 
     def __init__(
         self,
@@ -143,26 +144,27 @@ class Sweep(Generic[R]):
         result: Callable[[Run, str, float | None], R],
         report: Callable[[list[R]], tuple[str, Figure | None]],
     ) -> None:
-        """`jobs` run at the same time.
+        """Read the results of earlier commands.
 
         Args:
-            name: of its files in the folder of the base.
-            kind: of its rows.
-            plan: from the rows so far, all runs that are known to be wanted.
-            result: from a run, its status and its seconds, the row.
-            report: what the rows say, in Markdown, and a picture if they give one.
+            name: of the sweep's files in `base.output`.
+            jobs: how many runs to run at the same time.
+            kind: class of the rows.
+            plan: returns all runs wanted, given the rows so far.
+            result: returns the row of a run, given its status and its duration in seconds.
+            report: returns the Markdown text about the rows, and a figure or None.
         """
         self.base, self.name, self.jobs = base, name, jobs
         self.plan, self.result, self.report = plan, result, report
-        self.results = read(self._path("csv"), kind)
+        self.results = read_rows(self._path("csv"), kind)
 
     @property
     def runs(self) -> list[Run]:
-        """The runs that are planned by now."""
+        """Return the runs wanted, given the results so far."""
         return self.plan(self.results)
 
     def main(self) -> int:
-        """List the runs or run them, as the flags say; the exit status, 1 if any has failed."""
+        """List the runs or run them, by the flags; return the exit status, 1 if any has failed."""
         flag = flags.FLAGS
         if flag.list:
             self.show()
@@ -170,20 +172,20 @@ class Sweep(Generic[R]):
         if flag.dry_run:
             self.dry_run()
             return 0
-        begin(self.base)
+        record_config(self.base)
         ended = self.go(make_executor())
         for row in ended:
             print(f"{row.name}: {row.status}", file=sys.stderr)
         print(self._write_report())
-        return int(any(map(failed, ended)))
+        return int(any(map(has_failed, ended)))
 
     def waiting(self) -> list[Run]:
-        """The runs that have not come to an end."""
-        ended = {row.name for row in self.results if not failed(row)}
+        """Return the runs that are neither done nor diverged."""
+        ended = {row.name for row in self.results if not has_failed(row)}
         return [run for run in self.runs if run.name not in ended]
 
     def estimate(self) -> float | None:
-        """Seconds that the rest will take, from the runs that are done; None without any."""
+        """Return the seconds left, by the median of finished runs; None if none has finished."""
         seconds = [r.seconds for r in self.results if r.seconds and r.status == "done"]
         if not seconds:
             return None
@@ -192,10 +194,10 @@ class Sweep(Generic[R]):
     def show(self) -> None:
         """Print all runs."""
         for run in self.runs:
-            print(f"{run.name}: {run.says}")
+            print(f"{run.name}: {run.description}")
 
     def dry_run(self) -> None:
-        """Print the commands that are still to run, and say how long they will take."""
+        """Print the commands still to run, and an estimate of their duration."""
         for run in self.waiting():
             print(f"python -m alexnet_jax.main {' '.join(run.arguments)}")
         seconds = self.estimate()
@@ -205,9 +207,9 @@ class Sweep(Generic[R]):
         print(f"{len(self.waiting())} of {len(self.runs)} runs to do: {rest}", file=sys.stderr)
 
     def go(self, executor: submitit.AutoExecutor) -> list[R]:
-        """Start what waits and collect what ends; returns those that are not done.
+        """Start waiting runs and collect those that end; return the rows of all not done.
 
-        Ctrl-C interrupts the running ones, which save, and is raised again.
+        On Ctrl-C, interrupt the running ones, which save, and raise KeyboardInterrupt again.
         """
         begun: set[Run] = set()
         running: dict[Run, tuple[submitit.Job[str], float]] = {}
@@ -239,25 +241,24 @@ class Sweep(Generic[R]):
         return [row for row in self.results if row.status != "done" and row.name in planned]
 
     def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
-        error = job.exception()
         status = "done"
-        if error is not None:
-            what = "diverged" if DIVERGED in str(error) else "failed"
-            status = f"{what}, see {job.paths.stderr}"
+        if job.exception() is not None:
+            ended = read_status(run.workdir)
+            diverged = ended is not None and ended.status == "diverged"
+            status = f"{'diverged' if diverged else 'failed'}, see {job.paths.stderr}"
         new = self.result(run, status, round(seconds, 1))
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)
-        write(self._path("csv"), self.results)
+        write_rows(self._path("csv"), self.results)
         self._write_report()
         tqdm.write(f"{run.name}: {new.outcome}, {seconds:.0f} s", file=sys.stderr)
 
     def _write_report(self) -> str:
-        """Write what the rows say and their picture; the text."""
+        """Write the report on the rows and its figure; return the text."""
         text, figure = self.report(self.results)
-        with _whole(self._path("md")) as path:
-            path.write_text(text + "\n")
+        write_atomically(self._path("md"), text + "\n")
         if figure is not None:
-            with _whole(self._path("png")) as path:
+            with replace_when_complete(self._path("png")) as path:
                 figure.savefig(path, dpi=120)
         return text
 
@@ -271,11 +272,11 @@ def _start(run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
     return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
 
 
-def read(path: Path, kind: type[R]) -> list[R]:
-    """The rows of a table; none where there is no file.
+def read_rows(path: Path, kind: type[R]) -> list[R]:
+    """Return the rows of a CSV file; none if there is no file.
 
     Raises:
-        InputError: a table of something else.
+        InputError: the file has other columns than `kind` has fields.
     """
     if not path.exists():
         return []
@@ -292,32 +293,24 @@ def read(path: Path, kind: type[R]) -> list[R]:
             field.name for field in fields(kind)
         }:
             raise InputError(
-                f"{path} is no table of this sweep; move it away, or give another --output"
+                f"{path} is not a table of this sweep; move it away, or give another --output"
             )
         return [kind(**{name: value(name, text) for name, text in row.items()}) for row in rows]
 
 
-def write(path: Path, rows: list[R]) -> None:
-    """Write the table."""
-    with _whole(path) as new, new.open("w", newline="") as file:
+def write_rows(path: Path, rows: list[R]) -> None:
+    """Write rows as a CSV file."""
+    with replace_when_complete(path) as new, new.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(type(rows[0]))])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of another when it is whole."""
-    new = path.with_stem(f"{path.stem}.new")
-    yield new
-    new.replace(path)
-
-
-def begin(base: Base) -> None:
-    """Record the config that all runs are made from in the experiment's folder.
+def record_config(base: Base) -> None:
+    """Write the config shared by all runs to the sweep's folder.
 
     Raises:
-        InputError: it was begun with another one, and its runs would not compare; or the folder
+        InputError: the folder has runs of another config, which would not be comparable; or it
             cannot be written to.
     """
     output = base.output
@@ -330,7 +323,7 @@ def begin(base: Base) -> None:
             )
     try:
         output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(new, indent=2) + "\n")
+        write_atomically(path, json.dumps(new, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"--output={output} cannot be written to: {error.strerror}") from None
 
@@ -348,7 +341,7 @@ def define_flags() -> None:
 
 
 def make_executor() -> submitit.AutoExecutor:
-    """What starts the runs, as the flags say."""
+    """Return the executor chosen by the flags."""
     flag = flags.FLAGS
     cluster = "slurm" if flag.slurm_partition else "local"
     executor = submitit.AutoExecutor(folder=Path(flag.output) / "logs", cluster=cluster)

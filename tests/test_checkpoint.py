@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from alexnet_jax.errors import InputError
 
 Tree = dict[str, Any]
 STEPS = (10, 20)
-ABOUT = {
+METADATA = {
     "config": {"seed": 3, "data": {"crop": 24, "mean": "image"}},
     "class_names": ["ant", "bee"],
 }
@@ -35,19 +36,19 @@ def content(step: int) -> Tree:
             "conv1": {"kernel": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
             "fc8": {"bias": jnp.asarray(draw(size=7), jnp.float32)},
         },
-        rest={
+        optimizer={
             "step": jnp.int32(step),
             "velocity": {"conv1": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
             "best": jnp.float32(jnp.inf),
         },
         mean=draw(size=(6, 6, 1)).astype(np.float32),
-        about={**ABOUT, "step": step},
+        metadata={**METADATA, "step": step},
     )
 
 
 def save(checkpoints: Checkpoints, step: int) -> None:
     tree = content(step)
-    checkpoints.save(step, tree["params"], tree["rest"], tree["mean"], tree["about"])
+    checkpoints.save(step, tree["params"], tree["optimizer"], tree["mean"], tree["metadata"])
 
 
 def reader(checkpoints: Checkpoints, place: Any = None) -> Callable[[int], Tree]:
@@ -59,12 +60,12 @@ def reader(checkpoints: Checkpoints, place: Any = None) -> Callable[[int], Tree]
 
     def read(step: int) -> Tree:
         expected = content(step)
-        about = checkpoints.about(step)
+        metadata = checkpoints.metadata(step)
         return dict(
             params=checkpoints.params(step, abstract(expected["params"])),
-            rest=checkpoints.rest(step, abstract(expected["rest"])),
+            optimizer=checkpoints.optimizer(step, abstract(expected["optimizer"])),
             mean=checkpoints.mean(step),
-            about={name: about[name] for name in expected["about"]},
+            metadata={name: metadata[name] for name in expected["metadata"]},
         )
 
     return read
@@ -72,9 +73,9 @@ def reader(checkpoints: Checkpoints, place: Any = None) -> Callable[[int], Tree]
 
 def same(found: Tree, expected: Tree) -> bool:
     """Whether two contents agree to the last bit."""
-    if found["about"] != expected["about"]:
+    if found["metadata"] != expected["metadata"]:
         return False
-    names = ("params", "rest", "mean")
+    names = ("params", "optimizer", "mean")
     one, other = ({name: tree[name] for name in names} for tree in (found, expected))
     equal = jax.tree.map(
         lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), one, other
@@ -177,7 +178,7 @@ def test_a_changed_letter_of_config_or_names_is_reported(
     copy: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Catches: checksums of the arrays alone, without the JSON object beside them."""
-    file = copy / "checkpoints" / f"step_{STEPS[-1]}" / "about" / "metadata"
+    file = copy / "checkpoints" / f"step_{STEPS[-1]}" / "metadata" / "metadata"
     sound = file.read_bytes()
     places = (sound.index(part) for part in (b"3", b"24", b"image", b"ant", b"20", b"velocity"))
     wrong = [
@@ -187,7 +188,7 @@ def test_a_changed_letter_of_config_or_names_is_reported(
     assert not any(wrong), "\n".join(filter(None, wrong))
 
 
-@pytest.mark.parametrize("item", ["params", "rest", "mean"])
+@pytest.mark.parametrize("item", ["params", "optimizer", "mean"])
 def test_sound_files_of_another_step_are_damage(
     copy: Path, capfd: pytest.CaptureFixture[str], item: str
 ) -> None:
@@ -239,6 +240,105 @@ def test_damaged_ones_are_set_aside_and_their_steps_saved_anew(copy: Path) -> No
         assert same(found[1], content(20))
 
 
+@pytest.mark.parametrize("kind", [TypeError, ValueError, KeyError, OSError])
+def test_a_bug_of_the_caller_is_not_damage(
+    copy: Path, capfd: pytest.CaptureFixture[str], kind: type[Exception]
+) -> None:
+    """Catches: an exception of the caller's own taken for damage, so that a sound checkpoint is
+    passed over and renamed."""
+    before = sorted(path.name for path in (copy / "checkpoints").iterdir())
+    checkpoints = Checkpoints(copy, keep=3)
+    raised = kind("a bug")
+
+    def read(step: int) -> None:
+        checkpoints.metadata(step)
+        raise raised
+
+    with pytest.raises(kind) as caught:
+        checkpoints.newest(read)
+    checkpoints.close()
+    assert caught.value is raised
+    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == before
+    assert "damaged" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), PermissionError(13, "Permission denied")])
+def test_a_machine_that_fails_is_not_damage(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """Catches: sound files passed over because of too little memory or of missing rights."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    checkpoints = Checkpoints(copy)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(type(raised)):
+            checkpoints.newest(reader(checkpoints))
+    checkpoints.close()
+
+
+def with_version(content: Tree, version: int | None) -> Tree:
+    changed = {name: value for name, value in content.items() if name != "format_version"}
+    return changed if version is None else {**changed, "format_version": version}
+
+
+@pytest.mark.parametrize(
+    ("version", "which"), [(None, "an earlier"), (1, "an earlier"), (3, "a later")]
+)
+@pytest.mark.parametrize("item", ["params", "optimizer", "mean", "metadata"])
+def test_another_version_is_refused(
+    copy: Path, capfd: pytest.CaptureFixture[str], version: int | None, which: str, item: str
+) -> None:
+    """Catches: a checkpoint of another version that is read, called damaged, or passed over; an
+    item that can be read without looking at the version."""
+    file = copy / "checkpoints" / f"step_{STEPS[-1]}" / "metadata" / "metadata"
+    changed = with_version(json.loads(file.read_text())["content"], version)
+    file.write_text(json.dumps({"content": changed, "crc32": checkpoint._crc32(changed)}))
+    checkpoints = Checkpoints(copy)
+    templates = {"params": (None,), "optimizer": (None,)}
+    with pytest.raises(InputError, match=f"step_20 was made by {which} version .*cannot read"):
+        checkpoints.newest(lambda step: getattr(checkpoints, item)(step, *templates.get(item, ())))
+    checkpoints.close()
+    assert "damaged" not in capfd.readouterr().err
+
+
+def test_the_layout_of_version_1_is_refused(copy: Path) -> None:
+    """Catches: a checkpoint whose items have the names of version 1 called damaged."""
+    folder = copy / "checkpoints" / f"step_{STEPS[-1]}"
+    (folder / "metadata").rename(folder / "about")
+    (folder / "optimizer").rename(folder / "rest")
+    with pytest.raises(InputError, match="step_20 was made by an earlier version of alexnet_jax"):
+        newest(copy)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ({"conv1": {"kernel": (2, 3, 4)}, "fc8": {"bias": (7,)}}, r"has \[2, 3, 5\] for .*kernel"),
+        ({"conv1": {"kernel": (2, 3, 5)}}, r"has \[7\] for .*bias.* asks for nothing"),
+        (
+            {"conv1": {"kernel": (2, 3, 5), "bias": (5,)}, "fc8": {"bias": (7,)}},
+            r"has nothing for .*bias.* asks for \[5\]",
+        ),
+    ],
+    ids=["shape", "missing", "more"],
+)
+def test_another_template_is_not_damage(saved: Path, template: Tree, message: str) -> None:
+    """Catches: sound files called damaged, and so renamed, because the config asks for others."""
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
+        template,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    checkpoints = Checkpoints(saved)
+    with pytest.raises(InputError, match=message):
+        checkpoints.newest(lambda step: checkpoints.params(step, wanted))
+    checkpoints.close()
+
+
 @pytest.fixture
 def mesh() -> jax.sharding.Mesh:
     axis_types = (AxisType.Auto,) * 2
@@ -257,7 +357,7 @@ def test_another_mesh_restores_the_same_values(saved: Path, mesh: jax.sharding.M
     assert same(tree, content(STEPS[-1]))
     assert same({**tree, "params": params}, content(STEPS[-1]))
     assert params["conv1"]["kernel"].sharding.spec == P("column")
-    assert tree["rest"]["step"].sharding == place
+    assert tree["optimizer"]["step"].sharding == place
 
 
 def test_keep_limits_how_many_stay(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from test_resume import progress, restored
 
 from alexnet_jax import command, distributed, parallel
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DivergedError, InputError
 
 Ended = list[subprocess.CompletedProcess[str]]
 LIMIT = 2 * distributed.HEARTBEAT_SECONDS  # that the others may take to end after a death
@@ -204,7 +205,7 @@ def test_rows_of_one_process(axes: tuple[str, ...]) -> None:
         ),
         (
             dict(coordinator_address="no.such.host.invalid:1", num_processes=2, process_id=1),
-            r"--coordinator_address=no.such.host.invalid:1: no such place",
+            r"--coordinator_address=no.such.host.invalid:1: no such host",
         ),
         (
             dict(coordinator_address="host:1", num_processes=2, process_id=2),
@@ -220,9 +221,63 @@ def test_wrong_flags(given: dict[str, Any], message: str) -> None:
     with (
         flagsaver.flagsaver(**given),
         pytest.raises(InputError, match=message),
-        distributed.joined(),
+        distributed.distributed_runtime(),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (InputError("wrong"), 2),
+        (DivergedError("not finite"), 3),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("a bug"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exit_statuses_of_one_of_several(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int
+) -> None:
+    """Catches: a divergence that exits like wrong input or like a bug where several processes
+    train, so that a sweep would try it again."""
+    left: list[int] = []
+
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(distributed, "_join", lambda: True)
+    monkeypatch.setattr(distributed, "_leave", left.append)
+    with distributed.distributed_runtime():
+        fail()
+    assert left == [status]
+
+
+def test_stdout_is_for_results() -> None:
+    """Catches: lines of native libraries among the results, results that go to stderr, and a
+    stdout that is not restored."""
+    program = (
+        "import os, sys\n"
+        "from alexnet_jax.distributed import _stdout_for_results\n"
+        "before = sys.stdout\n"
+        "print('first')\n"
+        "with _stdout_for_results():\n"
+        "    print('result')\n"
+        "    os.write(1, b'native\\n')\n"
+        "assert sys.stdout is before\n"
+        "print('after', flush=True)\n"
+        "os.write(1, b'native after\\n')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=processes.ROOT,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "first\nresult\nafter\nnative after\n"
+    assert ended.stderr == "native\n"
 
 
 def test_a_taken_port_is_said() -> None:
@@ -237,7 +292,7 @@ def test_a_taken_port_is_said() -> None:
         with (
             flagsaver.flagsaver(coordinator_address=address, num_processes=2, process_id=0),
             pytest.raises(InputError, match=r"cannot listen there .*in use.*another port"),
-            distributed.joined(),
+            distributed.distributed_runtime(),
         ):
             pass
 

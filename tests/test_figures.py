@@ -4,8 +4,10 @@ import io
 import json
 import runpy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import processes
 import pytest
@@ -20,7 +22,7 @@ from alexnet_jax import train
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import claim
-from experiments import drawing, figures
+from experiments import figures, html, plots
 
 DATA_FREE = ("kernels", "curves")
 
@@ -149,13 +151,13 @@ def test_images_and_splits_that_do_not_exist(colour: Path) -> None:
 def test_kernels_say_what_their_columns_are() -> None:
     """Catches numbers under the wrong column, and a picture that leaves them out."""
     kernel = np.random.default_rng(0).normal(size=(2, 3, 3, 3, 2))
-    figure = drawing.kernels(kernel, (0.25, 0.5), "what there is to say")
+    figure = plots.plot_kernels(kernel, (0.25, 0.5), "what there is to say")
     assert texts(figure) == [
-        "conv1, column 0: 2 kernels of 3×3, colourfulness 0.25",
-        "conv1, column 1: 2 kernels of 3×3, colourfulness 0.50",
+        "conv1, column 0: 2 kernels of 3×3, colorfulness 0.25",
+        "conv1, column 1: 2 kernels of 3×3, colorfulness 0.50",
         "what there is to say",
     ]
-    grey = drawing.kernels(kernel[:1, :, :, :1])
+    grey = plots.plot_kernels(kernel[:1, :, :, :1])
     assert texts(grey) == ["conv1, column 0: 2 kernels of 3×3"]
 
 
@@ -163,7 +165,7 @@ def test_a_kernel_is_scaled_by_itself() -> None:
     """Catches zero that is not mid-grey, and a strong kernel that darkens the others."""
     kernel = np.zeros((1, 1, 2, 3, 2))
     kernel[0, 0, 0, :, 0], kernel[0, 0, 1, :, 1] = (2, -1, 0), (0, 0, 1e-3)
-    axes = drawing.kernels(kernel).axes[:2]
+    axes = plots.plot_kernels(kernel).axes[:2]
     first, second = (np.asarray(axis.images[0].get_array()) for axis in axes)
     np.testing.assert_allclose(first[0], [(1, 0.25, 0.5), (0.5, 0.5, 0.5)])
     np.testing.assert_allclose(second[0], [(0.5, 0.5, 0.5), (0.5, 0.5, 1)])
@@ -174,7 +176,7 @@ def test_confusions_of_few_and_of_many_classes() -> None:
     a net without a mistake; a synset's number for a reader."""
     counts = np.diag([5, 6, 7])
     counts[0, 2] = 3
-    matrix = drawing.confusion(counts, ["ant", "bee", "cat"], "title")
+    matrix = plots.plot_confusion(counts, ["ant", "bee", "cat"], "title")
     (axis,) = matrix.axes
     places = {text.get_position(): text.get_text() for text in axis.texts}
     assert places == {(0, 0): "5", (1, 1): "6", (2, 2): "7", (2, 0): "3"}
@@ -182,18 +184,54 @@ def test_confusions_of_few_and_of_many_classes() -> None:
     many[7, 400], many[3, 2] = 4, 2
     names = [f"class {c}" for c in range(1000)]
     names[7] = "n01440764"
-    (axis,) = drawing.confusion(many, names).axes
+    (axis,) = plots.plot_confusion(many, names).axes
     labels = [label.get_text() for label in axis.get_yticklabels()]
     assert labels == ["tench → class 400", "class 3 → class 2"]
     assert [text.get_text() for text in axis.texts] == [" 4 of 9", " 2 of 7"]
-    none = drawing.confusion(np.diag(np.full(30, 5)), ["x"] * 30)
+    none = plots.plot_confusion(np.diag(np.full(30, 5)), ["x"] * 30)
     assert "no image was taken for another class" in texts(none)
 
 
 def test_names_with_dollars() -> None:
     """Catches a class's name that is set as a formula, or that ends the command where it is none
     that can be set."""
-    figure = drawing.confusion(np.eye(2, dtype=int), ["$A_$", "$_$B"])
+    figure = plots.plot_confusion(np.eye(2, dtype=int), ["$A_$", "$_$B"])
     figure.savefig(io.BytesIO())
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["$A_$", "$_$B"]
+
+
+DOLLARS = "$A_$"  # as a formula it cannot be set
+PIXELS = np.zeros((1, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.plot_kernels(np.ones((1, 2, 2, 3, 2)), text=DOLLARS),
+        lambda: plots.plot_curves([], DOLLARS),
+        lambda: plots.plot_predictions(PIXELS, np.array([0]), np.ones((1, 1)), [DOLLARS], DOLLARS),
+        lambda: plots.plot_neighbors(
+            PIXELS, np.array([0]), PIXELS[None], np.array([[0]]), np.ones((1, 1)), [DOLLARS]
+        ),
+        lambda: plots.plot_activations(PIXELS[0], {"fc6": np.ones((1, 8))}, DOLLARS),
+        lambda: plots.plot_confusion(4 - np.eye(30, dtype=int), [DOLLARS] * 30, DOLLARS),
+    ],
+    ids=["kernels", "curves", "predictions", "neighbours", "activations", "confusion"],
+)
+def test_dollars_are_plain_in_this_figure_alone(draw: Callable[[], Figure]) -> None:
+    """Catches a figure that sets names as formulas, and a setting of Matplotlib's that is left
+    changed for other figures of the process."""
+    figure = draw()
+    assert any(DOLLARS in text for text in texts(figure))
+    figure.savefig(io.BytesIO())
+    assert matplotlib.rcParams["text.parse_math"]
+
+
+def test_a_page_leaves_matplotlib_as_it_was() -> None:
+    """Catches the salt of a page's SVG left for other figures, and a figure whose SVG is another
+    one every time."""
+    first, second = (html.embed_figure(plots.plot_curves([], ""), "").source for _ in range(2))
+    assert first.startswith("data:image/svg+xml")
+    assert first == second
+    assert matplotlib.rcParams["svg.hashsalt"] is None

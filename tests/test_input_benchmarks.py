@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from experiments import benchmark, growth, growth_benchmarks, input_benchmarks, memory, torch_input
-from experiments.benchmark import CASES, text
+from experiments.benchmark import CASES, format_result
 from experiments.growth import straight_line
 
 RATIO = {"images_per_second", "peer_images_per_second", "peer", "ratio", "ratio_low", "ratio_high"}
@@ -23,7 +23,7 @@ def test_races(monkeypatch, name):
     result = {"name": name, **result}
     assert result.keys() >= RATIO
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
-    assert f"{name}: " in text(result)
+    assert f"{name}: " in format_result(result)
 
 
 def test_the_peer_does_what_torchvision_does(tmp_path):
@@ -47,7 +47,7 @@ def test_evaluation_grows(monkeypatch):
     result = growth_benchmarks.evaluation(1)
     assert [size for size, _ in result["points"]] == [20, 40, 60]
     assert growth.straight_line(result["points"]) == result
-    assert "straight line" in text({"name": "evaluate_growth", **result})
+    assert "straight line" in format_result({"name": "evaluate_growth", **result})
 
 
 def test_a_straight_line():
@@ -76,21 +76,21 @@ def test_a_picture_of_growth():
 
 def test_a_picture_of_what_was_measured(tmp_path):
     """Catches a run whose picture is missed after minutes, for a name that is none of a case."""
-    assert set(benchmark.GROWTH) <= set(benchmark.names(benchmark.CASES))
+    assert set(benchmark.GROWTH) <= set(benchmark.result_names(benchmark.CASES))
 
     def case(wanted, repeats):
         return [straight_line([(1, 3.0), (2, 5.0)]) for _ in wanted]
 
     cases = {("evaluate_growth",): case, ("startup", "sample"): case}
-    results = list(benchmark.measure(cases, ["evaluate_growth", "sample"], repeats=1))
+    results = list(benchmark.run_cases(cases, ["evaluate_growth", "sample"], repeats=1))
     assert [result["name"] for result in results] == ["evaluate_growth", "sample"]
-    assert benchmark.draw(results, tmp_path).read_bytes().startswith(b"\x89PNG")
+    assert benchmark.write_growth_plot(results, tmp_path).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     ("only", "flag", "expected"),
     [
-        ("startup", "--output=out", "a picture of train_step_growth or evaluate_growth, none of"),
+        ("startup", "--output=out", "a plot of train_step_growth or evaluate_growth, none of"),
         ("startup", "--batch=64", "--batch is for --platform"),
         ("evaluate_growth", "--output=README.md", "--output=README.md cannot be written to: File"),
     ],

@@ -1,8 +1,6 @@
-"""Errors, sums and records: counted exactly, and cut back on resume."""
+"""Errors and sums, counted exactly."""
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -162,50 +160,6 @@ def test_padding_does_not_count() -> None:
         for fill in (lambda i: np.minimum(i, IMAGES - 1), lambda i: np.where(i < IMAGES, i, 0))
     )
     assert last == first
-
-
-def record(step: int, split: str = "train") -> dict[str, Any]:
-    values = dict(step=step, epoch=step / 10, split=split, loss=1.0, top1_error=0.5, top5_error=0.1)
-    if split == "train":
-        values.update(learning_rate=0.01, images_per_second=100.0)
-    return {**values, "count": 8}
-
-
-def test_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
-    """Catches records later than the restored step, or half of one, kept on resume."""
-    log = metrics.Log(tmp_path, 0, 40)
-    for step in (10, 20, 30):
-        log.record(record(step))
-        log.record(record(step, "validation"))
-    log.close()
-    path = tmp_path / "metrics.jsonl"
-    with path.open("a") as file:
-        file.write(json.dumps(record(35))[:-20])
-    before = [record(step, split) for step in (10, 20, 30) for split in ("train", "validation")]
-    assert metrics.read(tmp_path) == before
-
-    log = metrics.Log(tmp_path, 20, 40)
-    log.record(record(30))
-    log.close()
-    assert metrics.read(tmp_path) == [*before[:4], record(30)]
-    assert path.read_text().count("\n") == 5
-    assert [p.name for p in tmp_path.glob("metrics*")] == ["metrics.jsonl"]
-
-
-def test_log_of_a_new_run(tmp_path: Path) -> None:
-    """Catches a crash where there is nothing to cut, and records of a step never reached."""
-    assert metrics.read(tmp_path) == []
-    metrics.Log(tmp_path, 0, 40).close()
-    assert metrics.read(tmp_path) == []
-    metrics.append(tmp_path, record(40, "test"))
-    assert metrics.read(tmp_path) == [record(40, "test")]
-
-
-def test_half_written_line_alone(tmp_path: Path) -> None:
-    """Catches a resume that fails on a file with nothing but half of a line."""
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo')
-    metrics.Log(tmp_path, 0, 40).close()
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -8,9 +8,9 @@ import pytest
 from data_fixtures import write_idx_set
 from test_finetune import run, tiny
 
-from alexnet_jax import metrics
 from alexnet_jax.evaluate import load_net
 from alexnet_jax.network import init_params
+from alexnet_jax.writers import append_record
 from experiments import parameters
 
 STEPS = (2, 4, 6)
@@ -70,8 +70,8 @@ def test_where_the_rate_was_divided(tmp_path: Path, folder: Path) -> None:
     workdir = Path(shutil.copytree(folder / "run", tmp_path / "run"))
     (workdir / "metrics.jsonl").unlink()
     for step, split, rate in ((1, "train", 0.1), (3, "train", 0.1), (5, "train", 0.01)):
-        metrics.append(workdir, dict(step=step, split=split, learning_rate=rate))
-    metrics.append(workdir, dict(step=6, split="validation"))
+        append_record(workdir, dict(step=step, split=split, learning_rate=rate))
+    append_record(workdir, dict(step=6, split="validation"))
     assert parameters.history(workdir).drops == [5]
 
 

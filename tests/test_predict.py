@@ -54,9 +54,9 @@ def save_run(
     assert params["fc8"]["kernel"].shape == columns.shape
     params["fc8"]["kernel"] = columns
     checkpoints = Checkpoints(workdir, keep=1)
-    about = dict(config=config.to_dict(), class_names=list(class_names), totals={})
-    rest = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
-    checkpoints.save(5, params, rest, mean_image, about)
+    metadata = dict(config=config.to_dict(), class_names=list(class_names), totals={})
+    optimizer = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
+    checkpoints.save(5, params, optimizer, mean_image, metadata)
     checkpoints.close()
 
 

@@ -194,7 +194,7 @@ def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
         *("--rates=0.01,1e39", "--threshold=1", "--seeds=1"),
     ]
     first = processes.run("relu_tanh", *arguments, package="experiments")
-    rows = sweep.read(tmp_path / "out" / "relu_tanh.csv", Result)
+    rows = sweep.read_rows(tmp_path / "out" / "relu_tanh.csv", Result)
     logs = {*(tmp_path / "out" / "logs").iterdir()}
     again = processes.run("relu_tanh", *arguments, package="experiments")
     assert (first.returncode, again.returncode) == (0, 0), first.stderr

@@ -22,7 +22,7 @@ from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import write_config
 from configs import variants
 from configs.alexnet import LRN_POOL, conv, dense, get_config
-from experiments import looking, page, report
+from experiments import html, looking, report
 from experiments.looking import Look
 
 CLASSES = ("<script>", "a & b", "c", "d", "e", "f")
@@ -101,10 +101,10 @@ def save(workdir: Path, config: ConfigDict, step: int, lines: list[dict[str, Any
     state = train.init_state(config)
     side = config.data.image_size
     mean = random_pixels(side, side, config.model.channels).astype(np.float32)
-    about = dict(config=config.to_dict(), class_names=list(CLASSES), images=IMAGES, totals={})
-    rest = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
+    metadata = dict(config=config.to_dict(), class_names=list(CLASSES), images=IMAGES, totals={})
+    optimizer = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
     checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(step, state.params, rest, mean, about)
+    checkpoints.save(step, state.params, optimizer, mean, metadata)
     checkpoints.close()
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return workdir
@@ -278,7 +278,7 @@ def test_the_nearest_preset() -> None:
 )
 def test_folders_of_this_machine_are_left_out(text: str, shown: str) -> None:
     """Catches a user's name in a page that is sent around, and relative paths cut short."""
-    assert page.without_folders(text) == shown
+    assert html.strip_folders(text) == shown
 
 
 def test_the_command(finished: Path, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def restored(workdir: Path) -> tuple[int, Any]:
     template = parallel.template(abstract, parallel.data_mesh(1))
     checkpoints = Checkpoints(workdir)
     step = checkpoints.steps()[-1]
-    rest = {"step": template.step, "velocity": template.velocity, "plateau": template.plateau}
-    state = (checkpoints.params(step, template.params), checkpoints.rest(step, rest))
+    optimizer = {"step": template.step, "velocity": template.velocity, "plateau": template.plateau}
+    state = (checkpoints.params(step, template.params), checkpoints.optimizer(step, optimizer))
     checkpoints.close()
     return step, jax.tree.map(np.asarray, state)
 

@@ -4,21 +4,25 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import processes
 import pytest
 from data_fixtures import write_idx_set
 
+from alexnet_jax import cache, command
+
 HEAVY = ("tensorflow", "tensorflow_datasets", "keras", "torch")
 
 # Compiles one program with the cache on, as commands do, and says whether JAX kept it on.
 PROGRAM = """
 import sys
-from alexnet_jax import cache
+from alexnet_jax import cache, command
 cache.keep_compiled()
 import jax, jax.numpy as jnp
-print(jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((2, 3))).tolist())
+with cache.replace_damaged():
+    print(jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((2, 3))).tolist())
 """
 
 
@@ -66,6 +70,27 @@ def test_no_command_loads_tensorflow_to_begin_with() -> None:
         f"    heavy = {{*{HEAVY}}} & {{*sys.modules}}\n"
         "    assert not heavy, (name, heavy)\n"
     )
+
+
+@pytest.mark.parametrize(("own", "seen"), [(None, "2 0"), ("1", "1 0")])
+def test_tensorflow_is_quiet_in_commands_alone(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, seen: str
+) -> None:
+    """Catches: environment variables set by an import, set after TensorFlow is imported, or set
+    over the user's own."""
+    for name in command.QUIET_TENSORFLOW:
+        monkeypatch.delenv(name, raising=False)
+    done = ended(
+        "import os, sys\n"
+        "before = dict(os.environ)\n"
+        "from alexnet_jax import command\n"
+        "assert os.environ == before\n"
+        "sys.argv[1:] = []\n"
+        "names = ('TF_CPP_MIN_LOG_LEVEL', 'TF_ENABLE_ONEDNN_OPTS')\n"
+        "command.run(lambda _: print(*(os.environ[name] for name in names)))\n",
+        **({} if own is None else {"TF_CPP_MIN_LOG_LEVEL": own}),
+    )
+    assert done.stdout == f"{seen}\n"
 
 
 def test_training_on_small_images_loads_no_tensorflow(tmp_path: Path) -> None:
@@ -140,6 +165,29 @@ def test_a_full_disk(tmp_path: Path) -> None:
     done = ended(limit + PROGRAM, XDG_CACHE_HOME=str(tmp_path))
     assert_said_once(done.stderr, tmp_path)
     assert entries(tmp_path) == []
+
+
+def test_other_warnings_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: warnings swallowed or shown by this package when they are not of its cache, a
+    second line for a second program, and a handler that stays after the context."""
+    shown: list[str] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda text, *_, **__: shown.append(str(text)))
+    replaced: list[str] = []
+    monkeypatch.setattr(cache, "_replace", replaced.append)
+    before = warnings.showwarning
+    failed = "Error reading persistent compilation cache entry for 'jit_f': EOFError: cut off"
+    for used, expected in ((False, [failed] * 2), (True, [])):
+        monkeypatch.setattr(cache, "_is_used", lambda used=used: used)
+        shown.clear()
+        with cache.replace_damaged():
+            warnings.simplefilter("always")
+            for text in (failed, "something else", failed):
+                warnings.warn(text, stacklevel=1)
+        assert sorted(shown) == sorted([*expected, "something else"])
+        assert warnings.showwarning is before
+    assert replaced == ["EOFError: cut off"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import train
 from experiments import benchmark, memory, step_benchmarks, steps
-from experiments.benchmark import CASES, names, text
+from experiments.benchmark import CASES, format_result, result_names
 
 
 def test_the_step_beside_pytorch() -> None:
@@ -26,12 +26,12 @@ def test_the_step_beside_pytorch() -> None:
     result = json.loads(ran.stdout)
     assert result["peer"].startswith("eager, ")
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
-    assert "images/s" in text(result)
+    assert "images/s" in format_result(result)
 
 
 def test_names_are_those_of_kinds() -> None:
     """Catches two results of one name, and a kind of peer that no name ends with."""
-    known = names(CASES)
+    known = result_names(CASES)
     assert len(set(known)) == len(known)
     assert {"train_step/torch_eager", "train_step/torch_compile"} <= set(known)
 
@@ -71,6 +71,6 @@ def test_growth_of_a_step(monkeypatch) -> None:
             super().__init__(config)
 
     monkeypatch.setattr(steps, "TrainStep", Seen)
-    (result,) = benchmark.measure(CASES, ["train_step_growth"], repeats=1)
+    (result,) = benchmark.run_cases(CASES, ["train_step_growth"], repeats=1)
     assert seen == [size for size, _ in result["points"]] == [8, 16]
     assert result["name"] in benchmark.GROWTH

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from torch_twin import config_module
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.status import Status, write_status
 from experiments import sweep
 
 
@@ -61,38 +62,44 @@ class Job:
 
 
 class Executor:
-    """Ends every job at once, those of these workdirs with an error."""
+    """Ends every job at once, those of these workdirs with an error that leaves a status."""
 
-    def __init__(self, errors: dict[str, str]) -> None:
+    def __init__(self, errors: dict[str, Status | None]) -> None:
         self.errors = errors
         self.started: list[str] = []
 
     def submit(self, function: Any) -> Job:
-        workdir = next(word for word in function.command if word.startswith("--workdir="))
-        self.started.append(name := Path(workdir).name)
-        return Job(OSError(self.errors[name]) if name in self.errors else None)
+        word = next(word for word in function.command if word.startswith("--workdir="))
+        workdir = Path(word.removeprefix("--workdir="))
+        self.started.append(name := workdir.name)
+        if name not in self.errors:
+            return Job(None)
+        if status := self.errors[name]:
+            write_status(workdir, status)
+        return Job(OSError("it is not finite at step 7"))
 
 
 def test_what_failed_is_tried_again_and_nothing_else(tmp_path: Path) -> None:
     """Catches a sweep that ends at the first failure, starts again what is done or what would
-    diverge again, or leaves out what failed."""
-    first = Executor({"b": "gone", "c": "the loss is nan, not finite at step 7"})
+    diverge again, leaves out what failed, or goes by the words of a message."""
+    first = Executor({"b": "failed", "c": "diverged", "d": None})
     ended = make(tmp_path, ["a", "b", "c", "d"]).go(cast(Any, first))
     assert [(row.name, row.status) for row in ended] == [
         ("b", "failed, see its.log"),
         ("c", "diverged, see its.log"),
+        ("d", "failed, see its.log"),
     ]
     assert first.started == ["a", "b", "c", "d"]
     second = Executor({})
     ended = make(tmp_path, ["a", "b", "c", "d"]).go(cast(Any, second))
-    assert second.started == ["b"]
+    assert second.started == ["b", "d"]
     assert [row.name for row in ended] == ["c"]
 
 
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_what_the_rows_call_for_is_run_too(tmp_path: Path, jobs: int) -> None:
     """Catches a plan that is made before there are rows, and a run that is started twice."""
-    executor = Executor({"b": "gone"})
+    executor = Executor({"b": "failed"})
     make(tmp_path, ["a", "b", "c", "d"], jobs, at_once=2).go(cast(Any, executor))
     assert executor.started == ["a", "b", "c", "d"]
 
@@ -104,7 +111,7 @@ def test_the_end_says_what_is_not_done(
     that is not written or not printed where nothing is left to run."""
     monkeypatch.setattr(sweep.flags, "FLAGS", SimpleNamespace(list=False, dry_run=False))
     for errors, status, said in [
-        ({"b": "gone", "c": "not finite at step 7"}, 1, "b: failed, see its.log\nc: diverged, "),
+        ({"b": "failed", "c": "diverged"}, 1, "b: failed, see its.log\nc: diverged, "),
         ({}, 0, "\nc: diverged, see its.log\n"),
         ({}, 0, "c: diverged, see its.log\n"),
     ]:
@@ -120,23 +127,23 @@ def test_the_end_says_what_is_not_done(
 def test_a_table_is_whole_or_as_it_was(tmp_path: Path) -> None:
     """Catches what is done forgotten because the writing of one more row was cut off."""
     rows = [Row("a", 0, "done"), Row("b", 0, "done")]
-    sweep.write(tmp_path / "rows.csv", rows)
+    sweep.write_rows(tmp_path / "rows.csv", rows)
     with pytest.raises(TypeError):
-        sweep.write(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
-    assert sweep.read(tmp_path / "rows.csv", Row) == rows
+        sweep.write_rows(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
+    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     """Catches a number read as a word, and an empty field as 0 or as "None"."""
     rows = [Row("base-0", 0, "done", 0.1, 5.0), Row("tanh-1", 1, "failed, see x,y")]
-    sweep.write(tmp_path / "rows.csv", rows)
-    assert sweep.read(tmp_path / "rows.csv", Row) == rows
-    assert sweep.read(tmp_path / "none.csv", Row) == []
+    sweep.write_rows(tmp_path / "rows.csv", rows)
+    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
+    assert sweep.read_rows(tmp_path / "none.csv", Row) == []
 
 
 def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
     """Catches a run that failed at once counted as a short one, or as done."""
-    sweep.write(
+    sweep.write_rows(
         tmp_path / "rows.csv",
         [Row("a", 0, "done", seconds=100.0), Row("b", 0, "failed, see x", seconds=2.0)],
     )
@@ -164,11 +171,11 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
     """Catches runs of one schedule taken for finished ones of another."""
     config = config_module()["get_config"]("sample")
     base = sweep.Base("configs/alexnet.py:sample", {}, config, tmp_path)
-    sweep.begin(base)
-    sweep.begin(base)
+    sweep.record_config(base)
+    sweep.record_config(base)
     config.epochs = 7
     with pytest.raises(InputError, match="was begun with epochs=16, and now it is 7"):
-        sweep.begin(base)
+        sweep.record_config(base)
 
 
 def test_help_lists_the_shared_flags() -> None:

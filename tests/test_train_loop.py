@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import metrics, parallel, train
 from alexnet_jax.prepare import prepare
+from alexnet_jax.writers import NullWriter
 
 STEPS = 6
 Event = tuple[str, int]
@@ -77,7 +78,7 @@ def test_nothing_waits_for_the_step_that_runs(
     pack, mesh = prepare(config.data), parallel.make_mesh(config)
     state: Any = 0  # the number of steps done
     nothing: Any = None  # no checkpoints: nothing is saved
-    run = train._Run(config, pack, mesh, nothing, metrics.NoLog(), metrics.Totals())
+    run = train._Run(config, pack, mesh, nothing, NullWriter(), metrics.Totals())
     assert run.go(state, 0) == 0
 
     order = list(dict.fromkeys(events))  # the five sums of a step are fetched together

@@ -1,15 +1,12 @@
-"""The folder of a run, and what watches over the run."""
+"""The folder of a run."""
 
 import json
-import math
-import signal
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.watch import Interrupt, StuckLoss
 from alexnet_jax.workdir import check_config, claim, read_config, write_config
 from configs.alexnet import get_config
 
@@ -153,61 +150,3 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=r"cannot write to --workdir="), claim(folder):
             pass
-
-
-GUESS = math.log(10)
-
-
-def test_stuck_loss_warns_once_after_its_patience() -> None:
-    """Catches: a warning at once, or every time; patience in records instead of steps."""
-    watch = StuckLoss(10, steps_per_epoch=20)  # patient for 100 steps
-    said = {step: watch.observe(step, GUESS * 1.005) for step in range(10, 400, 10)}
-    assert [step for step, text in said.items() if text] == [110]
-    assert "since step 10" in (said[110] or "")
-    assert "2.303" in (said[110] or "")
-
-
-def test_stuck_loss_starts_again_when_the_loss_leaves() -> None:
-    """Catches: counting the steps at a guess before a departure from it."""
-    watch = StuckLoss(10, steps_per_epoch=20)
-    for step in range(0, 100, 10):
-        assert watch.observe(step, GUESS) is None
-    assert watch.observe(100, GUESS * 1.02) is None
-    said = {step: watch.observe(step, GUESS) for step in range(110, 300, 10)}
-    assert [step for step, text in said.items() if text] == [210]
-
-
-@pytest.mark.parametrize("start", [GUESS, 15.0, 2.5])
-def test_stuck_loss_is_silent_while_a_run_learns(start: float) -> None:
-    """Catches: a tolerance so wide, or a patience so short, that slow starts are suspected."""
-    watch = StuckLoss(10, steps_per_epoch=100)  # patient for 500 steps
-    losses = (1.0 + (start - 1.0) * math.exp(-step / 5000) for step in range(0, 20000, 50))
-    assert not any(watch.observe(50 * number, loss) for number, loss in enumerate(losses))
-
-
-def test_patience_is_at_most_2000_steps() -> None:
-    """Catches: five epochs of ImageNet, 50,000 steps, before a word."""
-    watch = StuckLoss(1000, steps_per_epoch=10000)
-    guess = math.log(1000)
-    assert watch.observe(0, guess) is None
-    assert watch.observe(1999, guess) is None
-    assert watch.observe(2000, guess)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_first_signal_is_a_wish_and_a_second_stops(number: signal.Signals) -> None:
-    """Catches: a second Ctrl-C that is swallowed; handlers not restored."""
-    came: list[int] = []
-    before = signal.signal(number, lambda n, _: came.append(n))
-    seen = []
-    try:
-        with Interrupt() as interrupt:
-            for _ in range(2):
-                seen.append((interrupt.signal, len(came)))
-                signal.raise_signal(number)
-            seen.append((interrupt.signal, len(came)))
-        signal.raise_signal(number)
-    finally:
-        signal.signal(number, before)
-    assert seen == [(None, 0), (number, 0), (number, 1)]
-    assert came == [number] * 2

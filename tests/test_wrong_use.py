@@ -16,6 +16,7 @@ from alexnet_jax import train
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate, load_net
 from alexnet_jax.prepare import prepare
+from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, claim, write_config
 
 SAMPLE = "--config=configs/alexnet.py:sample"
@@ -46,9 +47,9 @@ def as_in_main(config: ConfigDict, workdir: Path) -> None:
         train.train(train.complete(config, pack), pack, workdir)
 
 
-def message(ended: subprocess.CompletedProcess[str]) -> str:
+def message(ended: subprocess.CompletedProcess[str], status: int = 2) -> str:
     """What a refused command said on stderr: its own lines."""
-    assert ended.returncode == 2, ended.stderr
+    assert ended.returncode == status, ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
     assert ended.stderr.count("\nalexnet_jax.") + ended.stderr.startswith("alexnet_jax.") == 1
@@ -154,13 +155,17 @@ def test_interrupt_before_training(config_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite(config_file: Path, tmp_path: Path) -> None:
-    """Catches: training on with NaN; saving it; losing the checkpoint before it."""
+    """Catches: training on with NaN; saving it; losing the checkpoint before it; the exit status
+    of wrong input for a divergence."""
     wild = ["--config.learning_rate=1e6", "--config.checkpoint_every=1", f"--workdir={tmp_path}"]
-    said = message(processes.run("main", f"--config={config_file}", *wild))
+    said = message(processes.run("main", f"--config={config_file}", *wild), status=3)
     assert "not finite at step" in said
     assert "--config.learning_rate" in said
     net = load_net(tmp_path)
     assert f"the checkpoint of step {net.step} is kept" in said
+    ended = read_status(tmp_path)
+    assert ended is not None
+    assert (ended.status, ended.step) == ("diverged", net.step)
     (result,) = evaluate([net])[1]
     assert result["count"] == 20
 

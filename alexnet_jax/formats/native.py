@@ -96,7 +96,14 @@ def _check(path: Path, config: ConfigDict, like: ConfigDict) -> dict[str, tuple[
     try:
         train.check(config)
         params = network.abstract_params(config)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except (
+        InputError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} has a config that cannot be used: {reason}") from None
     return {

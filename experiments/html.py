@@ -1,4 +1,4 @@
-"""What a self-contained page is made of: pictures inside it, words without this machine's paths."""
+"""Build self-contained HTML: images embedded in the page, text without local folders."""
 
 import base64
 import io
@@ -14,21 +14,19 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.data import images
 
-matplotlib.rcParams["svg.hashsalt"] = "alexnet_jax"  # the same run gives the same page
-
-SVG_LIMIT = 60_000  # bytes; above it a figure is pixels, two for each of the page's
-INCH = 96  # of the page's pixels, as CSS has it
-PNG_SIDE = 64  # up to it a picture is PNG, above JPEG, as in a pack
+SVG_LIMIT = 60_000  # bytes; larger figures are PNG, at two pixels for each CSS pixel
+INCH = 96  # CSS pixels
+PNG_SIDE = 64  # up to this side an image is PNG, above it JPEG, as in a pack
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that needs no other file.
+class EmbeddedImage:
+    """An image as a data URI.
 
     Attributes:
-        source: a data URI.
-        width, height: in the page's pixels.
-        alt: what it shows, for who does not see it.
+        source: the data URI.
+        width, height: in CSS pixels.
+        alt: alternative text.
     """
 
     source: str
@@ -38,24 +36,25 @@ class Picture:
 
     @property
     def small(self) -> bool:
-        """Whether it is to be enlarged, its pixels seen."""
+        """Return whether the page should enlarge it with visible pixels."""
         return self.width <= PNG_SIDE
 
 
-def of_figure(figure: Figure, alt: str) -> Picture:
-    """A figure as SVG, or as PNG where that would be large."""
+def embed_figure(figure: Figure, alt: str) -> EmbeddedImage:
+    """Embed a figure as SVG, or as PNG if the SVG is large."""
     width, height = (round(INCH * inches) for inches in figure.get_size_inches())
     content, kind = io.BytesIO(), "image/svg+xml"
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(content, format="svg", metadata=nothing)
+    with matplotlib.rc_context({"svg.hashsalt": "alexnet_jax"}):  # the same run, the same page
+        figure.savefig(content, format="svg", metadata=nothing)
     if len(content.getvalue()) > SVG_LIMIT:
         content, kind = io.BytesIO(), "image/png"
         figure.savefig(content, format="png", dpi=2 * INCH, metadata={"Software": None})
-    return Picture(_uri(content.getvalue(), kind), width, height, alt)
+    return EmbeddedImage(_uri(content.getvalue(), kind), width, height, alt)
 
 
-def of_pixels(pixels: np.ndarray, alt: str) -> Picture:
-    """Pixels (height, width, 1 or 3) uint8 as PNG, larger ones than PNG_SIDE as JPEG."""
+def embed_pixels(pixels: np.ndarray, alt: str) -> EmbeddedImage:
+    """Embed pixels (height, width, 1 or 3) uint8 as PNG, or as JPEG above PNG_SIDE."""
     height, width, _ = pixels.shape
     if max(height, width) > PNG_SIDE:
         source = _uri(images.to_jpeg(pixels, 85, "4:2:0"), "image/jpeg")
@@ -63,19 +62,19 @@ def of_pixels(pixels: np.ndarray, alt: str) -> Picture:
         content = io.BytesIO()
         images.to_pillow(pixels).save(content, "PNG")
         source = _uri(content.getvalue(), "image/png")
-    return Picture(source, width, height, alt)
+    return EmbeddedImage(source, width, height, alt)
 
 
-def without_folders(text: str) -> str:
-    """The text with "…" for the folders of absolute paths: pages are shown to others."""
+def strip_folders(text: str) -> str:
+    """Replace the folders of absolute paths by "…", since pages are shown to others."""
     return re.sub(r"(?<![\w/.…])~?(?:/[^/\s'\",;:()]+)+/(?=[^/\s])", "…/", text)
 
 
-def render(template: str, **content: Any) -> str:
-    """A template of this folder, filled in; all text in it is escaped.
+def render_template(template: str, **content: Any) -> str:
+    """Fill in a template of this folder; escape all text.
 
     Raises:
-        jinja2.UndefinedError: the template names something that is not given.
+        jinja2.UndefinedError: the template uses a name that is not given.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -1,6 +1,6 @@
-"""Pictures of a net and of what it does: arrays in, matplotlib figures out.
+"""Plot a model and its predictions: arrays in, Matplotlib figures out.
 
-The numbers come from `experiments/looking.py`. Nothing here reads a file or runs a net.
+The arrays come from `experiments/looking.py`. Nothing here reads a file or runs a model.
 """
 
 import math
@@ -16,23 +16,25 @@ from matplotlib.figure import Figure
 from alexnet_jax.data.names import short_name
 from experiments.looking import mix_ups
 
-matplotlib.rcParams["text.parse_math"] = False  # a class's name may hold dollars
-
 PER_ROW = 16  # kernels in a row
-MAPS = 16  # of a column that are shown for one image
-MATRIX = 20  # classes of which a confusion matrix can be read
-PAIRS = 20  # pairs of classes listed where there are more
+MAPS = 16  # channels of a column that are shown for one image
+MATRIX = 20  # classes up to which a confusion matrix is readable
+PAIRS = 20  # pairs of classes listed at most
 RIGHT, WRONG, PLAIN = "#62b077", "#c0392b", "#a9bcd6"
 
+# Dollars in a class name are not mathematics. A Text reads the setting when it is created.
+_plain_text = matplotlib.rc_context({"text.parse_math": False})
 
-def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str = "") -> Figure:
-    """The kernels of conv1 as pictures, the columns apart (figure 3).
+
+@_plain_text
+def plot_kernels(kernel: np.ndarray, colorfulness: Sequence[float] = (), text: str = "") -> Figure:
+    """Plot the kernels of conv1, one column of the model at a time (figure 3).
 
     Args:
-        kernel: (columns, height, width, 1 or 3, maps). Each kernel is scaled by itself so
-            that zero is mid-grey and its largest weight is black or white.
-        colourfulness: of each column, `looking.of_columns`; () where there is no colour.
-        text: what is to be said below.
+        kernel: (columns, height, width, 1 or 3, channels). Each kernel is scaled by itself so
+            that zero is mid-gray and its largest weight is black or white.
+        colorfulness: of each column, from `looking.of_columns`; () without color.
+        text: a line below the kernels.
     """
     columns, height, width, _, maps = kernel.shape
     rows = -(-maps // PER_ROW)
@@ -43,8 +45,8 @@ def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str =
     *parts, last = figure.subfigures(columns + 1, 1, squeeze=False, height_ratios=ratios)[:, 0]
     for c, part in enumerate(parts):
         title = f"conv1, column {c}: {maps} kernels of {height}×{width}"
-        if len(colourfulness):
-            title += f", colourfulness {colourfulness[c]:.2f}"
+        if len(colorfulness):
+            title += f", colorfulness {colorfulness[c]:.2f}"
         part.suptitle(title, fontsize=10, y=1 - 0.08 / heights[c], va="top")
         axes = part.subplots(rows, PER_ROW, squeeze=False)
         for m, axis in enumerate(axes.flat):
@@ -59,8 +61,9 @@ def kernels(kernel: np.ndarray, colourfulness: Sequence[float] = (), text: str =
     return figure
 
 
-def curves(records: list[dict[str, Any]], title: str) -> Figure:
-    """Top-1 error over epochs, on training and validation images, with the final test error.
+@_plain_text
+def plot_curves(records: list[dict[str, Any]], title: str) -> Figure:
+    """Plot top-1 error over epochs, on training and validation images, and the final error.
 
     Args:
         records: of metrics.jsonl.
@@ -91,16 +94,17 @@ def curves(records: list[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def predictions(
+@_plain_text
+def plot_predictions(
     pictures: np.ndarray,
     labels: np.ndarray,
     probabilities: np.ndarray,
     names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """Images with their label and the five classes the net finds most probable (figure 4, left).
+    """Plot images with their label and the five most probable classes (figure 4, left).
 
-    The true class's bar is green and ticked; an image the net has wrong has its label in red.
+    The true class's bar is green and ticked; a misclassified image has its label in red.
 
     Args:
         pictures: (n, height, width, 1 or 3) uint8.
@@ -120,13 +124,14 @@ def predictions(
     for i, (picture, label, shares) in enumerate(zip(pictures, labels, probabilities, strict=True)):
         row, column = divmod(i, across)
         best = np.argsort(-shares, kind="stable")[:5]
-        colour = "black" if best[0] == label else WRONG
-        show(grid[2 * row, column], picture, _name(names[label]), colour)
+        color = "black" if best[0] == label else WRONG
+        show(grid[2 * row, column], picture, _name(names[label]), color)
         _bars(grid[2 * row + 1, column], best, shares, label, names)
     return figure
 
 
-def neighbours(
+@_plain_text
+def plot_neighbors(
     queries: np.ndarray,
     query_labels: np.ndarray,
     found: np.ndarray,
@@ -135,9 +140,9 @@ def neighbours(
     names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """Images, each with the training images nearest to it (figure 4, right).
+    """Plot images, each with the training images nearest to it (figure 4, right).
 
-    The first column are the images asked for. A neighbour of another class has its name in red.
+    The query images are at the left. A neighbor of another class has its name in red.
 
     Args:
         queries: (q, height, width, 1 or 3) uint8; query_labels: (q,).
@@ -154,22 +159,25 @@ def neighbours(
         row[1].set_axis_off()
         show(row[0], queries[q], _name(names[query_labels[q]], 16), size=8, frame=True)
         for k, axis in enumerate(row[2:]):
-            colour = "black" if found_labels[q, k] == query_labels[q] else WRONG
+            color = "black" if found_labels[q, k] == query_labels[q] else WRONG
             name = f"{_name(names[found_labels[q, k]], 16)}\n{distances[q, k]:#.3g}"
-            show(axis, found[q, k], name, colour, size=7)
+            show(axis, found[q, k], name, color, size=7)
     return figure
 
 
-def activations(picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """What each layer makes of one image.
+@_plain_text
+def plot_activations(
+    picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str = ""
+) -> Figure:
+    """Plot every layer's activations for one image.
 
-    Of a convolution the first MAPS maps of each column, of a fully-connected layer all units.
-    Each layer is scaled by itself: black is 0, or its lowest activity if that is below; the
+    A convolution shows the first MAPS channels of each column, a fully-connected layer all units.
+    Each layer is scaled by itself: black is 0, or its lowest activation if that is negative; the
     brightest is its highest.
 
     Args:
         picture: (height, width, 1 or 3) uint8.
-        kept: layer to its activities, (columns, height, width, maps) or (columns, units).
+        kept: layer to its activations, (columns, height, width, channels) or (columns, units).
     """
     width, line = 4.4, 0.32  # inches: of a column, of its title
     mosaics = {name: [_mosaic(column) for column in layer] for name, layer in kept.items()}
@@ -191,11 +199,12 @@ def activations(picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str 
     return figure
 
 
-def confusion(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
-    """What is taken for what: a matrix, or, of many classes, the pairs most often confused.
+@_plain_text
+def plot_confusion(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
+    """Plot the confusion matrix, or, with many classes, the pairs most often confused.
 
     Args:
-        counts: (classes, classes) images of the row's class taken for the column's.
+        counts: (true class, predicted class), numbers of images.
         names: of the classes.
     """
     return _matrix(counts, names, title) if len(counts) <= MATRIX else _pairs(counts, names, title)
@@ -205,30 +214,30 @@ def show(
     axis: Axes,
     picture: np.ndarray,
     name: str,
-    colour: str = "black",
+    color: str = "black",
     size: float = 9,
     frame: bool = False,
 ) -> None:
-    """A picture, (height, width, 1 or 3) uint8, with a name below it."""
+    """Show an image, (height, width, 1 or 3) uint8, with a name below it."""
     axis.set_axis_on()
     axis.imshow(_pixels(picture), cmap="gray", vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
-    axis.set_xlabel(name, color=colour, fontsize=size)
+    axis.set_xlabel(name, color=color, fontsize=size)
     axis.spines[:].set_visible(frame)
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:
-    """(height, width, 1 or 3) as Matplotlib wants it: grey without an axis of channels."""
+    """Return an image (height, width, 1 or 3) as Matplotlib takes it: gray without channel axis."""
     return image[..., 0] if image.shape[-1] == 1 else image
 
 
 def _bars(
     axis: Axes, best: np.ndarray, shares: np.ndarray, label: int, names: Sequence[str]
 ) -> None:
-    """The probabilities of some classes as bars with the names on them."""
+    """Plot the probabilities of some classes as bars with the names on them."""
     axis.set_axis_on()
-    colours = [RIGHT if c == label else PLAIN for c in best]
-    axis.barh(range(len(best)), shares[best], color=colours, height=0.85)
+    colors = [RIGHT if c == label else PLAIN for c in best]
+    axis.barh(range(len(best)), shares[best], color=colors, height=0.85)
     for place, c in enumerate(best):
         tick = " ✓" if c == label else ""
         text = f"{_name(names[c])}{tick}"
@@ -238,7 +247,7 @@ def _bars(
 
 
 def _mosaic(column: np.ndarray) -> np.ndarray:
-    """Maps (height, width, maps) or units (units,) side by side as one image, nan between."""
+    """Tile channels (height, width, channels) or units (units,) into one image, NaN between."""
     if column.ndim == 1:
         wide = min(len(column), math.isqrt(8 * len(column)))  # about eight times as wide as tall
         padded = np.full((-(-len(column) // wide), wide), np.nan)
@@ -271,8 +280,8 @@ def _matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for a, b in zip(*np.nonzero(counts), strict=True):
-        colour = "white" if shares[a, b] > 0.55 else "black"
-        axis.text(b, a, str(counts[a, b]), ha="center", va="center", fontsize=7, color=colour)
+        color = "white" if shares[a, b] > 0.55 else "black"
+        axis.text(b, a, str(counts[a, b]), ha="center", va="center", fontsize=7, color=color)
     ticks, labels = range(classes), [_name(name, 16) for name in names]
     axis.set_xticks(ticks, labels, rotation=45, ha="right", fontsize=8)
     axis.set_yticks(ticks, labels, fontsize=8)
@@ -304,6 +313,6 @@ def _pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
 
 
 def _name(name: str, longest: int = 22) -> str:
-    """A class's name, readable and short."""
+    """Return a class's readable name, shortened."""
     name = short_name(name)
     return name if len(name) <= longest else name[: longest - 1] + "…"

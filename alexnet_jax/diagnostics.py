@@ -1,0 +1,31 @@
+"""Detect training that makes no progress."""
+
+import math
+
+
+class ConstantLossDetector:
+    """Detect a loss that stays at ln(classes), that of uniform predictions."""
+
+    def __init__(self, classes: int, steps_per_epoch: float) -> None:
+        """Wait for five epochs, or 2,000 steps if that is less, before warning."""
+        self.uniform_loss = math.log(classes)
+        self.patience = min(2000, 5 * steps_per_epoch)
+        self.since: int | None = None
+        self.has_warned = False
+
+    def observe(self, step: int, loss: float) -> str | None:
+        """Return a warning, once, when the loss has stayed within 1 % of ln(classes) too long."""
+        if abs(loss - self.uniform_loss) > 0.01 * self.uniform_loss:
+            self.since = None
+        elif self.since is None:
+            self.since = step
+        elif step - self.since >= self.patience and not self.has_warned:
+            self.has_warned = True
+            return (
+                f"The loss has stayed at ln(classes) = {self.uniform_loss:.3f} since step "
+                f"{self.since}: the model predicts all classes alike. Likely causes: inputs not "
+                "in units of 0…255 (data.scale) under initial weights of standard deviation 0.01 "
+                "(model.init=scaled suits narrow models); a learning rate too low or too high; "
+                "labels that do not belong to their images."
+            )
+        return None

@@ -1,0 +1,98 @@
+"""Write and read status.json, which tells other programs how a run stands."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.files import disk_full_as_input_error, write_atomically
+
+Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The content of status.json.
+
+    Attributes:
+        status: "running" while the process lives (and after a SIGKILL, which leaves no time to
+            write); "finished" after the final evaluation; "interrupted" by a signal; "diverged"
+            where the loss or the parameters are not finite; "failed" by any other exception.
+        step: the newest checkpoint's, 0 without any; the same command continues from there.
+        message: why the run ended; empty while it runs and when it has finished.
+        time: when this was written, ISO 8601 in UTC.
+    """
+
+    status: Status
+    step: int
+    message: str
+    time: str
+
+
+def write_status(workdir: Path, status: Status, message: str = "") -> None:
+    """Replace status.json of a workdir.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content = dataclasses.asdict(RunStatus(status, _newest_step(workdir), message, now))
+    with disk_full_as_input_error(workdir, "make room, and run the same command again"):
+        write_atomically(workdir / "status.json", json.dumps(content) + "\n")
+
+
+def read_status(workdir: Path) -> RunStatus | None:
+    """Return the status of a workdir; None where no run of this version has begun.
+
+    Raises:
+        InputError: status.json is not one that `write_status` has written.
+    """
+    path = workdir / "status.json"
+    try:
+        content = json.loads(path.read_text())
+        found = RunStatus(**content)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError) as error:  # not JSON; not an object of these fields
+        raise InputError(f"{path} is not the status of a run: {error}; delete it") from None
+    if found.status not in get_args(Status):
+        raise InputError(f"{path} has the unknown status {found.status!r}; delete it")
+    return found
+
+
+def track_status(workdir: Path, run: Callable[[], int]) -> int:
+    """Call `run` and return its exit status, with status.json kept up to date around it.
+
+    Args:
+        run: returns 0 when finished, 128 + N when stopped by signal N.
+    """
+    write_status(workdir, "running")
+    try:
+        exit_status = run()
+    except BaseException as error:
+        status: Status = "failed"
+        if isinstance(error, DivergedError):
+            status = "diverged"
+        elif isinstance(error, KeyboardInterrupt):
+            status = "interrupted"
+        # A status that cannot be written must not hide what the run ended by.
+        with contextlib.suppress(OSError, InputError):
+            write_status(workdir, status, str(error).strip() or type(error).__name__)
+        raise
+    if exit_status:
+        name = signal.Signals(exit_status - 128).name
+        write_status(workdir, "interrupted", f"stopped by {name}")
+    else:
+        write_status(workdir, "finished")
+    return exit_status
+
+
+def _newest_step(workdir: Path) -> int:
+    names = (path.name.removeprefix("step_") for path in workdir.glob("checkpoints/step_*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
