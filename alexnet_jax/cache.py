@@ -76,7 +76,7 @@ def _is_used() -> bool:
     """Return whether JAX's cache is the one of `keep_compiled`, not one of the user's own."""
     import jax
 
-    return jax.config.values["jax_compilation_cache_dir"] == str(_compiled())
+    return bool(jax.config.values["jax_compilation_cache_dir"] == str(_compiled()))
 
 
 def _replace(reason: str) -> None:

@@ -4,9 +4,9 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ import orbax.checkpoint as ocp
 from jax import Array
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import disk_full_as_input_error
+from alexnet_jax.pytree import PyTree
 
 T = TypeVar("T")
 
@@ -31,11 +33,11 @@ class DamagedCheckpointError(Exception):
 class Checkpoints:
     """The checkpoints of a workdir, one per step.
 
-    A checkpoint has four items: "params"; "optimizer", the rest of the training state; "mean",
-    the mean image subtracted from inputs; and "metadata", a JSON object with the config and the
-    class names. Together they suffice to continue, to evaluate and to predict. Orbax writes a
-    checkpoint beside its place and moves it there when complete, so that a killed process leaves
-    no incomplete one.
+    A checkpoint has four items: "variables", the parameters and what else a model needs to be
+    evaluated; "train_state", the rest of the training state; "mean", the mean image subtracted from
+    inputs; and "metadata", a JSON object with the config and the class names. Together they suffice
+    to continue, to evaluate and to predict. Orbax writes a checkpoint beside its place and moves it
+    there when complete, so that a killed process leaves no incomplete one.
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
@@ -53,7 +55,7 @@ class Checkpoints:
                 create=keep is not None,
                 step_prefix="step",
             ),
-            item_names=("params", "optimizer", "mean", "metadata"),
+            item_names=("variables", "train_state", "mean", "metadata"),
         )
 
     def steps(self) -> list[int]:
@@ -61,23 +63,24 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, params: Any, optimizer: Any, mean: np.ndarray, metadata: dict[str, Any]
+        self, step: int, variables: PyTree, train_state: PyTree, mean: np.ndarray, metadata: Json
     ) -> None:
         """Save in the background; `close` waits for it.
 
         Args:
-            params: a tree of arrays of 32-bit numbers.
-            optimizer: the rest of the training state, another such tree.
+            variables: a tree of arrays of 32-bit numbers.
+            train_state: the rest of the training state, another such tree.
             mean: the mean image, (side, side, channels).
             metadata: a JSON object.
 
         Raises:
             InputError: the disk is full, now or while the step before was saved.
         """
-        trees = {"params": params, "optimizer": optimizer, "mean": {"image": mean}}
+        trees = {"variables": variables, "train_state": train_state, "mean": {"image": mean}}
         content = {
             **metadata,
             "format_version": FORMAT_VERSION,
+            "collections": list(variables),
             "shapes": _shapes(trees),
             "checksums": _checksums(trees),
         }
@@ -88,7 +91,7 @@ class Checkpoints:
         with disk_full_as_input_error(self.directory, DISK_FULL):
             self._manager.save(step, args=args)
 
-    def metadata(self, step: int) -> dict[str, Any]:
+    def metadata(self, step: int) -> Json:
         """Return the JSON object saved at a step.
 
         Raises:
@@ -101,18 +104,18 @@ class Checkpoints:
         saved = self._read_item(step, "metadata", ocp.args.JsonRestore())
         if not isinstance(saved, dict) or saved.get("crc32") != _crc32(saved.get("content")):
             raise DamagedCheckpointError("the metadata differ from those that were saved")
-        content: dict[str, Any] = saved["content"]
+        content: Json = saved["content"]
         version = content.get("format_version", 1)
         if version != FORMAT_VERSION:
             raise self._other_version(step, "an earlier" if version < FORMAT_VERSION else "a later")
         return content
 
     def mean(self, step: int) -> np.ndarray:
-        """Return the mean image saved at a step, (side, side, channels); errors as `params`."""
+        """Return the mean image saved at a step, (side, side, channels); errors as `variables`."""
         return np.asarray(self._restore(step, "mean", None)["image"])
 
-    def params(self, step: int, template: Any) -> Any:
-        """Return the parameters saved at a step, with the shardings of a template.
+    def variables(self, step: int, template: PyTree) -> PyTree:
+        """Return the variables saved at a step, with the shardings of a template.
 
         Args:
             template: a tree of `jax.ShapeDtypeStruct`, so that nothing is in memory twice. Its
@@ -123,13 +126,13 @@ class Checkpoints:
                 template.
             DamagedCheckpointError: the files cannot be read, or are not those that were saved.
         """
-        return self._restore(step, "params", template)
+        return self._restore(step, "variables", template)
 
-    def optimizer(self, step: int, template: Any) -> Any:
-        """Return the rest of the training state saved at a step, as `params` does."""
-        return self._restore(step, "optimizer", template)
+    def train_state(self, step: int, template: PyTree) -> PyTree:
+        """Return the rest of the training state saved at a step, as `variables` does."""
+        return self._restore(step, "train_state", template)
 
-    def _restore(self, step: int, item: str, template: Any) -> Any:
+    def _restore(self, step: int, item: str, template: PyTree) -> PyTree:
         metadata, prefix = self.metadata(step), f"['{item}']"
         shapes, sums = (
             {name: value for name, value in metadata[kind].items() if name.startswith(prefix)}
@@ -137,19 +140,20 @@ class Checkpoints:
         )
         if template is not None:
             # Orbax raises the same for a template that does not fit as for damaged files.
-            for name, saved, wanted in _differences(shapes, _shapes({item: template})):
+            for name, *pair in differences(shapes, _shapes({item: template})):
+                saved, wanted = ("nothing" if shape is None else shape for shape in pair)
                 raise InputError(
                     f"checkpoint {self._path(step)} has {saved} for {name}, but the config asks "
                     f"for {wanted}; give the config it was made with"
                 )
         tree = self._read_item(step, item, ocp.args.StandardRestore(template))
-        if wrong := [name for name, *_ in _differences(sums, _checksums({item: tree}))]:
+        if wrong := [name for name, *_ in differences(sums, _checksums({item: tree}))]:
             raise DamagedCheckpointError(
                 f"{', '.join(wrong)} differ from the arrays that were saved"
             )
         return tree
 
-    def _read_item(self, step: int, item: str, args: Any) -> Any:
+    def _read_item(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> PyTree:
         """Return an item as orbax reads it; raise DamagedCheckpointError where it cannot."""
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
@@ -167,7 +171,7 @@ class Checkpoints:
         then all end, and leave the search to a process started alone.
 
         Args:
-            read: calls `params`, `optimizer`, `mean` or `metadata` with the step it is given.
+            read: calls `variables`, `train_state`, `mean` or `metadata` with the step it is given.
 
         Returns:
             None if there is no checkpoint.
@@ -239,26 +243,18 @@ def _unused(path: Path) -> Path:
     return path
 
 
-def _crc32(content: Any) -> int:
+def _crc32(content: object) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _shapes(tree: Any) -> dict[str, list[int]]:
+def _shapes(tree: PyTree) -> dict[str, list[int]]:
     """Return the shape of every array of a tree, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): [*leaf.shape] for path, leaf in leaves}
 
 
-def _differences(saved: dict[str, T], found: dict[str, T]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the name, the saved and the found value of what differs; "nothing" if absent."""
-    for name in {**saved, **found}:
-        one, other = saved.get(name, "nothing"), found.get(name, "nothing")
-        if one != other:
-            yield name, one, other
-
-
 @jax.jit
-def _sums(tree: Any) -> Any:
+def _sums(tree: PyTree) -> PyTree:
     """Replace every array of a tree by a checksum.
 
     The checksum is the sum of the array's words times odd weights, modulo 2^32. Integer sums do
@@ -287,7 +283,7 @@ def _sums(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def _checksums(tree: Any) -> dict[str, int]:
+def _checksums(tree: PyTree) -> dict[str, int]:
     """Return the checksum of every array of a tree of 32-bit arrays, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(_sums(tree))
     return {jax.tree_util.keystr(path): int(value) for path, value in leaves}

@@ -3,16 +3,18 @@
 import errno
 import os
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from alexnet_jax import cache
-from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax import cache, fields
+from alexnet_jax import config as configs
+from alexnet_jax.config import Config
+from alexnet_jax.errors import DivergedError, InputError, print_error
 
 FLAGS = flags.FLAGS
 
@@ -20,17 +22,52 @@ FLAGS = flags.FLAGS
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
-def define_config(*, required: bool = True) -> "flags.FlagHolder[ConfigDict]":
+def define_config(*, required: bool = True) -> None:
     """Define --config=FILE[:VARIANT], with --config.FIELD=VALUE beside it."""
-    holder = config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config",
         None,
         "Config file and variant, as configs/alexnet.py:sample (the head of the file lists its "
         "variants); --config.FIELD=VALUE overrides a field.",
     )
     if required:
-        flags.mark_flag_as_required("config")
-    return holder
+        flags.mark_flag_as_required("config")  # type: ignore[no-untyped-call]
+
+
+def validated_config() -> Config:
+    """Return the config that --config and --config.FIELD make, checked and sealed.
+
+    Raises:
+        InputError: it makes no sense.
+    """
+    return configs.validated(FLAGS.config)
+
+
+def load_config(file: str) -> Config:
+    """Return the config of FILE[:VARIANT] as the file makes it, neither checked nor sealed.
+
+    Raises:
+        InputError: its get_config returns something else.
+    """
+    path, _, variant = file.partition(":")
+    get_config = runpy.run_path(path)["get_config"]
+    return _expect_config(get_config(variant) if variant else get_config(), file)
+
+
+def _expect_config(config: object, file: str) -> Config:
+    """Return what get_config of a config file has returned.
+
+    Raises:
+        InputError: it is no Config.
+        OSError: it stands for a file that cannot be read.
+    """
+    getattr(config, "seed", None)  # ml_collections raises OSError only when a field is read
+    if not isinstance(config, Config):
+        raise InputError(
+            f"get_config of {file} returns a {type(config).__name__}; expected an "
+            "alexnet_jax.config.Config, as in configs/alexnet.py"
+        )
+    return config
 
 
 def define_processes() -> None:
@@ -47,7 +84,7 @@ def define_processes() -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
 
 
-def given_config() -> tuple[str, dict[str, Any]]:
+def given_config() -> tuple[str, dict[str, object]]:
     """Return FILE[:VARIANT] of --config, and the fields set by --config.FIELD=VALUE."""
     holder = FLAGS["config"]
     return config_flags.get_config_filename(holder), config_flags.get_override_values(holder)
@@ -114,20 +151,16 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(status)
 
 
-def print_error(message: str) -> None:
-    """Print an error message on stderr, after the program's name."""
-    print(f"{_program()}: {message}", file=sys.stderr)
-
-
 def _parse(arguments: list[str]) -> list[str]:
     """Parse the flags and return the other arguments."""
     try:
         rest = FLAGS(arguments)[1:]
         if "config" in FLAGS and FLAGS["config"].present:
-            _check_loaded(FLAGS.config)
-    except flags.Error as error:  # an exception inside the config file comes with a traceback
+            _expect_config(FLAGS.config, config_flags.get_config_filename(FLAGS["config"]))
+    except flags.Error as error:
+        if "Traceback (most recent call last)" in str(error):
+            raise  # absl wraps a TypeError or ValueError that a config file raises: its defect
         last = str(error).strip().splitlines()[-1]
-        last = last.removeprefix("ValueError: ")
         if missing := re.match(r"flag --(\w+)=None", last):
             last = f"--{missing[1]} is missing"
         raise InputError(f"{last} (--help lists the flags)") from None
@@ -136,28 +169,34 @@ def _parse(arguments: list[str]) -> list[str]:
             f"cannot read the config file: {str(error).strip().splitlines()[-1].strip()}; "
             "an example is --config=configs/alexnet.py:sample"
         ) from None
-    except (AttributeError, KeyError) as error:
-        cause = error.args[0]
-        said = str(cause.args[0] if isinstance(cause, KeyError) else cause)
-        guess = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', said)
-        name = guess[2] if guess else said.strip("'")
-        given = re.compile(rf"--?config\.((?:.+\.)?{re.escape(name)})(?:=|$)")
-        whole = next((found[1] for flag in arguments if (found := given.match(flag))), name)
-        hint = f"; did you mean {guess[1]}?" if guess else ""
-        raise InputError(f"the config has no field {whole}{hint}") from None
-    except (TypeError, ValueError) as error:
-        raise InputError(f"in the config: {error}") from None
+    except (AttributeError, KeyError):
+        message = _unknown_field(arguments)
+        if message is None:
+            raise
+        raise InputError(message) from None
     if rest and "config" in FLAGS:
         raise InputError(f"unexpected arguments: {' '.join(rest)} (--help lists the flags)")
     return rest
 
 
-def _check_loaded(config: Any) -> None:
-    """Raise the OSError of a config file that cannot be read, if there was one.
+def _unknown_field(arguments: list[str]) -> str | None:
+    """Return the message for the first --config.FIELD that the config does not have.
 
-    `config_flags` puts the error off to the first use of any attribute, whatever its name.
+    Args:
+        arguments: values follow their flags after "=" or as the next argument.
     """
-    getattr(config, "any", None)
+    flags_and_values = zip(arguments, [*arguments[1:], ""], strict=True)
+    files = [
+        argument.partition("=")[2] or following
+        for argument, following in flags_and_values
+        if re.match("--?config(=|$)", argument)
+    ]
+    override = re.compile(r"--?(?:no)?config\.([^=]+)")
+    paths = [found[1] for argument in arguments if (found := override.match(argument))]
+    if not files:
+        return None
+    config = load_config(files[-1])
+    return next(filter(None, (fields.find_unknown(config, path) for path in paths)), None)
 
 
 def _help() -> str:
@@ -168,8 +207,3 @@ def _help() -> str:
     ours = [name for name in modules if name == sys.argv[0] or name.split(".")[0] in packages]
     listed = [FLAGS.module_help(name).split(":\n", 1)[1].rstrip() for name in ours]
     return "\n".join([(main.__doc__ or "").strip(), "\nflags:", *listed])
-
-
-def _program() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else os.path.basename(sys.argv[0])

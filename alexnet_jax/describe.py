@@ -1,4 +1,4 @@
-"""The layers of a config's network, and what its devices say to each other.
+"""Print the layers of a config's model, and what its devices exchange.
 
     python -m alexnet_jax.describe --config=configs/alexnet.py [--json]
     python -m alexnet_jax.describe --config=… --config.parallel.columns=2 --config.parallel.data=D
@@ -10,85 +10,50 @@ is compiled for a mesh of simulated devices. Nothing is trained and no data is r
 
 import json
 import sys
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import asdict
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
-from alexnet_jax import command, network, parallel
-from alexnet_jax.collectives import Collective, collectives, confirm, lower_train_step
+from alexnet_jax import command, sharding
+from alexnet_jax import config as configs
+from alexnet_jax.analysis.collectives import Collective, collectives, confirm, lower_train_step
+from alexnet_jax.analysis.summary import LayerSummary, summarize
+from alexnet_jax.config import Config
+from alexnet_jax.data.sources import NUM_CLASSES
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.alexnet import Conv, activations
-
-# Where the config leaves it to the data, whose number of classes is known without reading it.
-CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "fashion_mnist": 10, "sample": 10}
-
 
 EXPLANATION = """\
-Bytes are those that one device receives. "least" is what would do for the layer: the smaller of
-gathering its inputs and of scattering the sums of its outputs. Along an axis of one device nothing
-is exchanged, and nothing listed."""
+Bytes are those that one device receives. "least" is the smaller of gathering a layer's inputs and
+of scattering the sums of its outputs. Along an axis of one device nothing is exchanged."""
 LOGITS = """
-At the logits an all-reduce is twice the least, but every device can then take the loss by itself,
-and nothing has to be gathered on the way back; both ways together the sums are the same."""
+At the logits an all-reduce is twice the least, but every device can then compute the loss itself,
+and nothing is gathered on the way back; both ways together the sums are the same."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A row of the table.
+def with_classes(config: Config) -> Config:
+    """Return the config with a number of classes, the data's where it has none.
 
-    Attributes:
-        name: conv1 … fc8.
-        output: (height, width, maps) or (units,), of all columns, before what follows.
-        parameters: weights and biases.
-        multiply_adds: of one image, forward.
+    Raises:
+        InputError: the number is known only when the data are read.
     """
-
-    name: str
-    output: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-
-
-def layers(config: ConfigDict) -> list[Layer]:
-    """The rows of a config whose number of classes is known."""
-    model = network.make_model(config)
-    params = network.abstract_params(config)
-    size = (1, config.data.crop, config.data.crop, config.model.channels)
-    images = jax.ShapeDtypeStruct(size, "float32")
-    outputs = jax.eval_shape(lambda p, x: activations(model, p, x), params, images)
-    rows = []
-    for layer in model.config.layers:
-        here = params[layer.name]
-        shape = outputs[layer.name].shape
-        if layer is model.config.layers[-1]:
-            output = shape[1:]
-        else:  # (columns, 1, …, maps)
-            output = (*shape[2:-1], shape[0] * shape[-1])
-        pixels = prod(output[:-1]) if isinstance(layer, Conv) else 1
-        parameters = sum(prod(leaf.shape) for leaf in here.values())
-        rows.append(Layer(layer.name, output, parameters, pixels * prod(here["kernel"].shape)))
-    return rows
+    if config.model.num_classes:
+        return config
+    if config.data.name not in NUM_CLASSES:
+        raise InputError(
+            f"how many classes {config.data.name} has is known only when it is read; "
+            "give the number with --config.model.num_classes"
+        )
+    return configs.with_changes(config, {"model.num_classes": NUM_CLASSES[config.data.name]})
 
 
-def with_classes(config: ConfigDict) -> ConfigDict:
-    """The config with a number of classes, the data's where it names none."""
-    config = config.copy_and_resolve_references()
-    if not config.model.classes:
-        if config.data.name not in CLASSES:
-            raise InputError(
-                f"how many classes {config.data.name} has is known only when it is read; "
-                "give the number with --config.model.classes"
-            )
-        config.model.classes = CLASSES[config.data.name]
-    return config
-
-
-def table(rows: list[Layer]) -> str:
-    """The rows as text, with their totals."""
-    total = Layer("total", (), sum(r.parameters for r in rows), sum(r.multiply_adds for r in rows))
+def format_table(rows: list[LayerSummary]) -> str:
+    """Return the rows as text, with their totals."""
+    parameters, multiply_adds = (
+        sum(r.parameters for r in rows),
+        sum(r.multiply_adds for r in rows),
+    )
+    total = LayerSummary("total", (), parameters, multiply_adds)
     lines = [f"{'layer':<8}{'output':>14}{'parameters':>14}{'multiply-adds':>18}"]
     for row in [*rows, total]:
         output = "×".join(map(str, row.output))
@@ -96,17 +61,17 @@ def table(rows: list[Layer]) -> str:
     return "\n".join(lines)
 
 
-def exchanges(config: ConfigDict) -> list[Collective]:
-    """The collectives of a training step on the config's mesh, confirmed after compiling."""
-    mesh = parallel.make_mesh(config)
+def find_collectives(config: Config) -> list[Collective]:
+    """Return the collectives of a training step on the config's mesh, confirmed after compiling."""
+    mesh = sharding.make_mesh(config.parallel)
     lowered = lower_train_step(config, mesh)
     found = collectives(lowered, config, mesh)
     confirm(found, lowered.compile(), mesh)
     return found
 
 
-def exchange_table(found: list[Collective], batch_size: int) -> str:
-    """The exchanges as text; those of one layer, kind, axis and direction as one row."""
+def format_collectives(found: list[Collective], batch_size: int) -> str:
+    """Return the exchanges as text; those of one layer, kind, axis and direction as one row."""
     rows: dict[tuple[str, ...], list[Collective]] = {}
     for one in found:
         key = (one.layer, one.direction, one.kind, one.axis, one.dtype)
@@ -129,16 +94,16 @@ def exchange_table(found: list[Collective], batch_size: int) -> str:
 
 
 def main(_: list[str]) -> None:
-    """The command."""
-    config = with_classes(flags.FLAGS.config)
+    """Run the command."""
+    config = with_classes(command.validated_config())
     devices = config.parallel.columns * config.parallel.data
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", max(1, devices))
-    rows = layers(config)
+    jax.config.update("jax_num_cpu_devices", devices)
+    rows = summarize(config)
     found = []
     if devices > 1:
         print(f"compiling for {devices} simulated devices …", file=sys.stderr)
-        found = exchanges(config)
+        found = find_collectives(config)
     if flags.FLAGS.json:
         described = {
             "layers": [asdict(row) for row in rows],
@@ -148,10 +113,10 @@ def main(_: list[str]) -> None:
             described["collectives"] = [asdict(one) for one in found]
         print(json.dumps(described))
         return
-    print(table(rows))
+    print(format_table(rows))
     if found:
         print()
-        print(exchange_table(found, config.batch_size // config.parallel.data))
+        print(format_collectives(found, config.batch_size // config.parallel.data))
 
 
 if __name__ == "__main__":

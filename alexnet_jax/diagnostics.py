@@ -1,6 +1,7 @@
-"""Detect training that makes no progress."""
+"""Watch training: its speed, and whether it makes progress."""
 
 import math
+import time
 
 
 class ConstantLossDetector:
@@ -29,3 +30,32 @@ class ConstantLossDetector:
                 "labels that do not belong to their images."
             )
         return None
+
+
+class StepTimer:
+    """Measure images per second of training, without the pauses between steps.
+
+    Args:
+        step: after which the first one begins.
+    """
+
+    def __init__(self, batch_size: int, step: int) -> None:
+        """Start the clock."""
+        self._batch_size = batch_size
+        self._images, self._seconds = 0, 0.0
+        self.resume(step)
+
+    def resume(self, step: int) -> None:
+        """Start the clock after a step."""
+        self._step, self._clock = step, time.perf_counter()
+
+    def pause(self, step: int) -> None:
+        """Stop the clock after a step."""
+        self._seconds += time.perf_counter() - self._clock
+        self._images += (step - self._step) * self._batch_size
+
+    def images_per_second(self) -> float:
+        """Return the speed since the last call, and start anew."""
+        speed = self._images / self._seconds
+        self._images, self._seconds = 0, 0.0
+        return speed

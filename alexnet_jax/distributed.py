@@ -25,8 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import command
-from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.errors import DivergedError, InputError, print_error
 from alexnet_jax.preemption import PreemptionSignal
 
 START_SECONDS = 300  # how long processes wait for each other at the start
@@ -63,21 +62,21 @@ def _exit_at_once() -> Iterator[None]:
     try:
         yield
     except (InputError, DivergedError) as error:
-        command.print_error(f"{this}: {error}")
+        print_error(f"{this}: {error}")
         _leave(3 if isinstance(error, DivergedError) else 2)
     except KeyboardInterrupt:
-        command.print_error(f"{this}: interrupted")
+        print_error(f"{this}: interrupted")
         _leave(130)
     except Exception as error:
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if _LOST.search(str(error)):
-            command.print_error(
+            print_error(
                 f"{this} lost another one ({text}); see the messages of that one, and start all "
                 "of them again to continue from the newest checkpoint"
             )
         else:
             traceback.print_exc()
-            command.print_error(f"{this} failed, and the others will end too")
+            print_error(f"{this} failed, and the others will end too")
         _leave(1)
 
 
@@ -242,4 +241,6 @@ class SharedPreemptionSignal:
 
     def _ask(self) -> Array:
         here = np.full(len(self._places.addressable_devices), self._own.signal or 0, np.int32)
-        return self._largest(jax.make_array_from_process_local_data(self._places, here))
+        everyone = jax.make_array_from_process_local_data(self._places, here)
+        largest: Array = self._largest(everyone)
+        return largest

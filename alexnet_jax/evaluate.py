@@ -1,236 +1,165 @@
-"""Exact top-1 and top-5 errors over a split: centre view, ten views, several nets averaged.
+"""Exact top-1 and top-5 errors over a split: center view, ten views, several models averaged.
 
     python -m alexnet_jax.evaluate --workdir=DIR[,DIR…] [--views=center|ten] [--split=…] [--json]
 
-Every image of the split is counted once. The ten views are the four corners and the centre
-and their reflections (section 4.1); the softmax is averaged over views, and over nets where
+Every image of the split is counted once. The ten views are the four corners and the center
+and their reflections (section 4.1); the softmax is averaged over views, and over models where
 several workdirs are given (tables 1 and 2).
 """
 
-import functools
 import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
-from alexnet_jax import cache, command, distributed, metrics, parallel
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import cache, command, distributed, sharding, writers
+from alexnet_jax.data import images
+from alexnet_jax.data.batch import Batch, Labels
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.data.pipeline import evaluation_batches
+from alexnet_jax.data.pipeline import VIEWS, evaluation_batches
 from alexnet_jax.errors import InputError
-from alexnet_jax.inputs import mean_of
-from alexnet_jax.network import abstract_params, make_features, make_forward
+from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.prepare import prepare
-from alexnet_jax.workdir import read_config
-from alexnet_jax.writers import append_record, progress_bar, read_records
+from alexnet_jax.trained import Predict, TrainedModel, load_trained
 
 T = TypeVar("T")
 
-# A batch with one view of each image to log-probabilities (batch, classes).
-Predict = Callable[[dict[str, Array]], Array]
-
-
-@dataclass(frozen=True)
-class Net:
-    """A trained net, ready to look at images.
-
-    Attributes:
-        config: of the run, with the number of classes.
-        step: of the checkpoint.
-        params: {"conv1": {"kernel": …, "bias": …}, …}, all columns.
-        mean_image: (side, side, channels of the data), in units of 0…255.
-        class_names: by class number.
-    """
-
-    config: ConfigDict
-    step: int
-    params: Any
-    mean_image: np.ndarray
-    class_names: tuple[str, ...]
-
-    def predict(self, mesh: Mesh) -> Predict:
-        """The net's log-probabilities, computed on a mesh."""
-        return self._on(mesh, make_forward(self.config, mesh))
-
-    def features(self, mesh: Mesh) -> Callable[[dict[str, Array]], tuple[Array, Array]]:
-        """The same, and what the last layer sees (batch, units): `network.make_features`."""
-        return self._on(mesh, make_features(self.config, mesh))
-
-    def _on(self, mesh: Mesh, forward: Callable[..., T]) -> Callable[[dict[str, Array]], T]:
-        mean = mean_of(self.mean_image, self.config.data, self.config.model.channels)
-        params = jax.device_put(self.params, parallel.shardings(self.params, mesh))
-        return lambda batch: forward(params, mean, batch)
-
-
-def load_net(workdir: str | Path, mesh: Mesh | None = None) -> Net:
-    """The newest readable checkpoint of a run.
-
-    Args:
-        mesh: over which to lay the parameters; None puts all on the first device.
-
-    Raises:
-        InputError: no run, or no checkpoint, there.
-    """
-    workdir = Path(workdir)
-    recorded = read_config(workdir)
-    checkpoints = Checkpoints(workdir)
-
-    def read(step: int) -> Net:
-        metadata = checkpoints.metadata(step)
-        config = ConfigDict(metadata["config"])
-        config.data.dir = recorded.data.dir  # which may have moved since
-        template = parallel.template(abstract_params(config), mesh or parallel.data_mesh(1))
-        params = checkpoints.params(step, template)
-        return Net(config, step, params, checkpoints.mean(step), tuple(metadata["class_names"]))
-
-    found = checkpoints.newest(read)
-    checkpoints.close()
-    if found is None:
-        raise InputError(f"--workdir={workdir} has no checkpoint yet; train it first")
-    return found[1]
+# What models must have in common to be given the same images: fields of config.data.
+SHARED_FIELDS = (
+    *("name", "image_size", "resize", "crop"),
+    *("validation_share", "test_share", "split_seed"),
+)
 
 
 @jax.jit
-def _mean(log_probabilities: list[Array]) -> Array:
-    """The logarithm of the mean of probabilities."""
+def _log_mean(log_probabilities: list[Array]) -> Array:
+    """Return the logarithm of the mean of probabilities."""
     stacked = jnp.stack(log_probabilities)
     return jax.nn.logsumexp(stacked, axis=0) - math.log(len(log_probabilities))
 
 
-_sums = jax.jit(metrics.sums)
+_compute_metrics = jax.jit(compute_metrics)
 
 
-def errors(
-    predicts: list[Predict], batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
-) -> list[dict[str, Any]]:
-    """Loss, errors and count of each net, and last, where there are several, of their average.
+def evaluate_batches(
+    predicts: list[Predict], batches: Iterable[Batch], mesh: Mesh
+) -> list[Metrics]:
+    """Return loss, errors and count of each model, and last, of several, of their average.
 
     Args:
-        batches: as `data.pipeline.evaluation_batches` gives them.
+        batches: of `data.pipeline.evaluation_batches`.
     """
-    totals = [metrics.Totals() for _ in range(len(predicts) + (len(predicts) > 1))]
-    for truth, found in over_views(predicts, batches, mesh):
-        logs = [_mean(views) for views in found]
+    totals = [MetricSums() for _ in range(len(predicts) + (len(predicts) > 1))]
+    for labels, outputs in apply_to_views(predicts, batches, mesh):
+        logs = [_log_mean(views) for views in outputs]
         if len(predicts) > 1:
-            logs.append(_mean(logs))
-        for total, log in zip(totals, logs, strict=True):
-            total.add(jax.device_get(_sums(log, truth["label"], truth["mask"])))
-    return [total.means() for total in totals]
+            logs.append(_log_mean(logs))
+        sums = [jax.device_get(_compute_metrics(log, labels.label, labels.mask)) for log in logs]
+        totals = [total.plus(one) for total, one in zip(totals, sums, strict=True)]
+    return [total.compute() for total in totals]
 
 
-def over_views(
-    functions: list[Callable[[dict[str, Array]], T]],
-    batches: Iterable[dict[str, np.ndarray]],
-    mesh: Mesh,
-) -> Iterator[tuple[dict[str, Array], list[list[T]]]]:
-    """What each function of a batch's view gives for every view, beside label and mask.
+def apply_to_views(
+    functions: list[Callable[[Batch], T]], batches: Iterable[Batch], mesh: Mesh
+) -> Iterator[tuple[Labels, list[list[T]]]]:
+    """Yield the labels of each batch, and what every function returns for each of its views.
 
     Args:
-        batches: as `data.pipeline.evaluation_batches` gives them.
+        batches: of `data.pipeline.evaluation_batches`.
     """
-    sharding = NamedSharding(mesh, P("data"))
-    for batch in batches:
-        truth = parallel.shard_batch({k: batch[k] for k in ("label", "mask")}, sharding)
+    places = sharding.evaluation_sharding(mesh)
+    for host in batches:
+        labels = sharding.shard_batch(host.labels(), places)
         views = [
-            parallel.shard_batch({k: batch[k][:, v] for k in ("image", "offset", "flip")}, sharding)
-            for v in range(batch["image"].shape[1])
+            sharding.shard_batch(host.view(number), places) for number in range(host.image.shape[1])
         ]
-        yield truth, [[function(view) for view in views] for function in functions]
-
-
-def _sees(net: Net) -> tuple[Any, ...]:
-    """What nets must have in common in order to look at the same images."""
-    shape = ("image_size", "resize", "crop")
-    fields = ("name", *shape, "validation_share", "test_share", "split_seed")
-    data = {name: net.config.data[name] for name in fields}
-    return net.class_names, data, net.config.model.channels
+        yield labels, [[function(view) for view in views] for function in functions]
 
 
 def evaluate(
-    nets: list[Net], split: str | None = None, views: str = "center", mesh: Mesh | None = None
-) -> tuple[str, list[dict[str, Any]]]:
-    """The errors of trained nets on their data, with a progress bar.
+    models: list[TrainedModel],
+    split: str | None = None,
+    views: str = "center",
+    mesh: Mesh | None = None,
+) -> tuple[str, list[Metrics]]:
+    """Compute the errors of trained models on their data, with a progress bar.
 
     Args:
-        split: of the data; None takes test, and validation where there is no labelled test.
+        split: of the data; None takes test, and validation where there is no labeled test.
         views: "center" or "ten".
-        mesh: on which to compute; None takes all devices, each with whole nets.
+        mesh: on which to compute; None takes all devices, each with whole models.
 
     Returns:
-        The split's name, and what `errors` gives.
+        The split's name, and the results of `evaluate_batches`.
 
     Raises:
-        InputError: no such split, or nets whose classes, data or channels differ, from each other
-            or, classes, from the data's.
+        InputError: no such split, or models whose classes, data or channels differ, from each
+            other or, classes, from the data's.
     """
-    for net in nets[1:]:
-        for name, ours, theirs in zip(
-            ("classes", "data", "channels"), _sees(nets[0]), _sees(net), strict=True
-        ):
-            if ours != theirs:
-                raise InputError(
-                    f"nets whose {name} differ cannot be averaged: {ours} and {theirs}"
-                )
-    pack, split = open_split(nets[0], split)
-    mesh = mesh or parallel.data_mesh(nets[0].config.batch_size)
-    predicts = [net.predict(mesh) for net in nets]
-    return split, errors(predicts, split_batches(nets[0], pack, split, mesh, views), mesh)
+    for model in models[1:]:
+        _check_compatible(models[0], model)
+    pack, split = open_split(models[0], split)
+    mesh = mesh or sharding.make_data_mesh(models[0].config.batch_size)
+    predicts = [model.make_predict_fn(mesh) for model in models]
+    batches = split_batches(models[0], pack, split, mesh, views)
+    return split, evaluate_batches(predicts, batches, mesh)
+
+
+def _check_compatible(one: TrainedModel, other: TrainedModel) -> None:
+    """Raise InputError for models that cannot be given the same images."""
+    for name, ours, theirs in (
+        ("classes", one.class_names, other.class_names),
+        *(
+            (f"data.{name}", getattr(one.config.data, name), getattr(other.config.data, name))
+            for name in SHARED_FIELDS
+        ),
+        ("channels", one.config.model.channels, other.config.model.channels),
+    ):
+        if ours != theirs:
+            raise InputError(f"models whose {name} differ cannot be averaged: {ours} and {theirs}")
 
 
 def split_batches(
-    net: Net,
+    model: TrainedModel,
     pack: Pack,
     split: str,
     mesh: Mesh,
     views: str = "center",
     index: np.ndarray | None = None,
-) -> Iterable[dict[str, np.ndarray]]:
-    """This process's rows of a split's batches as a net wants them, with a progress bar.
+) -> Iterable[Batch]:
+    """Return this process's rows of a split's batches for a model, with a progress bar.
 
     Args:
-        views, index: as `data.pipeline.evaluation_batches` takes them.
+        views, index: as for `data.pipeline.evaluation_batches`.
     """
-    size = net.config.batch_size
-    batches = evaluation_batches(
-        pack,
-        split,
-        net.config.data,
-        batch_size=size,
-        channels=net.config.model.channels,
-        views=views,
-        index=index,
-        rows=parallel.local_rows(size, NamedSharding(mesh, P("data"))),
-    )
+    size = model.config.batch_size
+    rows = sharding.local_rows(size, sharding.evaluation_sharding(mesh))
+    batches = evaluation_batches(pack, split, model.config, views=views, index=index, rows=rows)
     count = pack.splits[split].count if index is None else len(index)
-    return progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
+    return writers.progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
 
 
-def open_split(net: Net, split: str | None = None) -> tuple[Pack, str]:
-    """The images that a net knows, and which split of them to look at.
+def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str]:
+    """Return the images that a model was trained on, and which split of them to use.
 
     Args:
-        split: None takes test, and validation where there is no labelled test, and says so.
+        split: None takes test, and validation where there is no labeled test.
 
     Raises:
         InputError: the images cannot be had, are of other classes, or have no such split.
     """
-    data = net.config.data
+    data = model.config.data
     pack = prepare(data)
-    check_classes(net.class_names, tuple(pack.class_names), data.name)
-    if split is None and "test" not in pack.splits:
-        _say_once(f"{data.name} has no labelled test split: using validation.")
+    check_classes(model.class_names, tuple(pack.class_names), data.name)
     split = split or ("test" if "test" in pack.splits else "validation")
     if split not in pack.splits:
         have = ", ".join(pack.splits)
@@ -239,79 +168,90 @@ def open_split(net: Net, split: str | None = None) -> tuple[Pack, str]:
 
 
 def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], name: str) -> None:
-    """Raise InputError for data of other classes than the net's, or in another order.
+    """Raise InputError for data of other classes than the model's, or in another order.
 
-    A net whose file names none has numbers for names (`convert`); which classes these are, only
-    the order can tell.
+    A model imported from a file without class names has numbers for them (`convert`); its classes
+    are assumed to be in the order of the data's, which `print_assumptions` says.
     """
-    if ours == theirs:
-        return
-    if len(ours) == len(theirs) and ours == tuple(map(str, range(len(ours)))):
-        _say_once(
-            f"The net has numbers for names: its classes are taken in the order of {name}'s, "
-            f"{theirs[0]} first."
-        )
+    if ours == theirs or takes_order_of(ours, theirs):
         return
     pairs = enumerate(zip(ours, theirs, strict=False))
     differing = (f"class {i} is {a} and {b}; " for i, (a, b) in pairs if a != b)
     raise InputError(
-        f"the net tells {len(ours)} classes apart, {name} has {len(theirs)}; "
+        f"the model has {len(ours)} classes, {name} has {len(theirs)}; "
         f"{next(differing, '')}expected the same in the same order"
     )
 
 
-@functools.cache
-def _say_once(text: str) -> None:
-    """A line on stderr, however often a split is opened; of several processes the first says it."""
-    if distributed.is_first():
-        print(text, file=sys.stderr)
+def takes_order_of(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Return whether our classes have numbers for names, 0, 1, 2, …, as many as theirs."""
+    return ours != theirs and ours == tuple(map(str, range(len(theirs))))
 
 
-def finish(workdir: Path, mesh: Mesh) -> None:
-    """Evaluate a trained net, both views, once; print the errors and add them to its metrics.
+def print_assumptions(model: TrainedModel, pack: Pack, split: str | None) -> None:
+    """Print on stderr what `open_split` assumed: the order of classes, validation for test."""
+    if not distributed.is_first():
+        return
+    name, theirs = model.config.data.name, tuple(pack.class_names)
+    if takes_order_of(model.class_names, theirs):
+        print(
+            f"The model has numbers for class names: its classes are taken in the order of "
+            f"{name}'s, {theirs[0]} first.",
+            file=sys.stderr,
+        )
+    if split is None and "test" not in pack.splits:
+        print(f"{name} has no labeled test split: using validation.", file=sys.stderr)
+
+
+def final_evaluation(workdir: Path, mesh: Mesh) -> None:
+    """Evaluate a trained model, both views, once; print the errors and add them to its metrics.
 
     Of several processes all take part, and the first one prints and writes.
     """
-    net = load_net(workdir, mesh)
-    records = read_records(workdir)
+    model = load_trained(workdir, mesh)
+    records = writers.read_records(workdir)
     done = {(r["step"], r.get("views")): r for r in records}
-    for views in ("center", "ten"):
-        record = done.get((net.step, views))
+    print_assumptions(model, prepare(model.config.data), None)
+    for views in VIEWS:
+        record = done.get((model.step, views))
         if distributed.broadcast_bool(record is None):  # the others may not see its file yet
-            split, (result,) = evaluate([net], views=views, mesh=mesh)
-            epoch = next((r["epoch"] for r in records if r["step"] == net.step), None)
-            record = dict(step=net.step, epoch=epoch, split=split, views=views, **result)
+            split, (result,) = evaluate([model], views=views, mesh=mesh)
+            epoch = next((r["epoch"] for r in records if r["step"] == model.step), None)
+            record = writers.make_record(model.step, epoch, split, result)
+            record["views"] = views
             if distributed.is_first():
-                append_record(workdir, record)
+                writers.append_record(workdir, record)
         if record is not None and distributed.is_first():
-            print(line(str(workdir), record["split"], views, record))
+            print(format_result(str(workdir), record["split"], views, record))
 
 
-def line(name: str, split: str, views: str, result: dict[str, Any]) -> str:
-    """A result as a line to read."""
+def format_result(name: str, split: str, views: str, result: Metrics | writers.Record) -> str:
+    """Return a result as a line of text."""
     return (
-        f"{name}: {split}, {'ten views' if views == 'ten' else 'centre view'}: "
+        f"{name}: {split}, {'ten views' if views == 'ten' else 'center view'}: "
         f"top-1 error {result['top1_error']:.2%}, top-5 error {result['top5_error']:.2%}, "
         f"{result['count']} images"
     )
 
 
 def main(_: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     cache.keep_compiled()
+    images.ignore_pillow_warnings()
     flag = flags.FLAGS
-    nets = [load_net(workdir) for workdir in flag.workdir]
-    split, results = evaluate(nets, flag.split, flag.views)
+    models = [load_trained(workdir) for workdir in flag.workdir]
+    print_assumptions(models[0], prepare(models[0].config.data), flag.split)
+    split, results = evaluate(models, flag.split, flag.views)
     for name, result in zip([*flag.workdir, "average"], results, strict=False):
         if flag.json:
             print(json.dumps({"net": name, "split": split, "views": flag.views, **result}))
         else:
-            print(line(name, split, flag.views, result))
+            print(format_result(name, split, flag.views, result))
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("workdir", None, "Folders of runs, separated by commas.", required=True)
-    flags.DEFINE_enum("views", "center", ["center", "ten"], "One central view or the paper's ten.")
+    flags.DEFINE_enum("views", "center", VIEWS, "One central view or the paper's ten.")
     flags.DEFINE_string("split", None, "Split; by default test, or validation without a test.")
-    flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
+    flags.DEFINE_bool("json", False, "Print one JSON object per line instead of text.")
     command.run(main)

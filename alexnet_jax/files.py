@@ -56,12 +56,16 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
     """
     descriptor = _lock(path, on_wait)
     while descriptor is None:  # its last holder removed the file while this process waited
-        descriptor = _lock(path, on_wait)
+        descriptor = _lock(path, None if on_wait is None else _wait_silently)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _wait_silently() -> None:
+    """Do nothing: `on_wait` has been called before."""
 
 
 def _lock(path: Path, on_wait: Callable[[], None] | None) -> int | None:

@@ -1,122 +1,129 @@
 """A run that starts from another run's parameters: fine-tuning, and training in stages."""
 
-import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
-from alexnet_jax import distributed, network
+from alexnet_jax import config as configs
+from alexnet_jax import distributed, fields, sharding
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
-from alexnet_jax.workdir import differences, read_config
+from alexnet_jax.models import registry
+from alexnet_jax.models.ops import SequentialConfig, blocks
+from alexnet_jax.pytree import KeyPath, PyTree, Variables, leaves_by_path, path_name
+from alexnet_jax.trained import restore_variables
+from alexnet_jax.workdir import read_config, saved_steps
 
-Params = Mapping[str, Mapping[str, Array]]
+# Parameters by their path; a layer is what stands before the last slash.
+Leaves = dict[str, PyTree]
 
-# What parameters are used to, beside their shapes: a difference is said on stderr, since one may
-# train on with another dropout or crop on purpose …
-SAID = (
+# What parameters were trained with, beside their shapes: a difference is printed on stderr, since
+# it may be meant …
+WARN_IF_DIFFERENT = (
     *("data.mean", "data.given_mean", "data.scale", "data.std", "data.resize", "data.crop"),
-    *("model.pool", "model.dropout", "model.inverted_dropout"),
 )
-SAID_OF_LAYERS = ("padding", "after")
-# … and refused where kernels would be laid on what they have never seen.
-REFUSED = ("data.channel_order",)
-REFUSED_OF_LAYERS = ("stride", "sees")
-RULES = ("lrn", "map_norm")  # said where a layer has a step of this name
+# … and rejected where kernels would be applied to inputs that they have never seen.
+REJECT_IF_DIFFERENT = ("data.channel_order",)
+REJECT_IF_DIFFERENT_IN_LAYERS = ("stride", "groups")
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
+def check(config: Config, workdir: Path) -> None:
     """Raise InputError, before anything long, for an init_from that cannot be used.
 
-    A run that already has a checkpoint of its own goes on from that, whatever has become of the
-    other run since. Where the parameters to take would see other inputs, or other steps between
-    them, than they were trained with, this is said on stderr.
+    A run that already has a checkpoint of its own continues from that, whatever has become of the
+    other run since. Where the parameters to take would see other inputs, or other ops between
+    them, than they were trained with, this is printed on stderr.
     """
     if not config.init_from:
         if config.init_layers:
             raise InputError(
-                f"init_layers={tuple(config.init_layers)} without init_from; give the --workdir "
+                f"init_layers={config.init_layers} without init_from; give the --workdir "
                 "to take them from with --config.init_from"
             )
         return
-    if _has_checkpoint(workdir):
+    if saved_steps(workdir):
         return
     source = Path(config.init_from)
-    if not (source / "config.json").exists() or not _has_checkpoint(source):
+    if not (source / "config.json").exists() or not saved_steps(source):
         raise InputError(
-            f"init_from={source} has no checkpoint of a run; expected the --workdir of a net "
+            f"init_from={source} has no checkpoint of a run; expected the --workdir of a model "
             "that was trained, or --config.init_from= to start without one"
         )
-    recorded, shapes = _recorded(source)
-    theirs = recorded.model.layers
-    if missing := [
-        n for n in config.init_layers if n not in config.model.layers or n not in theirs
-    ]:
+    recorded = read_config(source, "--config.init_from")
+    classes = config.model.num_classes or recorded.model.num_classes  # not known yet
+    complete = configs.with_changes(config, {"model.num_classes": classes})
+    ours = leaves_by_path(registry.abstract_variables(complete)["params"])
+    theirs = leaves_by_path(registry.abstract_variables(recorded)["params"])
+    layers = [list(dict.fromkeys(map(_layer, leaves))) for leaves in (ours, theirs)]
+    if missing := [n for n in config.init_layers if not all(_within(n, some) for some in layers)]:
         raise InputError(
-            f"init_layers names {', '.join(missing)}; expected layers that both nets have. This "
-            f"one has {', '.join(config.model.layers)}, that of {source} {', '.join(theirs)}"
+            f"init_layers names {', '.join(missing)}; expected layers that both models have. This "
+            f"one has {', '.join(layers[0])}, that of {source} {', '.join(layers[1])}"
         )
-    complete = config.copy_and_resolve_references()
-    complete.model.classes = config.model.classes or recorded.model.classes  # not known yet
-    taken, _ = _choose(config, network.abstract_params(complete), shapes)
+    taken, _ = _choose(config, ours, theirs)
     _compare(config, recorded, taken)
 
 
-def _recorded(source: Path) -> tuple[ConfigDict, Any]:
-    """The config of the other run, and the shapes of its parameters."""
-    recorded = read_config(source, "--config.init_from")
-    try:
-        return recorded, network.abstract_params(recorded)
-    except (InputError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(f"init_from={source}: its config.json cannot be used: {error}") from None
-
-
-def _compare(config: ConfigDict, recorded: ConfigDict, taken: list[str]) -> None:
-    """Say, or refuse, what the layers to take were used to and do not find here."""
-    old, new = (json.loads(c.to_json()) for c in (recorded, config))
-    layers = [c["model"]["layers"].values() for c in (old, new)]
-    steps = {step for some in layers for layer in some for step in layer["after"]}
-    rules = tuple(f"model.{rule}" for rule in RULES if rule in steps)
-    refused = REFUSED_OF_LAYERS if config.model.columns > 1 else ("stride",)  # one sees itself
-    for field, there, here in differences(old, new):
-        if _names(field, REFUSED, refused, taken):
+def _compare(config: Config, recorded: Config, taken: list[str]) -> None:
+    """Print, or reject, what the layers to take were trained with and do not find here."""
+    in_layers = [f"model.ops.{layer}.{n}" for layer in taken for n in REJECT_IF_DIFFERENT_IN_LAYERS]
+    for field, there, here in _relevant_differences(config, recorded, taken):
+        if field in (*REJECT_IF_DIFFERENT, *in_layers):
             raise InputError(
                 f"init_from={config.init_from}: {field} differs: {there!r} there, {here!r} here, "
-                "so that its parameters mean nothing in this net. Begin with that run's own "
+                "so that its parameters mean nothing in this model. Begin with that run's own "
                 f"config, --config=configs/like.py:{config.init_from}"
             )
-        if distributed.is_first() and _names(field, (*SAID, *rules), SAID_OF_LAYERS, taken):
+        if distributed.is_first():
             print(
                 f"init_from={config.init_from}: {field} differs: {there!r} there, {here!r} here.",
                 file=sys.stderr,
             )
 
 
-def _names(
-    field: str, fields: tuple[str, ...], of_layers: tuple[str, ...], taken: list[str]
-) -> bool:
-    """Whether a field is one of these, below one of these, or one of a taken layer's."""
-    known = (*fields, *(f"model.layers.{name}.{kind}" for name in taken for kind in of_layers))
-    return any(f"{field}.".startswith(f"{name}.") for name in known)
+def _relevant_differences(
+    config: Config, recorded: Config, taken: list[str]
+) -> Iterator[tuple[str, object, object]]:
+    """Yield (field, there, here) of what matters to the layers to take."""
+    old, new = configs.to_json(recorded), configs.to_json(config)
+    for field in (*REJECT_IF_DIFFERENT, *WARN_IF_DIFFERENT):
+        section, name = field.split(".")
+        yield from fields.differences(old[section][name], new[section][name], field)
+    if not isinstance(config.model, SequentialConfig):
+        return
+    if not isinstance(recorded.model, SequentialConfig):
+        return
+    old_blocks, new_blocks = blocks(recorded.model.ops), blocks(config.model.ops)
+    for layer in taken:
+        there, here = old_blocks[layer], new_blocks[layer]
+        kinds = [[f"{n} ({type(op).__name__})" for n, op in b.items()] for b in (there, here)]
+        if kinds[0] != kinds[1]:
+            old_ops, new_ops = (", ".join(names[1:]) or "none" for names in kinds)
+            yield f"the ops after {layer}", old_ops, new_ops
+        for name in there:
+            if type(here.get(name)) is type(there[name]):
+                ours, theirs = fields.to_json(here[name]), fields.to_json(there[name])
+                for unimportant in ("type", "std", "bias", "features"):
+                    ours.pop(unimportant, None)
+                    theirs.pop(unimportant, None)
+                yield from fields.differences(theirs, ours, f"model.ops.{name}")
 
 
-def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> tuple[int, Params]:
-    """Initial parameters with those of the run config.init_from in their place, where they fit.
+def load_pretrained(config: Config, params: PyTree, mesh: Mesh) -> tuple[int, PyTree]:
+    """Replace initial parameters by those of the run config.init_from, where they fit.
 
-    A layer fits where the other net has one of the same name whose arrays have the same shapes;
-    so a net for other classes takes everything but the classifier. config.init_layers names the
-    only ones to take; () is all that fit. What was taken and what was left is said on stderr.
+    A layer fits where the other model has one of the same name whose arrays have the same shapes;
+    so a model for other classes takes everything but the classifier. config.init_layers names the
+    only ones to take; () is all that fit. What was taken and what was left is printed on stderr.
 
     Args:
         config: complete.
-        params: all of the net's, as they are initialised and where they lie.
+        params: all of the model's, as they are initialized and where they lie.
         mesh: on which they lie.
 
     Returns:
@@ -127,68 +134,88 @@ def take_over(config: ConfigDict, params: Params, mesh: Mesh) -> tuple[int, Para
         InputError: a layer of init_layers does not fit, or none does.
     """
     checkpoints = Checkpoints(config.init_from)
+    ours = leaves_by_path(params)
 
-    def read(step: int) -> Params:
-        theirs = network.abstract_params(ConfigDict(checkpoints.metadata(step)["config"]))
-        return checkpoints.params(step, _template(theirs, params, mesh))
+    def read(step: int) -> PyTree:
+        other = configs.from_json(checkpoints.metadata(step)["config"])
+        abstract = registry.abstract_variables(other)
+        return restore_variables(checkpoints, step, _template(abstract, ours, mesh))["params"]
 
     found = checkpoints.newest(read)
     checkpoints.close()
     assert found is not None  # `check` has seen one
-    step, theirs = found
-    taken, unfit = _choose(config, params, theirs)
-    left = [unfit.get(name, name) for name in params if name not in taken]
+    step, their_params = found
+    theirs = leaves_by_path(their_params)
+    taken, unfit = _choose(config, ours, theirs)
+    left = [unfit.get(name, name) for name in dict.fromkeys(map(_layer, ours)) if name not in taken]
     if distributed.is_first():
         print(
             f"From {config.init_from}, step {step}: took {', '.join(taken)}; "
-            f"initialised anew: {'; '.join(left) or 'nothing'}.",
+            f"initialized anew: {'; '.join(left) or 'nothing'}.",
             file=sys.stderr,
         )
-    return step, {**params, **{name: theirs[name] for name in taken}}
+
+    def choose(path: KeyPath, leaf: Array) -> Array:
+        name = path_name(path)
+        chosen: Array = theirs[name] if _layer(name) in taken else leaf
+        return chosen
+
+    return step, jax.tree_util.tree_map_with_path(choose, params)
 
 
-def _choose(config: ConfigDict, ours: Any, theirs: Any) -> tuple[list[str], dict[str, str]]:
-    """The layers to take, and why others cannot be, from parameters or their shapes.
+def _layer(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _within(name: str, layers: list[str]) -> bool:
+    """Return whether a name is that of a layer, or of a module with layers in it."""
+    return any(layer == name or layer.startswith(f"{name}/") for layer in layers)
+
+
+def _choose(config: Config, ours: Leaves, theirs: Leaves) -> tuple[list[str], dict[str, str]]:
+    """Return the layers to take, and why others cannot be, from parameters or their shapes.
 
     Raises:
         InputError: a layer of init_layers does not fit, or none does.
     """
-    unfit = {name: reason for name in ours if (reason := _unfit(name, ours, theirs))}
-    wanted = list(config.init_layers or ours)
+    layers = list(dict.fromkeys(map(_layer, ours)))
+    unfit = {name: reason for name in layers if (reason := _mismatch(name, ours, theirs))}
+    wanted = layers
+    if config.init_layers:
+        wanted = [n for n in layers if any(_within(given, [n]) for given in config.init_layers)]
     taken = [name for name in wanted if name not in unfit]
     if not taken or (config.init_layers and len(taken) < len(wanted)):
         reasons = "; ".join(unfit[name] for name in wanted if name in unfit)
         raise InputError(
             f"init_from={config.init_from} does not fit: {reasons}. Choose the layers to take "
-            "with --config.init_layers, or a net of the same shape"
+            "with --config.init_layers, or a model of the same shape"
         )
     return taken, unfit
 
 
-def _has_checkpoint(workdir: Path) -> bool:
-    """Whether there is one, without opening it, for which processes would wait for each other."""
-    names = (path.name.removeprefix("step_") for path in workdir.glob("checkpoints/step_*"))
-    return any(name.isdigit() for name in names)
+def _template(abstract: Variables, ours: Leaves, mesh: Mesh) -> dict[str, PyTree]:
+    """Return the shapes of the other model, in the places of ours where they are the same."""
 
-
-def _template(theirs: Any, ours: Params, mesh: Mesh) -> Any:
-    """Shapes of the other net, in the places of ours where they are the same."""
-
-    def one(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.ShapeDtypeStruct) -> Any:
-        layer, kind = (key.key for key in path)
-        fits = layer in ours and ours[layer][kind].shape == leaf.shape
-        place = ours[layer][kind].sharding if fits else NamedSharding(mesh, P())
+    def one(path: KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        mine = ours.get(path_name(path[1:]))  # without the collection, "params"
+        place = sharding.replicated(mesh)
+        if mine is not None and mine.shape == leaf.shape:
+            place = mine.sharding
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    return jax.tree_util.tree_map_with_path(one, theirs)
+    template: dict[str, PyTree] = jax.tree_util.tree_map_with_path(one, dict(abstract))
+    return template
 
 
-def _unfit(name: str, ours: Params, theirs: Params) -> str:
-    """Why a layer cannot be taken over; empty where it can."""
-    if name not in theirs:
-        return f"{name} (not there)"
-    for kind in ("kernel", "bias"):
-        there, here = theirs[name][kind].shape, ours[name][kind].shape
-        if there != here:
-            return f"{name} ({kind} {there} there, {here} here)"
+def _mismatch(layer: str, ours: Leaves, theirs: Leaves) -> str:
+    """Return why a layer cannot be taken; empty where it can."""
+    # Kernels before biases, whose shapes tell less.
+    for path, mine in sorted(ours.items(), key=lambda item: -len(item[1].shape)):
+        if _layer(path) != layer:
+            continue
+        if path not in theirs:
+            return f"{layer} (not there)"
+        if theirs[path].shape != mine.shape:
+            kind = path.rpartition("/")[2]
+            return f"{layer} ({kind} {theirs[path].shape} there, {mine.shape} here)"
     return ""

@@ -1,4 +1,4 @@
-"""Train AlexNet, then evaluate it.
+"""Train a model, then evaluate it.
 
     python -m alexnet_jax.main --config=configs/alexnet.py:sample [--workdir=DIR]
                                [--config.FIELD=VALUE …]
@@ -15,28 +15,29 @@ from alexnet_jax import cache, command
 
 
 def main(_: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     # Only now, when the flags are right: these load JAX.
-    from alexnet_jax import distributed, evaluate, finetune, parallel, train
+    from alexnet_jax import config as configs
+    from alexnet_jax import distributed, evaluate, finetune, sharding, train
     from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
     from alexnet_jax.status import track_status
-    from alexnet_jax.workdir import check_config, claim
+    from alexnet_jax.workdir import check_config, lock_workdir
 
     cache.keep_compiled()
     images.ignore_pillow_warnings()
-    config = flags.FLAGS.config
+    config = command.validated_config()
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
     with distributed.distributed_runtime():
         train.check(config)
-        with claim(directory) if distributed.is_first() else nullcontext():
+        with lock_workdir(directory) if distributed.is_first() else nullcontext():
             check_config(directory, config)
             finetune.check(config, directory)
             pack = prepare(config.data)
             config = train.complete(config, pack)
             distributed.check_same(
                 {
-                    "config": config.to_json().encode(),
+                    "config": configs.dumps(config).encode(),
                     "training images": pack.mean_image.tobytes(),
                     "classes": "\n".join(pack.class_names).encode(),
                 }
@@ -45,7 +46,7 @@ def main(_: list[str]) -> int:
             def run() -> int:
                 if status := train.train(config, pack, directory):
                     return status
-                evaluate.finish(directory, parallel.make_mesh(config))
+                evaluate.final_evaluation(directory, sharding.make_mesh(config.parallel))
                 return 0
 
             return track_status(directory, run) if distributed.is_first() else run()

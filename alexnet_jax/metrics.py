@@ -1,16 +1,28 @@
-"""Sums, errors and finiteness of what a step or an evaluation computes."""
+"""Sums over images of loss, top-1 and top-5 errors; finiteness of arrays."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from alexnet_jax.losses import sum_cross_entropy
+from alexnet_jax.pytree import PyTree
 
-@dataclass
-class Totals:
-    """Sums over images, to be divided once at the end.
+
+class Metrics(TypedDict):
+    """Means over images; errors are fractions."""
+
+    loss: float
+    top1_error: float
+    top5_error: float
+    count: int
+
+
+class MetricSums(flax.struct.PyTreeNode):
+    """Sums over images, to be divided once at the end; JAX arrays, or numbers on the host.
 
     Attributes:
         loss: sum of the cross-entropies, in nats.
@@ -18,30 +30,33 @@ class Totals:
         count: images.
     """
 
-    loss: float = 0.0
-    top1: float = 0.0
-    top5: float = 0.0
-    count: float = 0.0
+    loss: Array | float = 0.0
+    top1: Array | float = 0.0
+    top5: Array | float = 0.0
+    count: Array | float = 0.0
 
-    def add(self, sums: dict[str, Any]) -> None:
-        """Add the sums of a batch, as `sums` returns them."""
-        self.loss += float(sums["loss"])
-        self.top1 += float(sums["top1"])
-        self.top5 += float(sums["top5"])
-        self.count += float(sums["count"])
+    def plus(self, other: "MetricSums") -> "MetricSums":
+        """Add the sums of other images; the result has Python's floats."""
+        return MetricSums(
+            float(self.loss) + float(other.loss),
+            float(self.top1) + float(other.top1),
+            float(self.top5) + float(other.top5),
+            float(self.count) + float(other.count),
+        )
 
-    def means(self) -> dict[str, Any]:
+    def compute(self) -> "Metrics":
         """Return the mean loss, the errors as fractions, and the count."""
-        return {
-            "loss": self.loss / self.count,
-            "top1_error": self.top1 / self.count,
-            "top5_error": self.top5 / self.count,
-            "count": int(self.count),
-        }
+        count = float(self.count)
+        return Metrics(
+            loss=float(self.loss) / count,
+            top1_error=float(self.top1) / count,
+            top5_error=float(self.top5) / count,
+            count=int(count),
+        )
 
 
-def sums(log_probabilities: Array, label: Array, mask: Array) -> dict[str, Array]:
-    """Return the sums of a batch for `Totals`.
+def compute_metrics(log_probabilities: Array, labels: Array, mask: Array) -> MetricSums:
+    """Return the sums of a batch.
 
     The label's rank is the number of classes with a higher probability, plus the number of
     classes with an equal probability and a lower index, as in `jax.lax.top_k`. With up to five
@@ -49,26 +64,26 @@ def sums(log_probabilities: Array, label: Array, mask: Array) -> dict[str, Array
 
     Args:
         log_probabilities: (batch, classes).
-        label: (batch,).
+        labels: (batch,).
         mask: (batch,), False where an image only pads the batch.
     """
-    own = jnp.take_along_axis(log_probabilities, label[:, None], axis=1)
-    lower = jnp.arange(log_probabilities.shape[1]) < label[:, None]
+    own = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
+    lower = jnp.arange(log_probabilities.shape[1]) < labels[:, None]
     before = (log_probabilities > own) | ((log_probabilities == own) & lower)
-    rank = jnp.where(jnp.isnan(own[:, 0]), jnp.iinfo(jnp.int32).max, before.sum(1))
-    return {
-        "loss": -jnp.where(mask, own[:, 0], 0).sum(),
-        "top1": (mask & (rank >= 1)).sum(),
-        "top5": (mask & (rank >= 5)).sum(),
-        "count": mask.sum(),
-    }
+    rank = jnp.where(jnp.isnan(own[:, 0]), np.iinfo(np.int32).max, before.sum(1))
+    return MetricSums(
+        loss=sum_cross_entropy(log_probabilities, labels, mask),
+        top1=(mask & (rank >= 1)).sum(),
+        top5=(mask & (rank >= 5)).sum(),
+        count=mask.sum(),
+    )
 
 
-def finite(tree: Any) -> bool:
+def finite(tree: PyTree) -> bool:
     """Return whether every number in a tree of arrays is finite."""
     return bool(_finite(tree))
 
 
 @jax.jit
-def _finite(tree: Any) -> Array:
+def _finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

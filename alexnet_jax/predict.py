@@ -12,15 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cache, command, parallel
+from alexnet_jax import cache, command, sharding
 from alexnet_jax.data import images
+from alexnet_jax.data.batch import center_crops
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import Net, load_net
+from alexnet_jax.trained import TrainedModel, load_trained
 
 BATCH = 32  # images in a batch
 
@@ -28,7 +28,7 @@ Name = TypeVar("Name")
 
 
 def predict(
-    net: Net, named_images: Iterable[tuple[Name, np.ndarray]]
+    model: TrainedModel, named_images: Iterable[tuple[Name, np.ndarray]]
 ) -> Iterator[tuple[Name, list[tuple[str, float]]]]:
     """Yield each name with up to five pairs (class name, probability), most probable first.
 
@@ -36,26 +36,19 @@ def predict(
         named_images: Pairs of anything that identifies the image and its pixels,
             (side, side, channels) uint8, as `data.images.load` returns them.
     """
-    crop, channels = net.config.data.crop, net.config.model.channels
-    predict_batch = net.predict(parallel.data_mesh(1))
+    crop, channels = model.config.data.crop, model.config.model.channels
+    predict_batch = model.make_predict_fn(sharding.make_data_mesh(1))
     remaining = iter(named_images)
     while group := list(islice(remaining, BATCH)):
         names, pixels = zip(*group, strict=True)
-        start = (pixels[0].shape[0] - crop) // 2
-        crops = np.stack([p[start : start + crop, start : start + crop] for p in pixels])
-        rows = len(group)
-        batch = {
-            "image": jnp.asarray(np.broadcast_to(crops, (*crops.shape[:3], channels))),
-            "offset": jnp.full((rows, 2), start),
-            "flip": jnp.zeros(rows, bool),
-        }
+        batch = center_crops(np.stack(pixels), crop, channels)
         probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))
         for name, probabilities in zip(names, probabilities_BxC, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:5]
-            yield name, [(net.class_names[c], float(probabilities[c])) for c in best]
+            yield name, [(model.class_names[c], float(probabilities[c])) for c in best]
 
 
-def print_predictions(net: Net, paths: Iterable[str], *, as_json: bool = False) -> int:
+def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: bool = False) -> int:
     """Print the predictions for image files in the order given.
 
     Unreadable files are reported on stderr and skipped.
@@ -63,7 +56,7 @@ def print_predictions(net: Net, paths: Iterable[str], *, as_json: bool = False) 
     Returns:
         The number of unreadable files.
     """
-    side, _, channels = net.mean_image.shape
+    side, _, channels = model.mean_image.shape
     unreadable = 0
 
     def load_images() -> Iterator[tuple[str, np.ndarray]]:
@@ -71,7 +64,7 @@ def print_predictions(net: Net, paths: Iterable[str], *, as_json: bool = False) 
         for path in paths:
             try:
                 pixels = images.load(
-                    Path(path), side=side, channels=channels, resize=net.config.data.resize
+                    Path(path), side=side, channels=channels, resize=model.config.data.resize
                 )
             except images.UnreadableImageError as error:
                 print(f"{path}: cannot read this image: {error}", file=sys.stderr)
@@ -79,7 +72,7 @@ def print_predictions(net: Net, paths: Iterable[str], *, as_json: bool = False) 
                 continue
             yield path, pixels
 
-    for path, top in predict(net, load_images()):
+    for path, top in predict(model, load_images()):
         if as_json:
             classes = [{"class": name, "probability": share} for name, share in top]
             print(json.dumps({"image": path, "top5": classes}))
@@ -96,8 +89,8 @@ def main(arguments: list[str]) -> int:
         raise InputError("no images given; expected image files after --workdir=DIR")
     cache.keep_compiled()
     images.ignore_pillow_warnings()
-    net = load_net(flags.FLAGS.workdir)
-    return 2 if print_predictions(net, arguments, as_json=flags.FLAGS.json) else 0
+    model = load_trained(flags.FLAGS.workdir)
+    return 2 if print_predictions(model, arguments, as_json=flags.FLAGS.json) else 0
 
 
 if __name__ == "__main__":

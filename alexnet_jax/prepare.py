@@ -23,23 +23,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from alexnet_jax import cache, command
+from alexnet_jax.config import DataConfig
 from alexnet_jax.data import images, pack, pack_writer, sources
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pack_writer import Chunk, PackWriter
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.data.sources import Example
 from alexnet_jax.errors import InputError
+from alexnet_jax.fields import Json
 from alexnet_jax.files import disk_full_as_input_error, exclusive_lock
 
-SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
-RESIZES = ("crop", "squash")
 RAW_SIDE = 64  # images up to this side are stored as raw pixels, larger ones as JPEG
 # Permission denied, read-only, not permitted, or a file in place of a folder.
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
@@ -59,7 +56,7 @@ _FIELDS = (
 )
 
 
-def pack_dir(data: ConfigDict) -> Path:
+def pack_dir(data: DataConfig) -> Path:
     """Return the folder of config.data's pack: data.pack_dir, or one in the user's cache."""
     if data.pack_dir:
         return Path(data.pack_dir).expanduser().absolute()
@@ -69,7 +66,7 @@ def pack_dir(data: ConfigDict) -> Path:
     return cache.directory() / f"{name}-{fingerprint}"
 
 
-def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = None) -> Pack:
+def prepare(data: DataConfig, *, progress: bool = True, workers: int | None = None) -> Pack:
     """Open the pack of config.data; make it first if it is missing or unfinished.
 
     Two processes may call this at once: the second waits for the first.
@@ -97,12 +94,12 @@ def prepare(data: ConfigDict, *, progress: bool = True, workers: int | None = No
     return pack.open_pack(directory)
 
 
-def _settings(data: ConfigDict) -> dict[str, Any]:
+def _settings(data: DataConfig) -> Json:
     """Return everything that affects the pack; its manifest records this."""
-    return {field: data[field] for field in _FIELDS} | {"dir": str(sources.location(data))}
+    return {field: getattr(data, field) for field in _FIELDS} | {"dir": str(sources.location(data))}
 
 
-def _required_settings(data: ConfigDict) -> dict[str, Any]:
+def _required_settings(data: DataConfig) -> Json:
     """Return the settings in which an existing pack must agree with config.data.
 
     A pack does not need its source any more, so the source's folder may be left out.
@@ -137,9 +134,8 @@ def _lock(directory: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _make(directory: Path, data: ConfigDict, progress: bool, workers: int) -> None:
+def _make(directory: Path, data: DataConfig, progress: bool, workers: int) -> None:
     """Write the pack, except for the shards that are finished."""
-    _check_fields(data)
     try:
         source = sources.open_source(data)
     except OSError as error:
@@ -185,24 +181,12 @@ def _print(text: str) -> None:
     tqdm.write(f"prepare: {text}", file=sys.stderr)
 
 
-def _check_fields(data: ConfigDict) -> None:
-    for field, good, expected in (
-        ("image_size", data.image_size >= 1, "1 or more"),
-        ("resize", data.resize in RESIZES, " or ".join(RESIZES)),
-        ("jpeg_quality", 1 <= data.jpeg_quality <= 100, "1 to 100"),
-        ("jpeg_subsampling", data.jpeg_subsampling in SUBSAMPLINGS, ", ".join(SUBSAMPLINGS)),
-        ("max_bad_share", 0 <= data.max_bad_share <= 1, "0 to 1"),
-    ):
-        if not good:
-            raise InputError(f"--config.data.{field}={data[field]} should be {expected}")
-
-
 def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
     while chunk := list(itertools.islice(examples, _CHUNK)):
         yield chunk
 
 
-def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: ConfigDict) -> Chunk:
+def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataConfig) -> Chunk:
     """Decode, resize and encode some images, in a worker thread."""
     side, channels = writer.side, writer.channels
     chunk = Chunk.empty(side, channels)
@@ -291,7 +275,7 @@ class _Progress:
 def main(_: list[str]) -> None:
     """Prepare the pack of --config and print a summary."""
     images.ignore_pillow_warnings()
-    made = prepare(flags.FLAGS.config.data)
+    made = prepare(command.validated_config().data)
     counts = ", ".join(f"{split.count} {name}" for name, split in made.splits.items())
     print(
         f"{made.directory}: {counts} images, {len(made.class_names)} classes, "

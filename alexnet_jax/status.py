@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.files import disk_full_as_input_error, write_atomically
+from alexnet_jax.workdir import saved_steps
 
 Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
 
@@ -21,9 +22,10 @@ class RunStatus:
     """The content of status.json.
 
     Attributes:
-        status: "running" while the process lives (and after a SIGKILL, which leaves no time to
-            write); "finished" after the final evaluation; "interrupted" by a signal; "diverged"
-            where the loss or the parameters are not finite; "failed" by any other exception.
+        status: "running" while the process lives, and after a SIGKILL, or a SIGTERM outside the
+            training loop, which leave no time to write; "finished" after the final evaluation;
+            "interrupted" by a signal; "diverged" where the loss or the parameters are not finite;
+            "failed" by any other exception.
         step: the newest checkpoint's, 0 without any; the same command continues from there.
         message: why the run ended; empty while it runs and when it has finished.
         time: when this was written, ISO 8601 in UTC.
@@ -42,7 +44,9 @@ def write_status(workdir: Path, status: Status, message: str = "") -> None:
         InputError: the disk is full.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    content = dataclasses.asdict(RunStatus(status, _newest_step(workdir), message, now))
+    content = dataclasses.asdict(
+        RunStatus(status, max(saved_steps(workdir), default=0), message, now)
+    )
     with disk_full_as_input_error(workdir, "make room, and run the same command again"):
         write_atomically(workdir / "status.json", json.dumps(content) + "\n")
 
@@ -91,8 +95,3 @@ def track_status(workdir: Path, run: Callable[[], int]) -> int:
     else:
         write_status(workdir, "finished")
     return exit_status
-
-
-def _newest_step(workdir: Path) -> int:
-    names = (path.name.removeprefix("step_") for path in workdir.glob("checkpoints/step_*"))
-    return max((int(name) for name in names if name.isdigit()), default=0)

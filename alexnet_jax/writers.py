@@ -2,20 +2,55 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from tqdm import tqdm
 
 from alexnet_jax.files import write_atomically
 
+if TYPE_CHECKING:  # it loads JAX
+    from alexnet_jax.metrics import Metrics
+
 T = TypeVar("T")
 
-Record = dict[str, Any]  # one line of metrics.jsonl
+
+class Record(TypedDict, total=False):
+    """One line of metrics.jsonl; errors are fractions.
+
+    `learning_rate` and `images_per_second` are those of training, `views` is that of the final
+    evaluation. `epoch` is None after an evaluation of imported weights.
+    """
+
+    step: int
+    epoch: float | None
+    split: str
+    loss: float
+    top1_error: float
+    top5_error: float
+    count: int
+    learning_rate: float
+    images_per_second: float
+    views: str
+
 
 NOT_CURVES = ("step", "split", "epoch", "count")  # fields that TensorBoard does not plot
+
+
+def make_record(step: int, epoch: float | None, split: str, metrics: "Metrics") -> Record:
+    """Return the record of a split's metrics after a step."""
+    return Record(
+        step=step,
+        epoch=epoch,
+        split=split,
+        loss=metrics["loss"],
+        top1_error=metrics["top1_error"],
+        top5_error=metrics["top5_error"],
+        count=metrics["count"],
+    )
 
 
 class RunWriter:
@@ -100,7 +135,7 @@ class NullWriter:
         """Do nothing."""
 
 
-def format_record(record: Mapping[str, Any], steps: int) -> str:
+def format_record(record: Record, steps: int) -> str:
     """Return a record as a line of text."""
     text = (
         f"step {record['step']}/{steps}, epoch {record['epoch']:.1f}: {record['split']} "
@@ -132,7 +167,10 @@ def progress_bar(items: Iterable[T], total: int, name: str) -> Iterable[T]:
     import jax  # not at the top, for programs that only read records
 
     hidden = not sys.stderr.isatty() or jax.process_index() > 0
-    return tqdm(items, total=total, desc=name, unit="batch", disable=hidden, leave=False)
+    bar: Iterable[T] = tqdm(
+        items, total=total, desc=name, unit="batch", disable=hidden, leave=False
+    )
+    return bar
 
 
 def _write_records(directory: Path, records: list[Record]) -> None:
@@ -160,7 +198,7 @@ def _torch_hidden() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    modules: dict[str, Any] = sys.modules
+    modules = cast(dict[str, ModuleType | None], sys.modules)
     modules["torch"] = None
     try:
         yield

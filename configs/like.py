@@ -10,13 +10,13 @@ to; the number of classes is the data's, and a classifier that does not fit is i
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
+from alexnet_jax import fields
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.workdir import read_config
 
 
-def get_config(workdir: str = "") -> ConfigDict:
+def get_config(workdir: str = "") -> Config:
     """The config recorded in a workdir, with `init_from` as that workdir.
 
     Raises:
@@ -24,7 +24,7 @@ def get_config(workdir: str = "") -> ConfigDict:
     """
     if not workdir:
         raise InputError("configs/like.py needs a run's folder, as configs/like.py:runs/zoo")
-    config = read_config(Path(workdir), "configs/like.py: WORKDIR")
-    config.model.classes = 0
-    config.init_from, config.init_layers = workdir, ()
-    return config
+    recorded = read_config(Path(workdir), "configs/like.py: WORKDIR")
+    return fields.replace(
+        recorded, {"model.num_classes": 0, "init_from": workdir, "init_layers": ()}
+    )

@@ -40,49 +40,75 @@ four see the same ones.
 import math
 from collections.abc import Callable
 
-from ml_collections import ConfigDict
-
+from alexnet_jax.config import Config
+from alexnet_jax.errors import InputError
+from alexnet_jax.models.ops import (
+    LRN,
+    Conv,
+    Dense,
+    MaxPool,
+    Op,
+    ReLU,
+    WithinChannelLRN,
+)
 from configs import alexnet, variants
-from configs.alexnet import dense, paper
 
 
-def get_config(variant: str = "") -> ConfigDict:
+def get_config(variant: str = "") -> Config:
     """The config of run #145, or that of a variant.
 
     Raises:
-        ValueError: words that are not known or do not go together.
+        InputError: words that are not known or do not go together.
     """
-    config, words = source2012(), variant.split(",")
-    variants.apply(config, variant, DATA, {**variants.ABLATIONS, **CHAIN})
+    words = variant.split(",")
     if {*words} & {*CHAIN} and (len([w for w in words if w not in DATA]) > 1 or "2010" in words):
-        raise ValueError(
+        raise InputError(
             f"the variant {variant!r} has no run to start from; {', '.join(CHAIN)} stand alone, or "
             "after the data's word where that is not 2010"
         )
+    config = source2012()
+    variants.apply(config, variant, DATA, {**variants.ABLATIONS, **CHAIN})
     return config
 
 
-def source2012() -> ConfigDict:
-    """The paper's config with all that its program does differently."""
-    config = paper()
-    config.decay_biases = False  # layer-params-145.cfg: wc is of weights
+def source2012() -> Config:
+    """Return the paper's config with all that its program does differently."""
+    config = alexnet.paper()
+    config.optimizer.decay_multipliers = (
+        (".*/bias", 0.0),
+    )  # layer-params-145.cfg: wc is of weights
     config.data.mean = "center"  # convdata_jpeg.py: data_mean_crop, whatever the crop
     config.data.crop_chunk = 32  # convdata_jpeg.py
     config.data.lighting = "source2012"  # convdata_jpeg.py: pca_stdevs
     config.data.lighting_divisor = 1.1  # convdata_jpeg.py: 1 + the coefficient of the noise
-    config.model.lrn.alpha_over_size = True
-    layers = config.model.layers
-    layers.conv1.after = ("lrn", "pool", "relu")
-    layers.conv2.after = ("relu", "lrn", "map_norm", "pool")
-    layers.conv5.after = ("pool", "relu")  # the same as ReLU before the maximum
-    for name in ("conv3", "conv4", "conv5"):
-        layers[name].std = 0.03
+    variants.sequential(config).ops = source2012_ops()
     set_epochs(config, drops=(25, 51, 79), conv1_slow=67, conv1_frozen=72, stop=91)
     return config
 
 
+def source2012_ops() -> dict[str, Op]:
+    """Return the network of layers-145.cfg, in its order of ops."""
+
+    def norm() -> LRN:
+        return LRN(alpha_over_size=True)
+
+    return dict(
+        conv1=Conv(96, kernel=11, stride=4, padding=(0, 3)),
+        norm1=norm(), pool1=MaxPool(), relu1=ReLU(),
+        conv2=Conv(256, kernel=5, padding=(2, 2), groups=2, bias=1.0),
+        relu2=ReLU(), norm2=norm(), rnorm2=WithinChannelLRN(), pool2=MaxPool(),
+        conv3=Conv(384, kernel=3, padding=(1, 1), std=0.03),
+        relu3=ReLU(),
+        conv4=Conv(384, kernel=3, padding=(1, 1), groups=2, std=0.03, bias=1.0),
+        relu4=ReLU(),
+        conv5=Conv(256, kernel=3, padding=(1, 1), groups=2, std=0.03, bias=1.0),
+        pool5=MaxPool(), relu5=ReLU(),  # the same as ReLU before the maximum
+        **{name: op for name, op in alexnet.paper_ops().items() if name[-1] in "678"},
+    )  # fmt: skip
+
+
 def set_epochs(
-    config: ConfigDict,
+    config: Config,
     *,
     drops: tuple[int, ...],
     conv1_slow: int,
@@ -100,7 +126,7 @@ def set_epochs(
     Args:
         config: changed in place.
         drops: the weights' rate is divided by ten.
-        conv1_slow: conv1's weights are slowed down to a tenth, and the colour noise is off.
+        conv1_slow: conv1's weights are slowed down to a tenth, and the color noise is off.
         conv1_frozen: conv1 stops.
         stop: the run was killed; epochs before it are done.
         bias_drops: at how many of the drops, from the first, biases follow.
@@ -110,23 +136,23 @@ def set_epochs(
     config.data.lighting_end = conv1_slow
     config.schedule.multipliers = (
         ("conv1/kernel", conv1_slow, 0.1),
-        ("conv1", conv1_frozen, 0.0),
-        ("bias", 1, 2.0),
-        *(("bias", epoch, 2.0 * 10**n) for n, epoch in enumerate(drops[bias_drops:], start=1)),
+        ("conv1/.*", conv1_frozen, 0.0),
+        (".*/bias", 1, 2.0),
+        *((".*/bias", epoch, 2.0 * 10**n) for n, epoch in enumerate(drops[bias_drops:], start=1)),
     )
 
 
-def ilsvrc2010(config: ConfigDict) -> None:
-    """Run #145-2010; the images of 2010 have a labelled test split."""
+def ilsvrc2010(config: Config) -> None:
+    """Run #145-2010; the images of 2010 have a labeled test split."""
     config.data.name = "folder"
-    config.model.classes = 1000
+    config.model.num_classes = 1000
     set_epochs(config, drops=(23, 51, 78), conv1_slow=68, conv1_frozen=72, stop=93, bias_drops=1)
 
 
 def small(data: variants.Change) -> variants.Change:
     """The same net in small for small images, with the same turns within 16 epochs."""
 
-    def change(config: ConfigDict) -> None:
+    def change(config: Config) -> None:
         data(config)
         config.data.lighting = "source2012"  # of grey images, their brightness
         set_epochs(config, drops=(12, 15), conv1_slow=14, conv1_frozen=15, stop=17)
@@ -141,7 +167,7 @@ DATA = {
 }
 
 
-def pretrain2009(config: ConfigDict) -> None:
+def pretrain2009(config: Config) -> None:
     """Run #146-2009. It changed rates in the midst of epoch 2 and was killed in its sixth; here
     they change at the start of epoch 2, and epoch 6 is done."""
     start_from(config, (), "conv1", "conv2", "conv3", "conv4", "conv5")
@@ -150,20 +176,21 @@ def pretrain2009(config: ConfigDict) -> None:
     set_stage(config, epochs=6, fast=("conv6", "fc6", "fc7", "fc8"), until=2)
 
 
-def pretrain2011(config: ConfigDict) -> None:
+def pretrain2011(config: Config) -> None:
     """Run #146-2011, killed in its eighth epoch, which is done here. Half as many linear units as
     fc7 has, fc8, stand before its classifier, fc9, and keep that small."""
     convolutions = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
     start_from(config, ("pretrain2009",), *convolutions)
     variants.conv6(config)
     other_images(config)
-    layers = config.model.layers
-    layers.fc9 = layers.fc8
-    layers.fc8 = ConfigDict(dense(layers.fc7.features // 2, bias=0.0, after=()))
+    ops = variants.sequential(config).ops
+    fc7 = ops["fc7"]
+    assert isinstance(fc7, Dense)
+    ops["fc9"], ops["fc8"] = ops["fc8"], Dense(fc7.features // 2)
     set_stage(config, epochs=8, fast=("fc6", "fc7", "fc8", "fc9"), until=6)
 
 
-def finetune2012(config: ConfigDict) -> None:
+def finetune2012(config: Config) -> None:
     """Run #146-2012-2011. Which layers it took over was not logged: here all but the classifier.
     fc8 was sped up after 300 batches, taken as batches of 128 here. When the rates of the biases
     changed was not logged either: here they stay at 0.02 to the end, as #145's do."""
@@ -179,27 +206,27 @@ def finetune2012(config: ConfigDict) -> None:
     config.schedule.multipliers = (
         ("conv1/kernel", 1, 0.1),
         ("conv1/kernel", turn(5), 0.01),
-        ("conv1", turn(7), 0.0),
+        ("conv1/.*", turn(7), 0.0),
         ("fc8/kernel", turn(1 + 300 * 128 / 1_281_167), 10.0),
         ("fc8/kernel", turn(9), 1.0),
-        *(("bias", epoch, 20.0 * 10**n) for n, epoch in enumerate((1, *drops))),
+        *((".*/bias", epoch, 20.0 * 10**n) for n, epoch in enumerate((1, *drops))),
     )
 
 
-def start_from(config: ConfigDict, before: tuple[str, ...], *layers: str) -> None:
+def start_from(config: Config, before: tuple[str, ...], *layers: str) -> None:
     """Take layers from the run of the variant with these words, in its default workdir."""
     data = () if config.data.name == "imagenet2012" else (config.data.name,)
     config.init_from = "/".join(("runs", "-".join(("source2012", *data, *before))))
     config.init_layers = layers
 
 
-def other_images(config: ConfigDict) -> None:
+def other_images(config: Config) -> None:
     """Of ImageNet, the releases of 2009 and 2011, which the user prepares as class folders."""
     if config.data.name == "imagenet2012":
         config.data.name = "folder"
 
 
-def set_stage(config: ConfigDict, *, epochs: int, fast: tuple[str, ...], until: int) -> None:
+def set_stage(config: Config, *, epochs: int, fast: tuple[str, ...], until: int) -> None:
     """Rates of the two runs on more images: 0.001, layers that start anew at 0.01 until an epoch.
 
     Biases are at 0.02, as the files have it; conv6's, which end with 0.002 there, too.
@@ -212,11 +239,11 @@ def set_stage(config: ConfigDict, *, epochs: int, fast: tuple[str, ...], until: 
     config.schedule.multipliers = (
         *((f"{name}/kernel", 1, 10.0) for name in fast),
         *((f"{name}/kernel", turn(until), 1.0) for name in fast),
-        ("bias", 1, 20.0),
+        (".*/bias", 1, 20.0),
     )
 
 
-def proportion(config: ConfigDict) -> Callable[[float], float]:
+def proportion(config: Config) -> Callable[[float], float]:
     """From an epoch of the logs to this config's, whose #145 may have fewer than 90."""
     share = config.epochs / 90
     return lambda epoch: 1 + (epoch - 1) * share

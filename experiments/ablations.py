@@ -1,13 +1,12 @@
-"""The paper's ablations, several seeds each, beside what the authors measured.
+"""Run the paper's ablations, several seeds each, and compare with the authors' errors.
 
     python -m experiments.ablations --config=configs/alexnet.py:sample --output=DIR [--seeds=3]
         [--only=base,no_lrn,…] [--list | --dry_run] [--config.FIELD=VALUE …]
 
 Every run is `python -m alexnet_jax.main` in DIR/runs/ABLATION-SEED, started by submitit: on this
-machine, --jobs at a time, or under SLURM with --slurm_partition. The same command again goes on
-with runs that were interrupted and leaves finished ones alone; one that fails is reported at the
-end, and the others still run. As runs finish, DIR/ablations.csv, ablations.md and ablations.png
-are written.
+machine, --jobs at a time, or under SLURM with --slurm_partition. The same command again resumes
+interrupted runs and skips finished ones; a run that fails is reported at the end and does not stop
+the others. As runs finish, DIR/ablations.csv, ablations.md and ablations.png are written.
 """
 
 import statistics
@@ -17,9 +16,11 @@ from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 from alexnet_jax import command
+from alexnet_jax import config as configs
+from alexnet_jax import fields as config_fields
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.writers import read_records
 from configs import variants
@@ -32,15 +33,15 @@ class Ablation:
     """One change of the base.
 
     Attributes:
-        name: a word of `configs.variants`, or "base", or what `fields` change.
-        says: what is different, in a few words.
+        name: a word of `configs.variants`, or "base", or a name for changes of `fields`.
+        description: what is different, in a few words.
         paper: the authors' change of top-1 / top-5 error on ImageNet, in points; "" if unknown.
         program: the same from the logs of the 2012 program.
-        fields: of the config, set in place of a word.
+        fields: (path, value) of the config, set instead of a word.
     """
 
     name: str
-    says: str
+    description: str
     paper: str = ""
     program: str = ""
     fields: tuple[tuple[str, Any], ...] = ()
@@ -50,13 +51,13 @@ class Ablation:
 # against #145-2010 (37.473 / 16.999).
 ABLATIONS = (
     Ablation("base", "nothing"),
-    Ablation("no_lrn", "no response normalisation", "+1.4 / +1.2", "+1.37 / +1.15"),
+    Ablation("no_lrn", "no response normalization", "+1.4 / +1.2", "+1.37 / +1.15"),
     Ablation("no_overlap", "pooling without overlap", "+0.4 / +0.3", "+0.39 / +0.30"),
     Ablation("no_dropout", "no dropout", "“substantial overfitting”"),
     Ablation("one_column", "one column", "+1.7 / +1.2", "+1.70 / +1.23"),
     Ablation("no_communication", "columns that never meet", "", "+1.16 / +1.12"),
     Ablation("tanh", "tanh for ReLU", "slower (figure 1)"),
-    Ablation("no_lighting", "no colour noise", "over +1 / "),
+    Ablation("no_lighting", "no color noise", "over +1 / "),
     Ablation("no_crops", "no crops, no reflections", "“substantial overfitting”"),
     *(Ablation(f"no_conv{n}", f"without conv{n}", "about +2 / ") for n in (2, 3, 4, 5)),
     Ablation("normal_init", "initial weights N(0, 0.01)", fields=(("model.init", "normal"),)),
@@ -64,15 +65,15 @@ ABLATIONS = (
 )
 
 
-FAR = 4.0  # times the least error: what lies beyond is not drawn to scale
+FAR = 4.0  # times the least error: larger errors are not drawn to scale
 
 
 @dataclass(frozen=True)
 class Result:
     """A row of ablations.csv: errors on the test split as fractions, or why there are none.
 
-    `train_error` is top-1 over the last training steps recorded; `seconds` is the whole command's
-    time when it ended.
+    `train_error` is top-1 over the last training steps recorded; `seconds` is the time of the
+    whole command that ended last.
     """
 
     ablation: str
@@ -87,32 +88,32 @@ class Result:
 
     @property
     def name(self) -> str:
-        """As in no_lrn-2."""
+        """The name of the run, such as no_lrn-2."""
         return sweep.run_name(self.ablation, self.seed)
 
     @property
     def outcome(self) -> str:
-        """The error that stands in the table, or why there is none."""
+        """The error in the table, or why there is none."""
         if self.top1_ten is None:
             return self.status
         return f"{self.top1_ten:.2%} top-1 error, ten views"
 
 
-def plan(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[str]]:
-    """The runs, base first and seed by seed, and what is left out, with the reason.
+def plan_runs(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[str]]:
+    """Return the runs, base first and seed by seed, and the ablations left out, with reasons.
 
     Args:
         only: names of ablations; empty for all.
 
     Raises:
-        InputError: a name that is not known.
+        InputError: an unknown name.
     """
     known = {ablation.name: ablation for ablation in ABLATIONS}
     if unknown := [name for name in only if name not in known]:
         raise InputError(f"--only={','.join(only)}: {unknown[0]} is none of {', '.join(known)}")
     chosen, skipped = [], []
     for name in dict.fromkeys(only or known):
-        if reason := _same_as_base(known[name], base.config):
+        if reason := _why_left_out(known[name], base.config):
             skipped.append(f"{name}: {reason}")
         else:
             chosen.append(known[name])
@@ -121,24 +122,25 @@ def plan(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[str]]
         for ablation in chosen:
             words = [ablation.name] if ablation.name in variants.ABLATIONS else []
             fields = {**dict(ablation.fields), "seed": seed}
-            runs.append(base.run((ablation.name, seed), ablation.says, words, fields))
+            runs.append(base.make_run((ablation.name, seed), ablation.description, words, fields))
     return runs, skipped
 
 
-def _same_as_base(ablation: Ablation, base: ConfigDict) -> str:
-    """Why the ablation would change nothing, or cannot be made; "" if it can."""
-    if ablation.fields == (("model.init", base.model.init),):
+def _why_left_out(ablation: Ablation, base: Config) -> str:
+    """Return why the ablation would change nothing, or cannot be made; "" if it can."""
+    values = dict(config_fields.leaves(configs.to_json(base)))
+    if ablation.fields and all(values[path] == value for path, value in ablation.fields):
         return "the base has it so"
     if ablation.name in variants.ABLATIONS:
         try:
-            variants.ABLATIONS[ablation.name](_unlocked(base))
-        except ValueError as error:
+            variants.ABLATIONS[ablation.name](config_fields.replace(base, {}))
+        except InputError as error:
             return str(error)
     return ""
 
 
-def result(run: Run, status: str, seconds: float | None) -> Result:
-    """What a run's metrics.jsonl says."""
+def make_result(run: Run, status: str, seconds: float | None) -> Result:
+    """Return the row of a run from its metrics.jsonl."""
     ablation, seed = run.key
     records = read_records(run.workdir)
     final = {r["views"]: r for r in records if "views" in r}
@@ -161,22 +163,16 @@ def result(run: Run, status: str, seconds: float | None) -> Result:
     )
 
 
-def _unlocked(config: ConfigDict) -> ConfigDict:
-    copy = config.copy_and_resolve_references()
-    copy.unlock()
-    return copy
-
-
-def table(results: list[Result]) -> str:
-    """Markdown: the mean over seeds, the spread, and the distance from the base, in points."""
+def format_results(results: list[Result]) -> str:
+    """Return Markdown: means over seeds, their spread, and changes from the base in points."""
     lines = [
         "| | top-1 error, ten views | seeds, lowest to highest | change of top-1 / top-5 "
-        "| centre view | paper | its program |",
+        "| center view | paper | its program |",
         "|---|---|---|---|---|---|---|",
     ]
-    base = [_of(results, "base", field) for field in ("top1_ten", "top5_ten")]
+    base = [_percents(results, "base", field) for field in ("top1_ten", "top5_ten")]
     for ablation in ABLATIONS:
-        both = [_of(results, ablation.name, field) for field in ("top1_ten", "top5_ten")]
+        both = [_percents(results, ablation.name, field) for field in ("top1_ten", "top5_ten")]
         firsts = both[0]
         if not firsts:
             continue
@@ -188,22 +184,30 @@ def table(results: list[Result]) -> str:
             )
         mean = f"{statistics.mean(firsts):.2f}"
         spread = f"{len(firsts)}: {min(firsts):.2f} to {max(firsts):.2f}"
-        center = f"{statistics.mean(_of(results, ablation.name, 'top1_center')):.2f}"
-        cells = [ablation.says, mean, spread, change, center, ablation.paper, ablation.program]
+        center = f"{statistics.mean(_percents(results, ablation.name, 'top1_center')):.2f}"
+        cells = [
+            ablation.description,
+            mean,
+            spread,
+            change,
+            center,
+            ablation.paper,
+            ablation.program,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def picture(results: list[Result]) -> Figure:
-    """The errors of every run, an ablation a line, beside those of the base."""
-    shown = [a for a in ABLATIONS if _of(results, a.name, "top1_ten")]
+def plot_results(results: list[Result]) -> Figure:
+    """Plot the errors of every run, an ablation a line, beside those of the base."""
+    shown = [a for a in ABLATIONS if _percents(results, a.name, "top1_ten")]
     figure = Figure(figsize=(7, 0.8 + 0.34 * len(shown)), layout="constrained")
     axis = figure.subplots()
-    means = {a.name: statistics.mean(_of(results, a.name, "top1_ten")) for a in shown}
+    means = {a.name: statistics.mean(_percents(results, a.name, "top1_ten")) for a in shown}
     edge = FAR * min(means.values())
     for line, ablation in enumerate(shown):
-        firsts = _of(results, ablation.name, "top1_ten")
-        if means[ablation.name] > edge:  # one that learnt nothing would press all others together
+        firsts = _percents(results, ablation.name, "top1_ten")
+        if means[ablation.name] > edge:  # one that learned nothing would compress all others
             axis.text(0.99, line, f"{means[ablation.name]:.0f} % →", ha="right", va="center",
                       color="C0", transform=axis.get_yaxis_transform())  # fmt: skip
             continue
@@ -211,35 +215,37 @@ def picture(results: list[Result]) -> Figure:
         axis.plot(statistics.mean(firsts), line, "|", color="C0", markersize=16)
         if ablation.name == "base":
             axis.axvspan(min(firsts), max(firsts), color="0.9", zorder=0)
-    axis.set_yticks(range(len(shown)), [a.says if a.name != "base" else "base" for a in shown])
+    axis.set_yticks(
+        range(len(shown)), [a.description if a.name != "base" else "base" for a in shown]
+    )
     axis.set_ylim(len(shown) - 0.5, -0.5)  # the first above
-    axis.set(xlabel="top-1 test error, ten views, % (bar: mean; grey: the base)")
+    axis.set(xlabel="top-1 test error, ten views, % (bar: mean; gray: the base)")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def report(results: list[Result]) -> tuple[str, Figure | None]:
-    """The table and the picture."""
+def make_report(results: list[Result]) -> tuple[str, Figure | None]:
+    """Return the table and the figure."""
     if all(r.top1_ten is None for r in results):
         return "No run is done.", None
-    return table(results), picture(results)
+    return format_results(results), plot_results(results)
 
 
-def _of(results: list[Result], name: str, field: str) -> list[float]:
-    """An error of each seed that has one, in per cent."""
+def _percents(results: list[Result], name: str, field: str) -> list[float]:
+    """Return an error of each seed that has one, in percent."""
     values = [getattr(r, field) for r in results if r.ablation == name]
     return [100 * value for value in values if value is not None]
 
 
 def main(_: list[str]) -> int:
-    """The command."""
-    flag, base = flags.FLAGS, Base.given()
-    runs, skipped = plan(base, flag.only, flag.seeds)
+    """Run the command."""
+    flag, base = flags.FLAGS, Base.from_flags()
+    runs, skipped = plan_runs(base, flag.only, flag.seeds)
     for reason in skipped:
         print(f"left out: {reason}", file=sys.stderr)
     return sweep.Sweep(
         base, "ablations", flag.jobs,
-        kind=Result, plan=lambda _: runs, result=result, report=report,
+        kind=Result, plan=lambda _: runs, result=make_result, report=make_report,
     ).main()  # fmt: skip
 
 

@@ -1,12 +1,12 @@
-"""The training step on an accelerator: images/s, FLOP/s, and the share of the device's peak.
+"""Benchmark the training step on an accelerator: images/s, FLOP/s, share of the device's peak.
 
 The cases accelerator_step/TYPE/DEVICES of experiments.benchmark, which --platform chooses. The
 operations of the layers alone are counted, two for each multiply-add: forward, for the gradient
-of the kernels, and for that of the inputs, which the first layer does without,
+of the kernels, and for that of the inputs, which the first layer does not need,
 
     FLOP of an image = 2 · (3 · multiply-adds of all layers - multiply-adds of the first)
 
-with the multiply-adds of `alexnet_jax.describe`. So what else the step does lowers the share.
+with the multiply-adds of `analysis.summary`. So everything else in the step lowers the share.
 """
 
 import statistics
@@ -15,20 +15,20 @@ import time
 from collections.abc import Callable
 
 import jax
-from ml_collections import ConfigDict
 
-from alexnet_jax import network
-from alexnet_jax.describe import layers
+from alexnet_jax import config as configs
+from alexnet_jax.analysis.summary import summarize
+from alexnet_jax.config import COMPUTE_DTYPES, Config
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
 from experiments.race import Result
-from experiments.steps import TrainStep
+from experiments.steps import SyntheticTrainStep
 
 DEVICES = (1, 2)  # two share the columns, as in the paper
 STEPS = 20  # timed together, so that the host's part is hidden as in training
 
-# Dense peaks of a device in TFLOP/s by the name that JAX gives it: of bfloat16, and of what JAX
-# makes of float32 products by default: TF32 on NVIDIA, one pass of bfloat16 on TPU.
+# Dense peaks in TFLOP/s by JAX's name of the device: of bfloat16, and of float32 products as JAX
+# computes them by default: TF32 on NVIDIA, one pass of bfloat16 on TPU.
 # Sources: NVIDIA's data sheets of the A100 and the H100 (whose figures "with sparsity" are twice
 # these) and of the H200; cloud.google.com/tpu/docs/v4, v5e, v5p, v6e.
 PEAKS = {
@@ -47,10 +47,10 @@ PEAKS = {
 
 
 def choose(platform: str) -> None:
-    """Have JAX compute on a platform; the CPU stands in for two devices.
+    """Make JAX compute on a platform; on CPU simulate two devices.
 
     Raises:
-        InputError: it is not there.
+        InputError: the machine has no such device.
     """
     if platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
@@ -64,9 +64,9 @@ def choose(platform: str) -> None:
 
 
 def cases(batch: int, peak_tflops: float | None) -> dict[str, Callable[[int], Result]]:
-    """The paper's net in both types on as many devices as there are, by name.
+    """Return the cases by name: the paper's model in both types on one and two devices.
 
-    What there are too few devices for is said on stderr.
+    Cases that need more devices than there are, are left out with a message on stderr.
 
     Args:
         batch: images in a step, of all devices together.
@@ -74,9 +74,8 @@ def cases(batch: int, peak_tflops: float | None) -> dict[str, Callable[[int], Re
     """
 
     def case(dtype: str, devices: int) -> Callable[[int], Result]:
-        config = get_config()
-        config.model.classes, config.batch_size = 1000, batch
-        config.compute_dtype, config.parallel.columns = dtype, devices
+        changes = {"batch_size": batch, "compute_dtype": dtype, "parallel.columns": devices}
+        config = configs.with_changes(get_config(), {"model.num_classes": 1000, **changes})
         return lambda repeats: measure(config, repeats, peak_tflops)
 
     there = len(jax.devices())
@@ -85,13 +84,13 @@ def cases(batch: int, peak_tflops: float | None) -> dict[str, Callable[[int], Re
             print(f"On {devices} devices: not run; there is {there}.", file=sys.stderr)
     return {
         f"accelerator_step/{dtype}/{devices}": case(dtype, devices)
-        for dtype in network.COMPUTE_DTYPES
+        for dtype in COMPUTE_DTYPES
         for devices in DEVICES
         if devices <= there
     }
 
 
-def measure(config: ConfigDict, repeats: int, peak_tflops: float | None = None) -> Result:
+def measure(config: Config, repeats: int, peak_tflops: float | None = None) -> Result:
     """Time the training step of a config whose number of classes is known.
 
     Args:
@@ -102,7 +101,7 @@ def measure(config: ConfigDict, repeats: int, peak_tflops: float | None = None) 
         seconds of a step (median, seconds_low, seconds_high), images_per_second, tflops and
         peak_tflops of all devices, share_of_peak; the last two None where the peak is not known.
     """
-    step = TrainStep(config)
+    step = SyntheticTrainStep(config)
     for _ in range(2):  # the first one compiles
         step()
     times = []
@@ -132,20 +131,20 @@ def measure(config: ConfigDict, repeats: int, peak_tflops: float | None = None) 
     }
 
 
-def flops(config: ConfigDict) -> int:
-    """Operations of a training step for one image, by the formula above."""
-    each = [row.multiply_adds for row in layers(config)]
+def flops(config: Config) -> int:
+    """Return the operations of a training step for one image, by the formula above."""
+    each = [layer.multiply_adds for layer in summarize(config)]
     return 2 * (3 * sum(each) - each[0])
 
 
 def peak(kind: str, dtype: str) -> float | None:
-    """The peak of a kind of device; of several names that begin its own, the longest."""
+    """Return the peak of a kind of device, by the longest of the names that begin its own."""
     names = [name for name in PEAKS if kind.startswith(name)]
     return PEAKS[max(names, key=len)][dtype == "float32"] if names else None
 
 
 def text(result: Result) -> str:
-    """A result as a line to read."""
+    """Return a result as a line of text."""
     share = result["share_of_peak"]
     of = (
         "peak not known: give --peak_tflops"

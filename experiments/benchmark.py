@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from alexnet_jax import command
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.writers import read_records
 from experiments import growth_benchmarks, input_benchmarks, step_benchmarks
@@ -53,7 +53,7 @@ def _sample_run(cache: str, *overrides: str) -> Iterator[tuple[subprocess.Popen[
             yield process, workdir
 
 
-def sample(repeats: int) -> Result:
+def time_sample(repeats: int) -> Result:
     """Time the sample command once, from nothing prepared to its final errors (fractions)."""
     del repeats
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def sample(repeats: int) -> Result:
     }
 
 
-def startup(repeats: int) -> Result:
+def time_startup(repeats: int) -> Result:
     """Time the sample command from its start to the end of its first training step.
 
     Each time twice: with nothing prepared or compiled, and with the caches of the first start.
@@ -108,31 +108,31 @@ def _has_trained(workdir: Path) -> bool:
     return any(record["split"] == "train" for record in read_records(workdir))
 
 
-def _alone(case: Callable[[int], Result]) -> Case:
+def _single(case: Callable[[int], Result]) -> Case:
     return lambda _, repeats: [case(repeats)]
 
 
-def _step(config: Callable[[], ConfigDict], times: int = 1) -> Case:
+def _step(make_config: Callable[[], Config], times: int = 1) -> Case:
     """Compare the step of a config with the kinds of peer at the ends of the names."""
-    return lambda wanted, repeats: step_benchmarks.train_step(
-        config(), times * repeats, tuple(name.rpartition("_")[2] for name in wanted)
+    return lambda wanted, repeats: step_benchmarks.time_train_step(
+        make_config(), times * repeats, tuple(name.rpartition("_")[2] for name in wanted)
     )
 
 
 # The names of the results of each case.
 CASES: dict[tuple[str, ...], Case] = {
-    ("train_step/torch_eager", "train_step/torch_compile"): _step(step_benchmarks.paper),
-    ("sample_train_step/torch_eager",): _step(step_benchmarks.sample, times=5),
-    ("train_step_memory",): _alone(step_benchmarks.memory),
-    ("restore_memory",): _alone(step_benchmarks.restore_memory),
-    ("train_step_growth",): _alone(step_benchmarks.growth),
-    ("input_pipeline/decoder",): _alone(input_benchmarks.decoder),
-    ("input_pipeline/torch_dataloader",): _alone(input_benchmarks.torch_dataloader),
-    ("prepare/decode_resize",): _alone(input_benchmarks.preparation),
-    ("prepare_memory",): _alone(growth_benchmarks.memory),
-    ("evaluate_growth",): _alone(growth_benchmarks.evaluation),
-    ("startup",): _alone(startup),
-    ("sample",): _alone(sample),
+    ("train_step/torch_eager", "train_step/torch_compile"): _step(step_benchmarks.paper_config),
+    ("sample_train_step/torch_eager",): _step(step_benchmarks.sample_config, times=5),
+    ("train_step_memory",): _single(step_benchmarks.measure_step_memory),
+    ("restore_memory",): _single(step_benchmarks.measure_restore_memory),
+    ("train_step_growth",): _single(step_benchmarks.time_growth),
+    ("input_pipeline/decoder",): _single(input_benchmarks.time_decoder),
+    ("input_pipeline/torch_dataloader",): _single(input_benchmarks.time_torch_dataloader),
+    ("prepare/decode_resize",): _single(input_benchmarks.time_preparation),
+    ("prepare_memory",): _single(growth_benchmarks.measure_memory),
+    ("evaluate_growth",): _single(growth_benchmarks.time_evaluation),
+    ("startup",): _single(time_startup),
+    ("sample",): _single(time_sample),
 }
 
 
@@ -189,21 +189,21 @@ def write_growth_plot(results: Iterable[Result], folder: Path) -> Path:
 
     titled = {GROWTH[r["name"]]: r for r in results if r["name"] in GROWTH}
     path = folder / "growth.png"
-    growth.picture(titled).savefig(path, dpi=120)
+    growth.plot_growth(titled).savefig(path, dpi=120)
     return path
 
 
 def main(_: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     only, repeats, platform = flags.FLAGS.only, flags.FLAGS.repeats, flags.FLAGS.platform
-    chosen, say = CASES, format_result
+    chosen, format_line = CASES, format_result
     if platform:
         from experiments import accelerator_benchmark  # with --platform alone: it loads JAX
 
         accelerator_benchmark.choose(platform)
         cases = accelerator_benchmark.cases(flags.FLAGS.batch, flags.FLAGS.peak_tflops)
-        chosen = {(name,): _alone(case) for name, case in cases.items()}
-        say = accelerator_benchmark.text
+        chosen = {(name,): _single(case) for name, case in cases.items()}
+        format_line = accelerator_benchmark.text
     for name in ("batch", "peak_tflops"):
         if flags.FLAGS[name].present and not platform:
             raise InputError(f"--{name} is for --platform, which is not given")
@@ -218,7 +218,7 @@ def main(_: list[str]) -> None:
         command.make_folder(output)
     results = []
     for result in run_cases(chosen, only or known, repeats):
-        print(json.dumps(result) if flags.FLAGS.json else say(result), flush=True)
+        print(json.dumps(result) if flags.FLAGS.json else format_line(result), flush=True)
         results.append(result)
     if output is not None:
         print(write_growth_plot(results, Path(output)), file=sys.stderr)

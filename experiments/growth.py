@@ -1,4 +1,4 @@
-"""What grows with the number of images: the straight line through it, and its picture."""
+"""Fit and plot times that grow with the number of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -7,12 +7,12 @@ import numpy as np
 
 from experiments.race import Result
 
-if TYPE_CHECKING:  # processes whose memory is measured are not to load it
+if TYPE_CHECKING:  # processes whose memory is measured should not load it
     from matplotlib.figure import Figure
 
 
-def straight_line(points: Sequence[tuple[int, float]]) -> Result:
-    """The straight line through (size, seconds), each weighed by 1 / seconds.
+def fit_line(points: Sequence[tuple[int, float]]) -> Result:
+    """Fit a straight line to (size, seconds), each point weighted by 1 / seconds.
 
     Returns:
         points, seconds_each (the slope), seconds_before (the intercept), largest_deviation: the
@@ -33,11 +33,11 @@ def straight_line(points: Sequence[tuple[int, float]]) -> Result:
     }
 
 
-def picture(measured: Mapping[str, Result]) -> "Figure":
-    """Seconds, and milliseconds an image, against size; the straight line beside the points.
+def plot_growth(measured: Mapping[str, Result]) -> "Figure":
+    """Plot seconds, and milliseconds an image, against size, with the fitted line.
 
     Args:
-        measured: what `straight_line` says, by the title of its panels.
+        measured: results of `fit_line` by the title of their panels.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Memory of a process, and processes of their own to measure it in (Linux)."""
+"""Measure the memory of a process, or of a call in a new process (Linux)."""
 
 import concurrent.futures
 import multiprocessing
@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's result from a new interpreter, which shares no memory with this one."""
+def call_in_new_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Return the function's result from a new interpreter, which shares no memory with this one."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def resident(field: str = "VmHWM") -> float:
-    """The most memory that this process ever held, MiB; with "VmRSS" what it holds now.
+def resident_mib(field: str = "VmHWM") -> float:
+    """Return the most memory that this process ever held, in MiB; with "VmRSS" the current one.
 
-    Not getrusage's ru_maxrss, which a new process takes over from the one that started it.
+    getrusage's ru_maxrss would not do: a new process inherits it from its parent.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{field}:"))
@@ -27,9 +27,9 @@ def resident(field: str = "VmHWM") -> float:
 
 
 def peak_during(call: Callable[[], object]) -> tuple[float, float, float]:
-    """MiB that this process holds before and after a call, and at the most meanwhile."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = resident("VmRSS")
+    """Return the MiB that this process holds before and after a call, and the most during it."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = resident_mib("VmRSS")
     call()
-    after = resident("VmRSS")
-    return before, after, resident("VmHWM")
+    after = resident_mib("VmRSS")
+    return before, after, resident_mib("VmHWM")

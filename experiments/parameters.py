@@ -1,10 +1,10 @@
-"""The parameters of a net and what became of them: numbers, and pictures of them.
+"""The parameters of a model over a run: numbers, and figures of them.
 
 `experiments/inspect_params.ipynb` shows them for a run.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,28 +13,32 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax import parallel
+from alexnet_jax import sharding
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.evaluate import Net, load_net
-from alexnet_jax.models.order import by_number
-from alexnet_jax.network import abstract_params, init_params
+from alexnet_jax.config import Config
+from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.registry import init_variables
+from alexnet_jax.pytree import PyTree, leaves_by_path
+from alexnet_jax.trained import TrainedModel, load_trained, load_variables
 from alexnet_jax.writers import read_records
+from experiments.looking import split_columns
 
 ACROSS = 3  # histograms beside one another
 BINS = 80  # at the most
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """An array of a net's parameters, in numbers.
+class ParameterSummary:
+    """An array of a model's parameters, in numbers.
 
     Attributes:
-        name: as in conv1/kernel.
-        shape: with the columns first, but for the classifier's bias, which they share.
+        path: such as conv1/kernel.
+        shape: of a model with columns with these first, but for the classifier's bias, which
+            they share.
         norm: the square root of the sum of squares.
     """
 
-    name: str
+    path: str
     shape: tuple[int, ...]
     count: int
     mean: float
@@ -42,65 +46,81 @@ class Parameter:
     norm: float
 
 
-def arrays(params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Names, as in conv1/kernel, and values, from the first layer to the last."""
-    for layer in sorted(params, key=by_number):
-        for kind in ("kernel", "bias"):
-            yield f"{layer}/{kind}", np.asarray(params[layer][kind])
+def layer_order(config: Config) -> list[str]:
+    """Return the names of the layers of a chain of ops, in order; of other models none."""
+    return list(config.model.ops) if isinstance(config.model, SequentialConfig) else []
 
 
-def describe(params: Mapping[str, Any]) -> list[Parameter]:
-    """Every array in numbers, computed in float64."""
+def ordered_arrays(params: PyTree, layers: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return arrays by paths such as "conv1/kernel", in the order of layers, kernels first.
+
+    Args:
+        params: a tree, nested to any depth.
+        layers: first parts of paths; what they do not list comes last.
+    """
+    place = {layer: number for number, layer in enumerate(layers)}
+
+    def key(path: str) -> tuple[int, str, bool, str]:
+        layer, (parent, _, kind) = path.split("/")[0], path.rpartition("/")
+        return place.get(layer, len(place)), parent, kind != "kernel", kind
+
+    arrays = leaves_by_path(params)
+    return {path: np.asarray(arrays[path]) for path in sorted(arrays, key=key)}
+
+
+def summarize_parameters(params: PyTree, layers: Sequence[str]) -> list[ParameterSummary]:
+    """Summarize every array, computed in float64; arguments are those of `ordered_arrays`."""
     found = []
-    for name, array in arrays(params):
+    for path, array in ordered_arrays(params, layers).items():
         exact = array.astype(np.float64)
-        norm = float(np.linalg.norm(exact))
-        found.append(
-            Parameter(name, array.shape, array.size, float(exact.mean()), float(exact.std()), norm)
-        )
+        mean, std, norm = float(exact.mean()), float(exact.std()), float(np.linalg.norm(exact))
+        found.append(ParameterSummary(path, array.shape, array.size, mean, std, norm))
     return found
 
 
-def table(params: Mapping[str, Any]) -> str:
-    """`describe` in Markdown, with the number of all parameters."""
+def format_parameters(params: PyTree, layers: Sequence[str]) -> str:
+    """Return `summarize_parameters` as Markdown, with the number of all parameters."""
     lines = ["| | shape | parameters | mean | std | norm |", "|:--|:--|--:|--:|--:|--:|"]
-    rows = describe(params)
+    rows = summarize_parameters(params, layers)
     for row in rows:
         shape = " × ".join(map(str, row.shape))
         numbers = f"{row.count:,} | {row.mean:+.4f} | {row.std:.4f} | {row.norm:.2f}"
-        lines.append(f"| {row.name} | {shape} | {numbers} |")
+        lines.append(f"| {row.path} | {shape} | {numbers} |")
     lines.append(f"| all | | {sum(row.count for row in rows):,} | | | |")
     return "\n".join(lines)
 
 
-def initial(net: Net) -> Any:
-    """The parameters that a net began with, drawn again from its seed.
+def initial_params(model: TrainedModel) -> PyTree | None:
+    """Return the parameters before training, drawn again from the run's seed.
 
-    None where they are another's: of a run that began with another run's (init_from), and of
-    imported weights, which were not trained here.
+    None where they are not known: for a run that began with another run's parameters
+    (init_from), and for imported weights, which were not trained here.
     """
-    return None if net.config.init_from or not net.step else init_params(net.config)
+    if model.config.init_from or not model.step:
+        return None
+    return init_variables(model.config)["params"]
 
 
-def histograms(net: Net) -> Figure:
-    """How each layer's weights are distributed, each column for itself, and how they began."""
-    began = initial(net)
-    kernels = {name: a for name, a in arrays(net.params) if name.endswith("/kernel")}
-    first = dict(arrays(began)) if began is not None else {}
+def plot_histograms(model: TrainedModel) -> Figure:
+    """Plot the distribution of each layer's weights, each column by itself, and the initial one."""
+    began, layers = initial_params(model), layer_order(model.config)
+    kernels = _kernels(ordered_arrays(model.params, layers))
+    first = _kernels(ordered_arrays(began, layers)) if began is not None else {}
     down = -(-len(kernels) // ACROSS)
     figure = Figure(figsize=(3.3 * ACROSS, 2.1 * down + 0.5), layout="constrained")
     axes = figure.subplots(down, ACROSS, squeeze=False).flat
-    for axis, (name, kernel) in zip(axes, kernels.items(), strict=False):
-        both = [kernel, *([first[name]] if first else [])]
+    for axis, (layer, kernel) in zip(axes, kernels.items(), strict=False):
+        columns = split_columns(model.config, kernel)
+        both = [kernel, *([first[layer]] if first else [])]
         reach = max(float(np.quantile(np.abs(array), 0.999)) for array in both)
-        count = min(BINS, math.isqrt(kernel[0].size))
+        count = min(BINS, math.isqrt(columns[0].size))
         bins = np.linspace(-reach, reach, count + 1)
         if first:
-            axis.hist(first[name].ravel(), bins, density=True, color="0.85", label="at the start")
-        for c, column in enumerate(kernel):
+            axis.hist(first[layer].ravel(), bins, density=True, color="0.85", label="at the start")
+        for c, column in enumerate(columns):
             style: dict[str, Any] = dict(histtype="step", color=f"C{c}", label=f"column {c}")
             axis.hist(column.ravel(), bins, density=True, **style)
-        axis.set_title(name.removesuffix("/kernel"), fontsize=10)
+        axis.set_title(layer, fontsize=10)
         axis.set_yticks([])
         axis.set_xlim(-reach, reach)
         axis.locator_params(axis="x", nbins=5)
@@ -113,13 +133,19 @@ def histograms(net: Net) -> Figure:
     return figure
 
 
+def _kernels(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of paths that end in "kernel", by the layer before it."""
+    suffix = "/kernel"
+    return {p.removesuffix(suffix): value for p, value in arrays.items() if p.endswith(suffix)}
+
+
 @dataclass(frozen=True)
 class History:
-    """Norms of a run's arrays at some of its steps.
+    """The norms of a run's arrays at some of its steps.
 
     Attributes:
         steps: ascending; 0 is the start.
-        norms: by the name of the array, one for each step.
+        norms: by the path of the array, one for each step.
         drops: steps by which the learning rate had been divided.
     """
 
@@ -128,22 +154,23 @@ class History:
     drops: list[int]
 
 
-def history(workdir: str | Path) -> History:
-    """Norms from the start and from every checkpoint that a run has kept.
+def load_history(workdir: str | Path) -> History:
+    """Load the norms at the start and in every checkpoint that a run has kept.
 
     Raises:
-        InputError: as `load_net`.
+        InputError: as `load_trained`.
     """
-    net = load_net(workdir)
-    template = parallel.template(abstract_params(net.config), parallel.data_mesh(1))
-    began = initial(net)
-    found = {} if began is None else {0: describe(began)}
+    model = load_trained(workdir)
+    began, layers = initial_params(model), layer_order(model.config)
+    found = {} if began is None else {0: summarize_parameters(began, layers)}
+    mesh = sharding.make_data_mesh(1)
     with Checkpoints(workdir) as checkpoints:
         for step in checkpoints.steps():
-            if step <= net.step:  # what comes after could not be read
-                found[step] = describe(checkpoints.params(step, template))
-    names = [row.name for row in found[net.step]]
-    norms = {name: [rows[i].norm for rows in found.values()] for i, name in enumerate(names)}
+            if step <= model.step:  # later ones could not be read
+                variables = load_variables(checkpoints, step, model.config, mesh)
+                found[step] = summarize_parameters(variables["params"], layers)
+    paths = [row.path for row in found[model.step]]
+    norms = {path: [rows[i].norm for rows in found.values()] for i, path in enumerate(paths)}
     train = [record for record in read_records(Path(workdir)) if record["split"] == "train"]
     drops = [
         after["step"]
@@ -153,23 +180,22 @@ def history(workdir: str | Path) -> History:
     return History(list(found), norms, drops)
 
 
-def norms(found: History) -> Figure:
-    """The norm of every layer's weights over training: absolute, and relative to the first."""
+def plot_norms(history: History) -> Figure:
+    """Plot the norm of every layer's weights over training, absolute and relative to the first."""
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    kernels = {name: of for name, of in found.norms.items() if name.endswith("/kernel")}
-    for i, (name, of) in enumerate(kernels.items()):
-        style: dict[str, Any] = dict(color=f"C{i}", marker=".", label=name.removesuffix("/kernel"))
-        left.plot(found.steps, of, **style)
-        right.plot(found.steps, np.divide(of, of[0]), **style)
+    for i, (layer, norms) in enumerate(_kernels(history.norms).items()):
+        style: dict[str, Any] = dict(color=f"C{i}", marker=".", label=layer)
+        left.plot(history.steps, norms, **style)
+        right.plot(history.steps, np.divide(norms, norms[0]), **style)
     left.set(title="norm of the weights")
     left.set_ylim(bottom=0)
-    right.set(title=f"the same, as a share of that at step {found.steps[0]}")
+    right.set(title=f"the same, as a share of that at step {history.steps[0]}")
     right.axhline(1, color="0.85", linewidth=1, zorder=0)
     for axis in (left, right):
-        for step in found.drops:
+        for step in history.drops:
             axis.axvline(step, color="0.85", linewidth=1, zorder=0)
-        axis.set_xlabel(f"steps{' (line: rate divided)' if found.drops else ''}")
+        axis.set_xlabel(f"steps{' (line: rate divided)' if history.drops else ''}")
         axis.set_xlim(left=0)
         axis.spines[["top", "right"]].set_visible(False)
     handles, labels = left.get_legend_handles_labels()

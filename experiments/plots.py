@@ -6,7 +6,6 @@ The arrays come from `experiments/looking.py`. Nothing here reads a file or runs
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.data.names import short_name
-from experiments.looking import mix_ups
+from alexnet_jax.writers import Record
+from experiments.looking import most_confused
 
 PER_ROW = 16  # kernels in a row
-MAPS = 16  # channels of a column that are shown for one image
+CHANNELS = 16  # channels of a column that are shown for one image
 MATRIX = 20  # classes up to which a confusion matrix is readable
 PAIRS = 20  # pairs of classes listed at most
 RIGHT, WRONG, PLAIN = "#62b077", "#c0392b", "#a9bcd6"
@@ -31,28 +31,28 @@ def plot_kernels(kernel: np.ndarray, colorfulness: Sequence[float] = (), text: s
     """Plot the kernels of conv1, one column of the model at a time (figure 3).
 
     Args:
-        kernel: (columns, height, width, 1 or 3, channels). Each kernel is scaled by itself so
+        kernel: (columns, height, width, 1 or 3, kernels). Each kernel is scaled by itself so
             that zero is mid-gray and its largest weight is black or white.
-        colorfulness: of each column, from `looking.of_columns`; () without color.
+        colorfulness: of each column, from `looking.compute_column_colorfulness`; () without color.
         text: a line below the kernels.
     """
-    columns, height, width, _, maps = kernel.shape
-    rows = -(-maps // PER_ROW)
+    columns, height, width, _, count = kernel.shape
+    rows = -(-count // PER_ROW)
     foot = 0.35 if text else 0.0
     heights = [0.545 * rows + 0.35] * columns
     figure = Figure(figsize=(0.55 * PER_ROW, sum(heights) + foot))  # inches
     ratios = [*heights, max(foot, 0.01)]
     *parts, last = figure.subfigures(columns + 1, 1, squeeze=False, height_ratios=ratios)[:, 0]
     for c, part in enumerate(parts):
-        title = f"conv1, column {c}: {maps} kernels of {height}×{width}"
+        title = f"conv1, column {c}: {count} kernels of {height}×{width}"
         if len(colorfulness):
             title += f", colorfulness {colorfulness[c]:.2f}"
         part.suptitle(title, fontsize=10, y=1 - 0.08 / heights[c], va="top")
         axes = part.subplots(rows, PER_ROW, squeeze=False)
-        for m, axis in enumerate(axes.flat):
+        for k, axis in enumerate(axes.flat):
             axis.set_axis_off()
-            if m < maps:
-                one = kernel[c, :, :, :, m]
+            if k < count:
+                one = kernel[c, :, :, :, k]
                 one = 0.5 + 0.5 * one / max(np.abs(one).max(), 1e-12)
                 axis.imshow(_pixels(one), cmap="gray", vmin=0, vmax=1)
         top = 1 - 0.3 / heights[c]
@@ -62,7 +62,7 @@ def plot_kernels(kernel: np.ndarray, colorfulness: Sequence[float] = (), text: s
 
 
 @_plain_text
-def plot_curves(records: list[dict[str, Any]], title: str) -> Figure:
+def plot_curves(records: Sequence[Record], title: str) -> Figure:
     """Plot top-1 error over epochs, on training and validation images, and the final error.
 
     Args:
@@ -74,13 +74,13 @@ def plot_curves(records: list[dict[str, Any]], title: str) -> Figure:
         of = [r for r in records if r["split"] == split and "views" not in r]
         errors = [100 * r["top1_error"] for r in of]
         dot = "." if len(of) < 3 else ""  # too few for a line to be seen
-        axis.plot([r["epoch"] for r in of], errors, label=split, color=color, marker=dot)
+        axis.plot([_epoch(r) for r in of], errors, label=split, color=color, marker=dot)
     for final in (r for r in records if r.get("views") == "ten"):
         error = 100 * final["top1_error"]
         name = f"{final['split']}, ten views: {error:.2f} %"
         axis.axhline(error, color="C3", linewidth=1, linestyle="--", label=name)
     drops = [
-        after["epoch"]
+        _epoch(after)
         for before, after in pairwise(r for r in records if r["split"] == "train")
         if after["learning_rate"] < before["learning_rate"]
     ]
@@ -96,7 +96,7 @@ def plot_curves(records: list[dict[str, Any]], title: str) -> Figure:
 
 @_plain_text
 def plot_predictions(
-    pictures: np.ndarray,
+    images: np.ndarray,
     labels: np.ndarray,
     probabilities: np.ndarray,
     names: Sequence[str],
@@ -107,13 +107,13 @@ def plot_predictions(
     The true class's bar is green and ticked; a misclassified image has its label in red.
 
     Args:
-        pictures: (n, height, width, 1 or 3) uint8.
+        images: (n, height, width, 1 or 3) uint8.
         labels: (n,) class numbers.
         probabilities: (n, classes).
         names: of the classes.
     """
-    across = min(4, len(pictures))
-    down = -(-len(pictures) // across)
+    across = min(4, len(images))
+    down = -(-len(images) // across)
     figure = Figure(figsize=(2.2 * across, 2.9 * down + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(
@@ -121,11 +121,11 @@ def plot_predictions(
     )
     for axis in grid.flat:
         axis.set_axis_off()
-    for i, (picture, label, shares) in enumerate(zip(pictures, labels, probabilities, strict=True)):
+    for i, (image, label, shares) in enumerate(zip(images, labels, probabilities, strict=True)):
         row, column = divmod(i, across)
         best = np.argsort(-shares, kind="stable")[:5]
         color = "black" if best[0] == label else WRONG
-        show(grid[2 * row, column], picture, _name(names[label]), color)
+        _show(grid[2 * row, column], image, _name(names[label]), color)
         _bars(grid[2 * row + 1, column], best, shares, label, names)
     return figure
 
@@ -157,30 +157,30 @@ def plot_neighbors(
     grid = figure.subplots(down, across + 2, squeeze=False, gridspec_kw={"width_ratios": widths})
     for q, row in enumerate(grid):
         row[1].set_axis_off()
-        show(row[0], queries[q], _name(names[query_labels[q]], 16), size=8, frame=True)
+        _show(row[0], queries[q], _name(names[query_labels[q]], 16), size=8, frame=True)
         for k, axis in enumerate(row[2:]):
             color = "black" if found_labels[q, k] == query_labels[q] else WRONG
             name = f"{_name(names[found_labels[q, k]], 16)}\n{distances[q, k]:#.3g}"
-            show(axis, found[q, k], name, color, size=7)
+            _show(axis, found[q, k], name, color, size=7)
     return figure
 
 
 @_plain_text
 def plot_activations(
-    picture: np.ndarray, kept: Mapping[str, np.ndarray], title: str = ""
+    image: np.ndarray, layers: Mapping[str, np.ndarray], title: str = ""
 ) -> Figure:
     """Plot every layer's activations for one image.
 
-    A convolution shows the first MAPS channels of each column, a fully-connected layer all units.
-    Each layer is scaled by itself: black is 0, or its lowest activation if that is negative; the
-    brightest is its highest.
+    A convolution shows the first CHANNELS channels of each column, a fully-connected layer all
+    units. Each layer is scaled by itself: black is 0, or its lowest activation if that is negative;
+    the brightest is its highest.
 
     Args:
-        picture: (height, width, 1 or 3) uint8.
-        kept: layer to its activations, (columns, height, width, channels) or (columns, units).
+        image: (height, width, 1 or 3) uint8.
+        layers: activations by layer, (columns, height, width, channels) or (columns, units).
     """
     width, line = 4.4, 0.32  # inches: of a column, of its title
-    mosaics = {name: [_mosaic(column) for column in layer] for name, layer in kept.items()}
+    mosaics = {name: [_mosaic(column) for column in layer] for name, layer in layers.items()}
     sizes = [tiles[0].shape for tiles in mosaics.values()]
     heights = [1.6, *(width * tall / wide + line for tall, wide in sizes)]
     columns = max(map(len, mosaics.values()))
@@ -188,9 +188,9 @@ def plot_activations(
     figure.suptitle(title, fontsize=10)
     subfigures = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
     first, *parts = subfigures[:, 0]
-    show(first.subplots(), picture, "")
+    _show(first.subplots(), image, "")
     for part, (name, tiles) in zip(parts, mosaics.items(), strict=True):
-        layer = kept[name]
+        layer = layers[name]
         low, high = min(0.0, float(layer.min())), max(float(layer.max()), 1e-12)
         for c, axis in enumerate(part.subplots(1, len(tiles), squeeze=False)[0]):
             axis.imshow(tiles[c], cmap="magma", vmin=low, vmax=high)
@@ -210,9 +210,9 @@ def plot_confusion(counts: np.ndarray, names: Sequence[str], title: str = "") ->
     return _matrix(counts, names, title) if len(counts) <= MATRIX else _pairs(counts, names, title)
 
 
-def show(
+def _show(
     axis: Axes,
-    picture: np.ndarray,
+    image: np.ndarray,
     name: str,
     color: str = "black",
     size: float = 9,
@@ -220,10 +220,17 @@ def show(
 ) -> None:
     """Show an image, (height, width, 1 or 3) uint8, with a name below it."""
     axis.set_axis_on()
-    axis.imshow(_pixels(picture), cmap="gray", vmin=0, vmax=255)
+    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
     axis.set_xlabel(name, color=color, fontsize=size)
     axis.spines[:].set_visible(frame)
+
+
+def _epoch(record: Record) -> float:
+    """Return the epoch of a record of training or validation."""
+    epoch = record["epoch"]
+    assert epoch is not None
+    return epoch
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:
@@ -253,13 +260,13 @@ def _mosaic(column: np.ndarray) -> np.ndarray:
         padded = np.full((-(-len(column) // wide), wide), np.nan)
         padded.flat[: len(column)] = column
         return padded
-    height, width, count = column[:, :, :MAPS].shape
-    across = min(count, MAPS // 2)
+    height, width, count = column[:, :, :CHANNELS].shape
+    across = min(count, CHANNELS // 2)
     down = -(-count // across)
     gap = max(1, height // 20)
     tiles = np.full((down, height + gap, across, width + gap), np.nan)
-    for m in range(count):
-        tiles[m // across, :height, m % across, :width] = column[:, :, m]
+    for k in range(count):
+        tiles[k // across, :height, k % across, :width] = column[:, :, k]
     return tiles.reshape(down * (height + gap), across * (width + gap))[:-gap, :-gap]
 
 
@@ -268,8 +275,8 @@ def _described(column: np.ndarray) -> str:
     if column.ndim == 1:
         return f"{len(column)} units, {active}"
     height, width, count = column.shape
-    some = f"{MAPS} of {count}" if count > MAPS else str(count)
-    return f"{some} maps of {height}×{width}, {active}"
+    some = f"{CHANNELS} of {count}" if count > CHANNELS else str(count)
+    return f"{some} channels of {height}×{width}, {active}"
 
 
 def _matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
@@ -292,7 +299,7 @@ def _matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
 
 
 def _pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    found = mix_ups(counts, PAIRS)
+    found = most_confused(counts, PAIRS)
     figure = Figure(figsize=(7, 1.2 + 0.24 * max(len(found), 1)), layout="constrained")
     axis = figure.subplots()
     axis.set_title(title, fontsize=10)

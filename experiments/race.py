@@ -1,4 +1,4 @@
-"""Timings of calls that take turns, so that a machine whose speed drifts slows all of them."""
+"""Time calls in turns, so that a machine whose speed drifts slows all of them alike."""
 
 import statistics
 import time
@@ -9,8 +9,8 @@ Result = dict[str, Any]  # of a case of experiments.benchmark
 OURS = "ours"
 
 
-def take_turns(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, `repeats` times in turns, after two of each to warm up."""
+def time_interleaved(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of each call, `repeats` times in turns, after two warm-up calls each."""
     for call in calls.values():
         call()
         call()
@@ -23,12 +23,16 @@ def take_turns(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, 
     return seconds
 
 
-def compare(seconds: dict[str, list[float]], peers: Sequence[str]) -> Result:
-    """What `take_turns` says of OURS and the fastest of the peers.
+def compare_times(seconds: dict[str, list[float]], peers: Sequence[str]) -> Result:
+    """Compare OURS with the fastest of the peers.
+
+    Args:
+        seconds: from `time_interleaved`.
+        peers: names of calls in `seconds`.
 
     Returns:
-        seconds, peer_seconds (medians), peer (its name), ratio, above 1 where ours is faster: the
-        median over the turns, with ratio_low and ratio_high.
+        seconds, peer_seconds (medians), peer (its name), and ratio, above 1 where ours is faster:
+        the median over the turns, with ratio_low and ratio_high.
     """
     peer = min(peers, key=lambda name: statistics.median(seconds[name]))
     ratios = sorted(b / a for a, b in zip(seconds[OURS], seconds[peer], strict=True))
@@ -42,6 +46,8 @@ def compare(seconds: dict[str, list[float]], peers: Sequence[str]) -> Result:
     }
 
 
-def race(ours: Callable[[], None], peers: dict[str, Callable[[], None]], repeats: int) -> Result:
-    """Ours and the peers in turns, ours against the fastest of them: see `compare`."""
-    return compare(take_turns({OURS: ours, **peers}, repeats), list(peers))
+def time_against_peers(
+    ours: Callable[[], None], peers: dict[str, Callable[[], None]], repeats: int
+) -> Result:
+    """Time our call and those of the peers in turns, and compare as `compare_times` does."""
+    return compare_times(time_interleaved({OURS: ours, **peers}, repeats), list(peers))

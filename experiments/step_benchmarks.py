@@ -1,6 +1,4 @@
-"""The training step beside PyTorch's: its time, its memory; its time as batches grow.
-
-And what reading a checkpoint takes.
+"""Benchmarks of the training step beside PyTorch's: time, memory, and time as batches grow.
 
 The cases train_step/…, sample_train_step/…, train_step_memory, restore_memory and
 train_step_growth of experiments.benchmark.
@@ -12,58 +10,56 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from alexnet_jax import config as configs
+from alexnet_jax.config import Config
 from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
-from experiments.growth import straight_line
-from experiments.memory import in_a_process, peak_during
-from experiments.race import OURS, Result, compare, take_turns
+from experiments.growth import fit_line
+from experiments.memory import call_in_new_process, peak_during
+from experiments.race import OURS, Result, compare_times, time_interleaved
 
 LAYOUTS = ("contiguous", "channels_last")
 BATCHES = (16, 32, 64, 128, 256, 512)
 
 
-def paper() -> ConfigDict:
-    """The paper's net, batch 128."""
-    config = get_config()
-    config.model.classes = 1000
-    return config
+def paper_config() -> Config:
+    """Return the config of the paper's model, batch 128."""
+    return configs.with_changes(get_config(), {"model.num_classes": 1000})
 
 
-def sample() -> ConfigDict:
-    """The sample's net."""
-    config = get_config("sample")
-    config.model.classes = 10
-    return config
+def sample_config() -> Config:
+    """Return the config of the sample's model."""
+    return configs.with_changes(get_config("sample"), {"model.num_classes": 10})
 
 
-def train_step(config: ConfigDict, repeats: int, kinds: tuple[str, ...]) -> list[Result]:
-    """The whole training step on random images against PyTorch's, all in one run.
+def time_train_step(config: Config, repeats: int, kinds: tuple[str, ...]) -> list[Result]:
+    """Time the whole training step on random images against PyTorch's, all in one run.
 
     Args:
-        kinds: of "eager" and "compile"; of each the better of two memory layouts is the peer.
+        kinds: of "eager" and "compile"; the peer of each is the faster of two memory layouts.
 
     Returns:
-        For each kind what `compare` says, with images_per_second and peer_images_per_second.
+        For each kind the result of `compare_times`, with images_per_second and
+        peer_images_per_second.
     """
-    from experiments.steps import TrainStep
+    from experiments.steps import SyntheticTrainStep
 
-    calls: dict[str, Callable[[], None]] = {OURS: TrainStep(config)}
+    calls: dict[str, Callable[[], None]] = {OURS: SyntheticTrainStep(config)}
     for kind in kinds:
         for layout in LAYOUTS:
-            calls[f"{kind}, {layout}"] = _peer(config, kind, layout)
-    seconds = take_turns(calls, repeats)
+            calls[f"{kind}, {layout}"] = _make_peer(config, kind, layout)
+    seconds = time_interleaved(calls, repeats)
     results = []
     for kind in kinds:
-        result = compare(seconds, [name for name in calls if name.startswith(kind)])
+        result = compare_times(seconds, [name for name in calls if name.startswith(kind)])
         rate, peer = (config.batch_size / result[k] for k in ("seconds", "peer_seconds"))
         results.append({"images_per_second": rate, "peer_images_per_second": peer, **result})
     return results
 
 
-def _peer(config: ConfigDict, kind: str, layout: str) -> Callable[[], None]:
+def _make_peer(config: Config, kind: str, layout: str) -> Callable[[], None]:
     try:
         import torch
     except ImportError:
@@ -71,21 +67,21 @@ def _peer(config: ConfigDict, kind: str, layout: str) -> Callable[[], None]:
             "the peer is PyTorch, which is not installed; pip install -r requirements-test.txt, "
             "or name other cases with --only"
         ) from None
-    from experiments.peers import TrainStep
+    from experiments.peers import TorchTrainStep
 
     torch.set_num_threads(available_cores())
     formats = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
-    return TrainStep(config, formats[layout], compiled=kind == "compile")
+    return TorchTrainStep(config, formats[layout], compiled=kind == "compile")
 
 
-def memory(repeats: int) -> Result:
-    """The most memory that a process holds during a training step, after it has compiled.
+def measure_step_memory(repeats: int) -> Result:
+    """Measure the most memory that a process holds during a training step, after compiling.
 
     Each is measured in a process of its own: ours, and PyTorch's eager step in both layouts.
     """
     del repeats
-    peaks = {layout: in_a_process(_peak_of_peer, layout) for layout in LAYOUTS}
-    peaks[OURS] = in_a_process(_peak_of_ours)
+    peaks = {layout: call_in_new_process(_peak_of_peer, layout) for layout in LAYOUTS}
+    peaks[OURS] = call_in_new_process(_peak_of_ours)
     peer = min(LAYOUTS, key=lambda layout: peaks[layout])
     return {
         "mib": peaks[OURS],
@@ -96,89 +92,90 @@ def memory(repeats: int) -> Result:
     }
 
 
-def restore_memory(repeats: int) -> Result:
-    """What reading a checkpoint of the paper's net adds to a process, at the most and in the end.
+def measure_restore_memory(repeats: int) -> Result:
+    """Measure what reading a checkpoint of the paper's model adds to a process: peak and end.
 
-    The difference of both was in transit, at least: what has been freed may still be counted.
+    At least the difference of the two was in transit: freed memory may still be counted.
     """
     del repeats
     with tempfile.TemporaryDirectory() as folder:
-        size = in_a_process(_save, folder)
-        peak, kept = in_a_process(_restore, folder)
+        size = call_in_new_process(_save, folder)
+        peak, kept = call_in_new_process(_measure_read, folder)
     summary = (
-        f"reading {size:,.0f} MiB of parameters and velocity adds {peak:,.0f} MiB at the peak, "
-        f"{kept:,.0f} MiB in the end"
+        f"reading {size:,.0f} MiB of parameters and optimizer state adds {peak:,.0f} MiB at the "
+        f"peak, {kept:,.0f} MiB in the end"
     )
     return {"mib": peak, "kept_mib": kept, "state_mib": size, "summary": summary}
 
 
-def growth(repeats: int) -> Result:
-    """Seconds of a step of the paper's net for batches of 16 to 512, which take turns.
+def time_growth(repeats: int) -> Result:
+    """Time a step of the paper's model for batches of 16 to 512, which take turns.
 
     Their states are held at the same time, 465 MiB each.
     """
-    from experiments.steps import TrainStep
+    from experiments.steps import SyntheticTrainStep
 
     calls: dict[str, Callable[[], None]] = {}
     for batch in BATCHES:
-        config = paper()
-        config.batch_size = batch
-        calls[str(batch)] = TrainStep(config)
-    seconds = take_turns(calls, repeats)
-    return straight_line([(batch, statistics.median(seconds[str(batch)])) for batch in BATCHES])
+        config = configs.with_changes(paper_config(), {"batch_size": batch})
+        calls[str(batch)] = SyntheticTrainStep(config)
+    seconds = time_interleaved(calls, repeats)
+    return fit_line([(batch, statistics.median(seconds[str(batch)])) for batch in BATCHES])
 
 
 def _peak_of_ours() -> float:
-    from experiments.steps import TrainStep
+    from experiments.steps import SyntheticTrainStep
 
-    step = TrainStep(paper())
+    step = SyntheticTrainStep(paper_config())
     step()
     return peak_during(step)[2]
 
 
 def _peak_of_peer(layout: str) -> float:
-    step = _peer(paper(), "eager", layout)
+    step = _make_peer(paper_config(), "eager", layout)
     step()
     return peak_during(step)[2]
 
 
 def _save(folder: str) -> float:
-    """A checkpoint of a state of the paper's net; MiB of its arrays.
+    """Save a checkpoint of a state of the paper's model; return the MiB of its arrays.
 
-    Noise throughout: zeros, as the velocity has them at first, would take no memory when read.
+    All arrays are noise: zeros, as in the first optimizer state, would take no memory when read.
     """
     import jax
 
-    from alexnet_jax import train
     from alexnet_jax.checkpoint import Checkpoints
 
-    state = jax.eval_shape(lambda: train.init_state(paper()))
     draw = np.random.default_rng(0).standard_normal
-    params, optimizer = jax.tree.map(
-        lambda leaf: jax.device_put(draw(leaf.shape, leaf.dtype)),
-        (state.params, {"velocity": state.velocity}),
+    variables, optimizer = jax.tree.map(
+        lambda leaf: jax.device_put(draw(leaf.shape, leaf.dtype)), _abstract_trees()
     )
     with Checkpoints(folder, keep=1) as checkpoints:
-        checkpoints.save(1, params, optimizer, np.zeros((1, 1, 3), np.float32), {})
-    return sum(array.nbytes for array in jax.tree.leaves([params, optimizer])) / 2**20
+        checkpoints.save(1, variables, optimizer, np.zeros((1, 1, 3), np.float32), {})
+    return sum(array.nbytes for array in jax.tree.leaves([variables, optimizer])) / 2**20
 
 
-def _restore(folder: str) -> tuple[float, float]:
-    """MiB that reading the checkpoint adds at the peak, and in the end."""
+def _measure_read(folder: str) -> tuple[float, float]:
+    """Return the MiB that reading the checkpoint adds at the peak, and in the end."""
     trees: list[Any] = []
     before, after, peak = peak_during(lambda: trees.extend(_read(folder)))
     return peak - before, after - before
 
 
 def _read(folder: str) -> tuple[Any, Any]:
-    """Parameters and velocity of the checkpoint, as a run that goes on reads them."""
-    import jax
-
-    from alexnet_jax import parallel, train
+    """Read the parameters and the optimizer state of the checkpoint as a resumed run does."""
     from alexnet_jax.checkpoint import Checkpoints
 
-    abstract = jax.eval_shape(lambda: train.init_state(paper()))
-    template = parallel.template(abstract, parallel.make_mesh(paper()))
+    variables, optimizer = _abstract_trees()
     with Checkpoints(folder) as checkpoints:
-        params = checkpoints.params(1, template.params)
-        return params, checkpoints.optimizer(1, {"velocity": template.velocity})
+        return checkpoints.variables(1, variables), checkpoints.train_state(1, optimizer)
+
+
+def _abstract_trees() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return shapes and places of the parameters and the optimizer state in a checkpoint."""
+    from alexnet_jax import sharding
+    from alexnet_jax.train_step import abstract_state
+
+    config = paper_config()
+    state = abstract_state(config, sharding.make_mesh(config.parallel))
+    return {"params": state.params}, {"opt_state": state.opt_state}

@@ -1,53 +1,39 @@
 """The training step of a config on random images, ready to be timed."""
 
-from typing import Any
-
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
-from alexnet_jax import parallel, train
+from alexnet_jax import sharding
+from alexnet_jax.config import Config
+from alexnet_jax.data.batch import Batch
+from alexnet_jax.train_step import TrainState, abstract_state, init_state, make_train_step
 
 
-class TrainStep:
-    """One step after another on the config's mesh, from the initial state, on the same batch."""
+class SyntheticTrainStep:
+    """Training steps on the config's mesh, from the initial state, all on the same batch."""
 
-    def __init__(self, config: ConfigDict) -> None:
-        """Place state and batch; the step itself compiles at its first call.
+    def __init__(self, config: Config) -> None:
+        """Place state and batch on the devices; the first call compiles the step.
 
         Args:
             config: with its number of classes.
 
         Raises:
-            InputError: too few devices, or a batch that they cannot share.
+            InputError: too few devices.
         """
-        mesh = parallel.make_mesh(config)
-        self._step = train.make_train_step(config, mesh, images=10**6)
-        crop, channels, rows = config.data.crop, config.model.channels, config.batch_size
-        random = np.random.default_rng(0)
-        side = config.data.image_size
-        self._batch = parallel.shard_batch(
-            {
-                "image": random.integers(0, 256, (rows, crop, crop, channels), np.uint8),
-                "label": random.integers(0, config.model.classes, rows, np.int32),
-                "offset": random.integers(0, side - crop + 1, (rows, 2), np.int32),
-                "flip": random.integers(0, 2, rows).astype(bool),
-                "shift": random.normal(0, 5, (rows, channels)).astype(np.float32),
-                "gain": np.ones(rows, np.float32),
-                "example": np.arange(rows, dtype=np.uint32),
-            },
-            parallel.batch_sharding(config, mesh),
+        mesh = sharding.make_mesh(config.parallel)
+        self._step = make_train_step(config, mesh, num_images=10**6)
+        self._batch = sharding.shard_batch(
+            make_random_batch(config), sharding.batch_sharding(config, mesh)
         )
+        side, channels = config.data.image_size, config.model.channels
         mean = np.full((side, side, channels), 120, np.float32)
-        self._mean = jax.device_put(mean, NamedSharding(mesh, P()))
-        abstract = jax.eval_shape(lambda: train.init_state(config))
-        places = parallel.shardings(abstract, mesh, parallel.whole_layers(config))
-        self._state: Any = jax.jit(lambda: train.init_state(config), out_shardings=places)()
+        self._mean = jax.device_put(mean, sharding.replicated(mesh))
+        places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+        self._state: TrainState = jax.jit(lambda: init_state(config), out_shardings=places)()
 
     def dispatch(self) -> None:
-        """Begin a step, after those before; returns at once."""
+        """Begin a step after those before; return at once."""
         self._state, _ = self._step(self._state, self._mean, self._batch)
 
     def finish(self) -> None:
@@ -55,6 +41,21 @@ class TrainStep:
         jax.block_until_ready(self._state)
 
     def __call__(self) -> None:
-        """A step to its end."""
+        """Take a step and wait for its end."""
         self.dispatch()
         self.finish()
+
+
+def make_random_batch(config: Config) -> Batch:
+    """Return a training batch of random images, labels and draws, NumPy arrays."""
+    crop, channels, rows = config.data.crop, config.model.channels, config.batch_size
+    random = np.random.default_rng(0)
+    return Batch(
+        image=random.integers(0, 256, (rows, crop, crop, channels), np.uint8),
+        label=random.integers(0, config.model.num_classes, rows, np.int32),
+        offset=random.integers(0, config.data.image_size - crop + 1, (rows, 2), np.int32),
+        flip=random.integers(0, 2, rows).astype(bool),
+        shift=random.normal(0, 5, (rows, channels)).astype(np.float32),
+        gain=np.ones(rows, np.float32),
+        example=np.arange(rows, dtype=np.uint32),
+    )

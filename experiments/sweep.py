@@ -21,14 +21,15 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 import submitit
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from alexnet_jax import command
+from alexnet_jax import config as configs
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
+from alexnet_jax.fields import differences
 from alexnet_jax.files import replace_when_complete, write_atomically
 from alexnet_jax.status import read_status
-from alexnet_jax.workdir import differences
 
 POLL_SECONDS = 0.5
 
@@ -73,13 +74,14 @@ class Base:
 
     file: str
     overrides: dict[str, Any]
-    config: ConfigDict
+    config: Config
     output: Path
 
     @classmethod
-    def given(cls) -> "Base":
+    def from_flags(cls) -> "Base":
         """Return the settings given by the flags."""
-        return cls(*command.given_config(), flags.FLAGS.config, Path(flags.FLAGS.output))
+        config = command.validated_config()
+        return cls(*command.given_config(), config, Path(flags.FLAGS.output))
 
     def variant(self, *words: str) -> str:
         """Return the config file with words appended to its variant."""
@@ -90,7 +92,7 @@ class Base:
         """Return the folder of a run."""
         return self.output / "runs" / name
 
-    def run(
+    def make_run(
         self, key: tuple[Any, ...], description: str, words: Sequence[str], fields: dict[str, Any]
     ) -> Run:
         """Return the run with words appended to the variant and fields set over the overrides."""
@@ -314,7 +316,7 @@ def record_config(base: Base) -> None:
             cannot be written to.
     """
     output = base.output
-    path, new = output / "config.json", json.loads(base.config.to_json())
+    path, new = output / "config.json", configs.to_json(base.config)
     if path.exists():
         for name, was, now in differences(json.loads(path.read_text()), new):
             raise InputError(

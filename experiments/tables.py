@@ -1,19 +1,19 @@
-"""The paper's tables 1 and 2 with the numbers of trained nets in their place.
+"""Print the paper's tables 1 and 2 beside the errors of trained models.
 
     python -m experiments.tables [--workdir=A,B,…] [--pretrained=C,D,…]
         [--folder=ILSVRC-2010|ILSVRC-2012] [--json]
 
---workdir names nets that began with random weights, and --pretrained nets that began with those
-of another run (their config's init_from; the paper's asterisk). The first of each is the row of
-one net, and all together are the rows of several, their softmax averaged over nets and views.
-Every net is evaluated here, on all images of its test split (validation where there is no labelled
-one), with ten views and with the centre view. What was not evaluated is "not run".
+--workdir names models that began with random weights, and --pretrained models that began with
+those of another run (their config's init_from; the paper's asterisk). The first of each makes the
+row of one model, and all together make the rows of several, their softmax averaged over models and
+views. Every model is evaluated here, on all images of its test split (validation where there is no
+labeled one), with ten views and with the center view. What was not evaluated is "not run".
 
-Numbers on images other than a table's own stand in columns of their own, which say which images
-and how many. ILSVRC-2012 is known by the name that TensorFlow Datasets has for it; that a folder
-of images holds ILSVRC-2010 or ILSVRC-2012, --folder says.
+Errors on images other than a table's own stand in columns of their own, headed by which images
+and how many. ILSVRC-2012 is recognized by its name in TensorFlow Datasets; --folder tells that a
+folder of images holds ILSVRC-2010 or ILSVRC-2012.
 
-Prints Markdown, errors in per cent; or with --json an object a row, errors as fractions: "paper",
+Prints Markdown, errors in percent; or with --json an object a row, errors as fractions: "paper",
 null where the paper has none; "here", on the table's images, and "other", on others, null where
 not run.
 """
@@ -26,35 +26,37 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from alexnet_jax import cache, command
+from alexnet_jax.config import DataConfig
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import Net, evaluate, load_net, open_split
+from alexnet_jax.evaluate import evaluate, open_split, print_assumptions
+from alexnet_jax.metrics import Metrics
+from alexnet_jax.trained import TrainedModel, load_trained
 
 NOT_RUN, NONE = "not run", "—"
 ERRORS = ("top1_error", "top5_error")
-VIEWS = {"ten": "ten views", "center": "centre view"}
+VIEWS = {"ten": "ten views", "center": "center view"}
 
-# How many nets of a row began with random weights, and how many with another run's.
-Nets = tuple[int, int]
-ONE: Nets = (1, 0)
+# How many models of a row began with random weights, and how many with another run's.
+ModelCounts = tuple[int, int]
+ONE: ModelCounts = (1, 0)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table, as the paper has it.
+    """A row of a table in the paper.
 
     Attributes:
         model: its name there.
-        paper: errors in per cent, a column each; None where the paper has none.
-        nets: whose average it is; None for the methods of others.
+        paper: errors in percent, a column each; None where the paper has none.
+        counts: of the models whose average it is; None for the methods of others.
         views: "ten" or "center".
     """
 
     model: str
     paper: tuple[float | None, ...]
-    nets: Nets | None = None
+    counts: ModelCounts | None = None
     views: str = "ten"
 
 
@@ -64,15 +66,15 @@ class Table:
 
     Attributes:
         number: in the paper.
-        about: what it shows.
-        images: the data set; split: the one that nets can be evaluated on here.
+        caption: in the paper.
+        images: the data set; split: the one that models can be evaluated on here.
         count: images in that split; classes: of the data set.
         columns: (heading, split, error) of each.
         rows: the paper's, in its order.
     """
 
     number: int
-    about: str
+    caption: str
     images: str
     split: str
     count: int
@@ -84,7 +86,7 @@ class Table:
 TABLES = (
     Table(
         number=1,
-        about="Errors on the test images of ILSVRC-2010, in %.",
+        caption="Errors on the test images of ILSVRC-2010, in %.",
         images="ILSVRC-2010",
         split="test",
         count=150_000,
@@ -94,12 +96,12 @@ TABLES = (
             Row("*Sparse coding*", (47.1, 28.2)),
             Row("*SIFT + FVs*", (45.7, 25.7)),
             Row("CNN", (37.5, 17.0), ONE),
-            Row("CNN, centre view", (39.0, 18.3), ONE, "center"),  # 6, in a footnote
+            Row("CNN, center view", (39.0, 18.3), ONE, "center"),  # 6, in a footnote
         ),
     ),
     Table(
         number=2,
-        about="Errors on the validation and test images of ILSVRC-2012, in %.",
+        caption="Errors on the validation and test images of ILSVRC-2012, in %.",
         images="ILSVRC-2012",
         split="validation",
         count=50_000,
@@ -119,68 +121,72 @@ TABLES = (
     ),
 )
 NOTE = (
-    "In italics: others' best, from the paper. Ten views unless it says the centre view. An "
+    "In italics: others' best, from the paper. Ten views unless it says the center view. An "
     "asterisk: first trained on other images, in the paper ImageNet of Fall 2011; 7 CNNs*: five "
     "without and two with."
 )
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was evaluated here.
+class Evaluation:
+    """The errors of the models given.
 
     Attributes:
         images: the name of a table's data set, else that of the runs' data.
         split: of them; count: images in it.
-        results: by nets and views, what `evaluate` gives.
-        runs: the folders of each row's nets, with their steps.
+        results: of `evaluate`, by numbers of models and views.
+        runs: the folders of each row's models, with their steps.
     """
 
     images: str
     split: str
     count: int
-    results: dict[tuple[Nets, str], dict[str, Any]]
-    runs: dict[Nets, list[str]]
+    results: dict[tuple[ModelCounts, str], Metrics]
+    runs: dict[ModelCounts, list[str]]
 
 
-def measure(workdirs: list[str], pretrained: list[str], folder: str | None = None) -> Measured:
-    """Evaluate nets one by one and averaged.
+def evaluate_all(
+    workdirs: list[str], pretrained: list[str], folder: str | None = None
+) -> Evaluation:
+    """Evaluate models one by one and averaged.
 
     Args:
-        workdirs: of nets that began with random weights.
-        pretrained: of nets that began with another run's; one net at least is given.
-        folder: what a folder of images holds: the name of a table's data set.
+        workdirs: of models that began with random weights.
+        pretrained: of models that began with another run's; at least one model is given.
+        folder: the name of the table's data set that a folder of images holds.
 
     Raises:
-        InputError: as `load_net`, `open_split` and `evaluate`; a run given twice, or in the
+        InputError: as `load_trained`, `open_split` and `evaluate`; a run given twice, or in the
             place of the other kind; a folder that holds other images.
     """
     given = [*workdirs, *pretrained]
     ((most, times),) = Counter(str(Path(name).resolve()) for name in given).most_common(1)
     if times > 1:
-        raise InputError(f"{most} is given {times} times; expected each net once")
-    nets = [load_net(name) for name in given]
-    for number, (name, net) in enumerate(zip(given, nets, strict=True)):
-        _check_start(name, net, pretrained=number >= len(workdirs))
-    pack, split = open_split(nets[0])
+        raise InputError(f"{most} is given {times} times; expected each model once")
+    models = [load_trained(name) for name in given]
+    for number, (name, model) in enumerate(zip(given, models, strict=True)):
+        _check_start(name, model, pretrained=number >= len(workdirs))
+    pack, split = open_split(models[0])
+    print_assumptions(models[0], pack, None)
     count = pack.splits[split].count
-    images = _images(nets[0].config.data, split, count, len(pack.class_names), folder)
+    images = _name_images(models[0].config.data, split, count, len(pack.class_names), folder)
     rows = _rows(len(workdirs), len(pretrained))
-    # All nets first: those that do not go together are refused before anything long.
+    # All models first: those that cannot be averaged are refused before anything long.
     sets = sorted(set(rows.values()), key=len, reverse=True)
     sets = sets[:1] + [chosen for chosen in sets[1:] if len(chosen) > 1]
-    results: dict[tuple[Nets, str], dict[str, Any]] = {}
-    for views, said in VIEWS.items():
+    results: dict[tuple[ModelCounts, str], Metrics] = {}
+    for views, name in VIEWS.items():
         for chosen in sets:
-            print(f"evaluate: {said}, {len(chosen)} of {len(nets)} nets", file=sys.stderr)
-            _, found = evaluate([nets[i] for i in chosen], split, views)
+            count_of = f"{len(chosen)} of {len(models)} models"
+            print(f"evaluate: {name}, {count_of}", file=sys.stderr)
+            _, found = evaluate([models[i] for i in chosen], split, views)
             for row, which in rows.items():
                 if which == chosen:  # of several, their average is the last
                     results[row, views] = found[-1]
                 elif len(which) == 1 and which[0] in chosen:
                     results[row, views] = found[chosen.index(which[0])]
-    named = [_named(name, net) for name, net in zip(given, nets, strict=True)]
-    return Measured(
+    named = [_name_run(name, model) for name, model in zip(given, models, strict=True)]
+    return Evaluation(
         images=images,
         split=split,
         count=count,
@@ -189,9 +195,9 @@ def measure(workdirs: list[str], pretrained: list[str], folder: str | None = Non
     )
 
 
-def _rows(plain: int, pretrained: int) -> dict[Nets, tuple[int, ...]]:
-    """Which nets make up which row: their numbers, from 0, the pretrained ones last."""
-    rows: dict[Nets, tuple[int, ...]] = {}
+def _rows(plain: int, pretrained: int) -> dict[ModelCounts, tuple[int, ...]]:
+    """Return the models of each row by their numbers, from 0, the pretrained ones last."""
+    rows: dict[ModelCounts, tuple[int, ...]] = {}
     if plain:
         rows[ONE] = (0,)
         rows[plain, 0] = tuple(range(plain))
@@ -201,9 +207,9 @@ def _rows(plain: int, pretrained: int) -> dict[Nets, tuple[int, ...]]:
     return rows
 
 
-def _check_start(name: str, net: Net, *, pretrained: bool) -> None:
-    """Raise InputError for a net in the place of the other kind."""
-    start = net.config.init_from
+def _check_start(name: str, model: TrainedModel, *, pretrained: bool) -> None:
+    """Raise InputError for a model given to the flag of the other kind."""
+    start = model.config.init_from
     if pretrained and not start:
         raise InputError(
             f"--pretrained={name} began with random weights (its config's init_from is empty); "
@@ -216,17 +222,17 @@ def _check_start(name: str, net: Net, *, pretrained: bool) -> None:
         )
 
 
-def _named(workdir: str, net: Net) -> str:
-    """As in runs/a (1125 steps, from runs/b)."""
-    start = f", from {net.config.init_from}" if net.config.init_from else ""
-    return f"{workdir} ({net.step} steps{start})"
+def _name_run(workdir: str, model: TrainedModel) -> str:
+    """Return a name such as "runs/a (1125 steps, from runs/b)"."""
+    start = f", from {model.config.init_from}" if model.config.init_from else ""
+    return f"{workdir} ({model.step} steps{start})"
 
 
-def _images(data: ConfigDict, split: str, count: int, classes: int, folder: str | None) -> str:
-    """What to call the images of `data`'s split.
+def _name_images(data: DataConfig, split: str, count: int, classes: int, folder: str | None) -> str:
+    """Return the name of the images of a split.
 
     Raises:
-        InputError: `folder` names others.
+        InputError: `folder` names other images.
     """
     name = folder or {"imagenet2012": "ILSVRC-2012"}.get(data.name)
     for table in TABLES:
@@ -237,14 +243,15 @@ def _images(data: ConfigDict, split: str, count: int, classes: int, folder: str 
         (table,) = (table for table in TABLES if table.images == folder)
         raise InputError(
             f"--folder={folder} has {table.count:,} images of {table.classes} classes to "
-            f"{table.split}; these nets see {where}, {split}: {count:,} images of {classes} classes"
+            f"{table.split}; these models take {where}, {split}: {count:,} images of {classes} "
+            "classes"
         )
     return where
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row with what was measured: fractions; None where it was not run.
+class ResultRow:
+    """A row with the errors measured here, as fractions; None where it was not run.
 
     Attributes:
         here: on the table's images, a column each.
@@ -256,83 +263,84 @@ class Line:
     other: tuple[float | None, ...]
 
 
-def lines(table: Table, measured: Measured | None) -> list[Line]:
-    """The rows of a table, the paper's and then those that only were measured."""
-    if measured is None:
-        return [Line(row, (None,) * len(table.columns), (None, None)) for row in table.rows]
-    own, other = measured.images == table.images, is_other(measured)
+def result_rows(table: Table, evaluation: Evaluation | None) -> list[ResultRow]:
+    """Return the rows of a table, the paper's and then those that were only measured here."""
+    if evaluation is None:
+        return [ResultRow(row, (None,) * len(table.columns), (None, None)) for row in table.rows]
+    own, other = evaluation.images == table.images, is_other(evaluation)
     rows = list(table.rows)
     if own or (other and table.number == 2):
-        there = {(row.nets, row.views) for row in rows}
+        there = {(row.counts, row.views) for row in rows}
         nothing = (None,) * len(table.columns)
-        more = [key for key in measured.results if key not in there]
-        rows += [Row(_model(nets, views), nothing, nets, views) for nets, views in more]
+        more = [key for key in evaluation.results if key not in there]
+        rows += [Row(_name_row(counts, views), nothing, counts, views) for counts, views in more]
     made = []
     for row in rows:
-        result = measured.results.get((row.nets, row.views), {}) if row.nets else {}
+        found = evaluation.results.get((row.counts, row.views)) if row.counts else None
+        result: dict[str, Any] = {**found} if found else {}
         here = tuple(
-            result.get(error) if own and split == measured.split else None
+            result.get(error) if own and split == evaluation.split else None
             for _, split, error in table.columns
         )
         made.append(
-            Line(row, here, tuple(result.get(error) if other else None for error in ERRORS))
+            ResultRow(row, here, tuple(result.get(error) if other else None for error in ERRORS))
         )
     return made
 
 
-def is_other(measured: Measured | None) -> bool:
-    """Whether the numbers belong to neither table's images."""
-    return measured is not None and measured.images not in {table.images for table in TABLES}
+def is_other(evaluation: Evaluation | None) -> bool:
+    """Return whether the errors are on neither table's images."""
+    return evaluation is not None and evaluation.images not in {table.images for table in TABLES}
 
 
-def _model(nets: Nets, views: str = "ten") -> str:
-    """The name of a row that the paper has not."""
-    plain, pretrained = nets
+def _name_row(counts: ModelCounts, views: str = "ten") -> str:
+    """Return the name of a row that the paper does not have."""
+    plain, pretrained = counts
     name = f"{plain + pretrained} CNN{'s' * (plain + pretrained > 1)}{'*' * bool(pretrained)}"
     mixed = f" ({plain} + {pretrained}*)" if plain and pretrained else ""
-    return f"{name}{mixed}{', centre view' if views == 'center' else ''}"
+    return f"{name}{mixed}{', center view' if views == 'center' else ''}"
 
 
-def markdown(table: Table, measured: Measured | None) -> str:
-    """A table to read, errors in per cent."""
+def format_table(table: Table, evaluation: Evaluation | None) -> str:
+    """Return a table as Markdown, errors in percent."""
     heads = ["", *(head for head, _, _ in table.columns)]
     heads += [f"here: {head}" for head, _, _ in table.columns]
-    other = is_other(measured)
-    if measured and other:
-        where = f"{measured.images}, {measured.split}, {measured.count:,} images"
+    other = is_other(evaluation)
+    if evaluation and other:
+        where = f"{evaluation.images}, {evaluation.split}, {evaluation.count:,} images"
         heads += [f"here, on {where}: {head}" for head in ("Top-1", "Top-5")]
-    text = [f"**Table {table.number}.** {table.about}", ""]
+    text = [f"**Table {table.number}.** {table.caption}", ""]
     text += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for line in lines(table, measured):
+    for line in result_rows(table, evaluation):
         paper = [NONE if error is None else f"{error:.1f}" for error in line.row.paper]
         ours = line.here + line.other * other
         cells = [
-            NONE if line.row.nets is None else NOT_RUN if error is None else f"{100 * error:.2f}"
+            NONE if line.row.counts is None else NOT_RUN if error is None else f"{100 * error:.2f}"
             for error in ours
         ]
         text.append(f"| {' | '.join([line.row.model, *paper, *cells])} |")
     return "\n".join(text)
 
 
-def as_json(table: Table, measured: Measured | None) -> list[dict[str, Any]]:
-    """A table's rows as objects; see the head of this file."""
+def to_json(table: Table, evaluation: Evaluation | None) -> list[dict[str, Any]]:
+    """Return a table's rows as JSON objects, which the head of this file describes."""
     objects = []
-    for line in lines(table, measured):
+    for line in result_rows(table, evaluation):
         names = [f"{error.removesuffix('_error')}_{split}" for _, split, error in table.columns]
         paper = [None if error is None else round(error / 100, 3) for error in line.row.paper]
         ours: dict[str, Any] = {"here": None, "other": None}
-        if line.row.nets is not None:
+        if line.row.counts is not None:
             ours["here"] = dict(zip(names, line.here, strict=True))
-            if measured and line.other != (None, None):
-                about = {"images": measured.images, "split": measured.split}
+            if evaluation and line.other != (None, None):
+                images = {"images": evaluation.images, "split": evaluation.split}
                 errors = dict(zip(ERRORS, line.other, strict=True))
-                ours["other"] = {**about, "count": measured.count, **errors}
+                ours["other"] = {**images, "count": evaluation.count, **errors}
         objects.append(
             {
                 "table": table.number,
                 "images": table.images,
-                "model": line.row.model.strip("*") if line.row.nets is None else line.row.model,
-                "views": line.row.views if line.row.nets else None,
+                "model": line.row.model.strip("*") if line.row.counts is None else line.row.model,
+                "views": line.row.views if line.row.counts else None,
                 "paper": dict(zip(names, paper, strict=True)),
                 **ours,
             }
@@ -341,31 +349,35 @@ def as_json(table: Table, measured: Measured | None) -> list[dict[str, Any]]:
 
 
 def main(_: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     cache.keep_compiled()
     flag = flags.FLAGS
     if flag.folder and not (flag.workdir or flag.pretrained):
-        raise InputError(f"--folder={flag.folder} without nets; expected --workdir or --pretrained")
-    measured = None
+        raise InputError(
+            f"--folder={flag.folder} without models; expected --workdir or --pretrained"
+        )
+    evaluation = None
     if flag.workdir or flag.pretrained:
-        measured = measure(flag.workdir, flag.pretrained, flag.folder)
+        evaluation = evaluate_all(flag.workdir, flag.pretrained, flag.folder)
     if flag.json:
         for table in TABLES:
-            for one in as_json(table, measured):
+            for one in to_json(table, evaluation):
                 print(json.dumps(one, ensure_ascii=False))
         return
-    print("\n\n".join(markdown(table, measured) for table in TABLES))
+    print("\n\n".join(format_table(table, evaluation) for table in TABLES))
     print(f"\n{NOTE}")
-    if measured:
-        print("\nThe nets here:\n")
-        for nets, runs in measured.runs.items():
-            print(f"- {_model(nets)}: {', '.join(runs)}")
+    if evaluation:
+        print("\nThe models here:\n")
+        for counts, runs in evaluation.runs.items():
+            print(f"- {_name_row(counts)}: {', '.join(runs)}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("workdir", [], "Folders of runs that began with random weights.")
     flags.DEFINE_list("pretrained", [], "Folders of runs that began with another run's weights.")
     names = [table.images for table in TABLES]
-    flags.DEFINE_enum("folder", None, names, "What a folder of images holds (data.name=folder).")
+    flags.DEFINE_enum(
+        "folder", None, names, "The data set in a folder of images (data.name=folder)."
+    )
     flags.DEFINE_bool("json", False, "One JSON object a row instead of Markdown.")
     command.run(main)

@@ -1,4 +1,4 @@
-"""What all tests share: four simulated devices, no stray GPU, one cache, warnings as errors."""
+"""Set up all tests: four simulated CPU devices, no GPU, one cache, the same random examples."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ settings.load_profile("same every time")
 
 @pytest.fixture(scope="session", autouse=True)
 def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One folder for the packs and compiled programs of all tests, and of what they start."""
+    """Keep packs and compiled programs of all tests, and of what they start, in one folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         for name, value in processes.compilation_cache().items():

@@ -6,29 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
+from alexnet_jax import fields
+from alexnet_jax.config import DataConfig
 from configs.alexnet import get_config
 
 FASHION_MNIST = Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"
 
 
-def data_config(name: str, directory: str | Path = "", **fields: Any) -> ConfigDict:
-    """config.data of the small model, with some fields set."""
+def data_config(name: str, directory: str | Path = "", **changes: Any) -> DataConfig:
+    """Return config.data of the sample's config, with some fields changed; it is not sealed."""
     data = get_config("sample").data
-    data.image_size, data.crop = 256, 24
-    data.update(dict(name=name, dir=str(directory)) | fields)
-    return data
+    first = dict(name=name, dir=str(directory), image_size=256, crop=24)
+    return fields.replace(data, first | changes)
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
-    """Noise: no two images are alike, and no two crops of one."""
+    """Return noise: no two images are alike, and no two crops of one."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def smooth_pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(height, width, 3) without fine detail, as JPEG keeps it."""
+    """Return (height, width, 3) pixels without fine detail, which JPEG keeps."""
     coarse = Image.fromarray(random_pixels(4, 4, 3, seed=seed))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
@@ -36,7 +36,7 @@ def smooth_pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
 def write_folder(
     directory: Path, counts: Mapping[str, int], *, side: int = 32, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """PNG files of noise, counts[CLASS] in each folder; returns relative path to pixels."""
+    """Write PNG files of noise, counts[CLASS] in each folder; return pixels by relative path."""
     written = {}
     for number, (name, count) in enumerate(counts.items()):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_folder(
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """An IDX file of bytes."""
+    """Write an IDX file of bytes."""
     header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
@@ -56,7 +56,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 def write_idx_set(
     directory: Path, *, train: int = 50, test: int = 10, side: int = 28, seed: int = 0
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The four IDX files of noise in 5 classes; returns split to (pixels, labels)."""
+    """Write the four IDX files of noise in 5 classes; return (pixels, labels) by split."""
     directory.mkdir(parents=True, exist_ok=True)
     sets = {}
     for split, prefix, count in (("train", "train", train), ("test", "t10k", test)):
@@ -69,5 +69,5 @@ def write_idx_set(
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
-    """Name to content of all files in a pack."""
+    """Return the content of all files in a pack by name."""
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}

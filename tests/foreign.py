@@ -1,4 +1,4 @@
-"""Nets in the files of other programs, written here with random weights.
+"""Models in the files of other programs, written here with random weights.
 
 Caffe's files are written byte by byte, from the field numbers of its caffe.proto, so that what
 OpenCV and we read of them owes nothing to our own reader.
@@ -11,14 +11,14 @@ from math import prod
 import numpy as np
 from PIL import Image
 
-# bvlc_alexnet with few maps. fc7 has more units than fc6, so that its inputs are gathered.
+# bvlc_alexnet with few channels. fc7 has more units than fc6, so that its inputs are gathered.
 SMALL = dict(conv1=8, conv2=12, conv3=8, conv4=12, conv5=8, fc6=24, fc7=48, fc8=10)
 BVLC = dict(conv1=96, conv2=256, conv3=384, conv4=384, conv5=256, fc6=4096, fc7=4096, fc8=1000)
 GROUPS = dict(conv2=2, conv4=2, conv5=2)
 GEOMETRY = dict(  # kernel, stride, pad
     conv1=(11, 4, 0), conv2=(5, 1, 2), conv3=(3, 1, 1), conv4=(3, 1, 1), conv5=(3, 1, 1)
 )
-STEPS = dict(  # Caffe's names of the layers without weights
+OPS = dict(  # Caffe's names of the layers without weights
     conv1=("relu1", "norm1", "pool1"),
     conv2=("relu2", "norm2", "pool2"),
     conv3=("relu3",),
@@ -45,10 +45,10 @@ Weights = dict[str, tuple[np.ndarray, np.ndarray]]
 def weights(
     sizes: dict[str, int], pixels: int = 6, groups: dict[str, int] | None = None
 ) -> Weights:
-    """{name: (weight, bias)} in the layout that Caffe, ONNX and PyTorch share.
+    """Return {name: (weight, bias)} in the layout that Caffe, ONNX and PyTorch share.
 
     Args:
-        pixels: a side of the maps that fc6 sees.
+        pixels: a side of the feature maps that fc6 sees.
     """
     rng, inputs, out = np.random.default_rng(0), 3, {}
     groups = GROUPS if groups is None else groups
@@ -74,7 +74,7 @@ def varint(number: int) -> bytes:
 
 
 def wire(number: int, value: int | float | str | bytes) -> bytes:
-    """A field of a protocol buffer."""
+    """Return a field of a protocol buffer."""
     if isinstance(value, float):
         return varint(number << 3 | 5) + struct.pack("<f", value)
     if isinstance(value, int):
@@ -84,7 +84,7 @@ def wire(number: int, value: int | float | str | bytes) -> bytes:
 
 
 def blob(array: np.ndarray, shaped: bool) -> bytes:
-    """BlobProto: with `shape`, or with num, channels, height and width."""
+    """Return a BlobProto: with `shape`, or with num, channels, height and width."""
     if shaped:
         shape = wire(7, wire(1, b"".join(map(varint, array.shape))))
     else:
@@ -94,7 +94,7 @@ def blob(array: np.ndarray, shaped: bool) -> bytes:
 
 
 def parameter(kind: str, name: str, features: int) -> bytes:
-    """The message of a layer's own parameters."""
+    """Return the message of a layer's own parameters."""
     if kind == "Convolution":
         kernel, stride, pad = GEOMETRY[name]
         fields = [(1, features), (3, pad), (4, kernel), (5, GROUPS.get(name, 1)), (6, stride)]
@@ -109,20 +109,20 @@ def parameter(kind: str, name: str, features: int) -> bytes:
 
 
 def caffe_layers(sizes: dict[str, int]) -> Iterable[tuple[str, str, str, str]]:
-    """(name, kind, bottom, top) of a deploy net."""
+    """Yield (name, kind, bottom, top) of the layers of a deploy definition."""
     at = "data"
     for name in sizes:
         yield name, "Convolution" if name in GEOMETRY else "InnerProduct", at, name
         at = name
-        for step in STEPS[name]:
-            kind = KINDS[step.rstrip("0123456789")]
-            top = at if kind in ("ReLU", "Dropout") else step
-            yield step, kind, at, top
+        for op in OPS[name]:
+            kind = KINDS[op.rstrip("0123456789")]
+            top = at if kind in ("ReLU", "Dropout") else op
+            yield op, kind, at, top
             at = top
 
 
 def caffemodel(sizes: dict[str, int], arrays: Weights, *, generation: str, shaped: bool) -> bytes:
-    """A .caffemodel: generation "layer", or "layers" whose types are numbers."""
+    """Return a .caffemodel: generation "layer", or "layers" whose types are numbers."""
     net = [wire(1, "AlexNet")]
     for name, kind, bottom, top in caffe_layers(sizes):
         numbers = dict(name=4, type=5, bottom=2, top=3, blobs=6, layer=2)
@@ -141,7 +141,7 @@ def caffemodel(sizes: dict[str, int], arrays: Weights, *, generation: str, shape
 
 
 def prototxt(sizes: dict[str, int], crop: int = 227) -> str:
-    """The deploy definition, as a text."""
+    """Return the deploy definition as text."""
     text = 'name: "AlexNet"\nlayer { name: "data" type: "Input" top: "data"\n'
     text += f"  input_param {{ shape: {{ dim: 1 dim: 3 dim: {crop} dim: {crop} }} }} }}\n"
     for name, kind, bottom, top in caffe_layers(sizes):
@@ -165,17 +165,18 @@ def prototxt(sizes: dict[str, int], crop: int = 227) -> str:
 
 
 def picture() -> np.ndarray:
-    """256×256 RGB pixels with detail of every size."""
+    """Return 256×256 RGB pixels with detail of every size."""
     rng = np.random.default_rng(3)
     sizes = (4, 16, 64, 256)
     layers = [
         np.asarray(Image.fromarray(rng.integers(0, 256, (s, s, 3), np.uint8)).resize((256, 256)))
         for s in sizes
     ]
-    return np.mean(layers, axis=0).astype(np.uint8)
+    mean: np.ndarray = np.mean(layers, axis=0)
+    return mean.astype(np.uint8)
 
 
-def stacked(activity: np.ndarray) -> np.ndarray:
-    """Ours (columns, batch, height, width, maps) as (batch, all maps, height, width)."""
-    moved = np.moveaxis(np.asarray(activity), (0, -1), (1, 2))
-    return moved.reshape(len(moved), -1, *moved.shape[3:])
+def channels_first(activation: np.ndarray) -> np.ndarray:
+    """Return (batch, height, width, channels), or (batch, units), with channels on axis 1."""
+    moved: np.ndarray = np.moveaxis(np.asarray(activation), -1, 1)
+    return moved

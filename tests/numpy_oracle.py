@@ -1,14 +1,14 @@
-"""The network once more, in NumPy and float64, by loops over columns, windows and maps.
+"""The model once more, in NumPy and float64, by loops over columns, windows and channels.
 
 Written from the definitions of the layers: the paper's section 3 and the 2012 program's
 layers-145.cfg. It shares nothing with the package but the layout of the parameters:
 
-    conv   kernel (columns, height, width, maps in, maps out), bias (columns, maps out)
+    conv   kernel (columns, height, width, channels in, channels out), bias (columns, channels out)
     fc6    kernel (columns, a column's units in, all units out), bias (columns, units out)
     fc7    kernel (columns, all units in, a column's units out), bias (columns, units out)
     fc8    kernel (columns, a column's units in, classes), bias (classes,)
 
-Units that come from maps are numbered by row, then by place in the row, then by map.
+Units that come from feature maps are numbered by row, then by place in the row, then by channel.
 """
 
 from dataclasses import dataclass, field
@@ -21,18 +21,24 @@ Columns = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Layer:
-    """A row of a net's table; `pad` is pixels of zeros before and after."""
+    """A row of a model's table.
+
+    Attributes:
+        name: conv1 …; `ops` are the names of what follows it, in order.
+        pad: pixels of zeros before and after.
+        both: whether it sees both columns.
+    """
 
     name: str
-    steps: str = "relu"
+    ops: str = "relu1"
     stride: int = 1
     pad: tuple[int, int] = (1, 1)
     both: bool = False
 
 
 @dataclass(frozen=True)
-class Net:
-    """Convolutions, what follows each, and the constants of the normalisations.
+class Table:
+    """Convolutions, what follows each, and the constants of the normalizations.
 
     `alpha` is the factor of one square, whatever a program divides by on the way.
     """
@@ -41,49 +47,50 @@ class Net:
     alpha: float
     k: float = 2.0
     beta: float = 0.75
-    reach: int = 2  # maps on either side
-    map_alpha: float = 0.0
+    reach: int = 2  # channels on either side
+    pixel_alpha: float = 0.0
     dense: list[str] = field(default_factory=lambda: ["fc6", "fc7"])
 
 
-PAPER = Net(
+PAPER = Table(
     [
-        Layer("conv1", "relu lrn pool", stride=4, pad=(0, 3)),
-        Layer("conv2", "relu lrn pool", pad=(2, 2)),
-        Layer("conv3", both=True),
-        Layer("conv4"),
-        Layer("conv5", "relu pool"),
+        Layer("conv1", "relu1 norm1 pool1", stride=4, pad=(0, 3)),
+        Layer("conv2", "relu2 norm2 pool2", pad=(2, 2)),
+        Layer("conv3", "relu3", both=True),
+        Layer("conv4", "relu4"),
+        Layer("conv5", "relu5 pool5"),
     ],
     alpha=1e-4,
 )
-RUN_145 = Net(
+RUN_145 = Table(
     [
-        Layer("conv1", "lrn pool relu", stride=4, pad=(0, 3)),
-        Layer("conv2", "relu lrn map_norm pool", pad=(2, 2)),
-        Layer("conv3", both=True),
-        Layer("conv4"),
-        Layer("conv5", "pool relu"),
+        Layer("conv1", "norm1 pool1 relu1", stride=4, pad=(0, 3)),
+        Layer("conv2", "relu2 norm2 rnorm2 pool2", pad=(2, 2)),
+        Layer("conv3", "relu3", both=True),
+        Layer("conv4", "relu4"),
+        Layer("conv5", "pool5 relu5"),
     ],
     alpha=1e-4 / 5,
-    map_alpha=1e-3 / 25,
+    pixel_alpha=1e-3 / 25,
 )
 
 
-def forward(net: Net, params: Any, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Every activation of one image (height, width, channels), each (columns, …), and fc8."""
+def forward(table: Table, params: Any, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every activation of one image (height, width, channels) by the name of its op, the
+    columns side by side along the last axis."""
     columns = [image.astype(np.float64)] * len(params["conv1"]["bias"])
     seen: dict[str, Columns] = {}
-    for layer in net.layers:
+    for layer in table.layers:
         if layer.both:
             columns = [np.concatenate(columns, axis=-1)] * len(columns)
         columns = seen[layer.name] = [
             convolve(x, params[layer.name]["kernel"][c], params[layer.name]["bias"][c], layer)
             for c, x in enumerate(columns)
         ]
-        for step in layer.steps.split():
-            columns = seen[f"{layer.name}_{step}"] = [STEPS[step](x, net) for x in columns]
+        for op in layer.ops.split():
+            columns = seen[op] = [OPS[op.rstrip("12345")](x, table) for x in columns]
     columns = [x.reshape(-1) for x in columns]
-    for name in net.dense:
+    for name in table.dense:
         kernel, bias = (params[name][kind].astype(np.float64) for kind in ("kernel", "bias"))
         if kernel.shape[1] == len(columns[0]):  # a column's units to all
             every = sum(x @ kernel[c] for c, x in enumerate(columns))
@@ -93,11 +100,12 @@ def forward(net: Net, params: Any, image: np.ndarray) -> dict[str, np.ndarray]:
             everything = np.concatenate(columns)
             columns = [everything @ kernel[c] for c in range(len(columns))]
         columns = seen[name] = [x + bias[c] for c, x in enumerate(columns)]
-        columns = seen[f"{name}_relu"] = [np.maximum(x, 0) for x in columns]
-        columns = seen[f"{name}_dropout"] = [0.5 * x for x in columns]  # section 4.2, at test
+        columns = seen[name.replace("fc", "relu")] = [np.maximum(x, 0) for x in columns]
+        # Section 4.2, at test.
+        columns = seen[name.replace("fc", "drop")] = [0.5 * x for x in columns]
     kernel, bias = (params["fc8"][kind].astype(np.float64) for kind in ("kernel", "bias"))
     logits = bias + sum(x @ kernel[c] for c, x in enumerate(columns))
-    return {**{name: np.stack(xs) for name, xs in seen.items()}, "fc8": logits}
+    return {**{name: np.concatenate(xs, axis=-1) for name, xs in seen.items()}, "fc8": logits}
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, layer: Layer) -> np.ndarray:
@@ -115,30 +123,30 @@ def convolve(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, layer: Layer) 
     return out
 
 
-def lrn(x: np.ndarray, net: Net) -> np.ndarray:
-    """Section 3.3, map by map."""
+def lrn(x: np.ndarray, table: Table) -> np.ndarray:
+    """Section 3.3, channel by channel."""
     out = np.zeros_like(x)
     last = x.shape[-1] - 1
     for i in range(last + 1):
         squares = np.zeros(x.shape[:-1])
-        for j in range(max(0, i - net.reach), min(last, i + net.reach) + 1):
+        for j in range(max(0, i - table.reach), min(last, i + table.reach) + 1):
             squares += x[..., j] ** 2
-        out[..., i] = x[..., i] / (net.k + net.alpha * squares) ** net.beta
+        out[..., i] = x[..., i] / (table.k + table.alpha * squares) ** table.beta
     return out
 
 
-def map_norm(x: np.ndarray, net: Net) -> np.ndarray:
-    """Each activity by the squares in the 5 × 5 around it in its map, as far as they exist."""
+def within_channel_lrn(x: np.ndarray, table: Table) -> np.ndarray:
+    """Each activation by the squares in the 5 × 5 around it in its channel, cut off at edges."""
     out = np.zeros_like(x)
     for row in range(x.shape[0]):
         for place in range(x.shape[1]):
             window = x[max(0, row - 2) : row + 3, max(0, place - 2) : place + 3]
             squares = (window**2).sum((0, 1))
-            out[row, place] = x[row, place] / (1 + net.map_alpha * squares) ** 0.75
+            out[row, place] = x[row, place] / (1 + table.pixel_alpha * squares) ** 0.75
     return out
 
 
-def pool(x: np.ndarray, _: Net) -> np.ndarray:
+def pool(x: np.ndarray, _: Table) -> np.ndarray:
     """Section 3.4: windows of 3 × 3, two pixels apart, the last one cut off at the edge."""
     size = 1 + -(-(len(x) - 3) // 2)
     out = np.zeros((size, size, x.shape[-1]))
@@ -149,4 +157,9 @@ def pool(x: np.ndarray, _: Net) -> np.ndarray:
     return out
 
 
-STEPS = {"relu": lambda x, _: np.maximum(x, 0), "lrn": lrn, "map_norm": map_norm, "pool": pool}
+OPS = {
+    "relu": lambda x, _: np.maximum(x, 0),
+    "norm": lrn,
+    "rnorm": within_channel_lrn,
+    "pool": pool,
+}

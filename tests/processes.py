@@ -1,4 +1,4 @@
-"""Commands as a user runs them: real processes, on a small net and a small data set."""
+"""Run commands as a user does, in processes of their own, with a small model and few images."""
 
 import json
 import os
@@ -14,17 +14,16 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 300  # seconds; a process that hangs fails its test
 
-# The sample's config with few images, few layers, and every kind of layer: a run takes as long
-# as it takes to start.
+# The sample's recipe on a model of a few hundred parameters with every kind of layer. A run takes
+# as long as it takes to start.
 CONFIG = '''
-from ml_collections import ConfigDict
-
-from configs.alexnet import LRN_POOL, conv, dense, get_config as get_sample
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU, SequentialConfig
+from configs import alexnet
 
 
 def get_config():
-    """A net of a few hundred parameters."""
-    config = get_sample("sample")
+    """Return the config of a model of a few hundred parameters."""
+    config = alexnet.get_config("sample")
     config.batch_size = 8
     config.max_steps = 60
     config.learning_rate = 0.01
@@ -34,27 +33,36 @@ def get_config():
     config.schedule.patience = 1
     config.data.name = "idx"
     config.data.dir = DIRECTORY
-    config.model.layers = ConfigDict(
-        dict(
-            conv1=conv(4, 3, stride=3, after=LRN_POOL),
-            conv2=conv(4, 2, sees="both"),
-            fc6=dense(8, bias=0.0),
-            fc8=dense(0, bias=0.0, after=()),
-        )
+    config.model = SequentialConfig(
+        channels=1,
+        num_columns=2,
+        init="scaled",
+        ops=dict(
+            conv1=Conv(4, kernel=3, stride=3, padding=(1, 1)),
+            relu1=ReLU(),
+            norm1=LRN(alpha=0.4),
+            pool1=MaxPool(),
+            conv2=Conv(4, kernel=2, padding=(1, 1)),
+            relu2=ReLU(),
+            fc6=Dense(8),
+            relu6=ReLU(),
+            drop6=Dropout(),
+            fc8=Dense(0),
+        ),
     )
     return config
 '''
 
 
 def write_config(directory: Path, data: Path) -> Path:
-    """A config file for the images in `data`."""
+    """Write a config file for the images in `data` and return its path."""
     path = directory / "tiny.py"
     path.write_text(CONFIG.replace("DIRECTORY", repr(str(data))))
     return path
 
 
 def compilation_cache() -> dict[str, str | int]:
-    """JAX's settings that keep every compiled program beside the packs, to serve every process."""
+    """Return JAX's settings that keep compiled programs beside the packs, for every process."""
     return dict(
         jax_compilation_cache_dir=os.path.join(os.environ["XDG_CACHE_HOME"], "jax"),
         jax_persistent_cache_min_compile_time_secs=0,
@@ -63,7 +71,7 @@ def compilation_cache() -> dict[str, str | int]:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a process that sees so many devices."""
+    """Return the environment of a process that sees so many devices."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -79,7 +87,7 @@ def start(
     package: str = "alexnet_jax",
     **variables: str,
 ) -> subprocess.Popen[str]:
-    """`python -m PACKAGE.MODULE ARGUMENTS`, running, with variables of its environment."""
+    """Start `python -m PACKAGE.MODULE ARGUMENTS`, with variables added to its environment."""
     command = [sys.executable, "-m", f"{package}.{module}", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -98,7 +106,7 @@ def start_several(
     slurm: bool = False,
     each: Sequence[str] | None = None,
 ) -> list[subprocess.Popen[str]]:
-    """The processes of one run, on the loopback interface, with a device each.
+    """Start the processes of one run, on the loopback interface, with a device each.
 
     Args:
         slurm: give them the variables that srun sets in place of the flags.
@@ -122,7 +130,7 @@ def start_several(
 
 
 def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """Wait for a process; what it said and its exit status."""
+    """Wait for a process and return what it printed and its exit status."""
     try:
         out, err = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -135,12 +143,12 @@ def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 def run(
     module: str, *arguments: object, devices: int = 1, package: str = "alexnet_jax"
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m PACKAGE.MODULE ARGUMENTS` to its end."""
+    """Run `python -m PACKAGE.MODULE ARGUMENTS` to its end."""
     return end(start(module, *arguments, devices=devices, package=package))
 
 
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
-    """Wait for a moment in a process's life."""
+    """Wait until `moment` returns True; raise AssertionError where the process ends first."""
     limit = time.monotonic() + TIMEOUT
     while not moment():
         if process.poll() is not None or time.monotonic() > limit:
@@ -152,14 +160,14 @@ def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None
 def signal_when(
     process: subprocess.Popen[str], moment: Callable[[], bool], number: signal.Signals
 ) -> subprocess.CompletedProcess[str]:
-    """Send a signal as soon as a moment has come, and wait for the end."""
+    """Send a signal as soon as `moment` returns True, and wait for the end."""
     wait_for(process, moment)
     process.send_signal(number)
     return end(process)
 
 
 def records(workdir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the machine's speed."""
+    """Return the records of metrics.jsonl without what depends on the machine's speed."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     loaded = [json.loads(line) for line in lines]
     return [{k: v for k, v in r.items() if k != "images_per_second"} for r in loaded]

@@ -6,9 +6,10 @@ from pathlib import Path
 import processes
 import pytest
 from data_fixtures import write_idx_set
-from torch_twin import config_module
 
+from alexnet_jax import config as configs
 from alexnet_jax.errors import InputError
+from configs.alexnet import get_config
 from experiments import ablations, sweep
 from experiments.ablations import Result
 from experiments.sweep import Base, Run
@@ -17,8 +18,8 @@ SAMPLE = "configs/alexnet.py:sample"
 
 
 def plan(only: list[str], seeds: int = 1) -> tuple[list[Run], list[str]]:
-    config = config_module()["get_config"]("sample")
-    return ablations.plan(Base(SAMPLE, {"epochs": 7}, config, Path("out")), only, seeds)
+    config = configs.validated(get_config("sample"))
+    return ablations.plan_runs(Base(SAMPLE, {"epochs": 7}, config, Path("out")), only, seeds)
 
 
 def test_the_plan_names_every_run() -> None:
@@ -61,7 +62,7 @@ def test_a_run_that_was_not_evaluated_is_not_done(tmp_path: Path) -> None:
     for count in (2, 3):
         lines = (json.dumps(record) + "\n" for record in records[:count])
         (tmp_path / "metrics.jsonl").write_text("".join(lines))
-        found.append(ablations.result(run, "done", 5.0))
+        found.append(ablations.make_result(run, "done", 5.0))
     assert found == [
         Result("tanh", 2, "failed, no final evaluation", seconds=5.0),
         Result("tanh", 2, "done", 0.2, 0.05, 0.1, 0.05, 0.3, 5.0),
@@ -107,7 +108,7 @@ def test_the_table_gives_means_spreads_and_changes() -> None:
         Result("no_lrn", 0, "done", 0.2, 0.02, 0.15, 0.02, 0.1, 5.0),
         Result("no_lrn", 1, "failed, see x"),
     ]
-    _, _, base, no_lrn = ablations.table(results).splitlines()
+    _, _, base, no_lrn = ablations.format_results(results).splitlines()
     assert base == "| nothing | 11.00 | 2: 10.00 to 12.00 | +0.00 / +0.00 | 20.00 |  |  |"
     cells = [cell.strip() for cell in no_lrn.strip("|").split("|")]
     assert cells[1:4] == ["15.00", "1: 15.00 to 15.00", "+4.00 / +0.00"]
@@ -115,5 +116,5 @@ def test_the_table_gives_means_spreads_and_changes() -> None:
 
 
 def test_no_result_is_no_table() -> None:
-    """Catches the bare head of a table, and a picture of nothing."""
-    assert ablations.report([Result("base", 0, "failed, see x")]) == ("No run is done.", None)
+    """Catches the bare head of a table, and a figure of nothing."""
+    assert ablations.make_report([Result("base", 0, "failed, see x")]) == ("No run is done.", None)

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from ml_collections import ConfigDict
 from torch_twin import small_config
 
-from alexnet_jax import parallel
-from alexnet_jax.collectives import abstract_train_step
+from alexnet_jax import sharding
+from alexnet_jax.analysis.collectives import abstract_train_step
+from alexnet_jax.config import Config, ParallelConfig
 from configs.alexnet import get_config
 from experiments import accelerator_benchmark
 from experiments.accelerator_benchmark import flops, measure, peak, text
@@ -26,11 +26,11 @@ PLATFORMS = ["cuda", "tpu"]
 CONVOLUTIONS = {1: 5, 2: 8}
 
 
-def paper(data: int, column: int, dtype: str = "bfloat16") -> ConfigDict:
+def paper(data: int, column: int, dtype: str = "bfloat16") -> Config:
     """The paper's config, its layers at their size, with few images."""
     config = get_config()
-    config.model.classes, config.batch_size, config.compute_dtype = 1000, 4, dtype
-    config.parallel.update(data=data, columns=column)
+    config.model.num_classes, config.batch_size, config.compute_dtype = 1000, 4, dtype
+    config.parallel = ParallelConfig(columns=column, data=data)
     return config
 
 
@@ -67,7 +67,7 @@ def mesh(request: pytest.FixtureRequest) -> tuple[int, int]:
 def step(mesh: tuple[int, int]) -> tuple[Any, tuple[Any, ...]]:
     """The jitted step in bfloat16, and the shapes of what it takes."""
     config = paper(*mesh)
-    return abstract_train_step(config, parallel.make_mesh(config))
+    return abstract_train_step(config, sharding.make_mesh(config.parallel))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_products_are_plain_and_in_bfloat16(
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_normalisation_and_softmax_are_float32(
+def test_normalization_and_softmax_are_float32(
     lowered: dict[str, Any], mesh: tuple[int, int], platform: str
 ) -> None:
     """Catches sums of squares, roots, exponentials or logarithms in bfloat16.
@@ -159,23 +159,23 @@ def test_nothing_is_transposed_between_convolutions(
 def test_the_state_is_float32_and_its_buffers_are_given_away(
     lowered: dict[str, Any], step: Any, platform: str
 ) -> None:
-    """Catches parameters or velocities in bfloat16, and a state that is kept beside the new."""
+    """Catches a state in bfloat16, and one that is kept beside the new one."""
     state = step[1][0]
     main = next(one for one in operations(lowered[platform]) if one.name == "func.func")
-    given = [
+    donated = [
         "tf.aliasing_output" in attributes or "jax.buffer_donor" in attributes
         for attributes in main.attributes["arg_attrs"]
     ]
     leaves = len(jax.tree.leaves(state))
-    assert given == [True] * leaves + [False] * (len(given) - leaves)
-    kinds = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.velocity))}
+    assert donated == [True] * leaves + [False] * (len(donated) - leaves)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))}
     assert kinds == {np.dtype("float32")}
 
 
 def test_the_new_state_lies_where_the_old_one_was() -> None:
     """Catches donation that the compiler cannot use, as where types or layouts differ."""
     config = small_config()
-    jitted, (shapes, *others) = abstract_train_step(config, parallel.make_mesh(config))
+    jitted, (shapes, *others) = abstract_train_step(config, sharding.make_mesh(config.parallel))
     # Made by JAX: what lies in NumPy's memory is not its to give away.
     state = jax.jit(lambda: jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes))()
     mean, batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), others)
@@ -186,13 +186,13 @@ def test_the_new_state_lies_where_the_old_one_was() -> None:
 
 
 def addresses(state: Any) -> list[int]:
-    arrays = jax.tree.leaves((state.params, state.velocity))
+    arrays = jax.tree.leaves((state.params, state.opt_state))
     return [array.unsafe_buffer_pointer() for array in arrays]
 
 
 def test_operations_are_counted_as_the_formula_says() -> None:
     """Catches multiply-adds counted once, or a gradient for the images."""
-    conv1 = 55 * 55 * 34_848  # pixels of its maps × weights, and so on
+    conv1 = 55 * 55 * 34_848  # pixels of its output × weights, and so on
     convolutions = conv1 + 27 * 27 * 307_200 + 13 * 13 * (884_736 + 663_552 + 442_368)
     dense = 37_748_736 + 16_777_216 + 4_096_000
     assert flops(paper(1, 1)) == 6 * (convolutions + dense) - 2 * conv1

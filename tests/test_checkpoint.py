@@ -32,14 +32,16 @@ def content(step: int) -> Tree:
     """What the tests save at a step: of every step other numbers, in every type of a state."""
     draw = np.random.default_rng(step).normal
     return dict(
-        params={
-            "conv1": {"kernel": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
-            "fc8": {"bias": jnp.asarray(draw(size=7), jnp.float32)},
+        variables={
+            "params": {
+                "conv1": {"kernel": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
+                "fc8": {"bias": jnp.asarray(draw(size=7), jnp.float32)},
+            },
         },
-        optimizer={
+        train_state={
             "step": jnp.int32(step),
-            "velocity": {"conv1": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
-            "best": jnp.float32(jnp.inf),
+            "opt_state": {"conv1": jnp.asarray(draw(size=(2, 3, 5)), jnp.float32)},
+            "schedule_state": {"best": jnp.float32(jnp.inf)},
         },
         mean=draw(size=(6, 6, 1)).astype(np.float32),
         metadata={**METADATA, "step": step},
@@ -48,7 +50,7 @@ def content(step: int) -> Tree:
 
 def save(checkpoints: Checkpoints, step: int) -> None:
     tree = content(step)
-    checkpoints.save(step, tree["params"], tree["optimizer"], tree["mean"], tree["metadata"])
+    checkpoints.save(step, tree["variables"], tree["train_state"], tree["mean"], tree["metadata"])
 
 
 def reader(checkpoints: Checkpoints, place: Any = None) -> Callable[[int], Tree]:
@@ -62,8 +64,8 @@ def reader(checkpoints: Checkpoints, place: Any = None) -> Callable[[int], Tree]
         expected = content(step)
         metadata = checkpoints.metadata(step)
         return dict(
-            params=checkpoints.params(step, abstract(expected["params"])),
-            optimizer=checkpoints.optimizer(step, abstract(expected["optimizer"])),
+            variables=checkpoints.variables(step, abstract(expected["variables"])),
+            train_state=checkpoints.train_state(step, abstract(expected["train_state"])),
             mean=checkpoints.mean(step),
             metadata={name: metadata[name] for name in expected["metadata"]},
         )
@@ -75,7 +77,7 @@ def same(found: Tree, expected: Tree) -> bool:
     """Whether two contents agree to the last bit."""
     if found["metadata"] != expected["metadata"]:
         return False
-    names = ("params", "optimizer", "mean")
+    names = ("variables", "train_state", "mean")
     one, other = ({name: tree[name] for name in names} for tree in (found, expected))
     equal = jax.tree.map(
         lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), one, other
@@ -180,7 +182,7 @@ def test_a_changed_letter_of_config_or_names_is_reported(
     """Catches: checksums of the arrays alone, without the JSON object beside them."""
     file = copy / "checkpoints" / f"step_{STEPS[-1]}" / "metadata" / "metadata"
     sound = file.read_bytes()
-    places = (sound.index(part) for part in (b"3", b"24", b"image", b"ant", b"20", b"velocity"))
+    places = (sound.index(part) for part in (b"3", b"24", b"image", b"ant", b"20", b"opt_state"))
     wrong = [
         wrong_after(copy, file, flip(sound, place), lambda: capfd.readouterr().err)
         for place in places
@@ -188,7 +190,7 @@ def test_a_changed_letter_of_config_or_names_is_reported(
     assert not any(wrong), "\n".join(filter(None, wrong))
 
 
-@pytest.mark.parametrize("item", ["params", "optimizer", "mean"])
+@pytest.mark.parametrize("item", ["variables", "train_state", "mean"])
 def test_sound_files_of_another_step_are_damage(
     copy: Path, capfd: pytest.CaptureFixture[str], item: str
 ) -> None:
@@ -205,7 +207,7 @@ def test_sound_files_of_another_step_are_damage(
 def test_all_damaged_is_an_input_error(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Catches: starting anew over checkpoints that cannot be read; naming only one of them."""
     for step in STEPS:
-        for path in (copy / "checkpoints" / f"step_{step}" / "params").rglob("*"):
+        for path in (copy / "checkpoints" / f"step_{step}" / "variables").rglob("*"):
             if path.is_file():
                 truncate(path)
     with pytest.raises(InputError, match="move that folder away"):
@@ -223,7 +225,7 @@ def test_none_is_not_damage(tmp_path: Path) -> None:
 def test_damaged_ones_are_set_aside_and_their_steps_saved_anew(copy: Path) -> None:
     """Catches: a save that is skipped because its step is there; a second damage overwriting."""
     for expected in (["damaged_step_20"], ["damaged_step_20", "damaged_step_20.1"]):
-        truncate(next((copy / "checkpoints" / "step_20" / "params" / "d").iterdir()))
+        truncate(next((copy / "checkpoints" / "step_20" / "variables" / "d").iterdir()))
         checkpoints = Checkpoints(copy, keep=3)
         found = checkpoints.newest(reader(checkpoints))
         assert found is not None
@@ -287,7 +289,7 @@ def with_version(content: Tree, version: int | None) -> Tree:
 @pytest.mark.parametrize(
     ("version", "which"), [(None, "an earlier"), (1, "an earlier"), (3, "a later")]
 )
-@pytest.mark.parametrize("item", ["params", "optimizer", "mean", "metadata"])
+@pytest.mark.parametrize("item", ["variables", "train_state", "mean", "metadata"])
 def test_another_version_is_refused(
     copy: Path, capfd: pytest.CaptureFixture[str], version: int | None, which: str, item: str
 ) -> None:
@@ -297,7 +299,7 @@ def test_another_version_is_refused(
     changed = with_version(json.loads(file.read_text())["content"], version)
     file.write_text(json.dumps({"content": changed, "crc32": checkpoint._crc32(changed)}))
     checkpoints = Checkpoints(copy)
-    templates = {"params": (None,), "optimizer": (None,)}
+    templates = {"variables": (None,), "train_state": (None,)}
     with pytest.raises(InputError, match=f"step_20 was made by {which} version .*cannot read"):
         checkpoints.newest(lambda step: getattr(checkpoints, item)(step, *templates.get(item, ())))
     checkpoints.close()
@@ -307,8 +309,8 @@ def test_another_version_is_refused(
 def test_the_layout_of_version_1_is_refused(copy: Path) -> None:
     """Catches: a checkpoint whose items have the names of version 1 called damaged."""
     folder = copy / "checkpoints" / f"step_{STEPS[-1]}"
-    (folder / "metadata").rename(folder / "about")
-    (folder / "optimizer").rename(folder / "rest")
+    for now, before in (("metadata", "about"), ("train_state", "rest"), ("variables", "params")):
+        (folder / now).rename(folder / before)
     with pytest.raises(InputError, match="step_20 was made by an earlier version of alexnet_jax"):
         newest(copy)
 
@@ -330,12 +332,12 @@ def test_another_template_is_not_damage(saved: Path, template: Tree, message: st
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
-        template,
+        {"params": template},
         is_leaf=lambda node: isinstance(node, tuple),
     )
     checkpoints = Checkpoints(saved)
     with pytest.raises(InputError, match=message):
-        checkpoints.newest(lambda step: checkpoints.params(step, wanted))
+        checkpoints.newest(lambda step: checkpoints.variables(step, wanted))
     checkpoints.close()
 
 
@@ -351,13 +353,14 @@ def test_another_mesh_restores_the_same_values(saved: Path, mesh: jax.sharding.M
     place = NamedSharding(mesh, P())
     tree = reader(checkpoints, place)(STEPS[-1])
     split = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32, sharding=NamedSharding(mesh, P("column")))
-    template = {"conv1": {"kernel": split}, "fc8": {"bias": tree["params"]["fc8"]["bias"]}}
-    params = checkpoints.params(STEPS[-1], template)
+    bias = tree["variables"]["params"]["fc8"]["bias"]
+    template = {"params": {"conv1": {"kernel": split}, "fc8": {"bias": bias}}}
+    variables = checkpoints.variables(STEPS[-1], template)
     checkpoints.close()
     assert same(tree, content(STEPS[-1]))
-    assert same({**tree, "params": params}, content(STEPS[-1]))
-    assert params["conv1"]["kernel"].sharding.spec == P("column")
-    assert tree["optimizer"]["step"].sharding == place
+    assert same({**tree, "variables": variables}, content(STEPS[-1]))
+    assert variables["params"]["conv1"]["kernel"].sharding.spec == P("column")
+    assert tree["train_state"]["step"].sharding == place
 
 
 def test_keep_limits_how_many_stay(tmp_path: Path) -> None:

@@ -1,59 +1,69 @@
-"""Who talks to whom, read from the lowered training step of a small net."""
+"""Who exchanges what, read from the lowered training step of a small model."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
-from torch_twin import config_module, small_config
+from torch_twin import conv_op, small_config
 
-from alexnet_jax import parallel, train
-from alexnet_jax.collectives import Collective, collectives, confirm, lower_train_step
-from alexnet_jax.collectives import _parse_groups as parse_groups
-from alexnet_jax.models import columns
+from alexnet_jax import optimizer, sharding, train_step
+from alexnet_jax.analysis import collectives as analysis
+from alexnet_jax.analysis.collectives import (
+    Collective,
+    collectives,
+    confirm,
+    lower_train_step,
+    parse_groups,
+)
+from alexnet_jax.config import Config, OptimizerConfig, ParallelConfig
+from alexnet_jax.layers import columns
+from alexnet_jax.models.ops import LRN, Conv, Dense
+from configs.alexnet import get_config
+from configs.variants import sequential
 
 ROWS = 8  # small_config's batch
 
 
-def exchanges(data: int, column: int, config: ConfigDict | None = None) -> list[Collective]:
+def exchanges(data: int, column: int, config: Config | None = None) -> list[Collective]:
     config = config or small_config()
     config.parallel.data, config.parallel.columns = data, column
-    mesh = parallel.make_mesh(config)
+    mesh = sharding.make_mesh(config.parallel)
     return collectives(lower_train_step(config, mesh), config, mesh)
 
 
 def test_columns_meet_where_the_paper_says() -> None:
     """Catches an exchange added or lost at any layer, in either direction, and a wrong size.
 
-    Of the small net conv3, fc6, fc7 and the classifier see both columns. fc6 has fewer outputs
+    Of the small model conv3, fc6, fc7 and the classifier see both columns. fc6 has fewer outputs
     than inputs, so it exchanges those.
     """
     found = [(one.layer, one.kind, one.axis, one.direction, one.bytes) for one in exchanges(1, 2)]
-    maps = ROWS * 3 * 3 * 6 * 4  # conv2's, of the other column, in bytes
+    channels = ROWS * 3 * 3 * 6 * 4  # conv2's, of the other column, in bytes
     units = ROWS * 6 * 4  # fc6's
     assert Counter(found) == Counter(
         [
-            ("conv3", "all_gather", "column", "forward", maps),
+            ("conv3", "all_gather", "column", "forward", channels),
             ("fc6", "reduce_scatter", "column", "forward", units),
             ("fc7", "all_gather", "column", "forward", units),
             ("logits", "all_reduce", "column", "forward", ROWS * 10 * 4),
             ("fc7", "reduce_scatter", "column", "backward", units),
             ("fc6", "all_gather", "column", "backward", units),
-            ("conv3", "reduce_scatter", "column", "backward", maps),
+            ("conv3", "reduce_scatter", "column", "backward", channels),
         ]
     )
 
 
 @pytest.mark.parametrize("added", [(), ("conv4",)])
-def test_the_papers_net(added: tuple[str, ...]) -> None:
+def test_the_papers_model(added: tuple[str, ...]) -> None:
     """Catches an exchange at conv1, conv2, conv4 or conv5, and a table blind to one there."""
-    config = config_module()["get_config"]()
-    config.model.classes = 1000
+    config = get_config()
+    config.model.num_classes = 1000
     for name in added:
-        config.model.layers[name].sees = "both"
+        conv_op(config, name).groups = 1
     meet = {one.layer for one in exchanges(1, 2, config) if one.axis == "column"}
     assert meet == {"conv3", *added, "fc6", "fc7", "logits"}
 
@@ -63,7 +73,8 @@ def test_gradients_are_added_up_over_data_alone() -> None:
     over_data = [one for one in exchanges(2, 2) if one.axis == "data"]
     assert {one.kind for one in over_data} == {"all_reduce"}
     parameters = Counter(one.layer for one in over_data if one.direction == "backward")
-    assert parameters == dict.fromkeys(small_config().model.layers, 2)  # kernel and bias
+    layers = [n for n, op in sequential(small_config()).ops.items() if isinstance(op, Conv | Dense)]
+    assert parameters == dict.fromkeys(layers, 2)  # kernel and bias
     assert {one.layer for one in over_data if one.direction == "forward"} == {"loss"}
 
 
@@ -134,21 +145,23 @@ def test_one_device_exchanges_nothing() -> None:
 def test_an_added_exchange_shows_up_where_it_is() -> None:
     """Catches a table that does not look at the program: conv2 is made to see both columns."""
     config = small_config()
-    config.model.layers.conv2.sees = "both"
+    conv_op(config, "conv2").groups = 1
     found = {(one.layer, one.kind, one.direction) for one in exchanges(1, 2, config)}
     assert ("conv2", "all_gather", "forward") in found
     assert ("conv2", "reduce_scatter", "backward") in found
 
 
 def test_lrn_across_columns_exchanges_its_boundary() -> None:
-    """Catches whole columns sent where two maps of each end do, or an exchange without a layer."""
+    """Catches whole columns sent where two channels of each end do, or exchanges of no op."""
     config = small_config()
-    config.model.lrn.update(size=5, across_columns=True)
-    config.model.layers.conv2.after = ("relu", "pool")
+    ops = sequential(config).ops
+    ops["norm1"] = LRN(size=5, alpha=0.4, across_columns=True)
+    del ops["norm2"]
     found = [(one.layer, one.kind, one.bytes) for one in exchanges(1, 2, config)]
-    ends = ROWS * 12 * 12 * (2 + 2) * 4  # of conv1's maps, in bytes
-    assert found[0] == ("conv1", "all_gather", ends)
-    assert [one for one in found if one[0] == "conv1"][1:] == [("conv1", "reduce_scatter", ends)]
+    ends = ROWS * 12 * 12 * (2 + 2) * 4  # of conv1's channels, in bytes
+    assert found[0] == ("norm1", "all_gather", ends)
+    assert [one for one in found if one[0] == "norm1"][1:] == [("norm1", "reduce_scatter", ends)]
+    assert "conv1" not in [layer for layer, _, _ in found]
 
 
 def test_the_compiler_adds_nothing_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +169,9 @@ def test_the_compiler_adds_nothing_unseen(monkeypatch: pytest.MonkeyPatch) -> No
 
     Gradients divided by their norm: the compiler adds an all-reduce over both columns by itself.
     """
-    rule = train.make_optimizer
+    rule = optimizer.make_optimizer
 
-    def by_norm(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+    def by_norm(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
         inner = rule(config)
 
         def update(grads: Any, state: Any, params: Any, **extra: Any) -> Any:
@@ -167,10 +180,10 @@ def test_the_compiler_adds_nothing_unseen(monkeypatch: pytest.MonkeyPatch) -> No
 
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
-    monkeypatch.setattr(train, "make_optimizer", by_norm)
+    monkeypatch.setattr(train_step, "make_optimizer", by_norm)
     config = small_config()
     config.parallel.data = config.parallel.columns = 2
-    mesh = parallel.make_mesh(config)
+    mesh = sharding.make_mesh(config.parallel)
     lowered = lower_train_step(config, mesh)
     with pytest.raises(ValueError, match=r"the compiler adds an all-reduce for jit\(train_step\)"):
         confirm(collectives(lowered, config, mesh), lowered.compile(), mesh)
@@ -182,8 +195,8 @@ def test_the_compiler_adds_nothing_unseen(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_compiled_program_agrees(data: int, scheme: str) -> None:
     """Catches a table of exchanges that the compiler drops, or of the wrong groups."""
     config = small_config()
-    config.parallel.update(data=data, columns=2, scheme=scheme)
-    mesh = parallel.make_mesh(config)
+    config.parallel = ParallelConfig(columns=2, data=data, scheme=scheme)
+    mesh = sharding.make_mesh(config.parallel)
     lowered = lower_train_step(config, mesh)
     found = collectives(lowered, config, mesh)
     compiled = lowered.compile()
@@ -195,21 +208,67 @@ def test_the_compiled_program_agrees(data: int, scheme: str) -> None:
                 compiled, mesh)  # fmt: skip
 
 
+MESH = sharding.make_mesh(ParallelConfig(columns=2, data=2))
+
+# Of every form in which compiled HLO has been seen to write the groups of a 2×2 mesh.
+GROUPS = [
+    ("{{0,1},{2,3}}", [[0, 1], [2, 3]]),
+    ("[2,2]<=[4]", [[0, 1], [2, 3]]),
+    ("[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+    # from JAX 0.11 on
+    ("mesh['data'=2,'column'=2] {'column'}", [[0, 1], [2, 3]]),
+    ("mesh['data'=2,'column'=2] {'data'}", [[0, 2], [1, 3]]),
+    ("mesh['data'=2,'column'=2] {'data','column'}", [[0, 1, 2, 3]]),
+    # the same without quotes
+    ("mesh['data'=2,'column'=2] {column}", [[0, 1], [2, 3]]),
+    ("mesh['data'=2,'column'=2] {data}", [[0, 2], [1, 3]]),
+    ("mesh['data'=2,'column'=2] {data,column}", [[0, 1, 2, 3]]),
+]
+
+
+@pytest.mark.parametrize(("text", "groups"), GROUPS)
+@pytest.mark.parametrize("end", ["", ", use_global_device_ids=true", " metadata={}"])
+def test_groups_as_hlo_writes_them(text: str, end: str, groups: list[list[int]]) -> None:
+    """Catches an iota read without its transposition, and a mesh's axis read as the other one."""
+    line = f"%all-gather.1 = f32[4] all-gather(%x), channel_id=1, replica_groups={text}{end}"
+    np.testing.assert_array_equal(parse_groups(line, MESH), groups)
+
+
+@pytest.mark.parametrize("text", ["", "replica_groups={}", "replica_groups=@groups"])
+def test_groups_that_cannot_be_read(text: str) -> None:
+    """Catches a form of the future that is taken for no groups at all."""
+    with pytest.raises(ValueError, match="cannot be read: %x = f32"):
+        parse_groups(f"%x = f32[4] all-gather(%y), {text}", MESH)
+
+
+def mesh_axes(*names: str) -> Any:
+    """An operation with groups as JAX 0.11 writes them in StableHLO, whose attribute the parser
+    sees as text."""
+    axes = ", ".join(f'#stablehlo.axis_ref<name = "{name}">' for name in names)
+    mesh = '#stablehlo.mesh_axis<name = "data", size = 2>'
+    text = f"#stablehlo.replica_group_mesh_axes<mesh = [{mesh}], axes = [{axes}]>"
+    return SimpleNamespace(attributes={"replica_groups": text})
+
+
 @pytest.mark.parametrize(
-    ("text", "groups"),
+    ("axes", "groups", "name"),
     [
-        ("{{0,1},{2,3}}", [[0, 1], [2, 3]]),
-        ("[2,2]<=[4]", [[0, 1], [2, 3]]),
-        ("[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+        (("column",), [[0, 1], [2, 3]], "column"),
+        (("data",), [[0, 2], [1, 3]], "data"),
+        (("data", "column"), [[0, 1, 2, 3]], "data+column"),
     ],
 )
-def test_groups_as_hlo_writes_them(text: str, groups: list[list[int]]) -> None:
-    """Catches an iota read without its transposition."""
-    np.testing.assert_array_equal(parse_groups(text), groups)
+def test_groups_as_stablehlo_names_them(
+    axes: tuple[str, ...], groups: list[list[int]], name: str
+) -> None:
+    """Catches names read from the description of the mesh, and one axis taken for the other."""
+    found = analysis._groups(mesh_axes(*axes), MESH)
+    np.testing.assert_array_equal(found, groups)
+    assert analysis._axis(found, MESH) == name
 
 
 def test_cross_columns_is_silent_where_all_columns_are() -> None:
     """Catches a collective on one device, where no axis exists."""
     here = [jax.numpy.ones((2, 3)), jax.numpy.zeros((2, 3))]
-    placed = columns.cross_columns(here, columns.Placement(2, None))
+    placed = columns.cross_columns(here, columns.ColumnSharding(2, None))
     np.testing.assert_array_equal(placed, np.concatenate(here, axis=-1))

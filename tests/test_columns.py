@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flax.core import meta
 
-from alexnet_jax.models.columns import Classifier, ColumnConv, ColumnDense, Placement
+from alexnet_jax.layers.columns import ColumnClassifier, ColumnConv, ColumnDense, ColumnSharding
 
 Stack = Callable[[Any], np.ndarray]
 RNG = np.random.default_rng(0)
 
 
 class Ours(NamedTuple):
-    """What a layer makes of its input, and a cotangent of its output."""
+    """The output of a layer, a cotangent of it, and the gradients."""
 
     params: dict[str, Any]
     value: Any
@@ -36,7 +37,7 @@ def ours(module: nn.Module, columns: list[np.ndarray]) -> Ours:
     """A random cotangent and random biases, in float64."""
 
     def run(key: jax.Array, x: list[jax.Array]) -> Ours:
-        params = module.init(key, x)["params"]
+        params = meta.unbox(module.init(key, x)["params"])
         params["bias"] += jax.random.normal(key, params["bias"].shape)
         value, vjp = jax.vjp(lambda p, c: module.apply({"params": p}, c), params, x)
         # Float32 numbers, since the classifier's logits pass on no others.
@@ -64,8 +65,8 @@ def close(actual: Any, expected: np.ndarray) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def maps_first(columns: list[Any]) -> np.ndarray:
-    """Columns (batch, height, width, maps) to one (batch, all maps, height, width)."""
+def channels_first(columns: list[Any]) -> np.ndarray:
+    """Columns (batch, height, width, channels) to one (batch, all channels, height, width)."""
     return np.concatenate([np.moveaxis(np.asarray(c), -1, 1) for c in columns], axis=1)
 
 
@@ -93,41 +94,47 @@ def check(got: Ours, expected: tuple[np.ndarray, ...], stack: Stack, weight: Sta
     close(got.gradients["bias"].reshape(-1), expected[3])
 
 
-@pytest.mark.parametrize("sees_both", [False, True])
+@pytest.mark.parametrize("sees_all", [False, True])
 @pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (2, (0, 3))])
-def test_conv(sees_both: bool, stride: int, padding: tuple[int, int]) -> None:
+def test_conv(sees_all: bool, stride: int, padding: tuple[int, int]) -> None:
     """Catches halved or crossed inputs, swapped columns, and padding on the wrong side."""
-    module = ColumnConv(5, 3, stride, padding, sees_both, normal, 0.5, Placement(2), jnp.float64)
+    module = ColumnConv(
+        5, 3, stride, padding, sees_all, normal, 0.5, ColumnSharding(2), jnp.float64
+    )
     columns = [RNG.normal(size=(2, 8, 7, 4)) for _ in range(2)]
     got = ours(module, columns)
 
     def layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         x = F.pad(x, padding * 2)
-        return F.conv2d(x, weight, bias, stride=stride, groups=1 if sees_both else 2)
+        return F.conv2d(x, weight, bias, stride=stride, groups=1 if sees_all else 2)
 
-    arrays = maps_first(columns), conv_weight(got.params["kernel"]), got.params["bias"].reshape(-1)
-    check(got, pytorch(layer, maps_first(got.cotangent), *arrays), maps_first, conv_weight)
+    arrays = (
+        channels_first(columns),
+        conv_weight(got.params["kernel"]),
+        got.params["bias"].reshape(-1),
+    )
+    check(got, pytorch(layer, channels_first(got.cotangent), *arrays), channels_first, conv_weight)
 
 
 @pytest.mark.parametrize(
-    ("sees_both", "units", "shape"),
+    ("sees_all", "units", "shape"),
     [(False, 5, (2, 4, 5)), (True, 5, (2, 8, 5)), (True, 4, (2, 8, 4)), (True, 3, (2, 4, 6))],
 )
-def test_dense(sees_both: bool, units: int, shape: tuple[int, ...]) -> None:
+def test_dense(sees_all: bool, units: int, shape: tuple[int, ...]) -> None:
     """Catches a kernel column applied to the other column, or to half of what it sees.
 
     With fewer outputs than inputs the kernel is split by its inputs, otherwise by its outputs.
     """
-    module = ColumnDense(units, sees_both, normal, 0.5, Placement(2), jnp.float64)
+    module = ColumnDense(units, sees_all, normal, 0.5, ColumnSharding(2), jnp.float64)
     columns = [RNG.normal(size=(3, 4)) for _ in range(2)]
     got = ours(module, columns)
 
     def layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        groups = 1 if sees_both else 2
+        groups = 1 if sees_all else 2
         return F.conv1d(x[..., None], weight[..., None], bias, groups=groups)[..., 0]
 
     assert got.params["kernel"].shape == shape
-    by_inputs = sees_both and units < 4
+    by_inputs = sees_all and units < 4
     weight = summed_weight if by_inputs else dense_weight
     arrays = side_by_side(columns), weight(got.params["kernel"]), got.params["bias"].ravel()
     check(got, pytorch(layer, side_by_side(got.cotangent), *arrays), side_by_side, weight)
@@ -136,7 +143,7 @@ def test_dense(sees_both: bool, units: int, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("classes", [7, 10])
 def test_classifier(classes: int) -> None:
     """Catches a bias per column, which would be added twice, and columns left out."""
-    module = Classifier(classes, normal, 0.5, Placement(2), jnp.float64)
+    module = ColumnClassifier(classes, normal, 0.5, ColumnSharding(2), jnp.float64)
     columns = [RNG.normal(size=(3, 4)) for _ in range(2)]
     got = ours(module, columns)
     kernel, bias = got.params["kernel"], got.params["bias"]
@@ -152,7 +159,7 @@ def test_classifier(classes: int) -> None:
 
 def test_bfloat16_adds_columns_in_float32() -> None:
     """Catches logits added up in bfloat16, which has no 257."""
-    last = Classifier(1, normal, 0.0, Placement(2), jnp.bfloat16)
+    last = ColumnClassifier(1, normal, 0.0, ColumnSharding(2), jnp.bfloat16)
     params = {"kernel": jnp.ones((2, 1, 1)), "bias": jnp.zeros(1)}
     logits = last.apply({"params": params}, [jnp.full((1, 1), 256.0), jnp.ones((1, 1))])
     np.testing.assert_array_equal(logits, [[257.0]])
@@ -160,8 +167,8 @@ def test_bfloat16_adds_columns_in_float32() -> None:
 
 def test_bfloat16_keeps_parameters_and_logits_float32() -> None:
     """Catches parameters or logits stored in the arithmetic's type."""
-    conv = ColumnConv(4, 3, 1, (1, 1), True, normal, 0.0, Placement(2), jnp.bfloat16)
-    last = Classifier(7, normal, 0.0, Placement(2), jnp.bfloat16)
+    conv = ColumnConv(4, 3, 1, (1, 1), True, normal, 0.0, ColumnSharding(2), jnp.bfloat16)
+    last = ColumnClassifier(7, normal, 0.0, ColumnSharding(2), jnp.bfloat16)
 
     def run(x: list[jax.Array]) -> Any:
         out, variables = conv.init_with_output(jax.random.key(0), x)

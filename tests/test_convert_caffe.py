@@ -1,5 +1,6 @@
 """Caffe's files, read by us and by OpenCV's Caffe importer: the same activations."""
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -7,13 +8,23 @@ import foreign
 import jax
 import numpy as np
 import pytest
-from foreign import picture, stacked
+from foreign import channels_first, picture
 
-from alexnet_jax import convert, network
+from alexnet_jax import convert
+from alexnet_jax.conversion import presets
 from alexnet_jax.data.names import synsets
-from alexnet_jax.evaluate import Net
-from alexnet_jax.models.alexnet import activations
+from alexnet_jax.errors import InputError
+from alexnet_jax.models import registry
+from alexnet_jax.models.ops import (
+    LRN,
+    Dropout,
+    MaxPool,
+    SequentialConfig,
+    WithinChannelLRN,
+    blocks,
+)
 from alexnet_jax.predict import predict
+from alexnet_jax.trained import TrainedModel
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
 MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
@@ -26,9 +37,12 @@ def write(folder: Path, sizes: dict[str, int], generation: str, shaped: bool) ->
     return path
 
 
-def opencv(path: Path, sizes: dict[str, int], pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Every layer's output in OpenCV for the central crop of RGB pixels."""
-    files = (foreign.prototxt(sizes).encode(), path.read_bytes())
+def opencv(
+    path: Path, sizes: dict[str, int], pixels: np.ndarray, definition: str = ""
+) -> dict[str, np.ndarray]:
+    """Return every layer's output in OpenCV for the central crop of RGB pixels."""
+    definition = definition or foreign.prototxt(sizes)
+    files = (definition.encode(), path.read_bytes())
     net = cv2.dnn.readNetFromCaffe(*(np.frombuffer(content, np.uint8) for content in files))
     net.enableFusion(False)
     crop = np.ascontiguousarray(pixels[14:241, 14:241, ::-1])
@@ -37,46 +51,48 @@ def opencv(path: Path, sizes: dict[str, int], pixels: np.ndarray) -> dict[str, n
     return dict(zip(names, net.forward(names), strict=True))
 
 
-def check(net: Net, theirs: dict[str, np.ndarray], pixels: np.ndarray) -> None:
-    """All activations agree, and the probabilities by way of predict."""
+def check(model: TrainedModel, theirs: dict[str, np.ndarray], pixels: np.ndarray) -> None:
+    """Assert that all activations agree, and the probabilities by way of predict."""
     seen = pixels[None, 14:241, 14:241, ::-1] - np.array(MEAN_BGR, np.float32)
-    run = jax.jit(activations, static_argnums=0, compiler_options=QUICK)
-    ours = run(network.make_model(net.config), net.params, seen)
-    renamed = {"relu": "relu", "norm": "lrn", "pool": "pool", "drop": "dropout"}
+    compute = partial(registry.compute_activations, registry.make_model(model.config))
+    ours = jax.jit(compute, compiler_options=QUICK)(model.variables, seen)
+    assert {*ours} == {*theirs} - {"prob"}
     for name, expected in theirs.items():
-        kind, number = name[:-1], name[-1]
         if name == "prob":
             continue
-        base = next(n for n in foreign.STEPS if n.endswith(number))
-        got = np.asarray(ours[f"{base}_{renamed[kind]}" if kind in renamed else name])
-        got = got if name == "fc8" else stacked(got)
+        got = channels_first(ours[name])
         largest = np.abs(expected).max()
         assert largest > 1e-3
         # Float32 sums of up to 9,216 terms in another order; LRN by another formula.
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * largest, err_msg=name)
-    ((_, best),) = predict(net, [("image", pixels)])
+    ((_, best),) = predict(model, [("image", pixels)])
     for name, probability in best:
-        expected = theirs["prob"][0, net.class_names.index(name)]
+        expected = theirs["prob"][0, model.class_names.index(name)]
         assert probability == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_against_opencv(tmp_path: Path) -> None:
     """Catches a wrong field number, groups mixed up, LRN that stops at the columns, RGB for BGR."""
     path, pixels = write(tmp_path, foreign.SMALL, "layer", shaped=True), picture()
-    net = convert.read(path)
-    assert (net.config.model.columns, net.config.model.classes) == (2, 10)
-    check(net, opencv(path, foreign.SMALL, pixels), pixels)
+    model = convert.read(path)
+    names = [name for name, *_ in foreign.caffe_layers(foreign.SMALL) if name != "prob"]
+    assert [*sequential(model).ops] == names
+    assert sequential(model).num_columns == 2
+    assert model.config.model.num_classes == 10
+    assert model.config.data == presets.bvlc_alexnet().data
+    check(model, opencv(path, foreign.SMALL, pixels), pixels)
 
 
 def test_full_size_against_opencv(tmp_path: Path) -> None:
-    """Catches sizes that only the small net has: 60,965,224 parameters, 1,000 classes."""
+    """Catches sizes that only the small model has: 60,965,224 parameters, 1,000 classes."""
     path, pixels = write(tmp_path, foreign.BVLC, "layers", shaped=False), picture()
-    net = convert.read(path)
-    assert sum(leaf.size for leaf in jax.tree.leaves(net.params)) == 60_965_224
-    assert net.class_names == synsets()
+    model = convert.read(path)
+    assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == 60_965_224
+    assert model.class_names == synsets()
     seen = pixels[None, 14:241, 14:241, ::-1] - np.array(MEAN_BGR, np.float32)
-    run = jax.jit(network.logits, static_argnums=0, compiler_options=QUICK)
-    ours = np.asarray(run(network.make_model(net.config), net.params, seen))
+    apply = partial(registry.apply_model, registry.make_model(model.config))
+    outputs, _ = jax.jit(apply, compiler_options=QUICK)(model.variables, seen)
+    ours = np.asarray(outputs.logits)
     expected = opencv(path, foreign.BVLC, pixels)["fc8"]
     # Float32 sums of up to 9,216 terms in another order; LRN by another formula.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
@@ -91,15 +107,15 @@ def test_layouts_of_every_generation(tmp_path: Path, generation: str, shaped: bo
         write(tmp_path, foreign.SMALL, generation, shaped),
         foreign.weights(foreign.SMALL),
     )
-    net = convert.read(path)
+    model = convert.read(path)
     (tmp_path / "new").mkdir()
     new = write(tmp_path / "new", foreign.SMALL, "layer", shaped=True)
-    jax.tree.map(np.testing.assert_array_equal, net.params, convert.read(new).params)
-    assert net.config == convert.read(new).config
+    jax.tree.map(np.testing.assert_array_equal, model.params, convert.read(new).params)
+    assert model.config == convert.read(new).config
     np.testing.assert_array_equal(
         opencv(path, foreign.SMALL, picture())["fc8"], opencv(new, foreign.SMALL, picture())["fc8"]
     )
-    assert net.params["conv4"]["kernel"][1, 2, 0, 3, 5] == expected["conv4"][0][6 + 5, 3, 2, 0]
+    assert model.params["conv4"]["kernel"][1, 2, 0, 3, 5] == expected["conv4"][0][6 + 5, 3, 2, 0]
 
 
 TRAINING = """
@@ -135,14 +151,14 @@ def test_a_definition_for_training(tmp_path: Path, old: bool) -> None:
         text = text.replace('type: "SoftmaxWithLoss"', "type: SOFTMAX_LOSS")
         text = text.replace("layer {", "layers {")
     (tmp_path / "train_val.prototxt").write_text(text)
-    net = convert.read(path, prototxt=tmp_path / "train_val.prototxt")
-    assert (net.config.data.crop, net.config.data.scale) == (227, 0.5)
-    assert tuple(net.config.data.given_mean) == (123.0, 117.0, 104.0)
-    jax.tree.map(np.testing.assert_array_equal, net.params, convert.read(path).params)
+    model = convert.read(path, prototxt=tmp_path / "train_val.prototxt")
+    assert (model.config.data.crop, model.config.data.scale) == (227, 0.5)
+    assert model.config.data.given_mean == (123.0, 117.0, 104.0)
+    jax.tree.map(np.testing.assert_array_equal, model.params, convert.read(path).params)
 
 
 def test_pooling_before_lrn(tmp_path: Path) -> None:
-    """Catches an order of steps that is assumed: CaffeNet, of the same geometry, pools first."""
+    """Catches an order of ops that is assumed: CaffeNet, of the same geometry, pools first."""
     path = write(tmp_path, foreign.SMALL, "layer", shaped=True)
     text = foreign.prototxt(foreign.SMALL)
     for number, blob in (("1", "conv1"), ("2", "conv2")):
@@ -158,5 +174,56 @@ def test_pooling_before_lrn(tmp_path: Path) -> None:
             + text[after:].replace(f'bottom: "pool{number}"', f'bottom: "norm{number}"')
         )
     (tmp_path / "caffenet.prototxt").write_text(text)
-    net = convert.read(path, prototxt=tmp_path / "caffenet.prototxt")
-    assert net.config.model.layers.conv2.after == ("relu", "pool", "lrn")
+    model, pixels = convert.read(path, prototxt=tmp_path / "caffenet.prototxt"), picture()
+    assert [*blocks(sequential(model).ops)["conv2"]] == ["conv2", "relu2", "pool2", "norm2"]
+    check(model, opencv(path, foreign.SMALL, pixels, text), pixels)
+
+
+def test_layers_that_differ(tmp_path: Path) -> None:
+    """Catches one rule taken for all LRN, pools and dropout, as if they were the model's, and
+    another divisor at the edges of a window within a channel."""
+    path = write(tmp_path, foreign.SMALL, "layer", shaped=True)
+    norm, pool = "local_size: 5 alpha: 0.05", "kernel_size: 3 stride: 2"
+    first, second, third = foreign.prototxt(foreign.SMALL).split("pooling_param", 2)
+    text = "pooling_param".join([first, second.replace(norm, "local_size: 3 alpha: 0.5"), third])
+    text = text.replace(pool, "kernel_size: 4 stride: 2", 1)  # 55 → 27 pixels too
+    text = text.replace("dropout_ratio: 0.5", "dropout_ratio: 0.25", 1)
+    text = text.replace(norm, f"{norm} norm_region: WITHIN_CHANNEL", 1)
+    (tmp_path / "other.prototxt").write_text(text)
+    model, pixels = convert.read(path, prototxt=tmp_path / "other.prototxt"), picture()
+    ops = sequential(model).ops
+    assert ops["norm1"] == WithinChannelLRN(5, k=1.0, alpha=0.05)
+    assert ops["norm2"] == LRN(3, 1.0, 0.5, alpha_over_size=True, across_columns=True)
+    assert (ops["pool1"], ops["pool2"]) == (MaxPool(4, 2), MaxPool(3, 2))
+    assert ops["drop6"] == Dropout(0.25, inverted=True)
+    assert ops["drop7"] == Dropout(0.5, inverted=True)
+    check(model, opencv(path, foreign.SMALL, pixels, text), pixels)
+
+
+def test_names(tmp_path: Path) -> None:
+    """Catches names lost, one name for two ops, and names that no path or module can have."""
+    path = write(tmp_path, foreign.SMALL, "layer", shaped=True)
+    text = foreign.prototxt(foreign.SMALL)
+    for name, other in (("relu1", "relu"), ("relu2", "relu"), ("norm2", "conv2/norm")):
+        text = text.replace(f'"{name}"', f'"{other}"')
+    text = text.replace('name: "drop6"', 'name: "param"')  # Flax's
+    (tmp_path / "net.prototxt").write_text(text)
+    named = sequential(convert.read(path, prototxt=tmp_path / "net.prototxt")).ops
+    plain = sequential(convert.read(path)).ops
+    assert [*named.values()] == [*plain.values()]
+    assert [*named] == ["relu" if name == "relu1" else name for name in plain]
+
+    renamed = tmp_path / "renamed.caffemodel"
+    renamed.write_bytes(path.read_bytes().replace(b"fc7", b"new"))
+    assert [*convert.read(renamed).params][-3:] == ["fc6", "new", "fc8"]
+
+    text = text.replace('name: "conv4"', 'name: "conv3"')
+    (tmp_path / "net.prototxt").write_text(text)
+    with pytest.raises(InputError, match="two layers are called conv3"):
+        convert.read(path, prototxt=tmp_path / "net.prototxt")
+
+
+def sequential(model: TrainedModel) -> SequentialConfig:
+    """Return the chain of ops of a model."""
+    assert isinstance(model.config.model, SequentialConfig)
+    return model.config.model

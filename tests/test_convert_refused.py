@@ -22,6 +22,9 @@ from test_convert_torch import write as write_torch
 from alexnet_jax import convert
 from alexnet_jax.errors import InputError
 
+# What a config has as its last op.
+CLASSIFIER = {"fc8": dict(type="Dense", features=0, groups=1, std=0.01, bias=0.0)}
+
 
 def refused(path: Path, message: str, **given: Any) -> None:
     """The file is refused with a message of one line."""
@@ -107,9 +110,12 @@ def test_pytorch(tmp_path: Path, change: dict[Any, torch.Tensor], message: str) 
 @pytest.mark.parametrize(
     ("part", "name", "value", "message"),
     [
-        ("model", "classes", "x", "config that cannot be used"),
-        ("model", "columns", None, "config that cannot be used"),
-        ("model", "layers", [1], "config that cannot be used"),
+        ("model", "num_classes", "x", "config that cannot be used: model.num_classes is 'x'"),
+        ("model", "num_columns", None, "config that cannot be used: model.num_columns is None"),
+        ("model", "ops", [1], "config that cannot be used: model.ops is"),
+        ("model", "ops", {"param": {"type": "ReLU"}, **CLASSIFIER}, "name 'param'; expected"),
+        ("model", "type", "GoogLeNet", "config that cannot be used: model has type='GoogLeNet'"),
+        ("model", "colums", 1, "config that cannot be used: .*no field model.colums; did you mean"),
         ("data", "std", [], r"cannot be used: data\.std is \(\)"),
         ("data", "mean", 3, "cannot be used: data.mean is 3"),
     ],
@@ -125,6 +131,21 @@ def test_own_config(tmp_path: Path, part: str, name: str, value: object, message
     metadata["config"] = json.dumps(config)
     safetensors.numpy.save_file(arrays, path, metadata)
     refused(path, message)
+
+
+@pytest.mark.parametrize("name", ["format_version", "config", "class_names", "axes"])
+def test_own_metadata(tmp_path: Path, name: str) -> None:
+    """Catches a file of another format version, or without a part, that is read by chance, and a
+    part that is no JSON."""
+    path = make_ours(tmp_path)
+    arrays = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    for value in ("1", "[", None):
+        changed = {n: v for n, v in metadata.items() if n != name}
+        changed |= {} if value is None else {name: value}
+        safetensors.numpy.save_file(arrays, path, changed)
+        refused(path, "another version of this program" if name == "format_version" else name)
 
 
 def test_flags_that_would_be_ignored(tmp_path: Path) -> None:
@@ -144,12 +165,12 @@ def test_a_mean_image_that_is_not_given(tmp_path: Path, capsys: pytest.CaptureFi
     text = data + 'mean_file: "mean.binaryproto" } }\n' + deploy[deploy.index("layer", 20) :]
     text = text.replace('layer { name: "data" type: "Input"', 'layer { name: "input" type: "Input"')
     (tmp_path / "train.prototxt").write_text(text)
-    net = convert.read(tmp_path / "net.caffemodel", prototxt=tmp_path / "train.prototxt")
+    model = convert.read(tmp_path / "net.caffemodel", prototxt=tmp_path / "train.prototxt")
     said = capsys.readouterr().err
     assert "mean image 'mean.binaryproto'; taken is data.mean=given (122.67891434, " in said
     jax.tree.map(
         np.testing.assert_array_equal,
-        net.params,
+        model.params,
         convert.read(tmp_path / "net.caffemodel").params,
     )
     assert capsys.readouterr().err == ""

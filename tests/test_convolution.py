@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.models.convolution import convolve, kernel_gradient_by_offsets
+from alexnet_jax.layers.conv import convolve, kernel_gradient_by_offsets
 
 RNG = np.random.default_rng(0)
 
 
 def pytorch(x: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray, stride: int, pad: tuple):
-    """PyTorch's convolution and its gradients, maps last."""
+    """PyTorch's convolution and its gradients, channels last."""
     images = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
     weights = torch.tensor(kernel.transpose(3, 2, 0, 1), requires_grad=True)
     padded = torch.nn.functional.pad(images, (*pad, *pad))
@@ -68,17 +68,17 @@ def test_bfloat16_adds_up_in_float32() -> None:
     np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
-# As conv1 of the paper, as a layer with many maps, and as one with few.
+# As conv1 of the paper, as a layer with many channels, and as one with few.
 @pytest.mark.parametrize(
-    ("side", "maps", "size", "stride", "pad"),
+    ("side", "channels", "size", "stride", "pad"),
     [(59, (3, 96), 11, 4, (0, 3)), (13, (64, 64), 3, 1, (1, 1)), (9, (4, 6), 3, 2, (0, 1))],
 )
-def test_convolve(side: int, maps: tuple[int, int], size: int, stride: int, pad: tuple) -> None:
+def test_convolve(side: int, channels: tuple[int, int], size: int, stride: int, pad: tuple) -> None:
     """Catches a gradient of another convolution than the forward one, in either form."""
     out = (side + sum(pad) - size) // stride + 1
-    x = RNG.normal(size=(3, side, side, maps[0]))
-    kernel = RNG.normal(size=(size, size, *maps))
-    cotangent = RNG.normal(size=(3, out, out, maps[1]))
+    x = RNG.normal(size=(3, side, side, channels[0]))
+    kernel = RNG.normal(size=(size, size, *channels))
+    cotangent = RNG.normal(size=(3, out, out, channels[1]))
 
     @jax.jit
     def ours(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:

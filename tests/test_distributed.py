@@ -23,7 +23,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_resume import progress, restored
 
-from alexnet_jax import command, distributed, parallel
+from alexnet_jax import command, distributed, sharding
+from alexnet_jax.config import ParallelConfig
 from alexnet_jax.errors import DivergedError, InputError
 
 Ended = list[subprocess.CompletedProcess[str]]
@@ -159,7 +160,7 @@ def test_nothing_saved_is_lost(runs: Runs) -> None:
 
 
 def test_processes_must_agree(runs: Runs, tmp_path: Path) -> None:
-    """Catches: two commands that differ, and so train two nets or wait for each other for ever.
+    """Catches: two commands that differ, and so train two models or wait for each other for ever.
 
     The rate decides nothing about shapes, so that nothing else notices.
     """
@@ -189,9 +190,8 @@ def test_one_process_evaluates_what_four_trained(runs: Runs) -> None:
 @pytest.mark.parametrize("axes", [("data",), ("data", "column")])
 def test_rows_of_one_process(axes: tuple[str, ...]) -> None:
     """Catches: rows held by two columns counted twice, or out of order."""
-    layout = {"data": 2, "columns": 2, "scheme": "columns"}
-    mesh = parallel.make_mesh({"parallel": layout, "model": {"columns": 2}, "batch_size": 8})
-    rows = parallel.local_rows(8, NamedSharding(mesh, P(axes)))
+    mesh = sharding.make_mesh(ParallelConfig(data=2, columns=2))
+    rows = sharding.local_rows(8, NamedSharding(mesh, P(axes)))
     np.testing.assert_array_equal(rows, np.arange(8))
 
 
@@ -308,6 +308,5 @@ def test_no_processes_to_be_found(runs: Runs) -> None:
 def test_all_devices_must_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a mesh without the devices of some process, which would wait for ever."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    layout = {"data": 1, "columns": 2, "scheme": "columns"}
     with pytest.raises(InputError, match=r"makes 2 devices; the 2 processes have 4, and all must"):
-        parallel.make_mesh({"parallel": layout, "model": {"columns": 2}, "batch_size": 8})
+        sharding.make_mesh(ParallelConfig(data=1, columns=2))

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_jax.models.dropout import drop, expect, make_up
+from alexnet_jax.layers.dropout import dropout, rescale_kept, scale_by_keep_prob
 
 KEY = jax.random.key(3)
 UNITS = jnp.ones((6, 500))
 
 
 def masks(examples: list[int], key: jax.Array = KEY) -> np.ndarray:
-    return np.asarray(drop(UNITS[: len(examples)], 0.5, key, jnp.array(examples, jnp.uint32)))
+    return np.asarray(dropout(UNITS[: len(examples)], 0.5, key, jnp.array(examples, jnp.uint32)))
 
 
 def test_mask_depends_on_example_number_alone() -> None:
@@ -33,14 +33,14 @@ def test_mask_depends_on_key() -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 def test_rate(rate: float) -> None:
     """Catches keep and drop mixed up; 60,000 draws, five standard deviations."""
-    dropped = drop(jnp.ones((60, 1000)), rate, KEY, jnp.arange(60)) == 0
+    dropped = dropout(jnp.ones((60, 1000)), rate, KEY, jnp.arange(60)) == 0
     assert float(dropped.mean()) == pytest.approx(rate, abs=5 * (rate * (1 - rate) / 60_000) ** 0.5)
 
 
 def test_survivors_are_not_scaled() -> None:
     """Catches inverted dropout, which doubles what survives, and gradients to what does not."""
     x = jnp.linspace(1, 2, 3000).reshape(6, 500)
-    out, vjp = jax.vjp(lambda a: drop(a, 0.5, KEY, jnp.arange(6)), x)
+    out, vjp = jax.vjp(lambda a: dropout(a, 0.5, KEY, jnp.arange(6)), x)
     kept = np.asarray(out) != 0
     np.testing.assert_array_equal(np.asarray(out)[kept], np.asarray(x)[kept])
     np.testing.assert_array_equal(vjp(jnp.ones_like(x))[0], kept)
@@ -49,15 +49,15 @@ def test_survivors_are_not_scaled() -> None:
 def test_rate_zero_keeps_everything() -> None:
     """Catches a comparison that drops the unit whose draw is the largest or smallest."""
     x = jnp.arange(3000.0).reshape(6, 500)
-    np.testing.assert_array_equal(drop(x, 0.0, KEY, jnp.arange(6)), x)
-    np.testing.assert_array_equal(expect(x, 0.0), x)
+    np.testing.assert_array_equal(dropout(x, 0.0, KEY, jnp.arange(6)), x)
+    np.testing.assert_array_equal(scale_by_keep_prob(x, 0.0), x)
 
 
 def test_expectation_at_test() -> None:
     """Catches the rate in place of the probability of staying, and a changed type."""
     x = jnp.arange(8.0, dtype=jnp.bfloat16)
-    assert expect(x, 0.25).dtype == jnp.bfloat16
-    np.testing.assert_array_equal(expect(x, 0.25), 0.75 * np.arange(8.0))
+    assert scale_by_keep_prob(x, 0.25).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(scale_by_keep_prob(x, 0.25), 0.75 * np.arange(8.0))
 
 
 def test_inverted_dropout_keeps_the_expectation() -> None:
@@ -66,7 +66,7 @@ def test_inverted_dropout_keeps_the_expectation() -> None:
     PyTorch's dropout gives a survivor the same value, and the mean of 60,000 draws stays near 1:
     five standard deviations.
     """
-    out = np.asarray(make_up(drop(jnp.ones((60, 1000)), 0.2, KEY, jnp.arange(60)), 0.2))
+    out = np.asarray(rescale_kept(dropout(jnp.ones((60, 1000)), 0.2, KEY, jnp.arange(60)), 0.2))
     torchs = torch.nn.Dropout(0.2).train()(torch.ones(1000)).numpy()
     np.testing.assert_array_equal(np.unique(out), np.unique(torchs))
     assert out.mean() == pytest.approx(1, abs=5 * (0.25 / 60_000) ** 0.5)

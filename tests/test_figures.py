@@ -1,8 +1,7 @@
-"""The command that draws a run, and the drawings."""
+"""The command that plots a run, and the figures."""
 
 import io
 import json
-import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,34 +11,29 @@ import numpy as np
 import processes
 import pytest
 from data_fixtures import write_folder
+from in_process import train_here
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
+from tiny_model import tiny_config
 
-from alexnet_jax import train
 from alexnet_jax.errors import InputError
-from alexnet_jax.prepare import prepare
-from alexnet_jax.workdir import claim
-from experiments import figures, html, plots
+from experiments import figures, html_page, plots
 
 DATA_FREE = ("kernels", "curves")
 
 
 @pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a folder of colour pictures, which lies beside it."""
-    directory = tmp_path_factory.mktemp("colour")
-    write_folder(directory / "pictures" / "train", dict(a=20, b=20, c=20))
-    write_folder(directory / "pictures" / "test", dict(a=4, b=5, c=4), seed=7)
-    path = processes.write_config(directory, directory / "pictures")
-    config = runpy.run_path(str(path))["get_config"]()
-    config.update(dict(max_steps=6, checkpoint_every=6))
-    config.data.name, config.model.channels = "folder", 3
-    pack = prepare(config.data, progress=False)
-    with claim(directory / "run"):
-        assert train.train(train.complete(config, pack), pack, directory / "run") == 0
+def color_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run on a folder of color images, which lies beside it."""
+    directory = tmp_path_factory.mktemp("color")
+    write_folder(directory / "images" / "train", dict(a=20, b=20, c=20))
+    write_folder(directory / "images" / "test", dict(a=4, b=5, c=4), seed=7)
+    changes = {"max_steps": 6, "checkpoint_every": 6, "data.name": "folder", "model.channels": 3}
+    config = tiny_config(directory / "images", **changes)
+    assert train_here(config, directory / "run") == 0
     return directory / "run"
 
 
@@ -47,27 +41,27 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-def test_every_picture_of_a_run(colour: Path) -> None:
-    """Catches a picture that is named and not drawn, or drawn and not named, and a blank one."""
-    ended = processes.run("figures", f"--workdir={colour}", package="experiments")
+def test_every_figure_of_a_run(color_run: Path) -> None:
+    """Catches a figure that is listed and not plotted, or plotted and not listed; a blank one."""
+    ended = processes.run("figures", f"--workdir={color_run}", package="experiments")
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines() == [str(colour / f"{name}.png") for name in figures.NAMES]
+    assert ended.stdout.splitlines() == [str(color_run / f"{name}.png") for name in figures.NAMES]
     assert "left out" not in ended.stderr
     for name in figures.NAMES:
-        pixels = np.asarray(Image.open(colour / f"{name}.png").convert("RGB"))
+        pixels = np.asarray(Image.open(color_run / f"{name}.png").convert("RGB"))
         assert pixels.min() < 100, name
         assert (pixels == 255).mean() > 0.02, name
 
 
-def test_the_images_asked_for(colour: Path) -> None:
+def test_the_images_asked_for(color_run: Path) -> None:
     """Catches other images than asked for, labels beside the wrong one, and the true class
     unmarked or marked elsewhere."""
-    made = figures.Figures(colour, "test", images=(12, 0))
+    made = figures.Figures(color_run, "test", images=(12, 0))
     figure = made.make("predictions")
     shown = [axis for axis in figure.axes if axis.images]
     assert [axis.get_xlabel() for axis in shown] == ["c", "a"]
-    names = [path.stem for path in sorted((colour.parent / "pictures/test/c").iterdir())]
-    source = Image.open(colour.parent / f"pictures/test/c/{names[-1]}.png")
+    names = [path.stem for path in sorted((color_run.parent / "images/test/c").iterdir())]
+    source = Image.open(color_run.parent / f"images/test/c/{names[-1]}.png")
     small = np.asarray(source.resize((28, 28), Image.Resampling.BICUBIC))[1:27, 1:27]
     (image,) = shown[0].findobj(AxesImage)
     np.testing.assert_array_equal(np.asarray(image.get_array()), small)
@@ -80,11 +74,11 @@ def test_the_images_asked_for(colour: Path) -> None:
     assert "Image 12 of the test split: c" in texts(made.make("activations"))
 
 
-def test_a_training_image_is_its_own_neighbour(colour: Path) -> None:
-    """Catches neighbours from another split, pictures beside the distances of others, and more
-    images looked through than allowed."""
-    made = figures.Figures(colour, "train", images=(5, 40), among=10_000)
-    figure = made.make("neighbours")
+def test_a_training_image_is_its_own_neighbor(color_run: Path) -> None:
+    """Catches neighbors from another split, images beside the distances of others, and more
+    images searched than allowed."""
+    made = figures.Figures(color_run, "train", images=(5, 40), among=10_000)
+    figure = made.make("neighbors")
     shown = np.array([axis for axis in figure.axes if axis.images]).reshape(2, 7)
     for row in shown:
         query, nearest = (np.asarray(axis.images[0].get_array()) for axis in row[:2])
@@ -92,22 +86,24 @@ def test_a_training_image_is_its_own_neighbour(colour: Path) -> None:
         distances = [float(axis.get_xlabel().split("\n")[1]) for axis in row[1:]]
         assert distances[0] == 0
         assert distances == sorted(distances)
-    few = figures.Figures(colour, "train", images=(5,), among=4).make("neighbours")
+    few = figures.Figures(color_run, "train", images=(5,), among=4).make("neighbors")
     assert sum(bool(axis.images) for axis in few.axes) == 1 + 4
     assert any("nearest of 4 training images" in text for text in texts(few))
 
 
-def test_without_the_images(colour: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Catches imported weights that get no kernels because there are no images, curves of a net
-    that was not trained, and pictures left out without a word."""
+def test_without_the_images(color_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Catches imported weights that get no kernels because there are no images, curves of a model
+    that was not trained, and figures left out without a message."""
     workdir = tmp_path / "run"
-    shutil.copytree(colour, workdir)
+    shutil.copytree(color_run, workdir)
     (workdir / "metrics.jsonl").unlink()
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["dir"] = str(tmp_path / "nowhere")
     (workdir / "config.json").write_text(json.dumps(config))
     made = figures.Figures(workdir)
-    assert [name for name, _ in figures.draw(made, figures.NAMES, needed=False)] == ["kernels"]
+    assert [name for name, _ in figures.make_figures(made, figures.NAMES, needed=False)] == [
+        "kernels"
+    ]
     of_images, curves = capsys.readouterr().err.splitlines()
     listed = ", ".join(name for name in figures.NAMES if name not in DATA_FREE)
     assert of_images.startswith(f"left out: {listed}: ")
@@ -116,7 +112,7 @@ def test_without_the_images(colour: Path, tmp_path: Path, capsys: pytest.Capture
     assert "no metrics.jsonl" in curves
     for name in ("curves", "predictions"):
         with pytest.raises(InputError):
-            list(figures.draw(made, [name], needed=True))
+            list(figures.make_figures(made, [name], needed=True))
 
 
 @pytest.mark.parametrize(
@@ -138,18 +134,18 @@ def test_wrong_flags(flag: str, message: str, monkeypatch: pytest.MonkeyPatch) -
     assert message in str(raised.value)
 
 
-def test_images_and_splits_that_do_not_exist(colour: Path) -> None:
-    """Catches everything else drawn as if nothing had been asked for."""
+def test_images_and_splits_that_do_not_exist(color_run: Path) -> None:
+    """Catches everything else plotted as if nothing had been asked for."""
     for made, message in (
-        (figures.Figures(colour, images=(13,)), "image 13 of test does not exist"),
-        (figures.Figures(colour, "tset"), "--split=tset: folder has the splits train, "),
+        (figures.Figures(color_run, images=(13,)), "image 13 of test does not exist"),
+        (figures.Figures(color_run, "tset"), "--split=tset: folder has the splits train, "),
     ):
         with pytest.raises(InputError, match=message):
-            list(figures.draw(made, figures.NAMES, needed=True))
+            list(figures.make_figures(made, figures.NAMES, needed=True))
 
 
-def test_kernels_say_what_their_columns_are() -> None:
-    """Catches numbers under the wrong column, and a picture that leaves them out."""
+def test_kernels_are_titled_by_column() -> None:
+    """Catches numbers under the wrong column, and a figure that leaves them out."""
     kernel = np.random.default_rng(0).normal(size=(2, 3, 3, 3, 2))
     figure = plots.plot_kernels(kernel, (0.25, 0.5), "what there is to say")
     assert texts(figure) == [
@@ -157,12 +153,12 @@ def test_kernels_say_what_their_columns_are() -> None:
         "conv1, column 1: 2 kernels of 3×3, colorfulness 0.50",
         "what there is to say",
     ]
-    grey = plots.plot_kernels(kernel[:1, :, :, :1])
-    assert texts(grey) == ["conv1, column 0: 2 kernels of 3×3"]
+    gray = plots.plot_kernels(kernel[:1, :, :, :1])
+    assert texts(gray) == ["conv1, column 0: 2 kernels of 3×3"]
 
 
 def test_a_kernel_is_scaled_by_itself() -> None:
-    """Catches zero that is not mid-grey, and a strong kernel that darkens the others."""
+    """Catches zero that is not mid-gray, and a strong kernel that darkens the others."""
     kernel = np.zeros((1, 1, 2, 3, 2))
     kernel[0, 0, 0, :, 0], kernel[0, 0, 1, :, 1] = (2, -1, 0), (0, 0, 1e-3)
     axes = plots.plot_kernels(kernel).axes[:2]
@@ -173,7 +169,7 @@ def test_a_kernel_is_scaled_by_itself() -> None:
 
 def test_confusions_of_few_and_of_many_classes() -> None:
     """Catches a matrix of a thousand classes that nobody can read, pairs the wrong way round, and
-    a net without a mistake; a synset's number for a reader."""
+    a model without a mistake; a synset's number for a reader."""
     counts = np.diag([5, 6, 7])
     counts[0, 2] = 3
     matrix = plots.plot_confusion(counts, ["ant", "bee", "cat"], "title")
@@ -217,7 +213,7 @@ PIXELS = np.zeros((1, 4, 4, 3), np.uint8)
         lambda: plots.plot_activations(PIXELS[0], {"fc6": np.ones((1, 8))}, DOLLARS),
         lambda: plots.plot_confusion(4 - np.eye(30, dtype=int), [DOLLARS] * 30, DOLLARS),
     ],
-    ids=["kernels", "curves", "predictions", "neighbours", "activations", "confusion"],
+    ids=["kernels", "curves", "predictions", "neighbors", "activations", "confusion"],
 )
 def test_dollars_are_plain_in_this_figure_alone(draw: Callable[[], Figure]) -> None:
     """Catches a figure that sets names as formulas, and a setting of Matplotlib's that is left
@@ -231,7 +227,7 @@ def test_dollars_are_plain_in_this_figure_alone(draw: Callable[[], Figure]) -> N
 def test_a_page_leaves_matplotlib_as_it_was() -> None:
     """Catches the salt of a page's SVG left for other figures, and a figure whose SVG is another
     one every time."""
-    first, second = (html.embed_figure(plots.plot_curves([], ""), "").source for _ in range(2))
+    first, second = (html_page.embed_figure(plots.plot_curves([], ""), "").source for _ in range(2))
     assert first.startswith("data:image/svg+xml")
     assert first == second
     assert matplotlib.rcParams["svg.hashsalt"] is None

@@ -8,7 +8,7 @@ from PIL import Image
 
 from experiments import benchmark, growth, growth_benchmarks, input_benchmarks, memory, torch_input
 from experiments.benchmark import CASES, format_result
-from experiments.growth import straight_line
+from experiments.growth import fit_line
 
 RATIO = {"images_per_second", "peer_images_per_second", "peer", "ratio", "ratio_low", "ratio_high"}
 
@@ -16,7 +16,7 @@ RATIO = {"images_per_second", "peer_images_per_second", "peer", "ratio", "ratio_
 @pytest.mark.parametrize("name", ["input_pipeline/decoder", "prepare/decode_resize"])
 def test_races(monkeypatch, name):
     """Catches a case that no longer fits what it calls, and a result that lacks a number."""
-    monkeypatch.setattr(input_benchmarks, "_PICTURES", 12)
+    monkeypatch.setattr(input_benchmarks, "_IMAGES", 12)
     monkeypatch.setattr(input_benchmarks, "_STEPS", 1)
     monkeypatch.setattr(input_benchmarks, "_PREPARED", 12)
     (result,) = CASES[name,]((name,), 1)
@@ -31,39 +31,39 @@ def test_the_peer_does_what_torchvision_does(tmp_path):
     ramp = np.broadcast_to(np.linspace(0, 255, 40)[:, None], (40, 40, 3)).astype(np.uint8)
     for number in range(2):
         Image.fromarray(ramp).save(tmp_path / f"{number}.jpg")
-    pictures = torch_input.Pictures(tmp_path, 32)
-    images = torch.stack([pictures[0][0] for _ in range(40)])
+    dataset = torch_input.JpegImages(tmp_path, 32)
+    images = torch.stack([dataset[0][0] for _ in range(40)])
     assert images.shape == (40, 3, 32, 32)
     assert images.dtype == torch.float32
     assert 1 < images.abs().max() < 4  # (1 - 0.4) / 0.2, and some light
     flipped = images[:, :, :, 0].mean((1, 2)) > images[:, :, :, -1].mean((1, 2))
     assert {True, False} == set(flipped.tolist())
-    torch_input.Loader(tmp_path, crop=32, batch_size=4, batches=3, workers=0)()
+    torch_input.BatchReader(tmp_path, crop=32, batch_size=4, batches=3, workers=0)()
 
 
 def test_evaluation_grows(monkeypatch):
     """Catches sizes that are not what was evaluated, and a line fitted through other points."""
     monkeypatch.setattr(growth_benchmarks, "_EVALUATION_SIZES", (20, 40, 60))
-    result = growth_benchmarks.evaluation(1)
+    result = growth_benchmarks.time_evaluation(1)
     assert [size for size, _ in result["points"]] == [20, 40, 60]
-    assert growth.straight_line(result["points"]) == result
+    assert growth.fit_line(result["points"]) == result
     assert "straight line" in format_result({"name": "evaluate_growth", **result})
 
 
 def test_a_straight_line():
     """Catches slope and intercept exchanged, and a deviation in seconds in place of a share."""
-    line = straight_line([(1, 3.0), (2, 5.0), (10, 21.0)])
+    line = fit_line([(1, 3.0), (2, 5.0), (10, 21.0)])
     assert line["seconds_each"] == pytest.approx(2)
     assert line["seconds_before"] == pytest.approx(1)
     assert line["largest_deviation"] < 1e-9
-    assert 0.05 < straight_line([(1, 3.0), (2, 5.0), (10, 26.0)])["largest_deviation"] < 0.5
+    assert 0.05 < fit_line([(1, 3.0), (2, 5.0), (10, 26.0)])["largest_deviation"] < 0.5
 
 
-def test_a_picture_of_growth():
+def test_a_figure_of_growth():
     """Catches an image's time that is not the whole time divided by the images, another line than
     that through the points, and panels interchanged."""
-    measured = {"a": straight_line([(1, 3.0), (2, 5.0)]), "b": straight_line([(4, 2.0), (8, 3.0)])}
-    axes = growth.picture(measured).axes
+    measured = {"a": fit_line([(1, 3.0), (2, 5.0)]), "b": fit_line([(4, 2.0), (8, 3.0)])}
+    axes = growth.plot_growth(measured).axes
     assert [axis.get_title() for axis in axes[:2]] == ["a", "b"]
     assert [np.asarray(axis.lines[1].get_xydata()).tolist() for axis in axes[:3]] == [
         [[1, 3], [2, 5]],
@@ -74,12 +74,12 @@ def test_a_picture_of_growth():
     np.testing.assert_allclose(lines, [[[1, 3], [2, 5]], [[4, 2], [8, 3]], [[1, 3000], [2, 2500]]])
 
 
-def test_a_picture_of_what_was_measured(tmp_path):
-    """Catches a run whose picture is missed after minutes, for a name that is none of a case."""
+def test_a_figure_of_what_was_measured(tmp_path):
+    """Catches a run whose figure is missed after minutes, for a name that is none of a case."""
     assert set(benchmark.GROWTH) <= set(benchmark.result_names(benchmark.CASES))
 
     def case(wanted, repeats):
-        return [straight_line([(1, 3.0), (2, 5.0)]) for _ in wanted]
+        return [fit_line([(1, 3.0), (2, 5.0)]) for _ in wanted]
 
     cases = {("evaluate_growth",): case, ("startup", "sample"): case}
     results = list(benchmark.run_cases(cases, ["evaluate_growth", "sample"], repeats=1))
@@ -103,9 +103,9 @@ def test_what_cannot_be_given_is_refused(only, flag, expected):
 
 
 def test_memory_of_a_process(tmp_path):
-    """Catches pictures that cannot be prepared or read, and a peak in another unit than MiB."""
-    growth_benchmarks.link_pictures(tmp_path / "images", 220)
-    data = growth_benchmarks.small_data(tmp_path)
-    prepared = memory.in_a_process(growth_benchmarks._prepare, data)
+    """Catches images that cannot be prepared or read, and a peak in another unit than MiB."""
+    growth_benchmarks.link_images(tmp_path / "images", 220)
+    data = growth_benchmarks.small_data_config(tmp_path)
+    prepared = memory.call_in_new_process(growth_benchmarks._prepare, data)
     assert 10 < prepared < 2000
-    assert 10 < memory.in_a_process(growth_benchmarks._read_batches, data) < 4000
+    assert 10 < memory.call_in_new_process(growth_benchmarks._read_batches, data) < 4000

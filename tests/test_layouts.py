@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
-from torch_twin import random_params, small_config
+from torch_twin import conv_op, dense_op, random_params, small_config
 
-from alexnet_jax import parallel, train
+from alexnet_jax import config as configs
+from alexnet_jax import sharding
+from alexnet_jax.config import Config, ParallelConfig
+from alexnet_jax.data.batch import Batch
 from alexnet_jax.errors import InputError
-from alexnet_jax.optimizer import Plateau, make_optimizer
+from alexnet_jax.models.ops import LRN, Dropout
+from alexnet_jax.train_step import TrainState, abstract_state, make_state, make_train_step
+from configs.variants import sequential
 
 LAYOUTS = [(1, 1), (1, 2), (2, 1), (2, 2)]
 WEIRD = [(1, 2), (2, 2)]  # "one weird trick" differs where there are columns to share
@@ -30,58 +34,58 @@ class Run(NamedTuple):
     shards: dict[str, set[tuple[int, ...]]]
 
 
-def config(data: int, columns: int, scheme: str = "columns") -> ConfigDict:
-    """Dropout, light, a rate that drops, and an odd number of classes."""
+def config(data: int, columns: int, scheme: str = "columns") -> Config:
+    """Return a config with dropout, light, a rate that drops, and an odd number of classes."""
     config = small_config()
-    config.model.classes = 7
+    config.model.num_classes = 7
     config.learning_rate = 0.02
     config.schedule.drop_epochs = (2,)
-    config.parallel.update(data=data, columns=columns, scheme=scheme)
+    config.parallel = ParallelConfig(columns=columns, data=data, scheme=scheme)
     return config
 
 
-def host_batch(step: int) -> dict[str, np.ndarray]:
+def host_batch(step: int) -> Batch:
     rng = np.random.default_rng(step)
-    return {
-        "image": rng.integers(0, 256, (8, 24, 24, 1), np.uint8),
-        "label": rng.integers(0, 7, 8).astype(np.int32),
-        "offset": rng.integers(0, 5, (8, 2)).astype(np.int32),
-        "flip": rng.integers(0, 2, 8).astype(bool),
-        "shift": rng.normal(0, 20, (8, 1)).astype(np.float32),
-        "gain": rng.uniform(0.5, 1, 8).astype(np.float32),
-        "example": np.arange(8 * step, 8 * step + 8, dtype=np.uint32),
-    }
+    return Batch(
+        image=rng.integers(0, 256, (8, 24, 24, 1), np.uint8),
+        label=rng.integers(0, 7, 8).astype(np.int32),
+        offset=rng.integers(0, 5, (8, 2)).astype(np.int32),
+        flip=rng.integers(0, 2, 8).astype(bool),
+        shift=rng.normal(0, 20, (8, 1)).astype(np.float32),
+        gain=rng.uniform(0.5, 1, 8).astype(np.float32),
+        example=np.arange(8 * step, 8 * step + 8, dtype=np.uint32),
+        mask=np.ones(8, bool),
+    )
 
 
-def start(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[train.TrainState, jax.Array]:
-    """The first state and the mean image, where the trainer puts them."""
+def start(config: Config, mesh: jax.sharding.Mesh) -> tuple[TrainState, jax.Array]:
+    """Return the first state and the mean image, where the trainer puts them."""
     params = jax.tree.map(jnp.float32, random_params(config))
-    velocity = make_optimizer(config).init(params)
-    state = train.TrainState(jnp.int32(0), params, velocity, Plateau.start())
     mean = np.random.default_rng(9).uniform(100, 150, (28, 28, 1)).astype(np.float32)
-    layout = parallel.shardings(state, mesh, parallel.whole_layers(config))
-    state = jax.device_put(state, layout)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    state = jax.device_put(make_state(config, {"params": params}), places)
     return state, jax.device_put(mean, NamedSharding(mesh, P()))
 
 
 @cache
-def run(data: int, columns: int, scheme: str = "columns") -> Run:
+def run(data: int, columns: int, scheme: str = "columns", rule: str = "epochs") -> Run:
     chosen = config(data, columns, scheme)
-    mesh = parallel.make_mesh(chosen)
-    step: Any = train.make_train_step(chosen, mesh, IMAGES)
+    chosen.schedule.rule = rule
+    mesh = sharding.make_mesh(chosen.parallel)
+    step: Any = make_train_step(chosen, mesh, IMAGES)
     state, mean = start(chosen, mesh)
-    sharding = parallel.batch_sharding(chosen, mesh)
+    places = sharding.batch_sharding(chosen, mesh)
     losses = []
     for number in range(STEPS):
-        batch = parallel.shard_batch(host_batch(number), sharding)
+        batch = sharding.shard_batch(host_batch(number), places)
         # Compiling moves the program's constants to the device: the first step may.
         with jax.transfer_guard("disallow" if number else "allow"):
-            state, sums = step(state, mean, batch)
-        losses.append(float(sums["loss"]) / float(sums["count"]))
-        if number == 1:  # as after a validation
-            plateau = state.plateau.observe(0.5, patience=3)
-            plateau = jax.device_put(plateau, parallel.shardings(plateau, mesh))
-            state = state.replace(plateau=plateau)
+            state, metrics = step(state, mean, batch)
+        losses.append(float(metrics.sums.loss) / float(metrics.sums.count))
+        if number == 1 and state.schedule_state is not None:  # as after a validation
+            seen = state.schedule_state.observe(0.5, patience=3)
+            seen = jax.device_put(seen, sharding.replicated(mesh))
+            state = state.replace(schedule_state=seen)
     shards = {
         f"{name}/{part}": {shard.data.shape for shard in array.addressable_shards}
         for name, layer in state.params.items()
@@ -116,24 +120,29 @@ def test_layouts_agree(data: int, columns: int, scheme: str) -> None:
 
 
 def test_lrn_across_columns_agrees_between_layouts() -> None:
-    """Catches neighbours taken from the wrong side or device, and gradients that do not return.
+    """Catches neighbors taken from the wrong side or device, and gradients that do not return.
 
-    Four columns, so that inner devices have neighbours on both sides. Float32: as above.
+    Four columns, so that inner devices have neighbors on both sides. Float32: as above.
     """
     results = []
     for devices in (1, 2, 4):
         chosen = config(1, devices)
-        chosen.model.columns = 4
-        chosen.model.lrn.update(size=5, across_columns=True)
-        chosen.model.inverted_dropout = True
-        for layer in ("conv3", "fc7"):  # these have no normalisation
-            del chosen.model.layers[layer]
-        chosen.model.layers.fc6.features = 16
-        mesh = parallel.make_mesh(chosen)
+        model = sequential(chosen)
+        model.num_columns = 4
+        conv_op(chosen, "conv2").groups = 4
+        for name in ("conv3", "relu3", "fc7", "relu7", "drop7"):  # these have no normalization
+            del model.ops[name]
+        for op in model.ops.values():
+            if isinstance(op, LRN):
+                op.size, op.across_columns = 5, True
+            elif isinstance(op, Dropout):
+                op.inverted = True
+        dense_op(chosen, "fc6").features = 16
+        mesh = sharding.make_mesh(chosen.parallel)
         state, mean = start(chosen, mesh)
-        batch = parallel.shard_batch(host_batch(0), parallel.batch_sharding(chosen, mesh))
-        state, sums = train.make_train_step(chosen, mesh, IMAGES)(state, mean, batch)
-        results.append((float(sums["loss"]), jax.device_get(state.params)))
+        batch = sharding.shard_batch(host_batch(0), sharding.batch_sharding(chosen, mesh))
+        state, metrics = make_train_step(chosen, mesh, IMAGES)(state, mean, batch)
+        results.append((float(metrics.sums.loss), jax.device_get(state.params)))
     (loss, one), *others = results
     before = random_params(chosen)
     for other_loss, other in others:
@@ -144,10 +153,11 @@ def test_lrn_across_columns_agrees_between_layouts() -> None:
             np.testing.assert_allclose(got, layer["kernel"], rtol=1.2e-7, atol=1e-5 * moved)
 
 
+@pytest.mark.parametrize("rule", ["epochs", "plateau"])
 @pytest.mark.parametrize(("data", "columns"), LAYOUTS)
-def test_compiled_once(data: int, columns: int) -> None:
+def test_compiled_once(data: int, columns: int, rule: str) -> None:
     """Catches a state that comes out of a step, or of a validation, laid out otherwise."""
-    assert run(data, columns).compilations == 1
+    assert run(data, columns, rule=rule).compilations == 1
 
 
 @pytest.mark.parametrize(("data", "columns"), LAYOUTS)
@@ -188,16 +198,22 @@ def test_transfer_guard_works_here() -> None:
 @pytest.mark.parametrize(
     ("data", "columns", "message"),
     [
-        (4, 2, r"needs 8 devices; this machine has 4 .*device_count=8"),
         (0, 1, r"parallel\.data=0"),
-        (1, 3, r"parallel\.columns=3 devices cannot share model\.columns=2"),
+        (1, 3, r"parallel\.columns=3 devices cannot share model\.num_columns=2"),
         (3, 1, r"batch_size=8 is not a multiple of parallel\.data=3"),
     ],
 )
 def test_impossible_meshes(data: int, columns: int, message: str) -> None:
     """Catches a traceback of JAX's in place of the field that is to be changed."""
     with pytest.raises(InputError, match=message):
-        parallel.make_mesh(config(data, columns))
+        configs.validated(config(data, columns))
+
+
+def test_more_devices_than_there_are() -> None:
+    """Catches a traceback of JAX's in place of the way to simulate devices."""
+    chosen = configs.validated(config(4, 2))
+    with pytest.raises(InputError, match=r"needs 8 devices; this machine has 4 .*device_count=8"):
+        sharding.make_mesh(chosen.parallel)
 
 
 def test_one_weird_trick_shares_the_batch_further() -> None:
@@ -205,6 +221,6 @@ def test_one_weird_trick_shares_the_batch_further() -> None:
     chosen = config(2, 2, "one_weird_trick")
     chosen.batch_size = 6
     with pytest.raises(InputError, match=r"not a multiple of parallel\.data=2 × parallel\.col"):
-        parallel.make_mesh(chosen)
-    with pytest.raises(InputError, match=r"parallel\.scheme is 'weird'; expected columns or one_"):
-        parallel.make_mesh(config(1, 2, "weird"))
+        configs.validated(chosen)
+    with pytest.raises(InputError, match=r"parallel\.scheme=weird; expected .*columns, one_"):
+        configs.validated(config(1, 2, "weird"))

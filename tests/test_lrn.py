@@ -1,4 +1,4 @@
-"""Normalisation across and within maps against PyTorch, in float64."""
+"""Normalization across and within channels against PyTorch, in float64."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.models.lrn import lrn, map_norm
+from alexnet_jax.layers.lrn import lrn, within_channel_lrn
 
 PAPER = (5, 2.0, 1e-4, 0.75)
 
@@ -27,7 +27,7 @@ def both(
 def pytorch(
     x: np.ndarray, cotangent: np.ndarray, size: int, k: float, alpha: float, beta: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """PyTorch's value and gradient; it wants maps second, and divides its alpha by the size."""
+    """PyTorch's value and gradient; it wants channels second, and divides its alpha by the size."""
     a = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
     b = torch.nn.functional.local_response_norm(a, size, alpha * size, beta, k)
     b.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
@@ -56,21 +56,21 @@ def test_paper_constants(spread: float) -> None:
 @given(
     batch=st.integers(1, 3),
     height=st.integers(1, 3),
-    maps=st.integers(1, 12),
+    channels=st.integers(1, 12),
     size=st.sampled_from([1, 3, 5, 7]),
     k=st.sampled_from([1.0, 2.0]),
     alpha=st.sampled_from([1e-4, 0.3]),
     beta=st.sampled_from([0.5, 0.75, 1.0]),
 )
 def test_any_shape_and_rule(
-    batch: int, height: int, maps: int, size: int, k: float, alpha: float, beta: float
+    batch: int, height: int, channels: int, size: int, k: float, alpha: float, beta: float
 ) -> None:
-    """Catches a window shifted by one, or not cut off at the first and last map."""
-    check((batch, height, 2, maps), 3.0, (size, k, alpha, beta))
+    """Catches a window shifted by one, or not cut off at the first and last channel."""
+    check((batch, height, 2, channels), 3.0, (size, k, alpha, beta))
 
 
-def test_gradient_reaches_neighbours() -> None:
-    """Catches a gradient without the term that goes through the neighbours' squares."""
+def test_gradient_reaches_neighbors() -> None:
+    """Catches a gradient without the term that goes through the neighbors' squares."""
     x = jnp.ones((1, 1, 1, 9))
     jacobian = jax.jit(jax.jacobian(lambda a: lrn(a, 5, 2.0, 0.3, 0.75)))(x).reshape(9, 9)
     apart = np.abs(np.subtract.outer(np.arange(9), np.arange(9)))
@@ -99,9 +99,9 @@ def test_even_size_is_refused() -> None:
     ("height", "width", "size", "k", "beta"),
     [(7, 6, 5, 1.0, 0.75), (2, 7, 5, 2.0, 0.5), (4, 1, 3, 1.0, 0.75)],
 )
-def test_map_norm(height: int, width: int, size: int, k: float, beta: float) -> None:
-    """Catches a window over other axes, one that is not cut off at the edges of the map, and a
-    gradient that does not reach the neighbours. PyTorch's average pool is the sum of a window,
+def test_within_channel_lrn(height: int, width: int, size: int, k: float, beta: float) -> None:
+    """Catches a window over other axes, one that is not cut off at the edges, and a
+    gradient that does not reach the neighbors. PyTorch's average pool is the sum of a window,
     zeros beyond the edge, over size²."""
     rng, alpha = np.random.default_rng(0), 0.3
     x, cotangent = 3 * rng.normal(size=(2, 2, height, width, 3))
@@ -109,7 +109,7 @@ def test_map_norm(height: int, width: int, size: int, k: float, beta: float) -> 
 
         @jax.jit
         def ours(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value, vjp = jax.vjp(lambda a: map_norm(a, size, k, alpha, beta), x)
+            value, vjp = jax.vjp(lambda a: within_channel_lrn(a, size, k, alpha, beta), x)
             return value, vjp(cotangent)[0]
 
         value, gradient = ours(jnp.asarray(x), jnp.asarray(cotangent))

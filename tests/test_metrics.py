@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_jax import evaluate, metrics, parallel
+from alexnet_jax import metrics, sharding
+from alexnet_jax.data.batch import Batch
+from alexnet_jax.evaluate import evaluate_batches
+from alexnet_jax.metrics import MetricSums
+from alexnet_jax.trained import Predict
 
 
 def sums(scores: Any, label: Any, mask: Any = None) -> dict[str, float]:
     mask = np.ones(len(label), bool) if mask is None else mask
-    got = metrics.sums(jnp.asarray(scores, jnp.float32), jnp.asarray(label), jnp.asarray(mask))
-    return {name: float(value) for name, value in got.items()}
+    got = metrics.compute_metrics(
+        jnp.asarray(scores, jnp.float32), jnp.asarray(label), jnp.asarray(mask)
+    )
+    return {name: float(value) for name, value in vars(got).items()}
 
 
 def wrong(scores: np.ndarray, label: np.ndarray, best: int) -> int:
@@ -57,7 +63,7 @@ def test_fewer_than_five_classes() -> None:
 
 
 def test_nan_is_an_error() -> None:
-    """Catches a net of NaNs scoring no errors: no comparison with NaN is true."""
+    """Catches a model of NaNs scoring no errors: no comparison with NaN is true."""
     scores = np.zeros((2, 10))
     scores[0] = np.nan
     got = sums(scores, [0, 0])
@@ -72,12 +78,21 @@ def test_mask() -> None:
     assert got == {"loss": 3.0, "top1": 1, "top5": 0, "count": 2}
 
 
-def test_totals_are_divided_once() -> None:
+def test_sums_are_divided_once() -> None:
     """Catches a mean of batches' means, which weighs images of a small batch more."""
-    totals = metrics.Totals()
-    totals.add({"loss": 6.0, "top1": 3, "top5": 1, "count": 3})
-    totals.add({"loss": 2.0, "top1": 0, "top5": 0, "count": 1})
-    assert totals.means() == {"loss": 2.0, "top1_error": 0.75, "top5_error": 0.25, "count": 4}
+    first = MetricSums(loss=6.0, top1=3, top5=1, count=3)
+    total = MetricSums().plus(first).plus(MetricSums(loss=2.0, top1=0, top5=0, count=1))
+    assert total.compute() == {"loss": 2.0, "top1_error": 0.75, "top5_error": 0.25, "count": 4}
+    assert first == MetricSums(loss=6.0, top1=3, top5=1, count=3)
+
+
+def test_sums_are_added_in_double_precision() -> None:
+    """Catches sums on the host in float32, in which 2^24 + 1 images are 2^24, and JAX arrays in
+    what is written as JSON."""
+    one = MetricSums(*(jnp.float32(value) for value in (0.5, 1, 1, 1)))
+    total = MetricSums(loss=2.0**24, top1=2**24, top5=2**24, count=2**24).plus(one)
+    assert vars(total) == dict(loss=2**24 + 0.5, top1=2**24 + 1, top5=2**24 + 1, count=2**24 + 1)
+    assert {type(value) for value in vars(total).values()} == {float}
 
 
 CLASSES, IMAGES, BATCH = 12, 22, 8
@@ -88,26 +103,28 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def look(weight: float) -> evaluate.Predict:
-    """A net whose images are its scores: `weight` makes one net differ from another."""
+def make_predict(weight: float) -> Predict:
+    """Return a model whose images are its scores; `weight` makes models differ."""
 
-    def predict(batch: dict[str, jax.Array]) -> jax.Array:
-        assert set(batch) == {"image", "offset", "flip"}
-        flipped = jnp.where(batch["flip"][:, None], -1.0, 1.0)
-        scores = batch["image"][:, 0, :, 0] * weight + flipped * jnp.arange(CLASSES) / 9
-        return jax.nn.log_softmax(scores + batch["offset"][:, :1] * jnp.cos(jnp.arange(CLASSES)))
+    def predict(batch: Batch) -> jax.Array:
+        given = {name for name, array in vars(batch).items() if array is not None}
+        assert given == {"image", "offset", "flip"}
+        flipped = jnp.where(batch.flip[:, None], -1.0, 1.0)
+        scores = batch.image[:, 0, :, 0] * weight + flipped * jnp.arange(CLASSES) / 9
+        return jax.nn.log_softmax(scores + batch.offset[:, :1] * jnp.cos(jnp.arange(CLASSES)))
 
     return predict
 
 
-def expected(
-    data: dict[str, np.ndarray], weights: list[float], label: np.ndarray
-) -> dict[str, Any]:
-    """Loss and errors of the plain average of softmaxes over views and nets."""
+def expected(data: Batch, weights: list[float]) -> dict[str, Any]:
+    """Return loss and errors of the plain average of softmaxes over views and models."""
+    image, offset, flip, label = (
+        np.asarray(array) for array in (data.image, data.offset, data.flip, data.label)
+    )
     classes = np.arange(CLASSES)
-    flipped = np.where(data["flip"], -1.0, 1.0)[..., None]
-    shared = flipped * classes / 9 + data["offset"][..., :1] * np.cos(classes)
-    scores = [data["image"][:, :, 0, :, 0].astype(float) * w + shared for w in weights]
+    flipped = np.where(flip, -1.0, 1.0)[..., None]
+    shared = flipped * classes / 9 + offset[..., :1] * np.cos(classes)
+    scores = [image[:, :, 0, :, 0].astype(float) * w + shared for w in weights]
     mean = np.mean([softmax(s) for s in scores], axis=(0, 2))
     return {
         "loss": pytest.approx(-np.log(mean[np.arange(len(label)), label]).mean(), rel=1e-5),
@@ -117,46 +134,45 @@ def expected(
     }
 
 
-def images(views: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def images(views: int) -> Batch:
+    """Return all images with their labels."""
     rng = np.random.default_rng(views)
-    data = {
-        "image": rng.normal(size=(IMAGES, views, 1, CLASSES, 1)).astype(np.float32),
-        "offset": rng.integers(0, 3, (IMAGES, views, 2)).astype(np.int32),
-        "flip": rng.integers(0, 2, (IMAGES, views)).astype(bool),
-    }
-    return data, rng.integers(0, CLASSES, IMAGES).astype(np.int32)
+    return Batch(
+        image=rng.normal(size=(IMAGES, views, 1, CLASSES, 1)).astype(np.float32),
+        offset=rng.integers(0, 3, (IMAGES, views, 2)).astype(np.int32),
+        flip=rng.integers(0, 2, (IMAGES, views)).astype(bool),
+        label=rng.integers(0, CLASSES, IMAGES).astype(np.int32),
+    )
 
 
-def batches(
-    data: dict[str, np.ndarray], label: np.ndarray, fill: Callable[[np.ndarray], np.ndarray]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Whole batches, the last one filled up and masked."""
+def batches(data: Batch, fill: Callable[[np.ndarray], np.ndarray]) -> Iterator[Batch]:
+    """Yield whole batches, the last one filled up and masked."""
     for start in range(0, IMAGES, BATCH):
         index = fill(np.arange(start, start + BATCH))
         mask = np.arange(start, start + BATCH) < IMAGES
-        batch = {name: rows[index] for name, rows in data.items()}
-        yield {**batch, "label": np.where(mask, label[index], 0), "mask": mask}
+        batch = jax.tree.map(lambda rows, index=index: rows[index], data)
+        yield batch.replace(label=np.where(mask, batch.label, 0), mask=mask)
 
 
 @pytest.mark.parametrize("views", [1, 10])
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.3, -2.0]])
 def test_evaluation(views: int, weights: list[float]) -> None:
-    """Catches a dropped or padded last batch, averaged logits, and nets weighed by views."""
-    data, label = images(views)
-    mesh = parallel.data_mesh(BATCH)
+    """Catches a dropped or padded last batch, averaged logits, and models weighed by views."""
+    data = images(views)
+    mesh = sharding.make_data_mesh(BATCH)
     assert mesh.size == 4
-    filled = batches(data, label, lambda index: np.minimum(index, IMAGES - 1))
-    got = evaluate.errors([look(w) for w in weights], filled, mesh)
-    nets = [[w] for w in weights] + ([weights] if len(weights) > 1 else [])
-    assert got == [expected(data, net, label) for net in nets]
+    filled = batches(data, lambda index: np.minimum(index, IMAGES - 1))
+    got = evaluate_batches([make_predict(w) for w in weights], filled, mesh)
+    models = [[w] for w in weights] + ([weights] if len(weights) > 1 else [])
+    assert got == [expected(data, model) for model in models]
 
 
 def test_padding_does_not_count() -> None:
     """Catches padding rows that enter a sum: other rows to fill up with change nothing."""
-    data, label = images(1)
-    mesh = parallel.data_mesh(BATCH)
+    data = images(1)
+    mesh = sharding.make_data_mesh(BATCH)
     last, first = (
-        evaluate.errors([look(1.0)], batches(data, label, fill), mesh)
+        evaluate_batches([make_predict(1.0)], batches(data, fill), mesh)
         for fill in (lambda i: np.minimum(i, IMAGES - 1), lambda i: np.where(i < IMAGES, i, 0))
     )
     assert last == first

@@ -8,7 +8,8 @@ from typing import Any
 
 import processes
 from data_fixtures import write_idx_set
-from test_finetune import run, tiny
+from in_process import train_here
+from tiny_model import tiny_config
 
 NOTEBOOK = processes.ROOT / "experiments" / "inspect_params.ipynb"
 LARGEST = 1_000_000  # bytes that a reader of the repository downloads for it
@@ -21,9 +22,9 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def kinds(cell: dict[str, Any]) -> list[list[str]]:
-    """Of each output of a cell its type and formats.
+    """Return the type and formats of each output of a cell.
 
-    What Matplotlib and others tell on stderr while they start depends on the machine.
+    The messages of Matplotlib and others on stderr depend on the machine.
     """
     return [
         [output["output_type"], *sorted(output.get("data", []))]
@@ -34,7 +35,7 @@ def kinds(cell: dict[str, Any]) -> list[list[str]]:
 
 def test_the_committed_outputs_are_of_one_run_from_top_to_bottom() -> None:
     """Catches cells that were edited and run out of order or not at all, errors and warnings among
-    the outputs, another machine's folders, and pictures too large to keep."""
+    the outputs, another machine's folders, and images too large to keep."""
     cells = code_cells(NOTEBOOK)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
@@ -48,13 +49,13 @@ def test_the_committed_outputs_are_of_one_run_from_top_to_bottom() -> None:
 
 
 def test_it_runs_on_a_fresh_run(tmp_path: Path) -> None:
-    """Catches a cell that fails, that needs the sample's net, or whose committed output is of
+    """Catches a cell that fails, that needs the sample's model, or whose committed output is of
     another kind than what it gives now; and a notebook that finds the package or the run only
     where it was written."""
     write_idx_set(tmp_path / "data", train=60, test=20)
     workdir, executed = tmp_path / "run", tmp_path / "executed.ipynb"
     fields = dict(max_steps=6, checkpoint_every=2, keep_checkpoints=9)
-    assert run(tiny(tmp_path / "data", **fields), workdir) == 0
+    assert train_here(tiny_config(tmp_path / "data", **fields), workdir) == 0
     variables = dict(
         WORKDIR=str(workdir),
         JUPYTER_DATA_DIR=str(tmp_path / "jupyter"),

@@ -1,6 +1,7 @@
-"""Both full nets against plain NumPy loops, every activation; gradients against differences."""
+"""Both full models against plain NumPy loops, every activation; gradients against differences."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_oracle
 import pytest
-from numpy_oracle import PAPER, RUN_145, Net
+from numpy_oracle import PAPER, RUN_145, Table
 from test_configs import load
 
-from alexnet_jax import describe, network
-from alexnet_jax.models.alexnet import AlexNet, ModelConfig, activations
+from alexnet_jax import describe
+from alexnet_jax.models import registry
+from alexnet_jax.models.api import Layout
+from alexnet_jax.models.ops import LRN, Conv, Dense, SequentialConfig
+from alexnet_jax.models.sequential import Sequential
+from configs.variants import sequential
 
 # Quick to compile, since it runs once.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -32,52 +37,60 @@ def random_params(shapes: Any, dtype: type) -> Any:
     return jax.tree_util.tree_map_with_path(one, shapes)
 
 
-@pytest.mark.parametrize(("file", "net"), [("alexnet.py", PAPER), ("source2012.py", RUN_145)])
-def test_every_activation(file: str, net: Net) -> None:
-    """Catches a wrong size, padding, order, constant or sight anywhere in either full net, and an
-    activation that is missing or has another's name."""
+@pytest.mark.parametrize(("file", "table"), [("alexnet.py", PAPER), ("source2012.py", RUN_145)])
+def test_every_activation(file: str, table: Table) -> None:
+    """Catches a wrong size, padding, order, constant or groups anywhere in either full model, and
+    an activation that is missing or has another's name."""
     config = describe.with_classes(load(file, ""))
-    params = random_params(network.abstract_params(config), np.float32)
+    params = random_params(registry.abstract_variables(config)["params"], np.float32)
     image = np.random.default_rng(1).uniform(-120, 130, (224, 224, 3)).astype(np.float32)
-    ours = jax.jit(activations, static_argnums=0)(network.make_model(config), params, image[None])
-    expected = numpy_oracle.forward(net, params, image)
+    compute = jax.jit(partial(registry.compute_activations, registry.make_model(config)))
+    ours = compute({"params": params}, image[None])
+    expected = numpy_oracle.forward(table, params, image)
+    assert [name for name in sequential(config).ops if name in ours] == list(expected)
     assert ours.keys() == expected.keys()
     for name, value in expected.items():
-        found = np.asarray(ours[name])[0] if name == "fc8" else np.asarray(ours[name])[:, 0]
+        found = np.asarray(ours[name])[0]
         assert found.dtype == np.float32
-        found = found.reshape(value.shape)
+        assert found.shape == value.shape
         # Sums of up to 9,216 float32 products, rounded through eight layers.
         assert np.abs(found - value).max() <= 1e-5 * np.abs(value).max(), name
 
 
-def small(file: str) -> tuple[ModelConfig, Any]:
-    """The small net with 4 … 8 maps, and the shapes of its parameters for images of 12 pixels."""
+def small(file: str) -> tuple[SequentialConfig, Any]:
+    """The small model with 4 … 8 channels, and the shapes of its parameters for images of 12
+    pixels."""
     config = load(file, "sample")
-    for layer in config.model.layers.values():
-        layer.features = min(layer.features, 8)
-    config.model.update(classes=5)
+    model = sequential(config)
+    for op in model.ops.values():
+        if isinstance(op, Conv | Dense):
+            op.features = min(op.features, 8)
+    model.num_classes = 5
     config.data.crop = 12
-    return ModelConfig.from_dict(config.model), network.abstract_params(config)
+    return model, registry.abstract_variables(config)["params"]
 
 
-@pytest.mark.parametrize(("file", "net"), [("alexnet.py", PAPER), ("source2012.py", RUN_145)])
-def test_gradient(file: str, net: Net) -> None:
-    """Catches a gradient of ours that is not that of the function: of the normalisations, the
+@pytest.mark.parametrize(("file", "table"), [("alexnet.py", PAPER), ("source2012.py", RUN_145)])
+def test_gradient(file: str, table: Table) -> None:
+    """Catches a gradient of ours that is not that of the function: of the normalizations, the
     pooling, or a layer whose columns meet. The differences are of the loops' own loss."""
     model, shapes = small(file)
-    conv1 = replace(net.layers[0], stride=1, pad=(2, 2))
-    share = 5 if model.lrn.alpha_over_size else 1
-    net = replace(net, layers=[conv1, *net.layers[1:]], alpha=0.4 / share)
-    net = replace(net, map_alpha=4.0 / 25 if net.map_alpha else 0.0)
+    conv1 = replace(table.layers[0], stride=1, pad=(2, 2))
+    norm = model.ops["norm1"]
+    assert isinstance(norm, LRN)
+    share = 5 if norm.alpha_over_size else 1
+    table = replace(table, layers=[conv1, *table.layers[1:]], alpha=0.4 / share)
+    table = replace(table, pixel_alpha=4.0 / 25 if table.pixel_alpha else 0.0)
     params = random_params(shapes, np.float64)
     image, label = 2 * np.random.default_rng(2).normal(size=(12, 12, 1)), 3
 
     def loss(params: Any) -> jax.Array:
-        logits = network.logits(AlexNet(model, dtype=jnp.float64), params, jnp.asarray(image[None]))
-        return -jax.nn.log_softmax(logits)[0, label]
+        module = Sequential(model, Layout(), jnp.float64)
+        outputs, _ = registry.apply_model(module, {"params": params}, jnp.asarray(image[None]))
+        return -jax.nn.log_softmax(outputs.logits)[0, label]
 
     def plain_loss() -> float:
-        logits = numpy_oracle.forward(net, params, image)["fc8"]
+        logits = numpy_oracle.forward(table, params, image)["fc8"]
         return float(np.log(np.exp(logits - logits[label]).sum()))
 
     with jax.enable_x64(True):

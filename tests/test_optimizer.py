@@ -1,5 +1,6 @@
 """The update rule and the learning rate, against plain loops and hand arithmetic."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -7,16 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch_twin
 
+from alexnet_jax import config as configs
+from alexnet_jax.config import Config, OptimizerConfig
 from alexnet_jax.errors import InputError
-from alexnet_jax.optimizer import (
-    Plateau,
-    check_multipliers,
+from alexnet_jax.optimizer import make_optimizer, weight_decay
+from alexnet_jax.schedules import (
+    PlateauState,
+    check_patterns,
+    init_schedule_state,
     learning_rate,
-    make_optimizer,
-    rates,
+    learning_rates,
+    total_steps,
 )
+from configs.alexnet import get_config
 
 IMAGENET = 1281167
 RATES = [0.01, 0.01, 0.01, 0.001, 0.001, 0.0001]
@@ -40,7 +45,8 @@ def descend(optimizer: Any, in_update: bool) -> dict[str, Any]:
         for rate, gradient in zip(RATES, gradients(), strict=True):
             given = jax.tree.map(jnp.asarray, gradient)
             if in_update:
-                updates, state = optimizer.update(given, state, params, learning_rate=rate)
+                rates = dict.fromkeys(given, rate)
+                updates, state = optimizer.update(given, state, params, learning_rate=rates)
             else:
                 state.hyperparams["learning_rate"] = jnp.asarray(rate)
                 updates, state = optimizer.update(given, state, params)
@@ -60,8 +66,8 @@ def plain() -> dict[str, np.ndarray]:
 
 
 def test_update_rule() -> None:
-    """Catches the rate outside of the velocity, no decay on biases, and a wrong sign."""
-    got, expected = descend(make_optimizer(config()), in_update=True), plain()
+    """Catches the rate outside of the momentum buffer, no decay on biases, and a wrong sign."""
+    got, expected = descend(make_optimizer(OptimizerConfig()), in_update=True), plain()
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-13)
 
@@ -79,15 +85,17 @@ def test_not_sgd_of_optax() -> None:
     assert np.median(apart / moved) > 0.1
 
 
-def config(**schedule: Any) -> Any:
+def config(**schedule: Any) -> Config:
     """The paper's rates and batch of 128."""
-    paper = torch_twin.config_module()["get_config"]()
-    paper.schedule.update(schedule)
-    return paper
+    paper = get_config()
+    paper.schedule = replace(paper.schedule, **schedule)
+    return configs.validated(paper)
 
 
-def rate(config: Any, step: int, plateau: Plateau | None = None, images: int = IMAGENET) -> float:
-    return float(learning_rate(config, images, step, plateau or Plateau.start()))
+def rate(
+    config: Config, step: int, state: PlateauState | None = None, images: int = IMAGENET
+) -> float:
+    return float(learning_rate(config, images, step, state))
 
 
 @pytest.mark.parametrize(
@@ -114,14 +122,25 @@ def test_epoch_that_starts_with_a_batch() -> None:
 
 def test_rate_is_traced() -> None:
     """Catches a schedule decided in Python, which would compile the step again at each drop."""
-    jitted = jax.jit(lambda step: learning_rate(config(), IMAGENET, step, Plateau.start()))
+    jitted = jax.jit(lambda step: learning_rate(config(), IMAGENET, step, None))
     assert float(jitted(jnp.int32(240_218))) == pytest.approx(1e-2, rel=1e-6)
     assert float(jitted(jnp.int32(240_219))) == pytest.approx(1e-3, rel=1e-6)
 
 
+def first_plateau() -> PlateauState:
+    state = init_schedule_state(config(rule="plateau").schedule)
+    assert state is not None
+    return state
+
+
+def test_only_the_plateau_rule_has_a_state() -> None:
+    """Catches a state that the rule "epochs" would have to carry along."""
+    assert init_schedule_state(config().schedule) is None
+
+
 def test_plateau_waits_and_resets() -> None:
     """Catches patience off by one, an equal error taken as better, and a wait not started anew."""
-    plateau, drops = Plateau.start(), []
+    plateau, drops = first_plateau(), []
     #          best       best            drop           best           drop
     for error in (0.5, 0.6, 0.4, 0.4, 0.45, 0.41, 0.5, 0.5, 0.39, 0.4, 0.4, 0.4):
         plateau = plateau.observe(error, patience=3)
@@ -132,55 +151,63 @@ def test_plateau_waits_and_resets() -> None:
 
 def test_plateau_divides_at_most_so_often() -> None:
     """Catches a rate that goes on falling after the last division."""
-    rates, plateau = [], Plateau.start()
+    rates, plateau = [], first_plateau()
     for _ in range(6):
         rates.append(rate(config(rule="plateau", drops=3), 10**6, plateau))
         plateau = plateau.observe(float("nan"), patience=1)
     assert rates == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5, 1e-5, 1e-5], rel=1e-6)
 
 
-def test_unknown_rule() -> None:
-    """Catches a misspelt rule that leaves the rate constant."""
-    with pytest.raises(InputError, match=r"schedule\.rule is 'epoch'"):
-        rate(config(rule="epoch"), 0)
+def test_total_steps() -> None:
+    """Catches a last epoch that is not finished, and a limit that lengthens the run."""
+    changed = lambda **fields: configs.with_changes(config(), fields)  # noqa: E731
+    assert total_steps(config(), IMAGENET) == 900_821  # 90 · 1281167 = 128 · 900,820 + 70
+    assert total_steps(changed(max_steps=7), IMAGENET) == 7
+    assert total_steps(changed(max_steps=10**6), IMAGENET) == 900_821
 
 
 def test_biases_need_not_decay() -> None:
-    """Catches a decay of biases where config.decay_biases is off, and weights that lose theirs."""
-    spared = config()
-    spared.decay_biases = False
+    """Catches a decay of biases that a pattern spares, and weights that lose theirs."""
+    spared = OptimizerConfig(decay_multipliers=(("bias", 0.0),))
     got, expected, zero = descend(make_optimizer(spared), in_update=True), plain(), start()
     np.testing.assert_allclose(got["kernel"], expected["kernel"], rtol=1e-13)
-    velocity = np.zeros(4)
+    momentum = np.zeros(4)
     for rate, gradient in zip(RATES, gradients(), strict=True):
-        velocity = 0.9 * velocity - rate * gradient["bias"]
-        zero["bias"] = zero["bias"] + velocity
+        momentum = 0.9 * momentum - rate * gradient["bias"]
+        zero["bias"] = zero["bias"] + momentum
     np.testing.assert_allclose(got["bias"], zero["bias"], rtol=1e-13)
 
 
 # conv1 slows down, is frozen, and goes on; fc8 starts fast within epoch 1; biases have their own.
 MULTIPLIERS = (
-    ("conv1", 7, 0.0),
-    ("conv1", 5, 0.5),
-    ("conv1", 8, 1.0),
-    ("fc8", 1.25, 10.0),
-    ("fc8", 3, 1.0),
+    ("conv1/.*", 7, 0.0),
+    ("conv1/.*", 5, 0.5),
+    ("conv1/.*", 8, 1.0),
+    ("fc8/.*", 1.25, 10.0),
+    ("fc8/.*", 3, 1.0),
     ("conv2/kernel", 9, 3.0),
-    ("bias", 1, 2.0),
-    ("bias", 6, 20.0),
+    (".*/bias", 1, 2.0),
+    (".*/bias", 6, 20.0),
 )
-NET = {name: {"kernel": np.ones(2), "bias": np.ones(1)} for name in ("conv1", "conv2", "fc8")}
+PARAMS = {name: {"kernel": np.ones(2), "bias": np.ones(1)} for name in ("conv1", "conv2", "fc8")}
+# As of a model with modules in modules.
+NESTED = {
+    "block1": {
+        "conv1": {"kernel": np.ones(2), "bias": np.ones(1)},
+        "conv2": {"kernel": np.ones(2), "bias": np.ones(1)},
+    },
+    "fc8": {"kernel": np.ones(2), "bias": np.ones(1)},
+}
 
 
 def test_rates_of_layers_and_biases() -> None:
     """Catches factors that do not multiply, take effect a step off, are taken in the order in
     which they are listed, or reach other layers. 100 steps an epoch, by hand."""
-    paper = config(multipliers=MULTIPLIERS)
-    paper.batch_size = 4
+    paper = configs.with_changes(config(multipliers=MULTIPLIERS), {"batch_size": 4})
 
     def at(step: int) -> list[float]:
-        each = rates(paper, 400, jnp.int32(step), jnp.float32(0.01), NET)
-        return [float(each[name][kind]) for name in NET for kind in ("kernel", "bias")]
+        each = learning_rates(paper, 400, jnp.int32(step), jnp.float32(0.01), PARAMS)
+        return [float(each[name][kind]) for name in PARAMS for kind in ("kernel", "bias")]
 
     for step, conv1, conv2, fc8, bias in [  # conv2's kernel only
         (0, 1, 1, 1, 2),
@@ -199,32 +226,94 @@ def test_rates_of_layers_and_biases() -> None:
         assert at(step) == pytest.approx(expected, rel=1e-6), step
 
 
+def test_rates_of_nested_parameters() -> None:
+    """Catches patterns matched against a part of the path: against the layer's name alone, or
+    from its beginning only."""
+    multipliers = (
+        ("block1/conv1/.*", 1, 2.0),
+        ("conv2/.*", 1, 3.0),  # of no path as a whole
+        (".*/bias", 1, 5.0),
+        ("fc8/ker", 1, 7.0),  # the same
+        ("block1/[^/]*/kernel", 1, 11.0),
+    )
+    chosen = config(multipliers=multipliers)
+    each = learning_rates(chosen, 400, 0, jnp.float32(1), NESTED)
+    assert jax.tree.map(float, each) == {
+        "block1": {"conv1": {"kernel": 22, "bias": 10}, "conv2": {"kernel": 11, "bias": 5}},
+        "fc8": {"kernel": 1, "bias": 5},
+    }
+
+
+def test_decay_of_nested_parameters() -> None:
+    """Catches patterns of the decay matched as those of the rates are not: factors of several
+    patterns multiply, and a pattern must match a whole path."""
+    chosen = OptimizerConfig(
+        momentum=0.0,
+        weight_decay=0.5,
+        decay_multipliers=(
+            (".*/bias", 0.0),
+            ("block1/.*", 2.0),
+            ("block1/conv1/.*", 3.0),
+            ("conv1/kernel", 7.0),  # of no path as a whole
+            ("fc8", 7.0),
+        ),
+    )
+    assert weight_decay(chosen, "block1/conv1/kernel") == 3.0
+    assert weight_decay(chosen, "block10/conv1/kernel") == 0.5
+    params: Any = jax.tree.map(jnp.asarray, NESTED)
+    zero, ones = (jax.tree.map(make, params) for make in (jnp.zeros_like, jnp.ones_like))
+    rates = jax.tree.map(lambda _: 1.0, params)
+    optimizer = make_optimizer(chosen)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params, learning_rate=rates)
+    expected = {
+        "block1": {"conv1": {"kernel": 3.0, "bias": 0.0}, "conv2": {"kernel": 1.0, "bias": 0.0}},
+        "fc8": {"kernel": 0.5, "bias": 0.0},
+    }
+    jax.tree.map(
+        lambda update, one, decay: np.testing.assert_array_equal(update, -decay * one),
+        updates,
+        ones,
+        expected,
+    )
+
+
 def test_frozen_layer_stands_still() -> None:
-    """Catches a frozen layer that its velocity carries on, and weight decay that moves it."""
-    optimizer = make_optimizer(config())
-    params = jax.tree.map(jnp.asarray, NET)
+    """Catches a frozen layer that its momentum carries on, and weight decay that moves it."""
+    optimizer = make_optimizer(OptimizerConfig())
+    params: Any = jax.tree.map(jnp.asarray, PARAMS)
     gradient = jax.tree.map(jnp.ones_like, params)
-    _, state = optimizer.update(gradient, optimizer.init(params), params, learning_rate=0.1)
-    each = rates(config(multipliers=(("conv1", 1, 0.0),)), 1, 0, jnp.float32(0.1), NET)
+    rates = jax.tree.map(lambda _: 0.1, params)
+    _, state = optimizer.update(gradient, optimizer.init(params), params, learning_rate=rates)
+    chosen = config(multipliers=(("conv1/.*", 1, 0.0),))
+    each = learning_rates(chosen, 1, 0, jnp.float32(0.1), PARAMS)
     updates, _ = optimizer.update(gradient, state, params, learning_rate=each)
     assert not np.any(updates["conv1"]["kernel"])
     assert not np.any(updates["conv1"]["bias"])
     assert np.all(updates["conv2"]["kernel"])
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "fc8",
-        ("conv9", 1, 1.0),
-        ("fc8/weight", 1, 1.0),
-        ("fc8", 0, 1.0),
-        ("fc8", 1, -1.0),
-        ("fc8", "1", 1.0),
-    ],
-)
-def test_wrong_multipliers(entry: Any) -> None:
-    """Catches a misspelt layer whose rate never changes, and epochs counted from 0."""
-    check_multipliers(config(multipliers=MULTIPLIERS))
-    with pytest.raises(InputError, match=r"schedule\.multipliers has .*; expected \(name, epoch"):
-        check_multipliers(config(multipliers=(entry,)))
+@pytest.mark.parametrize("pattern", ["conv9/.*", "fc8/weight", "fc8", "bias", "block1/conv1"])
+@pytest.mark.parametrize("field", ["schedule.multipliers", "optimizer.decay_multipliers"])
+def test_patterns_of_no_parameter(field: str, pattern: str) -> None:
+    """Catches a misspelled layer whose rate never changes, or whose weights decay on."""
+    entry = (pattern, 1, 1.0) if field == "schedule.multipliers" else (pattern, 1.0)
+    chosen = configs.with_changes(config(), {field: (entry,)})
+    for params in (PARAMS, NESTED):
+        with pytest.raises(InputError) as raised:
+            check_patterns(chosen, params)
+        message = str(raised.value)
+        assert message.startswith(
+            f"{field} has the pattern {pattern!r}, which matches no parameter"
+        )
+        assert "fc8/kernel" in message
+
+
+def test_patterns_of_parameters() -> None:
+    """Catches patterns that are refused though they match, at any depth."""
+    decay = {"optimizer.decay_multipliers": ((".*/bias", 0.0),)}
+    chosen = configs.with_changes(config(multipliers=MULTIPLIERS), decay)
+    check_patterns(chosen, PARAMS)
+    nested = config(multipliers=(("block1/conv2/kernel", 1, 2.0), ("block1/.*", 1, 2.0)))
+    check_patterns(configs.with_changes(nested, decay), NESTED)
+    with pytest.raises(InputError, match=r"block1/conv2/kernel.* for paths of conv1/bias, "):
+        check_patterns(nested, PARAMS)

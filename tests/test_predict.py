@@ -1,71 +1,90 @@
 """Prediction and evaluation as commands, on linear models whose outputs NumPy computes as well."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import processes
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
-from alexnet_jax import train
+from alexnet_jax import config as configs
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.config import Config
+from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import evaluate, load_net
+from alexnet_jax.evaluate import evaluate
+from alexnet_jax.metrics import MetricSums
+from alexnet_jax.models import registry
+from alexnet_jax.models.ops import Dense
 from alexnet_jax.predict import print_predictions
 from alexnet_jax.prepare import prepare
+from alexnet_jax.train import save_checkpoint
+from alexnet_jax.train_step import make_state
+from alexnet_jax.trained import load_trained
 from alexnet_jax.workdir import write_config
-from configs.alexnet import dense, get_config
+from configs.alexnet import get_config
 
 SYNSETS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "plain")
 COLORS = {"red.png": (255, 0, 0), "blue.jpg": (0, 0, 255), "green.bmp": (0, 255, 0)}
 
 
-def linear_config(**data: Any) -> ConfigDict:
-    """The sample's config with the classifier as its only layer."""
-    config = get_config("sample")
-    config.data.crop = 24
-    config.batch_size = 64
-    config.data.update(data)
-    config.model.layers = ConfigDict(dict(fc8=dense(0, bias=0.0, after=())))
-    return config
+def linear_config(**changes: Any) -> Config:
+    """Return the sample's config with the classifier as its only op."""
+    linear = {"data.crop": 24, "batch_size": 64, "model.ops": {"fc8": Dense(0)}}
+    return configs.with_changes(get_config("sample"), linear | changes)
 
 
 def save_run(
     workdir: Path,
-    config: ConfigDict,
+    config: Config,
     kernel: np.ndarray,
     mean_image: np.ndarray,
     class_names: tuple[str, ...],
+    *,
+    averaged: bool = False,
 ) -> None:
-    """The folder that training would leave, with a kernel (pixels × channels, classes) of our own.
+    """Write the folder that training would leave, with a kernel (pixels × channels, classes).
 
     It is split unevenly over the two columns, which both see the whole image.
+
+    Args:
+        averaged: keep the kernel as averaged parameters, beside other parameters.
     """
     workdir.mkdir()
-    config.model.classes = len(class_names)
+    config = configs.with_changes(config, {"model.num_classes": len(class_names)})
     write_config(workdir, config, 0)
-    state = train.init_state(config)
     columns = np.stack([kernel * 0.25, kernel * 0.75]).astype(np.float32)
-    params = jax.tree.map(np.asarray, state.params)
-    assert params["fc8"]["kernel"].shape == columns.shape
-    params["fc8"]["kernel"] = columns
+    expected = registry.abstract_variables(config)["params"]["fc8"]
+    assert expected["kernel"].shape == columns.shape
+    bias = np.zeros(expected["bias"].shape, np.float32)
+    params = {"fc8": {"kernel": columns, "bias": bias}}
+    state = make_state(config, {"params": params})
+    if averaged:
+        others = {"fc8": {"kernel": -columns, "bias": bias}}
+        state = state.replace(params=others, ema_params=params)
     checkpoints = Checkpoints(workdir, keep=1)
-    metadata = dict(config=config.to_dict(), class_names=list(class_names), totals={})
-    optimizer = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
-    checkpoints.save(5, params, optimizer, mean_image, metadata)
+    save_checkpoint(
+        checkpoints,
+        config,
+        state.replace(step=np.int32(5)),
+        mean_image=mean_image,
+        class_names=class_names,
+        num_images=0,
+        sums=MetricSums(),
+    )
     checkpoints.close()
 
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose model tells red, green and blue: logits of 3, 2 and 1, by the share of color."""
+    """Return a run whose model tells colors apart: logits of 3, 2, 1 × the share of R, G, B."""
     workdir = tmp_path_factory.mktemp("colors") / "run"
-    config = linear_config(crop=8, mean="none", scale=1 / 255)
-    config.model.channels = 3
+    config = linear_config(
+        **{"data.crop": 8, "data.mean": "none", "data.scale": 1 / 255, "model.channels": 3}
+    )
     kernel = np.zeros((8 * 8, 3, len(SYNSETS)))
     for color, logit in enumerate((3.0, 2.0, 1.0)):
         kernel[:, color, color] = logit / 64
@@ -133,7 +152,7 @@ def test_any_number_of_images_is_answered_in_order(
     paths = list(readable)
     for place in range(count, -1, -7):  # after the last, and before the first or in between
         paths.insert(place, f"{colors.parent}/missing{place}.png")
-    unreadable = print_predictions(load_net(colors), paths, as_json=True)
+    unreadable = print_predictions(load_trained(colors), paths, as_json=True)
     assert unreadable == len(paths) - count
     output = capsys.readouterr()
     found = [json.loads(line) for line in output.out.splitlines()]
@@ -156,7 +175,7 @@ def test_a_full_batch_with_an_unreadable_file_exits_with_2(colors: Path) -> None
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two runs of linear models on the sample: each class's mean image, and noise upon it."""
+    """Return two runs of linear models on the sample: each class's mean image, and with noise."""
     folder = tmp_path_factory.mktemp("pair")
     pack = prepare(linear_config().data, progress=False)
     pixels, labels = split_of(pack, "train", 2000)
@@ -169,8 +188,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "a", folder / "b"
 
 
-def split_of(pack: Any, name: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n, 28, 28) and labels (n,) of a split of the sample."""
+def split_of(pack: Pack, name: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels (n, 28, 28) and labels (n,) of a split of the sample."""
     split = pack.splits[name]
     records = split.read(np.arange(count or split.count))
     pixels = np.frombuffer(b"".join(records), np.uint8).reshape(-1, 28, 28)
@@ -178,10 +197,10 @@ def split_of(pack: Any, name: str, count: int | None = None) -> tuple[np.ndarray
 
 
 def probabilities(workdir: Path, pixels: np.ndarray, ten: bool) -> np.ndarray:
-    """(images, classes), averaged over the views, by NumPy."""
-    net = load_net(workdir)
-    kernel = np.asarray(net.params["fc8"]["kernel"], np.float64).sum(0)
-    scaled = (pixels - net.mean_image[:, :, 0]) * net.config.data.scale
+    """Return probabilities (images, classes), averaged over the views, by NumPy."""
+    model = load_trained(workdir)
+    kernel = np.asarray(model.params["fc8"]["kernel"], np.float64).sum(0)
+    scaled = (pixels - model.mean_image[:, :, 0]) * model.config.data.scale
     corners = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)] if ten else [(2, 2)]
     views = [scaled[:, top : top + 24, left : left + 24] for top, left in corners]
     views += [view[:, :, ::-1] for view in views] * ten
@@ -201,9 +220,9 @@ def test_evaluation_is_exact(pair: tuple[Path, Path], views: str) -> None:
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     pixels, labels = split_of(prepare(linear_config().data, progress=False), "test")
     assert len(labels) == 2000
-    nets = [probabilities(workdir, pixels, views == "ten") for workdir in pair]
+    models = [probabilities(workdir, pixels, views == "ten") for workdir in pair]
     assert [line["net"] for line in found] == [*map(str, pair), "average"]
-    for line, shares in zip(found, [*nets, np.mean(nets, axis=0)], strict=True):
+    for line, shares in zip(found, [*models, np.mean(models, axis=0)], strict=True):
         rank = (shares > shares[np.arange(2000), labels][:, None]).sum(1)
         assert line["split"] == "test"
         assert line["views"] == views
@@ -218,23 +237,54 @@ def test_evaluation_is_exact(pair: tuple[Path, Path], views: str) -> None:
 
 def test_a_split_of_choice_on_four_devices(pair: tuple[Path, Path]) -> None:
     """Catches: another split than was asked for; a model that stays where it was loaded."""
-    net = load_net(pair[0])
-    split, results = evaluate([net], "validation")
+    model = load_trained(pair[0])
+    split, results = evaluate([model], "validation")
     assert (split, results[0]["count"]) == ("validation", 1000)
-    assert evaluate([net], "train")[1][0]["count"] == 9000
+    assert evaluate([model], "train")[1][0]["count"] == 9000
 
 
-def test_splits_and_nets_that_do_not_exist(pair: tuple[Path, Path], colors: Path) -> None:
-    """Catches: a KeyError for a split; averaging over other classes or crops."""
-    net = load_net(pair[0])
+def test_splits_and_models_that_do_not_fit(pair: tuple[Path, Path], colors: Path) -> None:
+    """Catches: a KeyError for a split; averaging over other classes."""
+    model = load_trained(pair[0])
     with pytest.raises(InputError, match=r"--split=nonsense: .*train, validation, test"):
-        evaluate([net], "nonsense")
-    with pytest.raises(InputError, match="nets whose classes differ cannot be averaged"):
-        evaluate([net, load_net(colors)])
+        evaluate([model], "nonsense")
+    with pytest.raises(InputError, match="models whose classes differ cannot be averaged"):
+        evaluate([model, load_trained(colors)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.crop": 20}, r"data\.crop differ cannot be averaged: 24 and 20"),
+        ({"data.split_seed": 1}, r"data\.split_seed differ cannot be averaged: 0 and 1"),
+        ({"model.channels": 3}, "channels differ cannot be averaged: 1 and 3"),
+    ],
+)
+def test_models_of_other_images(
+    pair: tuple[Path, Path], changes: dict[str, Any], message: str
+) -> None:
+    """Catches: averaging over models that other images were held out from, or that cannot be
+    given the same crops."""
+    model = load_trained(pair[0])
+    other = dataclasses.replace(model, config=configs.with_changes(model.config, changes))
+    with pytest.raises(InputError, match=message):
+        evaluate([model, other])
 
 
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
     """Catches: a traceback while the first epoch is still running."""
-    write_config(tmp_path, get_config("sample"), 0)
+    write_config(tmp_path, linear_config(), 0)
     with pytest.raises(InputError, match="has no checkpoint yet"):
-        load_net(tmp_path)
+        load_trained(tmp_path)
+
+
+def test_averaged_parameters_are_evaluated(tmp_path: Path) -> None:
+    """Catches a checkpoint with averaged parameters that cannot be read, or the last parameters
+    taken in their place."""
+    kernel = np.random.default_rng(0).normal(size=(24 * 24, 2))
+    arguments = linear_config(), kernel, np.zeros((28, 28, 1), np.float32), ("a", "b")
+    save_run(tmp_path / "run", *arguments, averaged=True)
+    loaded = load_trained(tmp_path / "run")
+    assert [*loaded.variables] == ["params"]
+    expected = np.stack([kernel * 0.25, kernel * 0.75]).astype(np.float32)
+    np.testing.assert_array_equal(loaded.params["fc8"]["kernel"], expected)

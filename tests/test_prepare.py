@@ -38,12 +38,12 @@ def encoded(image, kind="PNG", **options):
     return file.getvalue()
 
 
-def idx_data(tmp_path, **fields):
+def idx_data(tmp_path, **changes):
     """A small IDX set that makes a pack of several shards; see small_shards."""
     if not (tmp_path / "idx").exists():
         write_idx_set(tmp_path / "idx", train=100, test=20)
-    fields = dict(pack_dir=str(tmp_path / "pack")) | fields
-    return data_config("idx", tmp_path / "idx", **fields)
+    changes = dict(pack_dir=str(tmp_path / "pack")) | changes
+    return data_config("idx", tmp_path / "idx", **changes)
 
 
 @pytest.fixture
@@ -245,8 +245,8 @@ def test_statistics_are_those_of_the_training_split(tmp_path, small_shards):
     or about zero instead of the mean.
     """
     write_folder(tmp_path / "folder", {"a": 20, "b": 25}, side=12)
-    data = data_config("folder", tmp_path / "folder", pack_dir=str(tmp_path / "pack"))
-    data.update(image_size=12, validation_share=0.2)
+    changes = dict(pack_dir=str(tmp_path / "pack"), image_size=12, validation_share=0.2)
+    data = data_config("folder", tmp_path / "folder", **changes)
     made = prepare(data, progress=False)
     split = made.splits["train"]
     pixels = np.frombuffer(b"".join(split.read(np.arange(split.count))), np.uint8)
@@ -256,9 +256,6 @@ def test_statistics_are_those_of_the_training_split(tmp_path, small_shards):
         made.covariance, np.cov(pixels.reshape(-1, 3).T, bias=True), rtol=1e-9
     )
     assert made.mean_image.dtype == np.float32
-    np.testing.assert_allclose(
-        made.eigenvectors @ np.diag(made.eigenvalues) @ made.eigenvectors.T, made.covariance
-    )
 
 
 def test_small_images_keep_their_size_and_large_ones_become_jpeg(tmp_path):
@@ -268,8 +265,8 @@ def test_small_images_keep_their_size_and_large_ones_become_jpeg(tmp_path):
     assert {n: s.count for n, s in made.splits.items()} == dict(train=90, validation=10, test=20)
 
     write_folder(tmp_path / "folder", {"a": 4}, side=50)
-    data = data_config("folder", tmp_path / "folder", pack_dir=str(tmp_path / "large"))
-    data.update(image_size=80, jpeg_quality=90, validation_share=0.0, test_share=0.0)
+    changes = dict(image_size=80, jpeg_quality=90, validation_share=0.0, test_share=0.0)
+    data = data_config("folder", tmp_path / "folder", pack_dir=str(tmp_path / "large"), **changes)
     made = prepare(data, progress=False)
     assert (made.side, made.channels, made.encoding) == (80, 3, "jpeg")
     (record,) = made.splits["train"].read(np.array([2]))
@@ -488,8 +485,8 @@ def spoil(folder):
 def test_bad_images_are_named_and_skipped(tmp_path, capfd, small_shards):
     """Mutation: labels that no longer fit their images after a gap; a silent skip."""
     spoil(tmp_path / "folder")
-    fields = dict(image_size=8, validation_share=0.0, test_share=0.0, max_bad_share=0.1)
-    data = data_config("folder", tmp_path / "folder", pack_dir=str(tmp_path / "pack"), **fields)
+    changes = dict(image_size=8, validation_share=0.0, test_share=0.0, max_bad_share=0.1)
+    data = data_config("folder", tmp_path / "folder", pack_dir=str(tmp_path / "pack"), **changes)
     made = prepare(data, progress=False)
     split = made.splits["train"]
     assert split.labels.tolist() == [0] * 19 + [1] * 20
@@ -499,9 +496,10 @@ def test_bad_images_are_named_and_skipped(tmp_path, capfd, small_shards):
         pixels = images.load(tmp_path / "folder" / name, side=8, channels=3)
         assert record == pixels.tobytes(), name
     errors = capfd.readouterr().err
+    manifest = json.loads((tmp_path / "pack" / "manifest.json").read_text())
     for name in ("a/3.png", "b/README.txt", "b/gone.png"):
         assert f"train: cannot read {name}" in errors
-        assert any(skipped.startswith(name) for skipped in made.skipped["train"])
+        assert any(one.startswith(name) for one in manifest["splits"]["train"]["skipped"])
     assert "3 of 42 images could not be read" in errors
 
 
@@ -540,8 +538,8 @@ def test_corrupt_metadata_is_not_worth_a_warning(tmp_path):
 def test_too_many_bad_images(tmp_path, small_shards):
     """Mutation: the share taken of all splits, or of one shard, or not checked on resuming."""
     spoil(tmp_path / "folder")
-    fields = dict(image_size=8, validation_share=0.0, test_share=0.0, max_bad_share=0.05)
-    data = data_config("folder", tmp_path / "folder", pack_dir=str(tmp_path / "pack"), **fields)
+    changes = dict(image_size=8, validation_share=0.0, test_share=0.0, max_bad_share=0.05)
+    data = data_config("folder", tmp_path / "folder", pack_dir=str(tmp_path / "pack"), **changes)
     message = r"(?s)3 of the 42 images of the train split cannot be read.*max_bad_share=0\.05.*a/3"
     for _ in range(2):
         with pytest.raises(InputError, match=message):
@@ -648,10 +646,13 @@ def test_folders_that_are_no_packs(tmp_path):
         ("max_bad_share", 2.0),
     ],
 )
-def test_fields_out_of_range(tmp_path, field, value):
+def test_fields_out_of_range(field, value):
     """Mutation: Pillow's or NumPy's error for a setting of the user's."""
-    with pytest.raises(InputError, match=rf"--config\.data\.{field}="):
-        prepare(idx_data(tmp_path, **{field: value}), progress=False)
+    made = run_command("--config=configs/alexnet.py:sample", f"--config.data.{field}={value}")
+    assert made.returncode == 2, made.stderr
+    assert made.stderr.startswith(f"alexnet_jax.prepare: data.{field}={value}; expected ")
+    assert "Traceback" not in made.stderr
+    assert made.stderr.count("\n") == 1
 
 
 def test_pack_dir(tmp_path, monkeypatch):
@@ -705,6 +706,7 @@ def test_preparing_loads_neither_jax_nor_tensorflow():
     """Mutation: an import at the top that makes every command wait for seconds."""
     code = (
         "import sys, alexnet_jax.prepare, alexnet_jax.data.sources.tfds; "
-        "assert not {'jax', 'tensorflow', 'tensorflow_datasets'} & set(sys.modules), sys.modules"
+        "heavy = {'jax', 'tensorflow', 'tensorflow_datasets'} & {*sys.modules}; "
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

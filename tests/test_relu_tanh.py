@@ -8,39 +8,41 @@ import numpy as np
 import processes
 import pytest
 from data_fixtures import write_idx_set
-from torch_twin import config_module
 
+from alexnet_jax import config as configs
 from alexnet_jax.errors import InputError
+from alexnet_jax.writers import Record
+from configs.alexnet import get_config
 from experiments import relu_tanh, sweep
 from experiments.relu_tanh import Result
 from experiments.sweep import Base
 
 
-def records(errors: list[float], every: float = 0.25) -> list[dict[str, Any]]:
-    """Training records so many epochs apart, with one of validation that is not to be read."""
-    found: list[dict[str, Any]] = [
-        dict(split="train", epoch=every * n, top1_error=error)
+def records(errors: list[float], every: float = 0.25) -> list[Record]:
+    """Return training records `every` epochs apart, with one of validation to be ignored."""
+    found = [
+        Record(split="train", epoch=every * n, top1_error=error)
         for n, error in enumerate(errors, start=1)
     ]
-    found.insert(2, dict(split="validation", epoch=0.5, top1_error=0.0))
+    found.insert(2, Record(split="validation", epoch=0.5, top1_error=0.0))
     return found
 
 
 def crossing(errors: list[float], threshold: float) -> float | None:
-    return relu_tanh.epochs_to(threshold, *relu_tanh.training_error(records(errors)))
+    return relu_tanh.find_crossing(threshold, *relu_tanh.compute_training_error(records(errors)))
 
 
 def test_the_training_error_is_that_of_an_epoch() -> None:
     """Catches a window that lags behind, one that is not an epoch wide, and records that are
     averaged whatever they cover."""
-    epochs, errors = relu_tanh.training_error(records(4 * [0.8] + 4 * [0.4]))
+    epochs, errors = relu_tanh.compute_training_error(records(4 * [0.8] + 4 * [0.4]))
     assert epochs.tolist() == [0.5, 0.75, 1.0, 1.25, 1.5]
     np.testing.assert_allclose(errors, [0.8, 0.7, 0.6, 0.5, 0.4])
     uneven = records([0.8, 0.8, 0.2, 0.2])
     for record, epoch in zip([r for r in uneven if r["split"] == "train"], (0.4, 0.5, 0.6, 1.1),
                              strict=True):  # fmt: skip
         record["epoch"] = epoch
-    epochs, errors = relu_tanh.training_error(uneven)
+    epochs, errors = relu_tanh.compute_training_error(uneven)
     assert epochs.tolist() == [0.5, 0.6]
     np.testing.assert_allclose(errors, [0.5, 0.44])  # (0.5 · 0.8 + 0.5 · 0.2), (0.4 · 0.8 + …)
 
@@ -85,30 +87,30 @@ def test_the_fastest_rate() -> None:
     """Catches the slowest rate, one that never came to the threshold, and a choice by the seeds
     that only the chosen rate is run with."""
     results = [*grid(), row("relu", 0.05, 9.0, seed=1), row("tanh", 0.05, 1.0, seed=1)]
-    assert relu_tanh.fastest(results, "relu") == 0.05
-    assert relu_tanh.fastest(results, "tanh") == 0.01
-    assert relu_tanh.fastest([row("relu", 0.01, None)], "relu") is None
+    assert relu_tanh.fastest_rate(results, "relu") == 0.05
+    assert relu_tanh.fastest_rate(results, "tanh") == 0.01
+    assert relu_tanh.fastest_rate([row("relu", 0.01, None)], "relu") is None
 
 
 def test_the_edge_of_the_grid_is_said() -> None:
     """Catches a best rate with nothing tried beyond it, and a warning where there was: a rate
     that diverged was tried, one that failed was not."""
-    assert relu_tanh.edge(grid(), "relu") == ""
-    assert relu_tanh.edge(grid(), "tanh").endswith("0.01, is the lowest that was tried: add lower "
-                                                   "ones")  # fmt: skip
+    assert relu_tanh.warn_of_edge(grid(), "relu") == ""
+    warning = relu_tanh.warn_of_edge(grid(), "tanh")
+    assert warning.endswith("0.01, is the lowest that was tried: add lower ones")
     failed = [replace(r, status="failed, see x") if r.rate == 0.2 else r for r in grid()]
-    assert "the highest" in relu_tanh.edge(failed, "relu")
+    assert "the highest" in relu_tanh.warn_of_edge(failed, "relu")
 
 
 def base(**overrides: Any) -> Base:
-    config = config_module()["get_config"]("sample")
+    config = configs.validated(get_config("sample"))
     return Base("configs/alexnet.py:sample", overrides, config, Path("out"))
 
 
 def test_the_grid_is_run_with_one_seed() -> None:
     """Catches units, a rate or a means against overfitting that does not reach its run."""
-    plain = relu_tanh.plain(base(epochs=7, log_every=5))
-    relu, tanh, *_ = runs = relu_tanh.plan(plain, [0.01, 0.2], 3, [])
+    plain = relu_tanh.without_regularization(base(epochs=7, log_every=5))
+    relu, tanh, *_ = runs = relu_tanh.plan_runs(plain, [0.01, 0.2], 3, [])
     assert [run.name for run in runs] == ["relu-0.01-0", "tanh-0.01-0", "relu-0.2-0", "tanh-0.2-0"]
     assert relu.arguments[:2] == (
         "--config=configs/alexnet.py:sample,four_layers,no_lrn,no_crops",
@@ -117,7 +119,11 @@ def test_the_grid_is_run_with_one_seed() -> None:
     assert tanh.arguments[0].endswith(",four_layers,no_lrn,no_crops,tanh")
     for run in runs:
         assert {
-            *("--config.weight_decay=0.0", "--config.data.lighting=none", "--config.data.crop=28"),
+            *(
+                "--config.optimizer.weight_decay=0.0",
+                "--config.data.lighting=none",
+                "--config.data.crop=28",
+            ),
             *("--config.schedule.drop_epochs=()", "--config.epochs=7", "--config.log_every=5"),
             *("--config.seed=0", f"--config.learning_rate={run.name.split('-')[1]}"),
         } <= {*run.arguments}
@@ -128,7 +134,7 @@ def test_the_other_seeds_are_for_the_fastest_rate() -> None:
     for both units."""
 
     def others(results: list[Result], rates: tuple[float, ...], seeds: int) -> list[str]:
-        names = [run.name for run in relu_tanh.plan(base(), rates, seeds, results)]
+        names = [run.name for run in relu_tanh.plan_runs(base(), rates, seeds, results)]
         return names[len(rates) * 2 :]
 
     assert others(grid(), RATES, 3) == [
@@ -144,13 +150,13 @@ def test_the_table_and_what_it_says() -> None:
     """Catches a ratio upside down or of first seeds only, a diverged rate left out, and a mean of
     some seeds that is given as that of all."""
     results = [*grid(), row("relu", 0.05, 3.0, seed=1), row("relu", 0.05, None, seed=2)]
-    _, _, *lines = relu_tanh.table(results, 0.1).splitlines()
+    _, _, *lines = relu_tanh.format_results(results, 0.1).splitlines()
     assert lines == [
         "| 0.01 | 6.0 | **4.0** |",
         "| 0.05 | **2.5** (2 of 3 seeds, 2.0 to 3.0) | 5.0 |",
         "| 0.2 | diverged | not reached |",
     ]
-    said = relu_tanh.summary(results, 0.1)
+    said = relu_tanh.summarize_results(results, 0.1)
     assert said[:2] == [
         "ReLU is at 10 % training error after 2.5 epochs, at learning rate 0.05 "
         "(2 of 3 seeds, 2.0 to 3.0).",
@@ -158,7 +164,7 @@ def test_the_table_and_what_it_says() -> None:
     ]
     assert said[2].startswith("tanh needs 1.6 times the epochs of ReLU")
     assert len(said) == 4  # tanh's edge
-    assert "not at 10 % training error with any rate" in relu_tanh.summary([], 0.1)[0]
+    assert "not at 10 % training error with any rate" in relu_tanh.summarize_results([], 0.1)[0]
 
 
 @pytest.mark.parametrize("given", [[], ["0.1", "fast"], ["0"], ["-1"], ["nan"], ["inf"]])
@@ -172,13 +178,13 @@ def test_wrong_rates(given: list[str]) -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("configs/alexnet.py:sample,tanh", "names the net four_layers after tanh"),
+        ("configs/alexnet.py:sample,tanh", "names the network four_layers after tanh"),
         ("configs/bvlc_alexnet.py", "unknown variant"),
     ],
 )
-def test_a_config_without_the_net(file: str, message: str) -> None:
+def test_a_config_without_the_model(file: str, message: str) -> None:
     """Catches ten runs that are started in order to fail."""
-    with pytest.raises(InputError, match=f"--config={file} does not make the net.*{message}"):
+    with pytest.raises(InputError, match=f"--config={file} does not make the model.*{message}"):
         relu_tanh.check(replace(base(), file=file))
     relu_tanh.check(base())
 

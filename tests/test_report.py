@@ -6,24 +6,30 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import processes
 import pytest
 from data_fixtures import random_pixels, write_folder
-from ml_collections import ConfigDict
 
+from alexnet_jax import config as configs
 from alexnet_jax import convert, train
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import Net, load_net
+from alexnet_jax.metrics import Metrics, MetricSums
+from alexnet_jax.models.ops import LRN, Conv, Dense, MaxPool, ReLU
+from alexnet_jax.models.registry import init_variables
 from alexnet_jax.prepare import prepare
+from alexnet_jax.train_step import init_state
+from alexnet_jax.trained import TrainedModel, load_trained
 from alexnet_jax.workdir import write_config
+from alexnet_jax.writers import Record, make_record
 from configs import variants
-from configs.alexnet import LRN_POOL, conv, dense, get_config
-from experiments import html, looking, report
-from experiments.looking import Look
+from configs.alexnet import get_config
+from experiments import html_page, looking, report
+from experiments.looking import Predictions
 
 CLASSES = ("<script>", "a & b", "c", "d", "e", "f")
 SECTIONS = ["errors", "curves", "predictions", "mistakes", "confusion", "kernels", "layers"]
@@ -67,56 +73,62 @@ class Read(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
-    """A small net in colour, on a folder of noise whose pack is made."""
-    data = tmp_path_factory.mktemp("pictures")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Return the config of a small model in color, on a folder of noise whose pack is made."""
+    data = tmp_path_factory.mktemp("images")
     for split, count in (("train", 6), ("validation", 1), ("test", 5)):
         write_folder(data / split, dict.fromkeys(CLASSES, count), side=16, seed=len(split))
-    config = get_config("sample")
-    config.batch_size, config.max_steps = BATCH, STEPS
-    config.data.update(name="folder", dir=str(data), image_size=16, crop=12)
-    config.data.pack_dir = str(data / "pack")
-    config.model.channels = 3
-    layers = dict(conv1=conv(4, 3, stride=3, after=LRN_POOL), fc8=dense(0, bias=0.0, after=()))
-    config.model.layers = ConfigDict(layers)
+    places = {"data.name": "folder", "data.dir": str(data), "data.pack_dir": str(data / "pack")}
+    sizes = {"data.image_size": 16, "data.crop": 12, "batch_size": BATCH, "max_steps": STEPS}
+    conv1 = Conv(4, kernel=3, stride=3, padding=(1, 1))
+    ops = dict(conv1=conv1, relu1=ReLU(), norm1=LRN(), pool1=MaxPool(), fc8=Dense(0))
+    changes = {**places, **sizes, "model.channels": 3, "model.ops": ops}
+    config = configs.with_changes(get_config("sample"), changes)
     return train.complete(config, prepare(config.data, progress=False))
 
 
-def records(step: int, *, final: bool) -> list[dict[str, Any]]:
-    """What a run of so many steps leaves in metrics.jsonl, all errors different."""
-    of = dict(step=step, epoch=step * BATCH / IMAGES, loss=1.5, top5_error=0.125, count=30)
-    found = [
-        dict(of, split="train", top1_error=0.75, learning_rate=0.1, images_per_second=1.0),
-        dict(of, split="validation", top1_error=0.5),
-    ]
+def records(step: int, *, final: bool) -> list[Record]:
+    """Return the records of a run of some steps, all errors different."""
+
+    def record(split: str, top1_error: float) -> Record:
+        metrics = Metrics(loss=1.5, top1_error=top1_error, top5_error=0.125, count=30)
+        return make_record(step, step * BATCH / IMAGES, split, metrics)
+
+    train = record("train", 0.75)
+    train["learning_rate"], train["images_per_second"] = 0.1, 1.0
+    found = [train, record("validation", 0.5)]
     for views, error in (("center", 0.3125), ("ten", 0.25)) if final else ():
-        found.append(dict(of, split="test", views=views, top1_error=error))
+        found.append(record("test", error))
+        found[-1]["views"] = views
     return found
 
 
-def save(workdir: Path, config: ConfigDict, step: int, lines: list[dict[str, Any]]) -> Path:
-    """The folder that training would leave after a step, with the net that it started from."""
+def save(workdir: Path, config: Config, step: int, lines: list[Record]) -> Path:
+    """Make the folder that training would leave after a step, with the initial parameters."""
     workdir.mkdir()
     write_config(workdir, config, 0)
-    state = train.init_state(config)
+    state = init_state(config).replace(step=jnp.int32(step))
     side = config.data.image_size
     mean = random_pixels(side, side, config.model.channels).astype(np.float32)
-    metadata = dict(config=config.to_dict(), class_names=list(CLASSES), images=IMAGES, totals={})
-    optimizer = {"step": state.step, "velocity": state.velocity, "plateau": state.plateau}
-    checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(step, state.params, optimizer, mean, metadata)
-    checkpoints.close()
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        train.save_checkpoint(
+            *(checkpoints, config, state),
+            mean_image=mean,
+            class_names=CLASSES,
+            num_images=IMAGES,
+            sums=MetricSums(),
+        )
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return workdir
 
 
 def made(workdir: Path, split: str | None = None) -> str:
-    return report.report(workdir, load_net(workdir), split, [f"--workdir={workdir}"])
+    return report.make_page(workdir, load_trained(workdir), split, [f"--workdir={workdir}"])
 
 
 @pytest.fixture(scope="module")
-def finished(config: ConfigDict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a run that has ended, in a file of its workdir."""
+def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of a run that has ended, a file in its workdir."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     save(workdir, config, STEPS, records(STEPS, final=True))
     (workdir / "report.html").write_text(made(workdir), encoding="utf-8")
@@ -124,7 +136,7 @@ def finished(config: ConfigDict, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_a_finished_run_has_every_section_in_one_file(finished: Path) -> None:
-    """Catches a section that is lost, a picture without words or in a file of its own, anything
+    """Catches a section that is lost, an image without text or in a file of its own, anything
     that a browser would load or run, an id said twice, and the folders of who made the page."""
     html = finished.read_text(encoding="utf-8")
     read = Read(html)
@@ -148,20 +160,20 @@ def test_a_finished_run_has_every_section_in_one_file(finished: Path) -> None:
 
 
 def test_the_final_errors_are_those_of_the_newest_checkpoint(finished: Path) -> None:
-    """Catches fractions for per cent, one view's error under the other's name, and errors of a
-    step that the net has left behind."""
+    """Catches fractions for per cent, one view's error under the other's name, and errors of an
+    earlier step."""
     first = Read(finished.read_text(encoding="utf-8")).text
     assert "31.25 %" in first
     assert "25.00 %" in first
     assert "4 steps, 0.9 times through 36 images, to the end." in first
     older = report.final_errors(records(STEPS, final=True), step=STEPS + 1)
     assert [(row.images, row.top1) for row in older] == [
-        ("final, centre view", "not run"),
+        ("final, center view", "not run"),
         ("final, ten views", "not run"),
     ]
     rows = report.final_errors(records(STEPS, final=True), STEPS)
     assert [(row.images, row.top1, row.top5, row.count) for row in rows] == [
-        ("test, centre view", "31.25 %", "12.50 %", "30"),
+        ("test, center view", "31.25 %", "12.50 %", "30"),
         ("test, ten views", "25.00 %", "12.50 %", "30"),
         ("validation, while training", "50.00 %", "12.50 %", "30"),
     ]
@@ -176,29 +188,28 @@ def test_names_of_classes_are_text(finished: Path) -> None:
     assert read.all("script") == []
 
 
-def test_an_interrupted_run_says_what_it_has_not(config: ConfigDict, tmp_path: Path) -> None:
-    """Catches numbers of the final evaluation where there was none, and an unfinished net that
+def test_the_page_of_an_interrupted_run(config: Config, tmp_path: Path) -> None:
+    """Catches numbers of the final evaluation where there was none, and an unfinished model that
     passes for a finished one."""
     workdir = save(tmp_path / "half", config, 2, records(2, final=False))
     read = Read(made(workdir))
     assert read.ids == SECTIONS
     words = " ".join(read.text.split())
-    assert "final, centre view not run not run" in words
+    assert "final, center view not run not run" in words
     assert "final, ten views not run not run" in words
-    assert "test, centre view, counted for this page" in words
+    assert "test, center view, counted for this page" in words
     assert "interrupted, its config asks for 4 steps" in words
 
 
-def test_imported_weights_without_images(config: ConfigDict, tmp_path: Path) -> None:
+def test_imported_weights_without_images(config: Config, tmp_path: Path) -> None:
     """Catches a page that fails, downloads or prepares where there are neither images nor curves,
     and a section that goes without a word."""
-    config = config.copy_and_resolve_references()
-    config.data.update(name="imagenet2012", dir="", pack_dir="")
-    config.model.classes = 1000
+    places = {"data.name": "imagenet2012", "data.dir": "", "data.pack_dir": ""}
+    config = configs.with_changes(config, {**places, "model.num_classes": 1000})
     names = tuple(f"n{i:08d}" for i in range(1000))
     mean = np.zeros((16, 16, 3), np.float32)
-    net = Net(config, 0, train.init_state(config).params, mean, names)
-    convert.write_workdir(tmp_path / "zoo", net)
+    model = TrainedModel(config, 0, init_variables(config), mean, names)
+    convert.write_workdir(tmp_path / "zoo", model)
     read = Read(made(tmp_path / "zoo"))
     assert read.ids == ["errors", "left-out", *SECTIONS[5:]]
     assert "The weights were imported; nothing was trained here." in read.text
@@ -207,11 +218,10 @@ def test_imported_weights_without_images(config: ConfigDict, tmp_path: Path) -> 
 
 
 def test_a_pack_that_is_gone(
-    config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches a page that makes the pack again, which for ImageNet takes hours, or that fails."""
-    config = config.copy_and_resolve_references()
-    config.data.pack_dir = str(tmp_path / "gone")
+    config = configs.with_changes(config, {"data.pack_dir": str(tmp_path / "gone")})
     workdir = save(tmp_path / "run", config, STEPS, records(STEPS, final=True))
     read = Read(made(workdir))
     assert read.ids == ["errors", "left-out", "curves", *SECTIONS[5:]]
@@ -223,20 +233,20 @@ def test_a_pack_that_is_gone(
 def test_another_split(finished: Path) -> None:
     """Catches --split that is not heeded, and a wrong one that is passed over."""
     html = made(finished.parent, "validation")
-    assert "validation, centre view, counted for this page" in html
-    assert f"{len(CLASSES)} images of the validation split in their centre view" in html
+    assert "validation, center view, counted for this page" in html
+    assert f"{len(CLASSES)} images of the validation split in their center view" in html
     with pytest.raises(InputError, match="--split=tests: folder has the splits train, validation"):
         made(finished.parent, "tests")
 
 
-def test_a_net_without_mistakes(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_mistakes(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a page that fails where there is no mistake to show."""
-    net = load_net(finished.parent)
-    found = looking.look(net)
-    right = dataclasses.replace(found, labels=found.predictions)
-    monkeypatch.setattr(looking, "look", lambda net, split: right)
-    sections = report.gather(finished.parent, net, None)
-    assert (sections.worst, sections.mix_ups) == ([], [])
+    model = load_trained(finished.parent)
+    found = looking.predict_split(model)
+    correct = dataclasses.replace(found, labels=found.classes)
+    monkeypatch.setattr(looking, "predict_split", lambda model, split: correct)
+    sections = report.make_sections(finished.parent, model, None)
+    assert (sections.worst, sections.confused) == ([], [])
     assert len(sections.predictions) == report.SHOWN[0]
     assert sections.confusion is not None
 
@@ -247,12 +257,12 @@ def test_of_many_classes_there_is_no_matrix() -> None:
     labels = np.array([7, 7, 7, 3, 900])
     logs = np.full((5, 1000), -9.0)
     logs[range(5), [8, 8, 7, 3, 900]] = 0
-    look = Look("test", np.arange(5), labels, logs, None)
-    pairs, matrix = report.mix_ups(look, tuple(map(str, range(1000))))
+    predictions = Predictions("test", np.arange(5), labels, logs, None)
+    pairs, matrix = report.summarize_confusion(predictions, tuple(map(str, range(1000))))
     assert matrix is None
     assert pairs == [("7", "8", 2, 3)]
-    few = Look("test", np.arange(5), np.minimum(labels, 8), logs[:, :9], None)
-    assert report.mix_ups(few, tuple(map(str, range(9))))[1] is not None
+    few = Predictions("test", np.arange(5), np.minimum(labels, 8), logs[:, :9], None)
+    assert report.summarize_confusion(few, tuple(map(str, range(9))))[1] is not None
 
 
 def test_the_nearest_preset() -> None:
@@ -260,11 +270,11 @@ def test_the_nearest_preset() -> None:
     preset leaves to the data, among them."""
     config = get_config("sample")
     variants.apply(config, "no_lrn", {}, variants.ABLATIONS)
-    config.model.classes, config.seed = 10, 3
-    config.data.dir = "/home/somebody/pictures"
-    name, differing = report.nearest_preset(json.loads(config.to_json()))
+    config.model.num_classes, config.seed = 10, 3
+    config.data.dir = "/home/somebody/images"
+    name, differing = report.nearest_preset(json.loads(configs.dumps(config)))
     assert name == "configs/alexnet.py:sample,no_lrn"
-    assert differing == [("seed", "0", "3"), ("data.dir", '""', '"…/pictures"')]
+    assert differing == [("seed", "0", "3"), ("data.dir", '""', '"…/images"')]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +288,7 @@ def test_the_nearest_preset() -> None:
 )
 def test_folders_of_this_machine_are_left_out(text: str, shown: str) -> None:
     """Catches a user's name in a page that is sent around, and relative paths cut short."""
-    assert html.strip_folders(text) == shown
+    assert html_page.strip_folders(text) == shown
 
 
 def test_the_command(finished: Path, tmp_path: Path) -> None:
@@ -311,7 +321,7 @@ document.querySelector("iframe").addEventListener("load", event => {
 
 
 def test_in_a_browser_as_wide_as_a_phone(finished: Path, tmp_path: Path) -> None:
-    """Catches a page that scrolls sideways, letters too small to read, pictures that do not load,
+    """Catches a page that scrolls sideways, letters too small to read, images that do not load,
     and errors on the console, as where the page's policy forbids what it uses itself.
 
     The page stands in a frame, because Chromium makes no window narrower than 500 pixels.

@@ -14,10 +14,12 @@ import numpy as np
 import processes
 import pytest
 from data_fixtures import write_idx_set
-from ml_collections import ConfigDict
+from in_process import train_here
 
-from alexnet_jax import parallel, train
+from alexnet_jax import command, fields, sharding
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.train_step import abstract_state
+from alexnet_jax.workdir import read_config
 
 
 @dataclass
@@ -31,26 +33,40 @@ class Runs:
 
 
 def flags(runs: Runs, workdir: Path, **fields: object) -> list[str]:
-    """Of main, for a run of the module's config."""
+    """Return the flags of main for a run of the module's config."""
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return [f"--config={runs.config}", f"--workdir={workdir}", *overrides]
 
 
 def restored(workdir: Path) -> tuple[int, Any]:
-    """The step and the whole state of a run's newest checkpoint."""
-    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    abstract = jax.eval_shape(lambda: train.init_state(config))
-    template = parallel.template(abstract, parallel.data_mesh(1))
-    checkpoints = Checkpoints(workdir)
-    step = checkpoints.steps()[-1]
-    optimizer = {"step": template.step, "velocity": template.velocity, "plateau": template.plateau}
-    state = (checkpoints.params(step, template.params), checkpoints.optimizer(step, optimizer))
-    checkpoints.close()
-    return step, jax.tree.map(np.asarray, state)
+    """Return the step and the whole state of a run's newest checkpoint."""
+    state = abstract_state(read_config(workdir), sharding.make_data_mesh(1))
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    if state.schedule_state is not None:
+        rest["schedule_state"] = state.schedule_state
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.steps()[-1]
+        found = (
+            checkpoints.variables(step, {"params": state.params}),
+            checkpoints.train_state(step, rest),
+        )
+    return step, jax.tree.map(np.asarray, found)
+
+
+def saved_names(workdir: Path) -> set[str]:
+    """Return the paths of all arrays of a run's newest checkpoint."""
+    with Checkpoints(workdir) as checkpoints:
+        return set(checkpoints.metadata(checkpoints.steps()[-1])["shapes"])
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    """Assert that two states are the same to the last bit."""
+    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one, other)
+    assert all(jax.tree.leaves(equal)), equal
 
 
 def progress(workdir: Path) -> int:
-    """The step of the last record in metrics.jsonl."""
+    """Return the step of the last record in metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return 0
@@ -59,13 +75,13 @@ def progress(workdir: Path) -> int:
 
 
 def saving(workdir: Path) -> bool:
-    """Whether a checkpoint is being written."""
+    """Return whether a checkpoint is being written."""
     return any("tmp" in path.name for path in (workdir / "checkpoints").glob("step_*"))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Runs the one beside the other: four stops, at moments that differ by machine and load."""
+    """Run one beside the other: four stops, at moments that differ by machine and load."""
     folder = tmp_path_factory.mktemp("resume")
     write_idx_set(folder / "data", train=120, test=20)
     config = processes.write_config(folder, folder / "data")
@@ -91,15 +107,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_the_state_is_the_same_to_the_last_bit(runs: Runs) -> None:
-    """Catches: the velocity, the plateau rule's state or the mean image not restored; a random
+    """Catches: the momentum, the plateau rule's state or the mean image not restored; a random
     stream that starts anew; a batch skipped or repeated; a save under another step's number."""
     assert runs.stops["whole"].returncode == 0, runs.stops["whole"].stderr
     assert runs.stops["finished"].returncode == 0, runs.stops["finished"].stderr
     step, state = restored(runs.whole)
     again, same = restored(runs.broken)
     assert step == again == 60
-    equal = jax.tree.map(lambda one, other: one.tobytes() == other.tobytes(), state, same)
-    assert all(jax.tree.leaves(equal)), equal
+    assert_same_bits(state, same)
 
 
 def test_the_records_are_the_same(runs: Runs) -> None:
@@ -112,6 +127,30 @@ def test_the_plateau_rule_was_at_work(runs: Runs) -> None:
     """Guards the two tests above: without a drop they would not see the rule's state lost."""
     rates = {r["learning_rate"] for r in processes.records(runs.whole) if r["split"] == "train"}
     assert len(rates) > 1
+    _, state = restored(runs.whole)
+    assert state[1]["schedule_state"].drops > 0
+    assert saved_names(runs.whole) >= {
+        f"['train_state']['schedule_state'].{name}" for name in ("drops", "best", "stale")
+    }
+
+
+def test_the_epochs_rule_has_no_state(runs: Runs, tmp_path: Path) -> None:
+    """Catches: a schedule's state saved where the rule has none, or asked for when the run goes
+    on; a drop that is counted from the step of the restart."""
+    epochs: dict[str, Any] = {"schedule.rule": "epochs", "schedule.drop_epochs": (2,)}
+    config = fields.replace(command.load_config(str(runs.config)), epochs)
+    for name, last_steps in (("whole", (20,)), ("broken", (9, 20))):
+        for last in last_steps:
+            assert train_here(fields.replace(config, {"max_steps": last}), tmp_path / name) == 0
+        assert not any("schedule_state" in saved for saved in saved_names(tmp_path / name))
+    (step, state), (again, same) = (restored(tmp_path / name) for name in ("whole", "broken"))
+    assert step == again == 20
+    assert_same_bits(state, same)
+    found = [r for r in processes.records(tmp_path / "broken") if r["split"] == "train"]
+    rates = {r["step"]: r["learning_rate"] for r in found}
+    assert rates == pytest.approx(
+        {4: 0.01, 8: 0.01, 9: 0.01, 12: 0.01, 14: 0.01, 16: 1e-3, 20: 1e-3}
+    )
 
 
 @pytest.mark.parametrize(("name", "status"), [("terminated", 143), ("interrupted", 130)])
@@ -178,7 +217,7 @@ def test_more_steps_go_on_after_a_damaged_checkpoint(runs: Runs, tmp_path: Path)
     """Catches: a damaged checkpoint that stops the run or is trained from; its step not saved
     anew; max_steps that cannot be raised."""
     workdir = shutil.copytree(runs.whole, tmp_path / "run")
-    for path in (workdir / "checkpoints" / "step_60" / "params").rglob("d/*"):
+    for path in (workdir / "checkpoints" / "step_60" / "variables").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:-9])
     longer = processes.run("main", *flags(runs, workdir, max_steps=62))
     assert longer.returncode == 0, longer.stderr

@@ -1,75 +1,95 @@
 """The 2012 program's config against its logs: every difference from the paper, every rate."""
 
 from functools import cache
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from test_configs import CONFIGS, load
-from test_variants import differences
+from test_variants import differences, followers
 
-from alexnet_jax import collectives, command, describe, network, parallel, train
-from alexnet_jax.optimizer import Plateau, learning_rate, rates
+from alexnet_jax import command, describe, sharding, train
+from alexnet_jax import config as configs
+from alexnet_jax.analysis.collectives import lower_train_step
+from alexnet_jax.analysis.summary import summarize
+from alexnet_jax.errors import InputError
+from alexnet_jax.models import registry
+from alexnet_jax.models.ops import blocks
+from alexnet_jax.schedules import init_schedule_state, learning_rate, learning_rates
+from configs.variants import sequential
 
 IMAGES = {"": 1_281_167, "2010": 1_261_406, "finetune2012": 1_281_167}
 
 # Field by field, what layers-145.cfg, layer-params-145.cfg and convdata_jpeg.py have; in epochs
 # of its log, counted from 1.
 CHANGES = {
-    "decay_biases": False,
-    "schedule.multipliers": (
-        ("conv1/kernel", 67, 0.1),
-        ("conv1", 72, 0.0),
-        ("bias", 1, 2.0),
-        ("bias", 25, 20.0),
-        ("bias", 51, 200.0),
-        ("bias", 79, 2000.0),
-    ),
+    "optimizer.decay_multipliers": [[".*/bias", 0.0]],
+    "schedule.multipliers": [
+        ["conv1/kernel", 67, 0.1],
+        ["conv1/.*", 72, 0.0],
+        [".*/bias", 1, 2.0],
+        [".*/bias", 25, 20.0],
+        [".*/bias", 51, 200.0],
+        [".*/bias", 79, 2000.0],
+    ],
     "data.mean": "center",
     "data.crop_chunk": 32,
     "data.lighting": "source2012",
     "data.lighting_divisor": 1.1,
     "data.lighting_end": 67,
-    "model.lrn.alpha_over_size": True,
-    "model.layers.conv1.after": ("lrn", "pool", "relu"),
-    "model.layers.conv2.after": ("relu", "lrn", "map_norm", "pool"),
-    "model.layers.conv5.after": ("pool", "relu"),
-    "model.layers.conv3.std": 0.03,
-    "model.layers.conv4.std": 0.03,
-    "model.layers.conv5.std": 0.03,
+    "model.ops.norm1.alpha_over_size": True,
+    "model.ops.norm2.alpha_over_size": True,
+    "model.ops.rnorm2": {
+        "type": "WithinChannelLRN",
+        "size": 5,
+        "k": 1.0,
+        "alpha": 0.001,
+        "beta": 0.75,
+        "alpha_over_size": True,
+    },
+    "model.ops.conv3.std": 0.03,
+    "model.ops.conv4.std": 0.03,
+    "model.ops.conv5.std": 0.03,
 }
-# What the paper says already, and its preset therefore has; the within-map norm is idle there.
+# Its order of ops, where that is another: what follows a layer.
+FOLLOWERS = {
+    "conv1": ["LRN", "MaxPool", "ReLU"],
+    "conv2": ["ReLU", "LRN", "WithinChannelLRN", "MaxPool"],
+    "conv5": ["MaxPool", "ReLU"],
+}
+# What the paper says already, and its preset therefore has.
 SHARED = {
     "learning_rate": 0.01,
-    "momentum": 0.9,
-    "weight_decay": 0.0005,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 0.0005,
     "batch_size": 128,
     "epochs": 90,
-    "schedule.drop_epochs": (25, 51, 79),
+    "schedule.drop_epochs": [25, 51, 79],
     "data.crop": 224,
     "data.lighting_std": 0.1,
-    "model.map_norm.size": 5,
-    "model.map_norm.k": 1.0,
-    "model.map_norm.alpha": 0.001,
-    "model.map_norm.beta": 0.75,
-    "model.map_norm.alpha_over_size": True,
 }
 
 
-def field(config: ConfigDict, path: str) -> object:
+def field(content: Any, path: str) -> object:
     for name in path.split("."):
-        config = config[name]
-    return config
+        content = content[name]
+    return content
 
 
 def test_differences_from_the_paper() -> None:
     """Catches a difference that is lost, one that nobody listed, and one that reaches the paper's
     preset."""
     paper, program = load("alexnet.py", ""), load("source2012.py", "")
-    assert differences(paper, program) == set(CHANGES)
-    assert {path: field(program, path) for path in CHANGES} == CHANGES
-    assert {path: field(program, path) for path in SHARED} == SHARED
+    assert differences(paper, program) == {*CHANGES, "model.ops"}  # their order
+    content = configs.to_json(program)
+    assert {path: field(content, path) for path in CHANGES} == CHANGES
+    assert {path: field(content, path) for path in SHARED} == SHARED
+    layers = list(blocks(sequential(program).ops))
+    assert layers == list(blocks(sequential(paper).ops))
+    others = {name: followers(program, name) for name in layers}
+    assert {n: f for n, f in others.items() if f != followers(paper, n)} == FOLLOWERS
 
 
 @cache
@@ -77,9 +97,9 @@ def each_rate(variant: str, epoch: int) -> dict[str, float]:
     """The rates in the middle of an epoch, by parameter."""
     config, images = load("source2012.py", variant), IMAGES[variant]
     step = round((epoch - 0.5) * images / config.batch_size)
-    net = {name: {"kernel": 0, "bias": 0} for name in config.model.layers}
-    rate = learning_rate(config, images, step, Plateau.start())
-    each = rates(config, images, jnp.int32(step), rate, net)
+    params = {name: {"kernel": 0, "bias": 0} for name in blocks(sequential(config).ops)}
+    rate = learning_rate(config, images, step, init_schedule_state(config.schedule))
+    each = learning_rates(config, images, jnp.int32(step), rate, params)
     return {f"{n}/{kind}": float(r) for n, layer in each.items() for kind, r in layer.items()}
 
 
@@ -171,10 +191,10 @@ def test_chain(
     assert config.init_from == command.default_workdir()
     dense = ["fc6", "fc7"] if word == "finetune2012" else []
     assert list(config.init_layers) == [*taken, *dense]
-    config.model.classes = 9
+    config.model.num_classes = 9
     earlier_config = load("source2012.py", earlier)
-    earlier_config.model.classes = 7
-    old, new = map(network.abstract_params, (earlier_config, config))
+    earlier_config.model.num_classes = 7
+    old, new = (registry.abstract_variables(c)["params"] for c in (earlier_config, config))
     for name in config.init_layers:
         assert old[name]["kernel"].shape == new[name]["kernel"].shape
 
@@ -184,8 +204,8 @@ def test_chain(
     ["2010,pretrain2009", "no_lrn,pretrain2009", "pretrain2011,tanh", "pretrain2009,pretrain2011"],
 )
 def test_chain_combines_with_small_data_only(variant: str) -> None:
-    """Catches a run that looks for another net's workdir: that of the words it knows of."""
-    with pytest.raises(ValueError, match="has no run to start from; pretrain2009, "):
+    """Catches a run that looks for another model's workdir: that of the words it knows of."""
+    with pytest.raises(InputError, match="has no run to start from; pretrain2009, "):
         load("source2012.py", variant)
 
 
@@ -203,24 +223,27 @@ def test_parameters_of_the_chain(word: str, classes: int, parameters: int) -> No
     """Catches a sixth convolution of another size, and a bottleneck that is missing or in the way
     of the classifier."""
     config = load("source2012.py", word)
-    config.model.classes = classes
-    assert sum(row.parameters for row in describe.layers(config)) == parameters
+    config.model.num_classes = classes
+    assert sum(row.parameters for row in summarize(config)) == parameters
 
 
 @pytest.mark.parametrize("word", ["pretrain2009", "pretrain2011", "finetune2012"])
 def test_chain_trains_on_small_data(word: str) -> None:
-    """Catches a net of the chain whose layers do not fit together, or rates for layers that it
+    """Catches a model of the chain whose layers do not fit together, or rates for layers that it
     does not have. The training step is traced, not compiled."""
-    config = describe.with_classes(load("source2012.py", f"sample,{word}"))
+    config = load("source2012.py", f"sample,{word}")
     config.batch_size = 4
+    config = describe.with_classes(config)
     train.check(config)
-    collectives.lower_train_step(config, parallel.make_mesh(config))
+    lower_train_step(config, sharding.make_mesh(config.parallel))
 
 
-def test_small_net_keeps_the_order_of_steps() -> None:
-    """Catches a sample that is the paper's small net under this config's name."""
+def test_small_model_keeps_the_order_of_ops() -> None:
+    """Catches a sample that is the paper's small model under this config's name."""
     sample, full = load("source2012.py", "sample"), load("source2012.py", "")
-    for name, layer in full.model.layers.items():
-        assert sample.model.layers[name].after == layer.after
-    assert sample.schedule.multipliers[1] == ("conv1", 15, 0.0)
+    there, here = (
+        {n: type(o).__name__ for n, o in sequential(c).ops.items()} for c in (full, sample)
+    )
+    assert list(here.items()) == list(there.items())
+    assert sample.schedule.multipliers[1] == ("conv1/.*", 15.0, 0.0)
     assert sample.data.lighting_end == 14

@@ -3,14 +3,22 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import processes
 import pytest
-from ml_collections import ConfigDict
+import torch
 
-from alexnet_jax import train
+from alexnet_jax import config as configs
+from alexnet_jax.config import Config
+from alexnet_jax.layers.lrn import within_channel_lrn
+from alexnet_jax.models.ops import LRN, Dropout, MaxPool, ReLU, Tanh, WithinChannelLRN
+from alexnet_jax.models.registry import abstract_variables
+from configs import alexnet, one_weird_trick, source2012
+from configs.variants import sequential
 from experiments import benchmark, memory, step_benchmarks, steps
 from experiments.benchmark import CASES, format_result, result_names
+from experiments.peers import TorchWithinChannelLRN, make_torch_model
 
 
 def test_the_step_beside_pytorch() -> None:
@@ -27,6 +35,44 @@ def test_the_step_beside_pytorch() -> None:
     assert result["peer"].startswith("eager, ")
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
     assert "images/s" in format_result(result)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(alexnet.get_config(f"sample{words}") for words in ("", ",no_communication,tanh")),
+        alexnet.get_config("sample,one_column,no_overlap"),
+        source2012.get_config("sample"),
+        one_weird_trick.get_config(),
+    ],
+    ids=["columns", "columns apart", "one column", "2012", "pools rounded down"],
+)
+def test_the_peer_is_the_model_of_the_config(config: Config) -> None:
+    """Catches a peer that lacks an op, connects what groups keep apart, or pools to another size:
+    each changes its parameters, its layers or the shape of its output."""
+    config = configs.with_changes(config, {"model.num_classes": 10})
+    ops = sequential(config).ops.values()
+    peer = make_torch_model(config).eval()
+    ours = jax.tree.leaves(abstract_variables(config)["params"])
+    assert sum(p.numel() for p in peer.parameters()) == sum(leaf.size for leaf in ours)
+    images = torch.ones(2, config.model.channels, config.data.crop, config.data.crop)
+    assert peer(images).shape == (2, 10)
+    for op, layer in (
+        *((ReLU, torch.nn.ReLU), (Tanh, torch.nn.Tanh), (LRN, torch.nn.LocalResponseNorm)),
+        *((MaxPool, torch.nn.MaxPool2d), (Dropout, torch.nn.Dropout)),
+        (WithinChannelLRN, TorchWithinChannelLRN),
+    ):
+        wanted = sum(isinstance(one, op) for one in ops)
+        assert sum(isinstance(one, layer) for one in peer) == wanted, op
+
+
+def test_within_channel_lrn_of_the_peer() -> None:
+    """Catches an alpha that is divided once too often, and means over what lies outside."""
+    x = np.random.default_rng(0).normal(0, 30, (2, 7, 6, 3)).astype(np.float32)
+    op = WithinChannelLRN(size=3)
+    ours = within_channel_lrn(jnp.asarray(x), op.size, op.k, op.coefficient(), op.beta)
+    peer = TorchWithinChannelLRN(op)(torch.from_numpy(x).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(peer.permute(0, 2, 3, 1).numpy(), ours, rtol=1e-5)
 
 
 def test_names_are_those_of_kinds() -> None:
@@ -46,31 +92,29 @@ def test_peak_is_of_the_call() -> None:
 
 
 def test_restored_arrays_are_all_of_them(tmp_path, monkeypatch) -> None:
-    """Catches a checkpoint without the velocity, whose reading would look cheap."""
-    monkeypatch.setattr(step_benchmarks, "paper", step_benchmarks.sample)
+    """Catches a checkpoint without the optimizer state, whose reading would look cheap."""
+    monkeypatch.setattr(step_benchmarks, "paper_config", step_benchmarks.sample_config)
     size = step_benchmarks._save(str(tmp_path))
-    params = jax.tree.leaves(
-        jax.eval_shape(lambda: train.init_state(step_benchmarks.sample())).params
-    )
+    params = jax.tree.leaves(abstract_variables(step_benchmarks.sample_config())["params"])
     assert size * 2**20 == 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in params)
     trees = step_benchmarks._read(str(tmp_path))
     assert size * 2**20 == sum(array.nbytes for array in jax.tree.leaves(trees))
-    _, kept = step_benchmarks._restore(str(tmp_path))
+    _, kept = step_benchmarks._measure_read(str(tmp_path))
     assert kept > 0
 
 
 def test_growth_of_a_step(monkeypatch) -> None:
     """Catches steps of another batch than is said, and a case whose result has no name here."""
-    monkeypatch.setattr(step_benchmarks, "paper", step_benchmarks.sample)
+    monkeypatch.setattr(step_benchmarks, "paper_config", step_benchmarks.sample_config)
     monkeypatch.setattr(step_benchmarks, "BATCHES", (8, 16))
     seen = []
 
-    class Seen(steps.TrainStep):
-        def __init__(self, config: ConfigDict) -> None:
+    class Seen(steps.SyntheticTrainStep):
+        def __init__(self, config: Config) -> None:
             seen.append(config.batch_size)
             super().__init__(config)
 
-    monkeypatch.setattr(steps, "TrainStep", Seen)
+    monkeypatch.setattr(steps, "SyntheticTrainStep", Seen)
     (result,) = benchmark.run_cases(CASES, ["train_step_growth"], repeats=1)
     assert seen == [size for size, _ in result["points"]] == [8, 16]
     assert result["name"] in benchmark.GROWTH

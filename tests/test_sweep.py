@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import processes
 import pytest
-from ml_collections import ConfigDict
-from torch_twin import config_module
 
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.status import Status, write_status
+from configs.alexnet import get_config
 from experiments import sweep
 
 
@@ -36,9 +36,9 @@ class Row:
 def make(
     output: Path, names: list[str], jobs: int = 1, at_once: int | None = None
 ) -> sweep.Sweep[Row]:
-    """A sweep that wants `at_once` runs (None is all), and one more for each that has ended."""
-    base = sweep.Base("tiny.py", {}, ConfigDict(), output)
-    runs = [base.run((name,), "", (), {}) for name in names]
+    """Return a sweep of `at_once` runs (None is all), and one more for each that has ended."""
+    base = sweep.Base("tiny.py", {}, Config(), output)
+    runs = [base.make_run((name,), "", (), {}) for name in names]
     return sweep.Sweep(
         *(base, "rows", jobs),
         kind=Row,
@@ -49,7 +49,7 @@ def make(
 
 
 class Job:
-    """A job of submitit's that has ended."""
+    """A job of submitit that has ended."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error, self.paths = error, SimpleNamespace(stderr="its.log")
@@ -164,12 +164,12 @@ def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
 )
 def test_words_go_after_the_variant(file: str, words: tuple[str, ...], expected: str) -> None:
     """Catches a comma or a colon too many, which no config knows."""
-    assert sweep.Base(file, {}, ConfigDict(), Path("out")).variant(*words) == expected
+    assert sweep.Base(file, {}, Config(), Path("out")).variant(*words) == expected
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:
     """Catches runs of one schedule taken for finished ones of another."""
-    config = config_module()["get_config"]("sample")
+    config = get_config("sample")
     base = sweep.Base("configs/alexnet.py:sample", {}, config, tmp_path)
     sweep.record_config(base)
     sweep.record_config(base)

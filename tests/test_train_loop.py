@@ -1,56 +1,66 @@
 """The loop keeps the device busy: what it waits for, and what is ready for the next step."""
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import processes
 import pytest
 from data_fixtures import write_idx_set
-from ml_collections import ConfigDict
 
-from alexnet_jax import metrics, parallel, train
+from alexnet_jax import config as configs
+from alexnet_jax import sharding, train
+from alexnet_jax.config import Config
+from alexnet_jax.data.batch import Batch
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.metrics import MetricSums
 from alexnet_jax.prepare import prepare
+from alexnet_jax.schedules import StepSchedule
+from alexnet_jax.train_step import StepMetrics
 from alexnet_jax.writers import NullWriter
+from configs.alexnet import get_config
 
 STEPS = 6
 Event = tuple[str, int]
 
 
 class Sum:
-    """A sum that a step gives, telling whenever somebody waits for its value."""
+    """A sum that a step returns, which records whenever somebody waits for its value."""
 
     def __init__(self, events: list[Event], step: int) -> None:
-        self.tell = lambda: events.append(("wait", step))
+        self.record = lambda: events.append(("wait", step))
 
     def block_until_ready(self) -> "Sum":
-        self.tell()
+        self.record()
         return self
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        self.tell()
+        self.record()
         return np.ones(())
 
     def __float__(self) -> float:
-        self.tell()
+        self.record()
         return 1.0
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
-    """The small config of the tests, as it is when the data is known."""
-    folder = tmp_path_factory.mktemp("loop")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    folder: Path = tmp_path_factory.mktemp("loop")
     write_idx_set(folder / "data", train=80, test=20)
-    space: dict[str, Any] = {}
-    exec(processes.write_config(folder, folder / "data").read_text(), space)
-    config = space["get_config"]()
-    config.data.pack_dir = str(folder / "pack")
+    data = replace(config().data, dir=str(folder / "data"), pack_dir=str(folder / "pack"))
+    return prepare(data, progress=False)
+
+
+def config() -> Config:
+    config = get_config("sample")
+    config.batch_size = 8
     config.max_steps = STEPS
-    return train.complete(config, prepare(config.data, progress=False))
+    config.data.name = "idx"
+    return config
 
 
-def test_nothing_waits_for_the_step_that_runs(
-    config: ConfigDict, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches float(loss), block_until_ready or the like on what has just been dispatched, and
     batches that are placed on the device only when their step is due.
 
@@ -58,28 +68,38 @@ def test_nothing_waits_for_the_step_that_runs(
     the sums of n are asked for only when n + 1 is dispatched.
     """
     events: list[Event] = []
-    shard_batch = parallel.shard_batch
+    shard_batch = sharding.shard_batch
+    chosen = train.complete(configs.validated(config()), pack)
 
-    def place(batch: dict[str, Any], sharding: Any) -> Any:
-        events.append(("place", int(batch["example"][0]) // config.batch_size))
-        return shard_batch(batch, sharding)
+    def place(batch: Batch, places: Any) -> Any:
+        examples = np.asarray(batch.example)
+        events.append(("place", int(examples[0]) // chosen.batch_size))
+        return shard_batch(batch, places)
 
-    def make_train_step(*_: Any) -> Any:
-        def step(state: int, mean: Any, batch: Any) -> tuple[int, dict[str, Sum]]:
-            events.append(("dispatch", state))
-            names = ("loss", "top1", "top5", "count", "learning_rate")
-            return state + 1, {name: Sum(events, state) for name in names}
+    def step(state: Any, _: Any, batch: Any) -> tuple[Any, StepMetrics]:
+        number = state.step
+        events.append(("dispatch", number))
+        sums = MetricSums(*(Sum(events, number) for _ in range(4)))  # type: ignore[arg-type]
+        metrics = StepMetrics(sums, Sum(events, number))  # type: ignore[arg-type]
+        return SimpleNamespace(step=number + 1), metrics
 
-        return step
-
-    monkeypatch.setattr(parallel, "shard_batch", place)
-    monkeypatch.setattr(train, "make_train_step", make_train_step)
-    monkeypatch.setattr(train._Run, "_due", lambda *_: False)  # nothing to say, measure or save
-    pack, mesh = prepare(config.data), parallel.make_mesh(config)
-    state: Any = 0  # the number of steps done
-    nothing: Any = None  # no checkpoints: nothing is saved
-    run = train._Run(config, pack, mesh, nothing, NullWriter(), metrics.Totals())
-    assert run.go(state, 0) == 0
+    monkeypatch.setattr(sharding, "shard_batch", place)
+    monkeypatch.setattr(StepSchedule, "is_due", lambda *_: False)  # nothing to record or to save
+    nothing: Any = None
+    run = train._Run(
+        config=chosen,
+        pack=pack,
+        mesh=sharding.make_mesh(chosen.parallel),
+        schedule=StepSchedule(chosen, pack.splits["train"].count),
+        train_step=step,
+        predict=nothing,
+        mean=nothing,
+        checkpoints=nothing,
+        writer=NullWriter(),
+        detector=nothing,
+    )
+    state: Any = SimpleNamespace(step=0)
+    assert train._train_steps(run, train._Start(state, MetricSums())) == 0
 
     order = list(dict.fromkeys(events))  # the five sums of a step are fetched together
     first = ("wait", 0)  # the first step compiles, and the clock starts when it is done

@@ -4,20 +4,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import processes
 import pytest
 
 from alexnet_jax import writers
-from alexnet_jax.writers import RunWriter, append_record, read_records
+from alexnet_jax.writers import Record, RunWriter, append_record, read_records
 
 
-def record(step: int, split: str = "train") -> dict[str, Any]:
-    values = dict(step=step, epoch=step / 10, split=split, loss=1.0, top1_error=0.5, top5_error=0.1)
+def record(step: int, split: str = "train") -> Record:
+    values: dict[str, Any] = dict(
+        step=step, epoch=step / 10, split=split, loss=1.0, top1_error=0.5, top5_error=0.1
+    )
     if split == "train":
         values.update(learning_rate=0.01, images_per_second=100.0)
-    return {**values, "count": 8}
+    return cast(Record, {**values, "count": 8})
 
 
 def test_log_goes_on_after_an_interruption(tmp_path: Path) -> None:

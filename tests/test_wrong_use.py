@@ -1,6 +1,7 @@
 """Wrong usage, config or data: one clear message, status 2, no traceback."""
 
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from typing import Any
 import processes
 import pytest
 from data_fixtures import write_idx_set
-from ml_collections import ConfigDict
+from in_process import train_here
 
-from alexnet_jax import train
+from alexnet_jax import command, fields
+from alexnet_jax import config as configs
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import evaluate, load_net
-from alexnet_jax.prepare import prepare
+from alexnet_jax.evaluate import evaluate
+from alexnet_jax.models.ops import Dense, MaxPool, ReLU
 from alexnet_jax.status import read_status
-from alexnet_jax.workdir import check_config, claim, write_config
+from alexnet_jax.trained import load_trained
+from alexnet_jax.workdir import write_config
 
 SAMPLE = "--config=configs/alexnet.py:sample"
 
@@ -31,24 +35,13 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(config_file: Path) -> ConfigDict:
-    """The same config in this process."""
-    space: dict[str, Any] = {}
-    exec(config_file.read_text(), space)
-    return space["get_config"]()
-
-
-def as_in_main(config: ConfigDict, workdir: Path) -> None:
-    """Train in this process, by the calls that main makes."""
-    train.check(config)
-    with claim(workdir):
-        check_config(workdir, config)
-        pack = prepare(config.data, progress=False)
-        train.train(train.complete(config, pack), pack, workdir)
+def config(config_file: Path) -> Config:
+    """The same config in this process, neither checked nor sealed."""
+    return command.load_config(str(config_file))
 
 
 def message(ended: subprocess.CompletedProcess[str], status: int = 2) -> str:
-    """What a refused command said on stderr: its own lines."""
+    """Return the one message that a refused command printed on stderr."""
     assert ended.returncode == status, ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
@@ -60,10 +53,28 @@ def message(ended: subprocess.CompletedProcess[str], status: int = 2) -> str:
     ("arguments", "expected"),
     [
         ([], ["--config is missing", "--help"]),
-        ([SAMPLE, "--config.nonsense=1"], ["no field", "nonsense"]),
-        ([SAMPLE, "--config.model.layers.conv9.features=1"], ["no field", "conv9"]),
+        ([SAMPLE, "--config.nonsense=1"], ["no field nonsense; did you mean "]),
         ([SAMPLE, "--config.model.nofield=1"], ["has no field model.nofield"]),
-        ([SAMPLE, "--config.model.lrn.sise=1"], ["no field model.lrn.sise; did you mean size?"]),
+        (
+            [SAMPLE, "--config.model.ops.norm1.sise=1"],
+            ["no field model.ops.norm1.sise; did you mean size?"],
+        ),
+        ([SAMPLE, "--config.modle.init=x"], ["no field modle; did you mean model?"]),
+        (
+            [SAMPLE, "--config.model.ops.conv9.features=1"],
+            ["no field model.ops.conv9; did you mean conv"],
+        ),
+        ([SAMPLE, "--config.seed.x=1"], ["no field seed.x; seed is a value"]),
+        (
+            ["--config", "configs/alexnet.py:sample", "--config.modle.init", "x"],
+            ["no field modle; did you mean model?"],
+        ),
+        ([SAMPLE, "--noconfig.data.filp"], ["no field data.filp; did you mean flip?"]),
+        ([SAMPLE, "--config.model.ops.norm1=x"], ["config.model.ops.norm1=x: Unable to parse"]),
+        (
+            [SAMPLE, "--config.seed=3", "--config.data.corp=3"],
+            ["no field data.corp; did you mean crop?"],
+        ),
         ([SAMPLE, "--config.batch_size=many"], ["batch_size", "many"]),
         (["--config=configs/alexnet.py:sampel"], ["sampel", "known: ", "sample"]),
         (["--config=configs/none.py"], ["cannot read", "configs/none.py", "configs/alexnet.py"]),
@@ -82,6 +93,36 @@ def test_main_refuses(tmp_path: Path, arguments: list[str], expected: list[str])
         assert part in said
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from ml_collections import ConfigDict as make", "returns a ConfigDict; expected an"),
+        ("def make(): return type('Config', (), {'seed': 1})()", "returns a Config; expected"),
+    ],
+    ids=["ConfigDict", "another class"],
+)
+@pytest.mark.parametrize("override", [(), ("--config.model.dropout=0.1",)])
+def test_config_file_of_another_type(
+    tmp_path: Path, text: str, expected: str, override: tuple[str, ...]
+) -> None:
+    """Catches: a traceback for a config file written before configs were typed."""
+    path = tmp_path / "old.py"
+    path.write_text(f"{text}\n\n\ndef get_config():\n    return make()\n")
+    said = message(processes.run("describe", f"--config={path}", *override))
+    assert f"get_config of {path} {expected}" in said
+
+
+def test_a_bug_in_a_config_file(tmp_path: Path) -> None:
+    """Catches: an exception of the user's own code that is taken for a misspelled field, so that
+    its place is not shown."""
+    path = tmp_path / "bug.py"
+    path.write_text("def get_config():\n    return {}['missing']\n")
+    ended = processes.run("describe", f"--config={path}", "--config.seed=1")
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert "KeyError: 'missing'" in ended.stderr
+
+
 def test_no_imagenet_here(tmp_path: Path) -> None:
     """Catches: a message without the way to get ImageNet, or to try without it."""
     (tmp_path / "empty").mkdir()
@@ -98,14 +139,81 @@ def test_no_imagenet_here(tmp_path: Path) -> None:
     assert "python -m alexnet_jax.main --config=configs/alexnet.py:sample" in said
 
 
-def test_workdir_of_another_config(config_file: Path, config: ConfigDict, tmp_path: Path) -> None:
+def test_workdir_of_another_config(config_file: Path, config: Config, tmp_path: Path) -> None:
     """Catches: going on with another batch size; the field, old or new value left unsaid."""
-    config.model.classes = 5
-    write_config(tmp_path, config, 0)
+    write_config(tmp_path, configs.with_changes(config, {"model.num_classes": 5}), 0)
     other = [f"--config={config_file}", "--config.batch_size=4", f"--workdir={tmp_path}"]
     said = message(processes.run("main", *other))
     assert "batch_size was 8, is 4" in said
     assert str(tmp_path) in said
+
+
+def finished_run(config: Config, workdir: Path) -> Path:
+    """Train for two steps and return the folder of the run."""
+    assert train_here(fields.replace(config, {"max_steps": 2}), workdir) == 0
+    return workdir
+
+
+def make_config_of_earlier_format(workdir: Path) -> None:
+    """Turn config.json into one of the format before ops, which had no version."""
+    path = workdir / "config.json"
+    recorded = json.loads(path.read_text())
+    del recorded["format_version"], recorded["optimizer"]
+    layer = {"features": 4, "kernel": 3, "stride": 3, "sees": "own", "after": ["relu", "lrn"]}
+    recorded.update(
+        momentum=0.9,
+        weight_decay=0.0005,
+        model={"columns": 2, "classes": 5, "layers": {"conv1": layer}},
+    )
+    path.write_text(json.dumps(recorded))
+
+
+def make_checkpoints_of_earlier_format(workdir: Path) -> None:
+    """Rename the items of the checkpoints as they were called in the first format."""
+    for step in (workdir / "checkpoints").iterdir():
+        for now, before in (
+            ("metadata", "about"),
+            ("train_state", "rest"),
+            ("variables", "params"),
+        ):
+            (step / now).rename(step / before)
+
+
+@pytest.mark.parametrize("part", ["config", "checkpoints"])
+@pytest.mark.parametrize("module", ["main", "evaluate", "predict", "init_from"])
+def test_run_of_an_earlier_version(
+    config_file: Path, config: Config, tmp_path: Path, part: str, module: str
+) -> None:
+    """Catches: fields that are all called different or unknown; a checkpoint called damaged,
+    renamed or passed over; training anew in the folder of a run; status 1 with a traceback."""
+    old = finished_run(config, tmp_path / "old")
+    if part == "config":
+        make_config_of_earlier_format(old)
+    else:
+        make_checkpoints_of_earlier_format(old)
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    train_old = ["--config.max_steps=4", f"--workdir={old}"]
+    init_from_old = [f"--config.init_from={old}", f"--workdir={tmp_path / 'new'}"]
+    arguments: dict[str, list[str]] = dict(
+        main=[f"--config={config_file}", *train_old],
+        evaluate=[f"--workdir={old}"],
+        predict=[f"--workdir={old}", "image.png"],
+        init_from=[f"--config={config_file}", *init_from_old],
+    )
+    ended = processes.run("main" if module == "init_from" else module, *arguments[module])
+    said = message(ended)
+    assert str(old) in said
+    if part == "config":
+        flag = "--config.init_from" if module == "init_from" else "--workdir"
+        assert f"{flag}={old} was made by another version of this program" in said
+        assert said.count("\n") == 1
+    else:
+        assert "was made by an earlier version of alexnet_jax" in said
+        assert "damaged" not in said
+    after = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    if module == "main" and part == "checkpoints":
+        assert after.pop(old / "status.json")
+    assert after == before
 
 
 def test_workdir_that_is_a_file(config_file: Path, tmp_path: Path) -> None:
@@ -161,12 +269,12 @@ def test_a_loss_that_is_not_finite(config_file: Path, tmp_path: Path) -> None:
     said = message(processes.run("main", f"--config={config_file}", *wild), status=3)
     assert "not finite at step" in said
     assert "--config.learning_rate" in said
-    net = load_net(tmp_path)
-    assert f"the checkpoint of step {net.step} is kept" in said
+    model = load_trained(tmp_path)
+    assert f"the checkpoint of step {model.step} is kept" in said
     ended = read_status(tmp_path)
     assert ended is not None
-    assert (ended.status, ended.step) == ("diverged", net.step)
-    (result,) = evaluate([net])[1]
+    assert (ended.status, ended.step) == ("diverged", model.step)
+    (result,) = evaluate([model])[1]
     assert result["count"] == 20
 
 
@@ -193,45 +301,90 @@ def test_a_loss_that_is_not_finite(config_file: Path, tmp_path: Path) -> None:
         ("parallel.data", 3),
         ("learning_rate", -0.1),
         ("learning_rate", float("nan")),
-        ("momentum", 1.0),
-        ("weight_decay", -1.0),
+        ("optimizer.momentum", 1.0),
+        ("optimizer.weight_decay", -1.0),
+        ("optimizer.decay_multipliers", ((".*/bias", -1.0),)),
+        ("optimizer.decay_multipliers", (("conv9/.*", 0.0),)),
+        ("optimizer.decay_multipliers", (("(", 0.0),)),
         ("schedule.factor", -1.0),
         ("schedule.patience", 0),
-        ("model.columns", 0),
-        ("model.columns", 3),
-        ("model.classes", 7),
-        ("model.dropout", 1.0),
-        ("model.dropout", -0.1),
-        ("model.lrn.size", 0),
-        ("model.pool.stride", 0),
-        ("model.layers.conv1.features", 0),
-        ("model.layers.conv1.stride", 0),
-        ("model.layers.conv1.sees", "neither"),
-        ("model.layers.conv1.after", ("relu", "bool")),
+        ("schedule.multipliers", (("conv1", 1.0, 2.0),)),
+        ("schedule.multipliers", (("conv1/.*", 0.5, 2.0),)),
+        ("schedule.multipliers", (("conv1/.*", 1.0, -2.0),)),
+        ("schedule.multipliers", (("conv1/.*", 1.0),)),
+        ("model.num_columns", 0),
+        ("model.num_columns", 3),
+        ("model.num_classes", 7),
+        ("model.num_classes", -1),
+        ("model.channels", 0),
+        ("model.ops.drop6.rate", 1.0),
+        ("model.ops.drop6.rate", -0.1),
+        ("model.ops.norm1.size", 0),
+        ("model.ops.norm1.size", 4),
+        ("model.ops.pool1.window", 0),
+        ("model.ops.pool1.stride", 0),
+        ("model.ops.pool1.stride", 4),
+        ("model.ops.conv1.features", 0),
+        ("model.ops.conv2.features", 5),
+        ("model.ops.conv1.kernel", 0),
+        ("model.ops.conv1.stride", 0),
+        ("model.ops.conv1.padding", (-1, 0)),
+        ("model.ops.conv1.padding", (1,)),
+        ("model.ops.conv1.groups", 2),
+        ("model.ops.conv2.groups", 0),
+        ("model.ops.conv2.groups", 3),
+        ("model.ops.fc6.features", 0),
+        ("model.ops.fc6.groups", 4),
+        ("model.ops.relu6", MaxPool()),
+        ("model.ops.relu6", "tanh"),
         ("data.crop", 0),
         ("data.crop", 40),
+        ("data.crop", 2.5),
         ("data.image_size", 0),
         ("data.validation_share", 1.5),
+        ("data.std", ()),
+        ("data.std", (1.0, 0.0)),
+        ("data.given_mean", (1.0,)),
+        ("data.name", None),
     ],
+    ids=str,
 )
 def test_values_that_make_no_sense(
-    config: ConfigDict, tmp_path: Path, field: str, value: object
+    config: Config, tmp_path: Path, field: str, value: object
 ) -> None:
     """Catches: a value that is not checked before it divides by zero or trains wrongly; an
     InputError that does not name the field."""
-    config.update_from_flattened_dict({field: value})
-    config.max_steps = min(config.max_steps, 2)
     with pytest.raises(InputError) as caught:
-        as_in_main(config, tmp_path)
-    named = field.replace("model.layers.", "").replace("parallel.", "").split(".")[-1]
-    assert named in str(caught.value)
+        train_here(fields.replace(config, {"max_steps": 2, field: value}), tmp_path)
+    assert field in str(caught.value)
 
 
-def test_a_batch_larger_than_the_training_set(config: ConfigDict, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.ops": {}}, "model.ops ends with nothing: None; expected a fully-connected layer"),
+        ({"model.ops": {"fc6": Dense(8), "relu6": ReLU()}}, "model.ops ends with relu6: ReLU()"),
+        ({"model.ops.fc8.features": 5}, "model.ops ends with fc8: Dense(features=5, "),
+        ({"model.ops.fc8.groups": 2}, "model.ops ends with fc8: Dense(features=0, groups=2, "),
+        ({"model.ops.conv1.kernel": 29}, "data.crop=26 is too small for the model: conv1 has a"),
+        ({"data.crop": 1}, "data.crop=1 is too small for the model: pool1 has a window of 3×3"),
+    ],
+)
+def test_ops_that_make_no_model(
+    config: Config, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """Catches: a model without a classifier, or one of other classes than the data's; a window
+    that is larger than its input."""
+    with pytest.raises(InputError) as caught:
+        train_here(fields.replace(config, changes), tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_batch_larger_than_the_training_set(config: Config, tmp_path: Path) -> None:
     """Catches: an epoch counted as one batch; a batch that cannot be filled from two epochs."""
     config.data.validation_share = 0.9
     config.batch_size, config.max_steps, config.log_every = 30, 2, 1
-    as_in_main(config, tmp_path)
+    assert train_here(config, tmp_path) == 0
     found = [r for r in processes.records(tmp_path) if r["split"] == "train"]
     assert [r["count"] for r in found] == [30, 30]
     assert [r["epoch"] for r in found] == [30 / 12, 60 / 12]

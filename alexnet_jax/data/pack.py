@@ -15,12 +15,11 @@ import json
 import os
 import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data.statistics import principal_components
 from alexnet_jax.errors import InputError
+from alexnet_jax.fields import Json, differences
 
 FORMAT = "alexnet_jax pack"
 VERSION = 1
@@ -103,31 +102,22 @@ class Pack:
         side: Of the images, in pixels.
         channels: 1 or 3.
         encoding: "jpeg" or "raw".
-        settings: What the pack was made from.
-        skipped: For each split, the names of its unreadable images.
         mean_image: (side, side, channels) float32, of the training split, 0-255.
         covariance: (channels, channels) float64, of the training split's 0-255 pixels.
-        eigenvalues: (channels,), of the covariance, largest first.
-        eigenvectors: (channels, channels), of the covariance, one per column.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any]):
+    def __init__(self, directory: Path, manifest: Json):
         """See `open_pack`; `manifest` is as `read_manifest` returns it."""
         self.directory = directory
-        self.settings: dict[str, Any] = manifest["settings"]
         self.class_names: tuple[str, ...] = tuple(manifest["class_names"])
         self.side: int = manifest["side"]
         self.channels: int = manifest["channels"]
         self.encoding: str = manifest["encoding"]
         self.mean_image: np.ndarray = _load_array(directory / "mean_image.npy", directory)
         self.covariance: np.ndarray = _load_array(directory / "covariance.npy", directory)
-        self.eigenvalues, self.eigenvectors = principal_components(self.covariance)
         self.splits = {
             name: Split(directory, name, split["shards"])
             for name, split in manifest["splits"].items()
-        }
-        self.skipped: dict[str, list[str]] = {
-            name: split["skipped"] for name, split in manifest["splits"].items()
         }
 
 
@@ -152,7 +142,7 @@ def open_pack(directory: str | os.PathLike[str]) -> Pack:
     )
 
 
-def contains_pack(directory: Path, settings: dict[str, Any]) -> bool:
+def contains_pack(directory: Path, settings: Json) -> bool:
     """Return whether `directory` contains a complete pack made with `settings`.
 
     Args:
@@ -174,12 +164,12 @@ def contains_pack(directory: Path, settings: dict[str, Any]) -> bool:
     return False
 
 
-def check_settings(directory: Path, made: dict[str, Any], settings: dict[str, Any]) -> None:
+def check_settings(directory: Path, made: Json, settings: Json) -> None:
     """Raise InputError if the pack in `directory`, made with `made`, differs in `settings`."""
+    there = {field: made.get(field) for field in settings}
     different = [
-        f"config.data.{field} is {value!r}, there it is {made.get(field)!r}"
-        for field, value in settings.items()
-        if made.get(field) != value
+        f"config.data.{field} is {here!r}, there it is {value!r}"
+        for field, value, here in differences(there, settings)
     ]
     if different:
         raise InputError(
@@ -188,7 +178,7 @@ def check_settings(directory: Path, made: dict[str, Any], settings: dict[str, An
         )
 
 
-def read_manifest(directory: Path) -> dict[str, Any] | None:
+def read_manifest(directory: Path) -> Json | None:
     """Read the manifest of the pack in `directory`; return None if there is no manifest.json.
 
     Raises:
@@ -218,7 +208,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _check_fields(content: Any, fields: dict[str, type], directory: Path) -> None:
+def _check_fields(content: object, fields: dict[str, type], directory: Path) -> None:
     for name, kind in fields.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
             raise _damaged(directory, f"manifest.json lacks or garbles {name!r}")
@@ -236,9 +226,10 @@ def shard_path(directory: Path, split: str, number: int) -> Path:
 
 def _load_array(path: Path, directory: Path) -> np.ndarray:
     try:
-        return np.load(path)
+        array: np.ndarray = np.load(path)
     except (OSError, ValueError, EOFError):
         raise _damaged(directory, f"{path.name} is missing or unreadable") from None
+    return array
 
 
 def _damaged(directory: Path, what: str) -> InputError:

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from alexnet_jax.data.pack import (
     shard_path,
 )
 from alexnet_jax.errors import InputError
+from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import write_atomically
 
 SHARD_IMAGES = 8192  # candidates, readable or not
@@ -70,7 +70,7 @@ class PackWriter:
         self,
         directory: Path,
         *,
-        settings: dict[str, Any],
+        settings: Json,
         class_names: tuple[str, ...],
         side: int,
         channels: int,
@@ -114,7 +114,7 @@ class PackWriter:
         if not path.exists():
             write_atomically(path, _to_json(self._plan))
         begun = json.loads(path.read_text(encoding="utf-8"))
-        different = _differences(begun, self._plan)
+        different = sorted(path for path, _, _ in differences(begun, self._plan))
         if different:
             raise InputError(
                 f"{self._partial} holds an unfinished pack of other settings or of a source that "
@@ -126,7 +126,8 @@ class PackWriter:
         """Return the names of the images skipped in a shard, or None if it is not finished."""
         if not self._summary_path(split, number).exists():
             return None
-        return json.loads(str(self._summary(split, number)["skipped"]))
+        skipped: list[str] = json.loads(str(self._summary(split, number)["skipped"]))
+        return skipped
 
     def write_shard(self, split: str, number: int, chunks: Iterable[Chunk]) -> None:
         """Write shard `number` of `split`, holding one chunk in memory at a time."""
@@ -199,7 +200,7 @@ class PackWriter:
         return self._partial / f"{split}-{number:05d}.npz"
 
 
-def complete_partial(directory: Path, settings: dict[str, Any]) -> bool:
+def complete_partial(directory: Path, settings: Json) -> bool:
     """Finish a pack that lacks only its name, and return whether there was one.
 
     Raises:
@@ -222,23 +223,11 @@ def seal(directory: Path) -> None:
     partial.rename(directory)
 
 
-def _differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
-    """Return the names of the entries that differ, joined by dots where nested."""
-    different = []
-    for key in left.keys() | right.keys():
-        one, other = left.get(key), right.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            different += [f"{key}.{name}" for name in _differences(one, other)]
-        elif one != other:
-            different.append(key)
-    return sorted(different)
-
-
 def _write_array(path: Path, array: np.ndarray) -> None:
     content = io.BytesIO()  # NumPy's exception for a full disk has no errno
     np.save(content, array)
     write_atomically(path, content.getvalue())
 
 
-def _to_json(content: dict[str, Any]) -> str:
+def _to_json(content: Json) -> str:
     return json.dumps(content, indent=1) + "\n"

@@ -11,92 +11,79 @@ is TensorFlow's default, is not measurably faster.
 from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from alexnet_jax.data.augment import Augmentation, lighting_matrix, margin
+from alexnet_jax.config import Config, DataConfig
+from alexnet_jax.data.augmentation import Augmentation, Draws, lighting_matrix
+from alexnet_jax.data.batch import Batch, ExamplesOfStep, StepExamples
+from alexnet_jax.data.crops import center_offset
 from alexnet_jax.data.pack import Pack, Split
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.errors import InputError
 
 _BATCHES_AHEAD = 2  # read, and again decoded, before they are asked for
-
-Batch = dict[str, np.ndarray]
+VIEWS = ("center", "ten")
 
 # What to read for a step: index (b,) in the split, offset (b, views, 2), flip (b, views).
-Wanted = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Request = tuple[np.ndarray, np.ndarray, np.ndarray]
+Requests = Callable[[int], Request]
 
 
 def train_batches(
     pack: Pack,
-    data: ConfigDict,
+    config: Config,
+    examples_of_step: ExamplesOfStep,
     *,
-    seed: int,
-    batch_size: int,
     first_step: int,
     last_step: int,
-    channels: int,
     rows: np.ndarray | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """The training batches of steps first_step … last_step - 1.
-
-    Step s holds the examples g = s * batch_size + i; example g is image number g % N of epoch
-    g // N in that epoch's order, N the images of the split. A batch may straddle epochs, every
-    image comes once an epoch, every batch is full.
+    """Return the training batches of steps first_step … last_step - 1, NumPy arrays.
 
     Args:
-      pack: the images.
-      data: config.data; crop, random_crop, flip, crop_chunk and lighting* are read.
-      seed: of the draws.
-      batch_size: of all processes together.
-      first_step: any step; nothing before it is read.
-      last_step: the first step not taken.
-      channels: of the network.
-      rows: (b,) ascending, of the batch that this process takes part in; None for all.
-      workers: threads that decode, None for one per core. No effect on the stream.
-
-    Yields:
-      image (b, crop, crop, channels) uint8; label (b,) int32; offset (b, 2) int32, top and left
-      of the crop; flip (b,) bool; shift (b, channels) float32, 0-255 units; gain (b,) float32;
-      example (b,) uint32, g modulo 2^32.
+        config: its seed and batch_size, what `data` says of crops, flips and lighting, and the
+            model's channels are read.
+        examples_of_step: which examples a step takes.
+        first_step: any step, counted from 0; nothing before it is read.
+        last_step: the first step not taken.
+        rows: (b,) ascending, of the batch that this process takes part in; None for all.
+        workers: threads that decode, None for one per core. No effect on the stream.
 
     Raises:
-      InputError: the images are smaller than the crop or have other channels than the network.
+        InputError: the images are smaller than the crop or have other channels than the model.
     """
-    split = pack.splits["train"]
-    rows = np.arange(batch_size) if rows is None else rows
-    draws = Augmentation(
-        seed=seed,
+    split, data, channels = pack.splits["train"], config.data, config.model.channels
+    check_images(pack, data, channels)
+    rows = np.arange(config.batch_size) if rows is None else rows
+    augmentation = Augmentation(
+        seed=config.seed,
         count=split.count,
-        margin=margin(pack, data, channels),
-        random_crop=data.random_crop,
-        flip=data.flip,
-        chunk=data.crop_chunk,
-        lighting=lighting_matrix(
-            pack.covariance, rule=data.lighting, std=data.lighting_std, channels=channels
-        ),
-        lighting_divisor=data.lighting_divisor,
-        lighting_end=data.lighting_end,
+        image_size=pack.side,
+        data=data,
+        lighting=lighting_matrix(pack.covariance, data, channels),
     )
     steps = range(first_step, last_step)
+    drawn: dict[int, tuple[StepExamples, Draws]] = {}  # of steps that are read, not yet yielded
 
-    def wanted(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        drawn = draws.rows(step * batch_size + rows)
-        return drawn.index, drawn.offset[:, None], drawn.flip[:, None]
+    def request(step: int) -> Request:
+        examples = examples_of_step(step, rows)
+        draws = augmentation.draw(examples.epoch, examples.position)
+        drawn[step] = examples, draws
+        return draws.index, draws.offset[:, None], draws.flip[:, None]
 
     def batches() -> Generator[Batch, None, None]:
-        images = _images(pack, split, wanted, steps, (len(rows), 1, data.crop, channels), workers)
+        images = _images(pack, split, request, steps, (len(rows), 1, data.crop, channels), workers)
         for step, image in zip(steps, images, strict=True):
-            example = step * batch_size + rows
-            drawn = draws.rows(example)
-            yield dict(
+            examples, draws = drawn.pop(step)
+            yield Batch(
                 image=image[:, 0],
-                label=split.labels[drawn.index],
-                offset=drawn.offset,
-                flip=drawn.flip,
-                shift=drawn.shift,
-                gain=drawn.gain,
-                example=example.astype(np.uint32),
+                offset=draws.offset,
+                flip=draws.flip,
+                label=split.labels[draws.index],
+                mask=examples.mask,
+                example=examples.number.astype(np.uint32),
+                shift=draws.shift,
+                gain=draws.gain,
             )
 
     return batches()
@@ -105,66 +92,86 @@ def train_batches(
 def evaluation_batches(
     pack: Pack,
     split: str,
-    data: ConfigDict,
+    config: Config,
     *,
-    batch_size: int,
-    channels: int,
     views: str = "center",
     index: np.ndarray | None = None,
     rows: np.ndarray | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """The images of a split, each once, the last batch filled up and masked.
+    """Return batches of the images of a split, each once, the last batch filled up and masked.
 
     Args:
-      pack: the images.
-      split: one of pack.splits.
-      data: config.data; crop is read.
-      batch_size: images of all processes together.
-      channels: of the network.
-      views: "center", the central crop; or "ten", section 4.1's: top left, top right, bottom
-        left, bottom right and central crop, then the same five mirrored.
-      index: (n,) which images of the split, in that order; None for all of them in the split's.
-      rows: as in train_batches; the number of batches does not depend on them.
-      workers: as in train_batches.
-
-    Yields:
-      image (b, views, crop, crop, channels) uint8; offset (b, views, 2) int32; flip (b, views)
-      bool; label (b,) int32, 0 where masked; mask (b,) bool, False for what fills up.
+        split: one of pack.splits.
+        config: its batch_size, the crop and the model's channels are read.
+        views: "center", the central crop; or "ten", section 4.1's: top left, top right, bottom
+            left, bottom right and central crop, then the same five mirrored.
+        index: (n,) which images of the split, in that order; None for all of them in the split's.
+        rows: as in train_batches; the number of batches does not depend on them.
+        workers: as in train_batches.
 
     Raises:
-      InputError: as train_batches, or the pack has no such split, or unknown views.
+        InputError: as train_batches, or the pack has no such split, or unknown views.
     """
     if split not in pack.splits:
         raise InputError(
             f"the pack in {pack.directory} has no {split} split; it has {', '.join(pack.splits)}"
         )
-    chosen = pack.splits[split]
-    rows = np.arange(batch_size) if rows is None else rows
-    offset, flip = _views(margin(pack, data, channels), views)
+    chosen, crop, channels = pack.splits[split], config.data.crop, config.model.channels
+    check_images(pack, config.data, channels)
+    rows = np.arange(config.batch_size) if rows is None else rows
+    offset, flip = view_offsets(pack.side, crop, views)
     offset, flip = np.tile(offset, (len(rows), 1, 1)), np.tile(flip, (len(rows), 1))
     index = np.arange(chosen.count) if index is None else index
-    steps = range(-(-len(index) // batch_size))
+    steps = range(-(-len(index) // config.batch_size))
 
-    def wanted(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return index[np.minimum(step * batch_size + rows, len(index) - 1)], offset, flip
+    def images_of_step(step: int) -> np.ndarray:
+        chosen_rows = np.minimum(step * config.batch_size + rows, len(index) - 1)
+        images: np.ndarray = index[chosen_rows]
+        return images
+
+    def request(step: int) -> Request:
+        return images_of_step(step), offset, flip
 
     def batches() -> Generator[Batch, None, None]:
-        shape = (*flip.shape, data.crop, channels)
-        images = _images(pack, chosen, wanted, steps, shape, workers)
+        shape = (*flip.shape, crop, channels)
+        images = _images(pack, chosen, request, steps, shape, workers)
         for step, image in zip(steps, images, strict=True):
-            mask = step * batch_size + rows < len(index)
-            label = np.where(mask, chosen.labels[wanted(step)[0]], 0)
-            yield dict(image=image, offset=offset.copy(), flip=flip.copy(), label=label, mask=mask)
+            mask = step * config.batch_size + rows < len(index)
+            label = np.where(mask, chosen.labels[images_of_step(step)], 0)
+            yield Batch(image, offset.copy(), flip.copy(), label, mask)
 
     return batches()
 
 
-def _views(margin: int, views: str) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (views, 2) int32 and flips (views,) bool."""
-    if views not in ("center", "ten"):
-        raise InputError(f"views {views!r} are unknown; they are center or ten")
-    center = [margin // 2, margin // 2]
+def check_images(pack: Pack, data: DataConfig, channels: int) -> None:
+    """Raise InputError for images smaller than the crop, or of other channels than the model's.
+
+    Args:
+        channels: of the model.
+    """
+    if data.crop > pack.side:
+        raise InputError(
+            f"images smaller than the crop: those of the pack in {pack.directory} have "
+            f"{pack.side} × {pack.side} pixels, --config.data.crop={data.crop}; set it to at most "
+            f"{pack.side}, or prepare larger images with --config.data.image_size"
+        )
+    if channels not in (pack.channels, 3):
+        raise InputError(
+            f"the images of the pack in {pack.directory} have {pack.channels} channels, the "
+            f"model {channels}; set --config.model.channels={pack.channels}"
+        )
+
+
+def view_offsets(image_size: int, crop: int, views: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the offsets (views, 2) int32 and flips (views,) bool of a test protocol.
+
+    Raises:
+        InputError: unknown views.
+    """
+    if views not in VIEWS:
+        raise InputError(f"views {views!r} are unknown; expected {' or '.join(VIEWS)}")
+    center, margin = [center_offset(image_size, crop)] * 2, image_size - crop
     if views == "center":
         return np.array([center], np.int32), np.array([False])
     five = [[0, 0], [0, margin], [margin, 0], [margin, margin], center]
@@ -174,20 +181,25 @@ def _views(margin: int, views: str) -> tuple[np.ndarray, np.ndarray]:
 def _images(
     pack: Pack,
     split: Split,
-    wanted: Wanted,
+    request: Requests,
     steps: range,
     shape: tuple[int, int, int, int],
     workers: int | None,
 ) -> Iterator[np.ndarray]:
-    """The images of each step, (b, views, crop, crop, channels) uint8; shape without one crop."""
+    """Return the images of each step, (b, views, crop, crop, channels) uint8.
+
+    Args:
+        request: called once for each step, from other threads.
+        shape: of these images without one crop.
+    """
     make = _raw_images if pack.encoding == "raw" else _jpeg_images
-    return make(pack, split, wanted, steps, shape, workers or available_cores())
+    return make(pack, split, request, steps, shape, workers or available_cores())
 
 
 def _raw_images(
     pack: Pack,
     split: Split,
-    wanted: Wanted,
+    request: Requests,
     steps: range,
     shape: tuple[int, int, int, int],
     workers: int,
@@ -197,7 +209,7 @@ def _raw_images(
     along = np.arange(crop)
 
     def images(step: int) -> np.ndarray:
-        index, offset, flip = wanted(step)
+        index, offset, flip = request(step)
         pixels = np.frombuffer(b"".join(split.read(index)), np.uint8)
         pixels = pixels.reshape(batch, pack.side, pack.side, pack.channels)
         rows = offset[:, :, :1] + along
@@ -212,7 +224,7 @@ def _raw_images(
 def _jpeg_images(
     pack: Pack,
     split: Split,
-    wanted: Wanted,
+    request: Requests,
     steps: range,
     shape: tuple[int, int, int, int],
     workers: int,
@@ -225,7 +237,7 @@ def _jpeg_images(
     settings = dict(channels=channels, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
 
     def records(step: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        index, offset, flip = wanted(int(step))
+        index, offset, flip = request(int(step))
         return np.array(split.read(index), object), offset.astype(np.int32), flip
 
     def read(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -262,4 +274,5 @@ def _jpeg_images(
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
     options.autotune.enabled = False  # all sizes are set here
-    return dataset.with_options(options).as_numpy_iterator()
+    images: Iterator[np.ndarray] = dataset.with_options(options).as_numpy_iterator()
+    return images

@@ -1,1 +1,1 @@
-"""The network: it knows nothing of training or data."""
+"""Models: what computes logits from images. They know nothing of training or data."""

@@ -7,21 +7,39 @@ them.
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from alexnet_jax.data.augment import permutation
+from alexnet_jax.config import DataConfig
+from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.sources.base import SPLITS, Example, Source
 from alexnet_jax.data.sources.folder import FolderSource
 from alexnet_jax.data.sources.idx import IdxSource
 from alexnet_jax.data.sources.tfds import TfdsSource, data_directory
 from alexnet_jax.errors import InputError
 
-__all__ = ["SAMPLE_DIRECTORY", "SPLITS", "Example", "Source", "hold_out", "location", "open_source"]
+__all__ = [
+    "NUM_CLASSES",
+    "SAMPLE_DIRECTORY",
+    "SPLITS",
+    "Example",
+    "Source",
+    "hold_out",
+    "location",
+    "open_source",
+]
 
 SAMPLE_DIRECTORY = Path(__file__).parents[1] / "sample"
 
+# Of data sets whose number of classes is known without reading them.
+NUM_CLASSES = {
+    "imagenet2012": 1000,
+    "imagenette": 10,
+    "cifar10": 10,
+    "fashion_mnist": 10,
+    "sample": 10,
+}
 
-def open_source(data: ConfigDict) -> Source:
+
+def open_source(data: DataConfig) -> Source:
     """Open the source that config.data names.
 
     Raises:
@@ -40,7 +58,7 @@ def open_source(data: ConfigDict) -> Source:
     return TfdsSource(data.name, data.dir)
 
 
-def location(data: ConfigDict) -> Path:
+def location(data: DataConfig) -> Path:
     """Return the absolute path of the source's folder, with defaults filled in."""
     if data.name == "sample":
         return Path()  # independent of where the package is installed
@@ -49,7 +67,7 @@ def location(data: ConfigDict) -> Path:
     return data_directory(data.dir)
 
 
-def hold_out(source: Source, data: ConfigDict) -> dict[str, tuple[str, np.ndarray]]:
+def hold_out(source: Source, data: DataConfig) -> dict[str, tuple[str, np.ndarray]]:
     """Divide a source into the splits of the pack.
 
     The source's own splits stay as they are. Without a validation split,
@@ -61,7 +79,7 @@ def hold_out(source: Source, data: ConfigDict) -> dict[str, tuple[str, np.ndarra
         For each split of the pack: the source's split and ascending indices in it.
 
     Raises:
-        InputError: A share is out of range, or no training image is left.
+        InputError: no training image is left.
     """
     splits = {name: (name, np.arange(count)) for name, count in source.counts.items()}
     count = source.counts["train"]
@@ -73,8 +91,6 @@ def hold_out(source: Source, data: ConfigDict) -> dict[str, tuple[str, np.ndarra
     shuffled = permutation(data.split_seed, count)
     taken = 0
     for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise InputError(f"--config.data.{name}_share={share} is not in [0, 1)")
         size = round(share * count)
         if size:
             splits[name] = ("train", np.sort(shuffled[taken : taken + size]))

@@ -127,7 +127,8 @@ def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
         raise InputError(
             f"{name} of TensorFlow Datasets is not a set of images with one label each"
         )
-    return keys
+    image, label = keys
+    return image, label
 
 
 def _download(name: str, builder: Any, directory: Path) -> None:

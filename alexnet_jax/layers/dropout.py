@@ -5,15 +5,15 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def drop(x: Array, rate: float, key: Array, examples: Array) -> Array:
-    """Zero each activity with probability `rate`; what survives is not scaled up.
+def dropout(x: Array, rate: float, key: Array, examples: Array) -> Array:
+    """Zero each activation with probability `rate`; what survives is not scaled up.
 
     The mask of an example is a function of the key and its number alone, so it is the same
     in whatever batch and on whatever device the example comes.
 
     Args:
-        x: activities (batch, …).
-        key: one key for the layer and the column.
+        x: activations (batch, …).
+        key: one key for the op and the column.
         examples: (batch,) integers, the number of each example in the run.
     """
 
@@ -23,13 +23,13 @@ def drop(x: Array, rate: float, key: Array, examples: Array) -> Array:
     return jnp.where(jax.vmap(keep)(examples), x, 0)
 
 
-def expect(x: Array, rate: float) -> Array:
-    """At test every activity stays and is multiplied by the probability of staying."""
+def scale_by_keep_prob(x: Array, rate: float) -> Array:
+    """Multiply by the probability of staying: the paper's form of dropout at test."""
     return x * jnp.asarray(1 - rate, x.dtype)
 
 
-def make_up(x: Array, rate: float) -> Array:
-    """Inverted dropout: what survived `drop` is divided by the probability of staying.
+def rescale_kept(x: Array, rate: float) -> Array:
+    """Divide what survived `dropout` by the probability of staying: inverted dropout.
 
     Then nothing is multiplied at test; Caffe's and PyTorch's weights were trained so.
     """

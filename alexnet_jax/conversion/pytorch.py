@@ -1,10 +1,12 @@
-"""Weights of torchvision's alexnet: a state dict as `.pth` or `.safetensors`.
+"""Read weights of torchvision's alexnet: a state dict as `.pth` or `.safetensors`.
 
-Such a file has arrays and no geometry, so this is the config's (configs/one_weird_trick.py). A
-`.pth` is a pickle; PyTorch itself reads it, restricted to tensors (`weights_only`), in both of its
-containers. PyTorch is none of this program's requirements: without it use safetensors.
+Such a file has arrays and no geometry, so the geometry is that of a config
+(`presets.torchvision_alexnet`). A `.pth` is a pickle; PyTorch itself reads it, restricted to
+tensors (`weights_only`), in both of its containers. PyTorch is not required otherwise: without it
+use safetensors.
 """
 
+import copy
 import pickle
 import struct
 import warnings
@@ -15,11 +17,12 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
-from ml_collections import ConfigDict
 
+from alexnet_jax.config import Config
+from alexnet_jax.conversion import layout
+from alexnet_jax.conversion.layout import ForeignNet, Weights
 from alexnet_jax.errors import InputError
-from alexnet_jax.formats.layout import Layer, Stack
-from alexnet_jax.models.alexnet import Conv, ModelConfig
+from alexnet_jax.models.ops import Conv, Dense
 
 # What PyTorch's restricted unpickler raises for damaged content.
 _DAMAGED = (
@@ -37,22 +40,22 @@ _DAMAGED = (
     struct.error,
 )
 
-# torchvision/models/alexnet.py: places in `features` and `classifier` of what has weights.
+# torchvision/models/alexnet.py: where `features` and `classifier` have layers with weights.
 NAMES = {
     **dict(conv1="features.0", conv2="features.3", conv3="features.6", conv4="features.8"),
     **dict(conv5="features.10", fc6="classifier.1", fc7="classifier.4", fc8="classifier.6"),
 }
 
 
-def read(path: Path, config: ConfigDict) -> Stack:
-    """The net of a state dict, with the geometry of the config.
+def read(path: Path, config: Config) -> ForeignNet:
+    """Read a state dict, with the geometry of the config's model.
 
     Raises:
-        InputError: not such a file, a damaged one, or names or sizes that the config has not.
+        InputError: not such a file, a damaged one, or names or sizes other than the model's.
     """
     arrays = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    model = ModelConfig.from_dict(config.model)
-    names = [layer.name for layer in model.layers]
+    model = layout.sequential_model(config)
+    names = layout.layer_names(model)
     if unknown := [name for name in names if name not in NAMES]:
         raise InputError(f"the config has {unknown[0]}; expected torchvision's {', '.join(NAMES)}")
     wanted = [f"{NAMES[name]}.{part}" for name in names for part in ("weight", "bias")]
@@ -60,21 +63,19 @@ def read(path: Path, config: ConfigDict) -> Stack:
         if (name in arrays) != (name in wanted):
             have = "a tensor" if name in arrays else "no tensor"
             raise InputError(f"{path} has {have} {name}; expected {', '.join(wanted)}")
-    stack = Stack([])
-    for layer in model.layers:
-        weight, bias = (arrays[f"{NAMES[layer.name]}.{part}"] for part in ("weight", "bias"))
-        dimensions = 4 if isinstance(layer, Conv) else 2
-        features = layer.features or sum(weight.shape[:1])  # the classes are the file's
-        kernel = (layer.kernel, layer.kernel) if isinstance(layer, Conv) else ()
-        if weight.shape != (expected := (features, *weight.shape[1:2], *kernel)) or (
-            weight.ndim != dimensions
-        ):
-            raise InputError(f"{path} has {layer.name} {weight.shape}; expected {expected}")
-        converted = Layer(layer.name, weight, bias, after=list(layer.after))
-        if isinstance(layer, Conv):
-            converted.stride, converted.padding = layer.stride, layer.padding
-        stack.layers.append(converted)
-    return stack
+    net = ForeignNet()
+    for name, op in copy.deepcopy(dict(model.ops)).items():
+        if not isinstance(op, Conv | Dense):
+            net.add(op, name)
+            continue
+        weight, bias = (arrays[f"{NAMES[name]}.{part}"] for part in ("weight", "bias"))
+        op.features = op.features or sum(weight.shape[:1])  # the classes are the file's
+        kernel = (op.kernel, op.kernel) if isinstance(op, Conv) else ()
+        inputs = weight.shape[1:2] or ("any",)
+        if weight.shape != (expected := (op.features, *inputs, *kernel)):
+            raise InputError(f"{path} has {name} {weight.shape}; expected {expected}")
+        net.add_layer(op, Weights(weight, bias), name)
+    return net
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:

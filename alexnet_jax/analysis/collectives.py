@@ -1,4 +1,4 @@
-"""Who talks to whom: the collectives of a compiled training step."""
+"""The collectives of a compiled training step: which devices exchange what, and for which layer."""
 
 import re
 from collections import Counter
@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
-from alexnet_jax import network, parallel, train
-from alexnet_jax.models.alexnet import activations
+from alexnet_jax import sharding
+from alexnet_jax.analysis.summary import abstract_activations
+from alexnet_jax.config import Config
+from alexnet_jax.data.batch import Batch, training_batch_spec
+from alexnet_jax.models.ops import Conv, Dense, SequentialConfig
+from alexnet_jax.train_step import TrainState, abstract_state, make_train_step
 
 # Kind, and the share of the larger of operand and result that a device of a group of n receives.
 RECEIVED = {
@@ -56,8 +58,8 @@ class Collective:
     dtype: str
 
 
-def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    """The training step before a backend compiles it; nothing is computed.
+def lower_train_step(config: Config, mesh: Mesh) -> jax.stages.Lowered:
+    """Return the training step before a backend compiles it; nothing is computed.
 
     Args: as for `abstract_train_step`.
     """
@@ -66,9 +68,9 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def abstract_train_step(
-    config: ConfigDict, mesh: Mesh
-) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
-    """The jitted training step, and the shapes, types and places of what it takes.
+    config: Config, mesh: Mesh
+) -> tuple[jax.stages.Wrapped, tuple[TrainState, jax.ShapeDtypeStruct, Batch]]:
+    """Return the jitted training step, and shapes, types and places of its arguments.
 
     Args:
         config: with its number of classes; images as large as the crop stand in for the data.
@@ -76,31 +78,19 @@ def abstract_train_step(
     Returns:
         The step, and its state, mean and batch as `jax.ShapeDtypeStruct`.
     """
-    crop, rows = config.data.crop, parallel.batch_sharding(config, mesh)
-    channels, batch_size = config.model.channels, config.batch_size
-    shapes = {
-        "image": ((crop, crop, channels), np.uint8),
-        "label": ((), np.int32),
-        "offset": ((2,), np.int32),
-        "flip": ((), bool),
-        "shift": ((channels,), np.float32),
-        "gain": ((), np.float32),
-        "example": ((), np.uint32),
-    }
-    batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), kind, sharding=rows)
-        for name, (shape, kind) in shapes.items()
-    }
-    mean = jax.ShapeDtypeStruct(
-        (crop, crop, channels), np.float32, sharding=NamedSharding(mesh, P())
+    rows, crop = sharding.batch_sharding(config, mesh), config.data.crop
+    batch: Batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows),
+        training_batch_spec(config),
     )
-    abstract = jax.eval_shape(lambda: train.init_state(config))
-    state = parallel.template(abstract, mesh, parallel.whole_layers(config))
-    return train.make_train_step(config, mesh, images=batch_size), (state, mean, batch)
+    shape = (crop, crop, config.model.channels)
+    mean = jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding.replicated(mesh))
+    step = make_train_step(config, mesh, num_images=config.batch_size)
+    return step, (abstract_state(config, mesh), mean, batch)
 
 
-def collectives(lowered: jax.stages.Lowered, config: ConfigDict, mesh: Mesh) -> list[Collective]:
-    """The collectives of a lowered training step, in the order of the program.
+def collectives(lowered: jax.stages.Lowered, config: Config, mesh: Mesh) -> list[Collective]:
+    """Return the collectives of a lowered training step, in the order of the program.
 
     Layers, types and sizes are read from its StableHLO, before a backend merges and widens
     them. Groups of one device exchange nothing and are left out.
@@ -113,10 +103,11 @@ def collectives(lowered: jax.stages.Lowered, config: ConfigDict, mesh: Mesh) -> 
     """
     module = lowered.compiler_ir("stablehlo")
     assert module is not None
+    assert isinstance(config.model, SequentialConfig)
     found = [
-        _describe(operation, mesh, list(config.model.layers))
+        _describe(operation, mesh, list(config.model.ops))
         for operation in _walk(module.operation)
-        if _groups(operation).shape[1] > 1
+        if _groups(operation, mesh).shape[1] > 1
     ]
     needed, served = _least(config, mesh), set()
     for i, one in enumerate(found):
@@ -130,26 +121,24 @@ def collectives(lowered: jax.stages.Lowered, config: ConfigDict, mesh: Mesh) -> 
     return found
 
 
-def _least(config: ConfigDict, mesh: Mesh) -> dict[str, int]:
-    """The least bytes that a device must receive for columns to meet at a layer, by layer.
+def _least(config: Config, mesh: Mesh) -> dict[str, int]:
+    """Return the least bytes that a device must receive for columns to meet at a layer, by layer.
 
-    The logits are summed in float32: rounded to bfloat16, neighbouring classes would tie.
+    The logits are summed in float32: rounded to bfloat16, neighboring classes would tie.
     """
-    model, params = network.make_model(config), network.abstract_params(config)
-    size = (1, config.data.crop, config.data.crop, config.model.channels)
-    images = jax.ShapeDtypeStruct(size, "float32")
-    shapes = jax.eval_shape(lambda p, x: activations(model, p, x), params, images)
-    values = {name: prod(leaf.shape) for name, leaf in shapes.items()}
+    assert isinstance(config.model, SequentialConfig)
+    ops = config.model.ops
+    values = {name: prod(leaf.shape) for name, leaf in abstract_activations(config).items()}
     missing = 1 - 1 / mesh.shape["column"]
     rows = config.batch_size // mesh.shape["data"]
-    width, least = jnp.dtype(model.dtype).itemsize, {}
-    for before, layer in pairwise(model.config.layers):
-        inputs = values["_".join([before.name, *before.after[-1:]])] * width
-        last = layer is model.config.layers[-1]
-        outputs = values[layer.name] * (4 if last else width)
-        if layer.sees == "both":
-            name = "logits" if last else layer.name
-            least[name] = round(min(inputs, outputs) * rows * missing)
+    width, least = jnp.dtype(config.compute_dtype).itemsize, {}
+    *_, last = ops
+    for before, name in pairwise(ops):
+        op = ops[name]
+        if isinstance(op, Conv | Dense) and op.groups == 1:
+            outputs = values[name] * (4 if name == last else width)
+            smaller = min(values[before] * width, outputs)
+            least["logits" if name == last else name] = round(smaller * rows * missing)
     return least
 
 
@@ -187,14 +176,13 @@ def _walk(operation: Any) -> Iterator[Any]:
 
 def _describe(operation: Any, mesh: Mesh, layers: list[str]) -> Collective:
     kind = operation.operation.name.removeprefix("stablehlo.")
-    groups = _groups(operation)
+    groups = _groups(operation, mesh)
     types = [value.type for value in (*operation.operands, *operation.results)]
     largest = max(types, key=lambda kind: prod(kind.shape))
     width = np.dtype(_numpy_name(str(largest.element_type))).itemsize
     scopes = str(operation.location).split('"')[1]
-    layer = next(
-        (name for name in [*OTHER_SCOPES, *layers] if re.search(rf"\b{name}\b", scopes)), None
-    )
+    within = re.split(r"[/()]", scopes)
+    layer = next((name for name in [*OTHER_SCOPES, *layers] if name in within), None)
     if layer is None:
         raise ValueError(f"a {kind} outside every layer, in {scopes}")
     size = round(prod(largest.shape) * width * RECEIVED[kind](groups.shape[1]))
@@ -209,13 +197,27 @@ def _describe(operation: Any, mesh: Mesh, layers: list[str]) -> Collective:
     )
 
 
-def _groups(operation: Any) -> np.ndarray:
-    """(groups, devices of a group)."""
-    return np.array(operation.attributes["replica_groups"])
+def _groups(operation: Any, mesh: Mesh) -> np.ndarray:
+    """Return the devices of an operation, (groups, devices of a group).
+
+    JAX 0.10 lists them as a dense array. From 0.11 on it names the mesh's axes:
+    `#stablehlo.replica_group_mesh_axes<… axes = [#stablehlo.axis_ref<name = "column">]>`.
+    """
+    attribute = operation.attributes["replica_groups"]
+    _, named, axes = str(attribute).rpartition("axes = [")
+    return _groups_along(re.findall(r'"(\w+)"', axes), mesh) if named else np.array(attribute)
+
+
+def _groups_along(axes: list[str], mesh: Mesh) -> np.ndarray:
+    """Return the groups of devices that share all mesh coordinates but those of some axes."""
+    numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
+    places = [mesh.axis_names.index(axis) for axis in axes]
+    size = prod(mesh.shape[axis] for axis in axes)
+    return np.moveaxis(numbers, places, range(-len(places), 0)).reshape(-1, size)
 
 
 def _numpy_name(element: str) -> str:
-    """Of an MLIR element type: f32, bf16, i32, …"""
+    """Return NumPy's name of an MLIR element type: f32, bf16, i32, …"""
     return {"bf16": "uint16", "i1": "bool"}.get(element) or re.sub(
         r"^(f|i|ui)(\d+)$",
         lambda m: {"f": "float", "i": "int", "ui": "uint"}[m[1]] + m[2],
@@ -224,7 +226,7 @@ def _numpy_name(element: str) -> str:
 
 
 def _axis(groups: np.ndarray, mesh: Mesh) -> str:
-    """The mesh axis along which the devices of every group lie, or both."""
+    """Return the mesh axis along which the devices of every group lie, or both."""
     numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
     found = Counter(map(frozenset, groups.tolist()))
     if found == Counter([frozenset(numbers.ravel().tolist())]) and 1 not in numbers.shape:
@@ -237,7 +239,7 @@ def _axis(groups: np.ndarray, mesh: Mesh) -> str:
 
 
 def _compiled(text: str, mesh: Mesh) -> Iterator[tuple[str, str]]:
-    """(kind, axis) of every collective in compiled HLO."""
+    """Yield (kind, axis) of every collective in compiled HLO."""
     kinds = "|".join(name.replace("_", "-") for name in (*RECEIVED, *UNKNOWN))
     for line in text.splitlines():
         if not (match := re.search(rf" ({kinds})(?:-start)?\(", line)):
@@ -245,19 +247,29 @@ def _compiled(text: str, mesh: Mesh) -> Iterator[tuple[str, str]]:
         name = re.search(r'op_name="([^"]*)', line)
         if name is None or "shard_map" not in name[1]:
             raise ValueError(f"the compiler adds an {match[1]} for {name and name[1]}")
-        written = re.search(r"replica_groups=(\{\{.*?\}\}|\[[^ ,]*\]<=\S+?)[,\s]", line)
-        if written is None:
-            raise ValueError(f"an {match[1]} between devices that cannot be read: {line.strip()}")
-        groups = _parse_groups(written[1])
+        groups = parse_groups(line, mesh)
         if groups.shape[1] > 1:
             yield match[1].replace("-", "_"), _axis(groups, mesh)
 
 
-def _parse_groups(text: str) -> np.ndarray:
-    """Replica groups, listed as {{0,1},{2,3}} or as an iota, [2,2]<=[4] or [2,2]<=[2,2]T(1,0)."""
-    numbers = [[int(n) for n in part.split(",")] for part in re.findall(r"[\d,]*\d", text)]
-    if text.startswith("{"):
+def parse_groups(line: str, mesh: Mesh) -> np.ndarray:
+    """Return the replica groups of a collective in compiled HLO, (groups, devices of a group).
+
+    They are listed as {{0,1},{2,3}}, or as an iota, [2,2]<=[4] or [2,2]<=[2,2]T(1,0), or from JAX
+    0.11 on as axes of the mesh, mesh['data'=2,'column'=2] {'column'}.
+
+    Raises:
+        ValueError: groups in none of these forms.
+    """
+    if named := re.search(r"replica_groups=mesh\[[^\]]*\] \{([\w',\s]*)\}", line):
+        return _groups_along(re.findall(r"\w+", named[1]), mesh)
+    iota = r"\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?"
+    written = re.search(rf"replica_groups=(\{{\{{.*?\}}\}}|{iota})(?:[,\s]|$)", line)
+    if written is None:
+        raise ValueError(f"a collective between devices that cannot be read: {line.strip()}")
+    numbers = [[int(n) for n in part.split(",")] for part in re.findall(r"[\d,]*\d", written[1])]
+    if written[1].startswith("{"):
         return np.array(numbers)
     shape, dimensions, *order = numbers
-    iota = np.arange(prod(dimensions)).reshape(dimensions)
-    return iota.transpose(*order).reshape(shape)
+    devices = np.arange(prod(dimensions)).reshape(dimensions)
+    return devices.transpose(*order).reshape(shape)

@@ -1,4 +1,4 @@
-"""Local response normalisation: across maps (paper, section 3.3) and within a map."""
+"""Local response normalization: across channels (section 3.3) and within a channel."""
 
 from functools import partial, reduce
 
@@ -8,35 +8,35 @@ from jax import Array, lax
 
 
 def lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
-    """Divide each activity by a power of the squares of its neighbours' maps.
+    """Divide each activation by a power of the squares in neighboring channels.
 
         b_i = a_i / (k + alpha * sum_j a_j^2) ^ beta,   |i - j| <= size // 2
 
-    with the sum cut off at the first and the last map. The paper has size 5, k 2, alpha
+    with the sum cut off at the first and the last channel. The paper has size 5, k 2, alpha
     1e-4, beta 0.75. Caffe, cuda-convnet, ONNX and PyTorch name alpha what is here
     alpha * size; TensorFlow's depth_radius is size // 2.
 
     Args:
-        x: activities (..., maps) of any float type; the arithmetic is float32 or wider.
-        size: maps in a window, odd.
+        x: activations (..., channels) of any float type; the arithmetic is float32 or wider.
+        size: channels in a window, odd.
 
     Returns:
-        The normalised activities, shape and type of x.
+        The normalized activations, shape and type of x.
 
     Raises:
-        ValueError: an even size, whose window has no centre.
+        ValueError: an even size, whose window has no center.
     """
     return _divide(x, (-1,), size, k, alpha, beta)
 
 
-def map_norm(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
-    """Divide each activity by a power of the squares around it in its own map.
+def within_channel_lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
+    """Divide each activation by a power of the squares around it in its own channel.
 
-    As `lrn`, but the sum is over the size × size activities around each, cut off at the edges of
-    the map. The 2012 program has it in layer 2 (`rnorm`, layers/layers-145.cfg), the paper not.
+    As `lrn`, but the sum is over the size × size activations around each, cut off at the edges.
+    The 2012 program has it in layer 2 (`rnorm`, layers/layers-145.cfg), the paper does not.
 
     Args:
-        x: activities (..., height, width, maps) of any float type.
+        x: activations (..., height, width, channels) of any float type.
         size: pixels a side of the window, odd.
 
     Returns and raises as `lrn`.

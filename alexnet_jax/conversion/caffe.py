@@ -1,12 +1,13 @@
-"""Nets of Caffe: `.caffemodel`, with the definition inside it or in a prototxt beside it.
+"""Read models of Caffe: `.caffemodel`, with the definition inside it or in a prototxt beside it.
 
 Files are parsed by Google's protobuf from the part of `caffe.proto` (BVLC/caffe,
-src/caffe/proto) that such nets use. Both generations of layers are read, `layer` and the older
+src/caffe/proto) that such models use. Both generations of layers are read, `layer` and the older
 `layers`, whose types are an enumeration.
 """
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,19 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError, Message
 
+from alexnet_jax.conversion.layout import ForeignNet, Weights
 from alexnet_jax.errors import InputError
-from alexnet_jax.formats.layout import Layer, Stack
+from alexnet_jax.models.ops import (
+    LRN,
+    Conv,
+    Dense,
+    Dropout,
+    MaxPool,
+    Op,
+    ReLU,
+    Tanh,
+    WithinChannelLRN,
+)
 
 # The numbers of a blob are packed floats; read as bytes they need no list of Python numbers.
 SCHEMA = """
@@ -80,42 +92,50 @@ message NetParameter {
 """
 
 DATA = ("Data", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData")
+WITH_WEIGHTS = ("Convolution", "InnerProduct")
 ENDS = ("Softmax", "SoftmaxWithLoss")
-STEPS = ("Convolution", "InnerProduct", "ReLU", "TanH", "LRN", "Pooling", "Dropout")
+OPS = (*WITH_WEIGHTS, "ReLU", "TanH", "LRN", "Pooling", "Dropout")
 # The older types, without their underlines, by their newer names.
-TYPES = {name.upper(): name for name in (*DATA, *STEPS, "Softmax", "Split", "Accuracy")}
+TYPES = {name.upper(): name for name in (*DATA, *OPS, "Softmax", "Split", "Accuracy")}
 TYPES["SOFTMAXLOSS"] = "SoftmaxWithLoss"
 
+# The weights of layers by name; messages of protobuf have no static types here.
+Blobs = Mapping[str, Iterable[Any]]
 
-def read(path: Path, prototxt: Path | None) -> Stack:
-    """The net of a `.caffemodel`.
+
+def read(path: Path, prototxt: Path | None) -> ForeignNet:
+    """Read a `.caffemodel`.
 
     Args:
-        prototxt: a definition of the net, whose geometry is taken instead of the one inside the
+        prototxt: a definition of the model, whose geometry is taken instead of the one inside the
             weights' file; layers are matched by name.
 
     Raises:
-        InputError: not such a file, a damaged one, or a net that the config cannot hold.
+        InputError: not such a file, a damaged one, or a model that the config cannot hold.
     """
-    net = _parse(path.read_bytes(), "NetParameter", path)
-    if not _layers(net, path):
+    content = _parse(path.read_bytes(), "NetParameter", path)
+    layers = _layers(content, path)
+    if not layers:
         raise InputError(f"{path} has no layers; expected a .caffemodel")
-    blobs = {layer.name: layer.blobs for layer in _layers(net, path) if layer.blobs}
+    with_blobs = [layer for layer in layers if layer.blobs]
+    blobs = {layer.name: layer.blobs for layer in with_blobs}
+    if len(blobs) < len(with_blobs):
+        raise InputError(f"{path} has two layers with weights of one name; expected one for each")
     source = path
     if prototxt is not None:
-        net, source = _message("NetParameter"), prototxt
+        content, source = _message("NetParameter"), prototxt
         try:
-            text_format.Parse(prototxt.read_text(), net, allow_unknown_field=True)
+            text_format.Parse(prototxt.read_text(), content, allow_unknown_field=True)
         except (text_format.ParseError, UnicodeDecodeError) as error:
             raise InputError(f"{prototxt} is not a Caffe prototxt: {error}") from None
     try:
-        return _stack(net, blobs, source)
+        return _net(content, blobs, source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def read_mean(path: Path) -> np.ndarray:
-    """A mean image `.binaryproto` of Caffe, as (height, width, channels) in RGB, 0…255.
+    """Read a mean image `.binaryproto`; return (height, width, channels) in RGB, 0…255.
 
     Raises:
         InputError: not such a file, or a damaged one.
@@ -131,17 +151,18 @@ def read_mean(path: Path) -> np.ndarray:
     return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
 
 
-def _stack(net: Any, blobs: dict[str, Any], source: Path) -> Stack:
-    """The layers of a definition with their weights, checked to be one chain."""
-    stack = Stack([])
-    for dims in ([*net.input_dim], *(shape.dim for shape in net.input_shape)):
-        _crop(stack, dims)
-    at: set[str] = set()  # names of the activities that the next layer takes
+def _net(content: Any, blobs: Blobs, source: Path) -> ForeignNet:
+    """Return the ops of a definition with their weights, checked to be one chain."""
+    net = ForeignNet()
+    for dims in ([*content.input_dim], *(shape.dim for shape in content.input_shape)):
+        _set_crop(net, dims)
+    names: set[str] = set()
+    at: set[str] = set()  # names of the activations that the next layer takes
     ended = False
-    for layer in _layers(net, source):
+    for layer in _layers(content, source):
         kind = _kind(layer)
         if kind in DATA:
-            _data(stack, layer)
+            _read_data(net, layer)
             continue
         if kind == "Accuracy":
             continue
@@ -153,88 +174,78 @@ def _stack(net: Any, blobs: dict[str, Any], source: Path) -> Stack:
         if kind in ENDS:
             ended = True
             continue
-        _add(stack, layer, kind, blobs)
+        if kind in WITH_WEIGHTS and layer.name in names:
+            raise InputError(f"two layers are called {layer.name}; expected a name for each")
+        names.add(layer.name)
+        if kind == "Convolution":
+            net.add_layer(*_convolution(layer, blobs.get(layer.name, ())), layer.name)
+        elif kind == "InnerProduct":
+            net.add_layer(*_inner_product(layer, blobs.get(layer.name, ())), layer.name)
+        elif kind != "Split":  # Caffe inserts it where two layers take the same
+            net.add(_op(layer, kind), layer.name)
         at = {*layer.top}
     if not ended:
-        raise InputError("the net ends without a softmax; the file is cut off, or no classifier")
-    return stack
+        raise InputError("the model ends without a softmax; the file is cut off, or no classifier")
+    return net
 
 
-def _add(stack: Stack, layer: Any, kind: str, blobs: dict[str, Any]) -> None:
-    """One more layer, or one more step after the last one."""
-    if kind in ("Convolution", "InnerProduct"):
-        make = _convolution if kind == "Convolution" else _inner_product
-        stack.layers.append(make(layer, blobs.get(layer.name, ())))
-        return
-    if kind == "Split":  # Caffe's own, where two layers take the same
-        return
-    if not stack.layers:
-        raise InputError(f"layer {layer.name} ({kind}) comes before any convolution")
-    steps = stack.layers[-1].after
+def _op(layer: Any, kind: str) -> Op:
+    """Return the op of a layer without weights."""
     if kind == "ReLU" and layer.relu_param.negative_slope == 0:
-        steps.append("relu")
-    elif kind == "TanH":
-        steps.append("tanh")
-    elif kind == "LRN" and layer.lrn_param.norm_region == 0:
-        rule = layer.lrn_param
-        lrn = dict(size=rule.local_size, k=rule.k, alpha=rule.alpha, beta=rule.beta)
-        lrn = {name: _short(value) for name, value in lrn.items()}
-        stack.state("model", "lrn", {**lrn, "alpha_over_size": True, "across_columns": True})
-        steps.append("lrn")
-    elif kind == "Pooling":
-        _pooling(stack, layer)
-    elif kind == "Dropout":
-        stack.state("model", "dropout", _short(layer.dropout_param.dropout_ratio))
-        steps.append("dropout")
-    else:
-        raise InputError(
-            f"layer {layer.name} is {kind} of a kind that the config has not; expected one of "
-            f"{', '.join(STEPS)} as AlexNet has it"
-        )
-
-
-def _convolution(layer: Any, blobs: Iterable[Any]) -> Layer:
-    given = layer.convolution_param
-    if any(dilation != 1 for dilation in given.dilation):
-        raise InputError(f"layer {layer.name} has dilation {[*given.dilation]}; expected 1")
-    kernel = _square(layer, given, "kernel", 0)
-    pad = _square(layer, given, "pad", 0)
-    weight, bias = _weights(layer, blobs, given)
-    if weight.shape != (expected := (given.num_output, *weight.shape[1:2], kernel, kernel)):
-        raise InputError(f"layer {layer.name} has weights {weight.shape}; expected {expected}")
-    return Layer(
-        layer.name,
-        weight,
-        bias,
-        groups=given.group,
-        stride=_square(layer, given, "stride", 1),
-        padding=(pad, pad),
+        return ReLU()
+    if kind == "TanH":
+        return Tanh()
+    if kind == "LRN":
+        return _lrn(layer.lrn_param)
+    if kind == "Pooling":
+        return _pooling(layer)
+    if kind == "Dropout":
+        return Dropout(_short(layer.dropout_param.dropout_ratio), inverted=True)
+    raise InputError(
+        f"layer {layer.name} is {kind} of a kind that the config has not; expected one of "
+        f"{', '.join(OPS)} as AlexNet has it"
     )
 
 
-def _inner_product(layer: Any, blobs: Iterable[Any]) -> Layer:
+def _lrn(given: Any) -> LRN | WithinChannelLRN:
+    size, alpha, beta = given.local_size, _short(given.alpha), _short(given.beta)
+    if given.norm_region == 0:
+        k = _short(given.k)
+        return LRN(size, k, alpha, beta, alpha_over_size=True, across_columns=True)
+    return WithinChannelLRN(size, 1.0, alpha, beta, alpha_over_size=True)  # Caffe ignores k there
+
+
+def _convolution(layer: Any, blobs: Iterable[Any]) -> tuple[Conv, Weights]:
+    given = layer.convolution_param
+    if any(dilation != 1 for dilation in given.dilation):
+        raise InputError(f"layer {layer.name} has dilation {[*given.dilation]}; expected 1")
+    kernel, stride = _square(layer, given, "kernel", 0), _square(layer, given, "stride", 1)
+    pad = _square(layer, given, "pad", 0)
+    weights = _weights(layer, blobs, given, (kernel, kernel))
+    return Conv(given.num_output, kernel, stride, (pad, pad), given.group), weights
+
+
+def _inner_product(layer: Any, blobs: Iterable[Any]) -> tuple[Dense, Weights]:
     given = layer.inner_product_param
     if given.axis != 1 or given.transpose:
         raise InputError(f"layer {layer.name} is transposed or along axis {given.axis}; expected 1")
-    weight, bias = _weights(layer, blobs, given)
-    if weight.shape[:-2] in ((), (1, 1)):  # older files have four dimensions
-        weight = weight.reshape(weight.shape[-2:])
-    if weight.shape != (expected := (given.num_output, *weight.shape[1:2])):
-        raise InputError(f"layer {layer.name} has weights {weight.shape}; expected {expected}")
-    return Layer(layer.name, weight, bias)
+    return Dense(given.num_output), _weights(layer, blobs, given, ())
 
 
-def _pooling(stack: Stack, layer: Any) -> None:
+def _pooling(layer: Any) -> MaxPool:
     given = layer.pooling_param
     if given.pool != 0 or given.global_pooling or _square(layer, given, "pad", 0):
         raise InputError(f"layer {layer.name} pools otherwise; expected MAX without padding")
     window, stride = _square(layer, given, "kernel", 0), _square(layer, given, "stride", 1)
-    stack.state("model", "pool", dict(window=window, stride=stride))
-    stack.layers[-1].after.append("pool" if given.round_mode == 0 else "pool_floor")
+    return MaxPool(window, stride, ceil_mode=given.round_mode == 0)
 
 
-def _weights(layer: Any, blobs: Iterable[Any], given: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The weights as they are, and the biases (out,)."""
+def _weights(layer: Any, blobs: Iterable[Any], given: Any, window: tuple[int, ...]) -> Weights:
+    """Return the arrays of a layer; its biases are zero where it has none.
+
+    Args:
+        window: height and width of the kernels; () for a fully-connected layer.
+    """
     try:
         arrays = [_array(blob) for blob in blobs]
     except InputError as error:
@@ -243,8 +254,13 @@ def _weights(layer: Any, blobs: Iterable[Any], given: Any) -> tuple[np.ndarray, 
         raise InputError(
             f"layer {layer.name} has {len(arrays)} blobs; expected {1 + given.bias_term}"
         )
-    bias = arrays[1].reshape(-1) if given.bias_term else np.zeros(given.num_output, np.float32)
-    return arrays[0], bias
+    weight, *biases = arrays
+    if not window and weight.ndim == 4 and weight.shape[:2] == (1, 1):  # in older files
+        weight = weight[0, 0]
+    expected = (given.num_output, *weight.shape[1:2], *window)
+    if weight.shape != expected:
+        raise InputError(f"layer {layer.name} has weights {weight.shape}; expected {expected}")
+    return Weights(weight, biases[0].reshape(-1) if biases else np.zeros(len(weight), np.float32))
 
 
 def _array(blob: Any) -> np.ndarray:
@@ -256,46 +272,46 @@ def _array(blob: Any) -> np.ndarray:
     return np.frombuffer(content, kind).reshape(shape)
 
 
-def _data(stack: Stack, layer: Any) -> None:
-    """What a data layer says of the crop and its preparation."""
+def _read_data(net: ForeignNet, layer: Any) -> None:
+    """Record what a data layer states of the crop and its preparation."""
     if _kind(layer) == "Input":
         for shape in layer.input_param.shape:
-            _crop(stack, shape.dim)
+            _set_crop(net, shape.dim)
         return
     given = layer.transform_param
     if given.crop_size:
-        stack.state("data", "crop", given.crop_size)
+        net.set_data("crop", given.crop_size)
     if given.scale != 1:
-        stack.state("data", "scale", _short(given.scale))
+        net.set_data("scale", _short(given.scale))
     if given.mean_file:
-        stack.mean_file = given.mean_file
+        net.mean_file = given.mean_file
     if given.mean_value:
         mean = tuple(map(_short, given.mean_value))
-        stack.state("data", "given_mean", mean[::-1] if len(mean) == 3 else mean * 3)
+        net.set_data("given_mean", mean[::-1] if len(mean) == 3 else mean * 3)
 
 
-def _crop(stack: Stack, dims: Iterable[int]) -> None:
+def _set_crop(net: ForeignNet, dims: Iterable[int]) -> None:
     match [*dims]:
         case []:
             return
         case [_, _, height, width] if height == width:
-            stack.state("data", "crop", height)
+            net.set_data("crop", height)
         case other:
             raise InputError(
-                f"the input is {other}; expected images, maps, and as many rows as columns"
+                f"the input is {other}; expected images, channels, and as many rows as columns"
             )
 
 
 def _kind(layer: Any) -> str:
-    """The newer name of a layer's type."""
+    """Return the newer name of a layer's type."""
     if isinstance(layer.type, str):
         return layer.type
-    name = type(layer).LayerType.Name(layer.type)
+    name: str = type(layer).LayerType.Name(layer.type)
     return TYPES.get(name.replace("_", ""), name)
 
 
 def _square(layer: Any, given: Any, name: str, default: int) -> int:
-    """A size that may be stated once, for each direction, or for both by themselves."""
+    """Return a size that may be stated once, for each direction, or for both by themselves."""
     stated = getattr(given, "kernel_size" if name == "kernel" else name)
     sizes = {*stated} if not isinstance(stated, int) else {stated}
     if given.HasField(f"{name}_h") or given.HasField(f"{name}_w"):
@@ -306,19 +322,19 @@ def _square(layer: Any, given: Any, name: str, default: int) -> int:
 
 
 def _short(number: float) -> float:
-    """The shortest decimal number that is this float32: 0.0001 and not 9.99999974e-05."""
-    return number if isinstance(number, int) else float(str(np.float32(number)))
+    """Return the shortest decimal number that is this float32: 0.0001 and not 9.99999974e-05."""
+    return float(str(np.float32(number)))
 
 
-def _layers(net: Any, source: Path) -> Any:
-    if len(net.layer) and len(net.layers):
+def _layers(content: Any, source: Path) -> Sequence[Any]:
+    if len(content.layer) and len(content.layers):
         raise InputError(f"{source} has both `layer` and `layers`; expected one of them")
-    if any(layer.HasField("layer") for layer in net.layers):
+    if any(layer.HasField("layer") for layer in content.layers):
         raise InputError(
             f"{source} is in the format before `layers` had types; upgrade it with Caffe's "
             "upgrade_net_proto_binary"
         )
-    layers = net.layer or net.layers
+    layers: Sequence[Any] = content.layer or content.layers
     for layer in layers:
         # What is no UTF-8 comes as bytes; the type may be a number.
         words = (layer.name, *layer.bottom, *layer.top, layer.type)
@@ -337,12 +353,13 @@ def _parse(content: bytes, name: str, path: Path) -> Any:
 
 
 def _message(name: str) -> Any:
-    message: Message = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name))()
+    message: Message = message_factory.GetMessageClass(_pool().FindMessageTypeByName(name))()
     return message
 
 
+@functools.cache
 def _pool() -> descriptor_pool.DescriptorPool:
-    """The descriptors of SCHEMA."""
+    """Return the descriptors of SCHEMA."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", syntax="proto2")
     field = descriptor_pb2.FieldDescriptorProto
     for name, body in re.findall(r"message (\w+) \{((?:[^{}]|\{[^{}]*\})*)\}", SCHEMA):
@@ -367,6 +384,3 @@ def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return pool
-
-
-_POOL = _pool()

@@ -1,16 +1,26 @@
-"""Two-dimensional convolution, with a gradient for CPUs where XLA's own is slow there.
+"""Two-dimensional convolution, with its own gradient on CPUs, where XLA's is slow.
 
-On CPUs the gradient of the kernels is a sum of matrix products. XLA's own form of it slides maps as
-large as the layer's over each other, and runs at a quarter to a half of the rate there.
+On CPUs the gradient of the kernels is a sum of matrix products. XLA's own form of it slides feature
+maps as large as the layer's over each other, at a quarter to a half of that rate.
 """
 
+from collections.abc import Callable
 from functools import partial
+from math import prod
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.nn.initializers import constant
+from jax.typing import DTypeLike
 
-MAPS = ("NHWC", "HWIO", "NHWC")
+from alexnet_jax.layers.parameter import parameter
+
+# (key, shape of a layer's kernels, number of inputs that one of its units sums) → kernels
+KernelInit = Callable[[Array, tuple[int, ...], int], Array]
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Windows whose products are added up at a time: enough for a matrix product to run at its full
 # rate, few enough for their maps to stay in the cache for all offsets.
@@ -20,20 +30,54 @@ WINDOWS = 1500
 MANY_WINDOWS, MANY_WEIGHTS = 100, 4096
 
 
+class Conv(nn.Module):
+    """A convolution with a bias; kernel (height, width, input channels, output channels).
+
+    Attributes:
+        features: output channels.
+        kernel: pixels a side; stride: pixels between windows.
+        padding: pixels of zeros before and after, in both directions.
+        kernel_init: of the kernel; `bias` is the initial bias.
+        dtype: of the arithmetic; parameters are float32.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    padding: tuple[int, int]
+    kernel_init: KernelInit
+    bias: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map (batch, height, width, input channels) to the same with output channels."""
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        axes = ("conv_height", "conv_width", "conv_inputs", "conv_outputs")
+        kernel = parameter(self, "kernel", axes, self.kernel_init, shape, prod(shape[:-1]))
+        bias = parameter(self, "bias", axes[-1:], constant(self.bias), (self.features,))
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
+        return convolve(x, kernel, self.stride, self.padding) + bias
+
+
 def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """Slide the kernels over the maps, `stride` pixels at a time.
+    """Convolve images or feature maps with square kernels.
 
     Args:
-        x: (batch, height, width, maps in).
-        kernel: (side, side, maps in, maps out), of the same type.
+        x: (batch, height, width, input channels).
+        kernel: (side, side, input channels, output channels), of the same type.
+        stride: pixels between windows.
         padding: pixels of zeros before and after, in both directions.
 
     Returns:
-        (batch, rows, columns, maps out).
+        (batch, height, width, output channels).
     """
-    # Under a shard_map the batch is split and the kernels are not: that their gradients are to
-    # be added up is said here, once, and not in each form of the gradient.
-    if split := jax.typeof(x).mat.varying - jax.typeof(kernel).mat.varying:
+    # Inside shard_map the batch is split and the kernels are not. Marking the kernels as varying
+    # here adds up their gradients over devices once, for every form of the gradient.
+    if (
+        split := jax.typeof(x).manual_axis_type.varying
+        - jax.typeof(kernel).manual_axis_type.varying
+    ):
         kernel = lax.pcast(kernel, tuple(split), to="varying")
     return _convolve(x, kernel, stride, padding)
 
@@ -41,7 +85,7 @@ def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), (padding, padding), dimension_numbers=MAPS
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=LAYOUT
     )
 
 
@@ -59,13 +103,14 @@ def _backward(
         lax.conv_general_dilated,
         window_strides=(stride, stride),
         padding=(padding, padding),
-        dimension_numbers=MAPS,
+        dimension_numbers=LAYOUT,
     )
     (to_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
     size = kernel.shape[0]
 
     def by_xla(x: Array, gradient: Array) -> Array:
-        (to_kernel,) = jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(gradient)
+        transpose = jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)
+        to_kernel: Array = transpose(gradient)[0]
         return to_kernel
 
     def by_offsets(x: Array, gradient: Array) -> Array:
@@ -125,7 +170,7 @@ def kernel_gradient_by_offsets(
         ]
         return jnp.stack(products)
 
-    total = lax.fori_loop(
+    total: Array = lax.fori_loop(
         1, batch // some, lambda number, total: total + of_images(number), of_images(0)
     )
     total = total.reshape(blocks, blocks, stride, stride, inputs, outputs)

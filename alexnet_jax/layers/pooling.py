@@ -4,14 +4,16 @@ from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 
-def max_pool(x: Array, window: int, stride: int) -> Array:
+def max_pool(x: Array, window: int, stride: int, *, ceil_mode: bool = True) -> Array:
     """Maximum over windows of window × window, `stride` apart.
 
-    The output is 1 + ceil((size - window) / stride) wide, as in the 2012 program: a last
-    window that overhangs the edge is cut off there, so no zeros enter a maximum.
+    In ceil mode the output is 1 + ceil((size - window) / stride) wide, as in the 2012 program and
+    Caffe: a last window that overhangs the edge is cut off there, so no zeros enter a maximum.
+    Otherwise windows that overhang are left out, as PyTorch does by default.
 
     The gradient of a window goes to its first maximum in reading order, as in PyTorch; what is
     not a number counts as larger than any.
@@ -20,7 +22,7 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     and refused under deterministic execution on GPU.
 
     Args:
-        x: activities (batch, height, width, maps).
+        x: activations (batch, height, width, channels).
         window: pixels a side; stride: pixels between windows, at most `window`.
 
     Raises:
@@ -31,21 +33,12 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
             f"cannot pool {x.shape[1]}×{x.shape[2]} by windows of {window} at stride {stride}: "
             "expected an image as large as the window, and stride at most window"
         )
+    if not ceil_mode:
+        height, width = (size - (size - window) % stride for size in x.shape[1:3])
+        x = x[:, :height, :width]
     for axis in (2, 1):
         x = _pool_axis(x, window, stride, axis, x.shape[axis])
     return x
-
-
-def whole_windows(x: Array, window: int, stride: int) -> Array:
-    """What windows cover that do not overhang: the number of them is then rounded down.
-
-    PyTorch counts so, and the files of the ONNX model zoo; the 2012 program and Caffe count up.
-
-    Args:
-        x: activities (batch, height, width, maps); the others as for `max_pool`.
-    """
-    height, width = (size - max(size - window, 0) % stride for size in x.shape[1:3])
-    return x[:, :height, :width]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -57,7 +50,7 @@ def _forward(x: Array, window: int, stride: int, axis: int, size: int) -> tuple[
     """The maxima along an axis of `size`, and the offset of each in its window (uint8)."""
     count = 1 + -(-(size - window) // stride)
     overhang = (count - 1) * stride + window - size
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else np.iinfo(x.dtype).min
     pads = [(0, overhang if a == axis else 0) for a in range(x.ndim)]
     padded = jnp.pad(x, pads, constant_values=lowest) if overhang > 0 else x
     maxima = _every(padded, 0, count, stride, axis)

@@ -1,0 +1,224 @@
+"""Write a model as an ONNX file that stands alone: raw pixels in, logits out.
+
+The graph subtracts the mean and scales by itself. Columns are groups of channels that stand side by
+side; what each column does by itself otherwise, LRN and dense layers that see their own column
+alone, is split and put together again, which is exact.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from alexnet_jax.conversion.layout import Weights, sequential_model, to_foreign
+from alexnet_jax.errors import InputError
+from alexnet_jax.inputs import mean_of_center
+from alexnet_jax.models.ops import (
+    LRN,
+    Conv,
+    Dense,
+    Dropout,
+    MaxPool,
+    Op,
+    ReLU,
+    Tanh,
+    WithinChannelLRN,
+)
+from alexnet_jax.trained import TrainedModel
+
+PRODUCER = "alexnet_jax"
+OPSET = 13  # the first whose Split takes its sizes as an input; widely read
+IR_VERSION = 8  # what goes with it
+
+
+def write(path: Path, model: TrainedModel) -> None:
+    """Write a model; its input is named "images", its output "logits".
+
+    Raises:
+        InputError: an op that has no operator.
+    """
+    builder = _Builder(model)
+    data, channels = model.config.data, model.config.model.channels
+    classes = model.config.model.num_classes
+    size = (channels, data.crop, data.crop)
+    graph = helper.make_graph(
+        builder.nodes,
+        "alexnet",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ("batch", *size))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", classes))],
+        builder.tensors,
+        doc_string=(
+            f"images: {data.crop}×{data.crop} pixels, the central crop of a square of "
+            f"{model.mean_image.shape[0]} (data.resize={data.resize}), channels R, G, B or gray, "
+            "0…255, nothing subtracted. logits: one a class, before the softmax."
+        ),
+    )
+    exported = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name=PRODUCER,
+    )
+    helper.set_model_props(exported, {"class_names": json.dumps(model.class_names)})
+    onnx.checker.check_model(exported, full_check=True)
+    path.write_bytes(exported.SerializeToString())
+
+
+class _Builder:
+    """A chain of operators; `at` is the name of the last one's output."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.at = "images"
+        self.num_columns = sequential_model(model.config).num_columns
+        self._preprocess(model)
+        net = to_foreign(model.config, model.variables)
+        channels, is_flat = model.config.model.channels, False
+        for name, op in net.ops.items():
+            if isinstance(op, Dense) and not is_flat:
+                self._append("Flatten", axis=1)
+                is_flat = True
+            if isinstance(op, Conv | Dense):
+                self._append_layer(name, op, net.weights[name])
+                channels = op.features
+            elif is_flat and isinstance(op, LRN):
+                raise InputError(
+                    f"{name} normalizes the units of a fully-connected layer, and LRN of ONNX is "
+                    "of feature maps; expected it after a convolution"
+                )
+            else:
+                self._append_op(name, op, channels)
+        self._append("Identity", name="logits")
+
+    def _preprocess(self, model: TrainedModel) -> None:
+        """Append what `inputs.normalize` does to a central crop."""
+        data, channels = model.config.data, model.config.model.channels
+        mean = mean_of_center(model.mean_image, data, channels)
+        self._append("Sub", mean.transpose(2, 0, 1)[None], name="subtracted")
+        factor = (data.scale / np.asarray(data.std, np.float32)).reshape(1, -1, 1, 1)
+        if (factor != 1).any():
+            self._append("Mul", factor, name="scaled")
+        if data.channel_order == "bgr":
+            self._append("Gather", np.arange(channels)[::-1].copy(), name="bgr", axis=1)
+
+    def _append_layer(self, name: str, op: Conv | Dense, weights: Weights) -> None:
+        weight, bias = weights.weight, weights.bias
+        if isinstance(op, Conv):
+            before, after = op.padding
+            self._append(
+                "Conv",
+                weight,
+                bias,
+                name=name,
+                kernel_shape=[op.kernel] * 2,
+                strides=[op.stride] * 2,
+                pads=[before, before, after, after],
+                group=op.groups,
+            )
+        elif op.groups == 1:
+            self._append("Gemm", weight, bias, name=name, transB=1)
+        else:
+            columns = (np.split(array, op.groups) for array in (weight, bias))
+            arrays = [*zip(*columns, strict=True)]
+            self._append_each_column("Gemm", name, weight.shape[1] * op.groups, arrays, transB=1)
+
+    def _append_op(self, name: str, op: Op, channels: int) -> None:
+        match op:
+            case ReLU():
+                self._append("Relu", name=name)
+            case Tanh():
+                self._append("Tanh", name=name)
+            case MaxPool():
+                window, stride = [op.window] * 2, [op.stride] * 2
+                ceil_mode = int(op.ceil_mode)
+                self._append(
+                    "MaxPool", name=name, kernel_shape=window, strides=stride, ceil_mode=ceil_mode
+                )
+            case LRN():
+                self._append_lrn(name, op, channels)
+            case WithinChannelLRN():
+                self._append_within_channel_lrn(name, op)
+            case Dropout():
+                if not op.inverted:
+                    self._append("Mul", np.array(1 - op.rate, np.float32), name=name)
+            case _:
+                raise InputError(
+                    f"{name}, a {type(op).__name__}, cannot be written as ONNX; expected a model "
+                    "without it, or --output=FILE.safetensors"
+                )
+
+    def _append_lrn(self, name: str, op: LRN, channels: int) -> None:
+        alpha = op.alpha if op.alpha_over_size else op.alpha * op.size
+        if op.across_columns or self.num_columns == 1:
+            self._append("LRN", name=name, size=op.size, bias=op.k, alpha=alpha, beta=op.beta)
+        else:
+            self._append_each_column(
+                "LRN",
+                name,
+                channels,
+                [()] * self.num_columns,
+                size=op.size,
+                bias=op.k,
+                alpha=alpha,
+                beta=op.beta,
+            )
+
+    def _append_within_channel_lrn(self, name: str, op: WithinChannelLRN) -> None:
+        """Append `layers.lrn.within_channel_lrn`, of which ONNX has no operator.
+
+        x · (k + coefficient · size² · mean of x²) ^ -beta
+        """
+        activations = self.at
+        self._multiply(activations, f"{name}_squares")
+        self._append(
+            "AveragePool",
+            name=f"{name}_mean",
+            kernel_shape=[op.size] * 2,
+            pads=[op.size // 2] * 4,
+            count_include_pad=1,  # so that a sum is size² means at the edges too
+        )
+        scale = op.coefficient() * op.size**2
+        for kind, number in (("Mul", scale), ("Add", op.k), ("Pow", -op.beta)):
+            self._append(kind, np.array(number, np.float32), name=f"{name}_{kind.lower()}")
+        self._multiply(activations, name)
+
+    def _multiply(self, other: str, name: str) -> None:
+        """Append the product of the last operator's output and another's."""
+        self.nodes.append(helper.make_node("Mul", [self.at, other], [name], name))
+        self.at = name
+
+    def _append_each_column(
+        self,
+        kind: str,
+        name: str,
+        channels: int,
+        arrays: Sequence[tuple[np.ndarray, ...]],
+        **attributes: Any,
+    ) -> None:
+        """Append one operator for each column of `channels`, which stand on axis 1."""
+        parts = [f"{name}_column{c}" for c in range(len(arrays))]
+        sizes = self._tensor(f"{name}_sizes", np.full(len(parts), channels // len(parts)))
+        self.nodes.append(helper.make_node("Split", [self.at, sizes], parts, axis=1))
+        done = []
+        for part, some in zip(parts, arrays, strict=True):
+            self.at = part
+            self._append(kind, *some, name=f"{part}_{kind.lower()}", **attributes)
+            done.append(self.at)
+        self.nodes.append(helper.make_node("Concat", done, [name], axis=1))
+        self.at = name
+
+    def _append(self, kind: str, *arrays: np.ndarray, name: str = "", **attributes: Any) -> None:
+        """Append an operator that takes the last one's output and these arrays."""
+        name = name or f"{self.at}_{kind.lower()}"
+        tensors = [self._tensor(f"{name}_{i}", array) for i, array in enumerate(arrays)]
+        self.nodes.append(helper.make_node(kind, [self.at, *tensors], [name], name, **attributes))
+        self.at = name
+
+    def _tensor(self, name: str, array: np.ndarray) -> str:
+        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name

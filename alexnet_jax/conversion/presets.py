@@ -1,0 +1,91 @@
+"""Configs for the weights of other programs: their models, preprocessing and recipes.
+
+Caffe's and ONNX's files hold the geometry of their model and not how images are prepared; a state
+dict of PyTorch holds arrays alone. configs/bvlc_alexnet.py and configs/one_weird_trick.py offer
+these configs for training.
+"""
+
+from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, SequentialConfig
+
+
+def bvlc_alexnet() -> Config:
+    """Return Caffe's models/bvlc_alexnet: train_val.prototxt and solver.prototxt."""
+    return Config(
+        batch_size=256,
+        optimizer=OptimizerConfig(decay_multipliers=((".*/bias", 0.0),)),
+        schedule=ScheduleConfig(drop_epochs=(21, 41, 61, 81), multipliers=((".*/bias", 1, 2.0),)),
+        data=DataConfig(
+            crop=227,
+            resize="squash",
+            channel_order="bgr",
+            lighting="none",
+            mean="given",
+            # Of ilsvrc_2012_mean.npy, which comes with Caffe; it lists them as B, G, R.
+            given_mean=(122.67891434, 116.66876762, 104.00698793),
+        ),
+        model=SequentialConfig(num_columns=2, ops=bvlc_ops()),
+    )
+
+
+def bvlc_ops() -> dict[str, Op]:
+    """Return the layers of bvlc_alexnet."""
+
+    def norm() -> LRN:
+        return LRN(k=1.0, alpha_over_size=True, across_columns=True)
+
+    def drop() -> Dropout:
+        return Dropout(inverted=True)
+
+    return dict(
+        conv1=Conv(96, kernel=11, stride=4),
+        relu1=ReLU(), norm1=norm(), pool1=MaxPool(),
+        conv2=Conv(256, kernel=5, padding=(2, 2), groups=2, bias=0.1),
+        relu2=ReLU(), norm2=norm(), pool2=MaxPool(),
+        conv3=Conv(384, kernel=3, padding=(1, 1)),
+        relu3=ReLU(),
+        conv4=Conv(384, kernel=3, padding=(1, 1), groups=2, bias=0.1),
+        relu4=ReLU(),
+        conv5=Conv(256, kernel=3, padding=(1, 1), groups=2, bias=0.1),
+        relu5=ReLU(), pool5=MaxPool(),
+        fc6=Dense(4096, std=0.005, bias=0.1), relu6=ReLU(), drop6=drop(),
+        fc7=Dense(4096, std=0.005, bias=0.1), relu7=ReLU(), drop7=drop(),
+        fc8=Dense(0),
+    )  # fmt: skip
+
+
+def torchvision_alexnet() -> Config:
+    """Return torchvision's `alexnet` and its reference training."""
+    return Config(
+        optimizer=OptimizerConfig(weight_decay=0.0001),
+        schedule=ScheduleConfig(drop_epochs=(31, 61)),
+        # torchvision's normalization, in units of 0…255: x / 255, then minus mean, divided by std.
+        data=DataConfig(
+            lighting="none",
+            mean="given",
+            given_mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+            std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+        ),
+        model=SequentialConfig(init="scaled", ops=torchvision_ops()),
+    )
+
+
+def torchvision_ops() -> dict[str, Op]:
+    """Return the layers of Krizhevsky 2014, "One weird trick", as torchvision has them."""
+
+    def pool() -> MaxPool:
+        return MaxPool(ceil_mode=False)
+
+    def drop() -> Dropout:
+        return Dropout(inverted=True)
+
+    return dict(
+        conv1=Conv(64, kernel=11, stride=4, padding=(2, 2)), relu1=ReLU(), pool1=pool(),
+        conv2=Conv(192, kernel=5, padding=(2, 2)), relu2=ReLU(), pool2=pool(),
+        conv3=Conv(384, kernel=3, padding=(1, 1)), relu3=ReLU(),
+        conv4=Conv(256, kernel=3, padding=(1, 1)), relu4=ReLU(),
+        conv5=Conv(256, kernel=3, padding=(1, 1)), relu5=ReLU(), pool5=pool(), drop5=drop(),
+        fc6=Dense(4096), relu6=ReLU(), drop6=drop(),
+        fc7=Dense(4096), relu7=ReLU(),
+        fc8=Dense(0),
+    )  # fmt: skip

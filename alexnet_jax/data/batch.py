@@ -1,0 +1,132 @@
+"""A batch: its arrays, their shapes, and which examples a training step takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import flax.struct
+import jax
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from alexnet_jax.config import Config
+from alexnet_jax.data.crops import center_offset
+
+BatchArray = np.ndarray | Array  # on the host; on devices, or traced
+
+
+class Batch(flax.struct.PyTreeNode):
+    """Images with their labels and all that was drawn for them, NumPy or JAX arrays.
+
+    Attributes:
+        image: (batch, crop, crop, channels) uint8.
+        offset: (batch, 2) int32, the crop's first row and column in its image.
+        flip: (batch,) bool, whether it is mirrored.
+        label: (batch,) int32; None where no labels are known.
+        mask: (batch,) bool, False for what only fills up the batch; None where nothing does.
+        example: (batch,) uint32, the number of each in the run, modulo 2^32; while training.
+        shift: (batch, channels) float32, added to every pixel; while training.
+        gain: (batch,) float32, the factor of every pixel after that; while training.
+
+    Batches for evaluation have an axis of views after the batch's in image, offset and flip.
+    """
+
+    image: BatchArray
+    offset: BatchArray
+    flip: BatchArray
+    label: BatchArray | None = None
+    mask: BatchArray | None = None
+    example: BatchArray | None = None
+    shift: BatchArray | None = None
+    gain: BatchArray | None = None
+
+    def labels(self) -> "Labels":
+        """Return the labels of a batch that has them."""
+        assert self.label is not None
+        assert self.mask is not None
+        return Labels(self.label, self.mask)
+
+    def view(self, number: int) -> "Batch":
+        """Return one view of a batch for evaluation, without labels."""
+        return Batch(self.image[:, number], self.offset[:, number], self.flip[:, number])
+
+
+class Labels(flax.struct.PyTreeNode):
+    """The labels of a batch: `label` and `mask` as in `Batch`."""
+
+    label: BatchArray
+    mask: BatchArray
+
+
+def center_crops(images: np.ndarray, crop: int, channels: int) -> Batch:
+    """Return the central crops of square images as a batch without labels.
+
+    Args:
+        images: (batch, side, side, 1 or channels) uint8.
+        channels: of the model; a gray image is repeated to fit.
+    """
+    start = center_offset(images.shape[1], crop)
+    crops = images[:, start : start + crop, start : start + crop]
+    return Batch(
+        image=np.broadcast_to(crops, (*crops.shape[:3], channels)),
+        offset=np.full((len(images), 2), start, np.int32),
+        flip=np.zeros(len(images), bool),
+    )
+
+
+def training_batch_spec(config: Config) -> Batch:
+    """Return the shapes and types of a training batch."""
+    crop, channels = config.data.crop, config.model.channels
+
+    def array(shape: tuple[int, ...], kind: DTypeLike) -> Array:
+        return cast(Array, jax.ShapeDtypeStruct((config.batch_size, *shape), kind))
+
+    return Batch(
+        image=array((crop, crop, channels), np.uint8),
+        offset=array((2,), np.int32),
+        flip=array((), np.bool_),
+        label=array((), np.int32),
+        example=array((), np.uint32),
+        shift=array((channels,), np.float32),
+        gain=array((), np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class StepExamples:
+    """The examples of a training step, or some rows of them.
+
+    Attributes:
+        stage: of a recipe in several stages, from 0.
+        epoch: (batch,) int64, from 0.
+        position: (batch,) int64, the place in the order of the epoch.
+        number: (batch,) int64, the number in the run, from 0.
+        mask: (batch,) bool, False for what only fills up a short batch; None for a rule whose
+            batches are all full, which the training step then need not count.
+    """
+
+    stage: int
+    epoch: np.ndarray
+    position: np.ndarray
+    number: np.ndarray
+    mask: np.ndarray | None
+
+
+# From a step, counted from 0, and rows of its batch to their examples.
+ExamplesOfStep = Callable[[int, np.ndarray], StepExamples]
+
+
+def consecutive_examples(batch_size: int, num_images: int) -> ExamplesOfStep:
+    """Return the default rule: step s takes the examples g = s · batch_size + i of the run.
+
+    Example g is at position g % num_images of epoch g // num_images. So a batch may straddle
+    epochs, every image comes once an epoch, and every batch is full.
+    """
+
+    def examples(step: int, rows: np.ndarray) -> StepExamples:
+        number = step * batch_size + rows
+        epoch, position = np.divmod(number, num_images)
+        return StepExamples(0, epoch, position, number, mask=None)
+
+    return examples

@@ -1,1 +1,0 @@
-"""Weights in the files of other programs: what each holds, and nothing of training."""

@@ -1,0 +1,121 @@
+"""The model of a config: built, initialized, applied."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+from jax import Array
+
+from alexnet_jax.config import Config
+from alexnet_jax.errors import InputError
+from alexnet_jax.models.api import Layout, ModelFamily, Outputs
+from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.sequential import SEQUENTIAL
+from alexnet_jax.pytree import Variables
+
+FAMILIES: tuple[ModelFamily[Any], ...] = (SEQUENTIAL,)
+
+
+def family_of(model: ModelConfig) -> ModelFamily[Any]:
+    """Return the family of a model's config."""
+    return next(family for family in FAMILIES if isinstance(model, family.config_class))
+
+
+def make_model(config: Config, layout: Layout | None = None) -> nn.Module:
+    """Build the model of a config whose number of classes is known.
+
+    Args:
+        layout: on the devices; None holds all of it in one place.
+    """
+    dtype = jnp.dtype(config.compute_dtype)
+    return family_of(config.model).build(config.model, layout or Layout(), dtype)
+
+
+def dummy_images(config: Config) -> jax.ShapeDtypeStruct:
+    """Return the shape and type of one preprocessed image (1, crop, crop, channels)."""
+    crop = config.data.crop
+    return jax.ShapeDtypeStruct((1, crop, crop, config.model.channels), jnp.float32)
+
+
+def init_boxed_variables(config: Config) -> Variables:
+    """Return the initial variables, a function of config.seed, each with its logical axes.
+
+    The boxes (`flax.linen.LogicallyPartitioned`) never reach the state: they are for `sharding`,
+    and for the names of axes in files.
+    """
+    images = dummy_images(config)
+    initialize = jax.jit(make_model(config).init)
+    variables: Variables = initialize(
+        jax.random.key(config.seed), jnp.zeros(images.shape, images.dtype)
+    )
+    return variables
+
+
+def init_variables(config: Config) -> Variables:
+    """Return the initial variables: {"params": {"conv1": {"kernel": …, "bias": …}, …}, …}."""
+    variables: Variables = meta.unbox(init_boxed_variables(config))
+    return variables
+
+
+def abstract_variables(config: Config) -> Variables:
+    """Return shapes and types of the variables without computing them."""
+    variables: Variables = meta.unbox(abstract_boxed_variables(config))
+    return variables
+
+
+def abstract_boxed_variables(config: Config) -> Variables:
+    """Return shapes and types of the variables, each with its logical axes."""
+    variables: Variables = jax.eval_shape(lambda: init_boxed_variables(config))
+    return variables
+
+
+def apply_model(
+    model: nn.Module,
+    variables: Variables,
+    images: Array,
+    *,
+    train: bool = False,
+    examples: Array | None = None,
+    dropout_key: Array | None = None,
+) -> tuple[Outputs, Variables]:
+    """Return the outputs of preprocessed images, and the batch statistics after them.
+
+    Args:
+        images, train, examples: as for `models.api.Model`.
+        dropout_key: of the dropout masks; needed while training a model with dropout.
+    """
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    outputs, updated = model.apply(
+        variables, images, train=train, examples=examples, rngs=rngs, mutable=["batch_stats"]
+    )
+    assert isinstance(outputs, Outputs)
+    return outputs, updated.get("batch_stats", {})
+
+
+def compute_activations(model: nn.Module, variables: Variables, images: Array) -> dict[str, Array]:
+    """Return every activation at test time by the name of its op, in order.
+
+    Args:
+        images: preprocessed, as for `models.api.Model`.
+
+    Returns:
+        {"conv1": (batch, height, width, channels), "relu1": …, …, "fc6": (batch, units), …}, the
+        channels of all columns side by side, and last the logits, {"fc8": (batch, classes)}.
+    """
+    _, state = model.apply(variables, images, mutable=["intermediates"])
+    kept: dict[str, list[Array]] = state["intermediates"]["activations"]
+    return {name: jnp.concatenate(columns, axis=-1) for name, columns in kept.items()}
+
+
+def feature_layer(config: Config) -> str:
+    """Return the name of the activation that the classifier sees.
+
+    Raises:
+        InputError: the classifier sees the image itself.
+    """
+    name = family_of(config.model).feature_layer(config.model)
+    if name is None:
+        raise InputError("the model has no hidden layer, and so no features of images")
+    return name

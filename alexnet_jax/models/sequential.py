@@ -1,0 +1,212 @@
+"""Models that are a chain of ops: AlexNet, its replicas and ablations."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from alexnet_jax.layers.columns import (
+    ColumnClassifier,
+    ColumnConv,
+    ColumnDense,
+    ColumnSharding,
+    all_to_all_columns,
+    gather_batch,
+    halo_exchange,
+)
+from alexnet_jax.layers.conv import Conv, KernelInit
+from alexnet_jax.layers.dense import Dense
+from alexnet_jax.layers.dropout import dropout, rescale_kept, scale_by_keep_prob
+from alexnet_jax.layers.lrn import lrn, within_channel_lrn
+from alexnet_jax.layers.pooling import max_pool
+from alexnet_jax.models import ops
+from alexnet_jax.models.api import Layout, ModelFamily, Outputs
+from alexnet_jax.models.ops import SequentialConfig
+
+
+class Sequential(nn.Module):
+    """A chain of ops, images to logits.
+
+    Activations are a list of columns, of which a model without groups has one.
+
+    Attributes:
+        config: its ops.
+        layout: where its columns lie.
+        dtype: of convolutions and matrix products; normalization, logits and parameters are
+            float32.
+    """
+
+    config: SequentialConfig
+    layout: Layout = Layout()
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Array, *, train: bool = False, examples: Array | None = None
+    ) -> Outputs:
+        """Return the logits, as `models.api.Model` says."""
+        everything = ColumnSharding(self.config.num_columns)
+        sharding = self.layout.columns or everything
+        here = everything if self.layout.batch_sharded_convs else sharding
+        examples = jnp.arange(len(images)) if examples is None else examples
+        columns = [images.astype(self.dtype)] * here.num_local
+        activations: dict[str, list[Array]] = {}
+        first = True
+        for name, op in self.config.ops.items():
+            if isinstance(op, ops.Dense) and columns[0].ndim > 2:
+                columns = [column.reshape(len(column), -1) for column in columns]
+                if self.layout.batch_sharded_convs:
+                    with jax.named_scope(name):
+                        columns = all_to_all_columns(columns, sharding)
+                        examples = gather_batch(examples, sharding)
+                here = sharding
+            if isinstance(op, ops.Dense) and not op.features:
+                logits = self._classify(name, op, columns, here)
+                activations[name] = [logits]
+                self.sow("intermediates", "activations", activations, reduce_fn=lambda _, new: new)
+                return Outputs(logits)
+            if isinstance(op, ops.Conv):
+                columns = self._convolve(name, op, columns, here, sees_image=first)
+            elif isinstance(op, ops.Dense):
+                columns = self._connect(name, op, columns, here)
+            else:
+                with jax.named_scope(name):
+                    columns = self._apply(op, columns, here, train, examples)
+            activations[name], first = columns, False
+        raise AssertionError("a config without a classifier")
+
+    def _convolve(
+        self,
+        name: str,
+        op: ops.Conv,
+        columns: list[Array],
+        sharding: ColumnSharding,
+        *,
+        sees_image: bool,
+    ) -> list[Array]:
+        init = self._kernel_init(op.std)
+        if self.config.num_columns == 1:
+            layer = Conv(
+                op.features, op.kernel, op.stride, op.padding, init, op.bias, self.dtype, name=name
+            )
+            return [layer(columns[0])]
+        return ColumnConv(
+            op.features // self.config.num_columns,
+            op.kernel,
+            op.stride,
+            op.padding,
+            op.groups == 1 and not sees_image,
+            init,
+            op.bias,
+            sharding,
+            self.dtype,
+            name=name,
+        )(columns)
+
+    def _connect(
+        self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
+    ) -> list[Array]:
+        init = self._kernel_init(op.std)
+        if self.config.num_columns == 1:
+            return [
+                Dense(op.features, init, op.bias, self.dtype, self.dtype, name=name)(columns[0])
+            ]
+        features = op.features // self.config.num_columns
+        layer = ColumnDense(
+            features, op.groups == 1, init, op.bias, sharding, self.dtype, name=name
+        )
+        return layer(columns)
+
+    def _classify(
+        self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
+    ) -> Array:
+        init, classes = self._kernel_init(op.std), self.config.num_classes
+        if self.config.num_columns == 1:
+            wide = jnp.promote_types(self.dtype, jnp.float32)
+            return Dense(classes, init, op.bias, self.dtype, wide, name=name)(columns[0])
+        return ColumnClassifier(
+            classes,
+            init,
+            op.bias,
+            sharding,
+            self.dtype,
+            scatter=self.layout.batch_sharded_convs,
+            name=name,
+        )(columns)
+
+    def _apply(
+        self,
+        op: ops.Op,
+        columns: list[Array],
+        sharding: ColumnSharding,
+        train: bool,
+        examples: Array,
+    ) -> list[Array]:
+        """Apply an op without parameters, to each column by itself but for an LRN across them."""
+        match op:
+            case ops.ReLU():
+                return [nn.relu(column) for column in columns]
+            case ops.Tanh():
+                return [jnp.tanh(column) for column in columns]
+            case ops.LRN():
+                rule = op.size, op.k, op.coefficient(), op.beta
+                if not op.across_columns:
+                    return [lrn(column, *rule) for column in columns]
+                reach = op.size // 2
+                wide = lrn(halo_exchange(columns, reach, sharding), *rule)
+                return jnp.split(wide[..., reach : wide.shape[-1] - reach], len(columns), axis=-1)
+            case ops.WithinChannelLRN():
+                rule = op.size, op.k, op.coefficient(), op.beta
+                return [within_channel_lrn(column, *rule) for column in columns]
+            case ops.MaxPool():
+                return [
+                    max_pool(column, op.window, op.stride, ceil_mode=op.ceil_mode)
+                    for column in columns
+                ]
+            case ops.Dropout():
+                return self._dropout(op, columns, sharding, train, examples)
+        raise AssertionError(f"an op of unknown kind: {op}")
+
+    def _dropout(
+        self,
+        op: ops.Dropout,
+        columns: list[Array],
+        sharding: ColumnSharding,
+        train: bool,
+        examples: Array,
+    ) -> list[Array]:
+        if not train:
+            return columns if op.inverted else [scale_by_keep_prob(x, op.rate) for x in columns]
+        key = self.make_rng("dropout")  # another one for every op
+        dropped = [
+            dropout(x, op.rate, jax.random.fold_in(key, sharding.global_index(c)), examples)
+            for c, x in enumerate(columns)
+        ]
+        return [rescale_kept(x, op.rate) for x in dropped] if op.inverted else dropped
+
+    def _kernel_init(self, std: float) -> KernelInit:
+        def init(key: Array, shape: tuple[int, ...], inputs: int) -> Array:
+            scale = std if self.config.init == "normal" else (2 / inputs) ** 0.5
+            return scale * jax.random.normal(key, shape)
+
+        return init
+
+
+def _feature_layer(config: SequentialConfig) -> str | None:
+    """Return the name of the op before the classifier."""
+    *hidden, _ = config.ops
+    return hidden[-1] if hidden else None
+
+
+def _first_conv(config: SequentialConfig) -> str | None:
+    return next((name for name, op in config.ops.items() if isinstance(op, ops.Conv)), None)
+
+
+SEQUENTIAL = ModelFamily(
+    config_class=SequentialConfig,
+    build=Sequential,
+    aux_weights=lambda _: {},
+    feature_layer=_feature_layer,
+    first_conv=_first_conv,
+)

@@ -1,0 +1,177 @@
+"""What happens when: the learning rate over time, and the steps that log, validate and save."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alexnet_jax.config import Config, ScheduleConfig
+from alexnet_jax.errors import InputError
+from alexnet_jax.pytree import KeyPath, PyTree, leaves_by_path, path_name
+
+
+class PlateauState(flax.struct.PyTreeNode):
+    """The state of the rule "divide by 10 when the validation error stops improving".
+
+    Attributes, all scalars:
+        drops: how often the rate has been divided.
+        best: the lowest validation error so far, a fraction.
+        stale: validations since then, or since the last division.
+    """
+
+    drops: Array
+    best: Array
+    stale: Array
+
+    def observe(self, error: float, patience: int) -> "PlateauState":
+        """Return the state after a validation; `patience` stale ones divide the rate."""
+        if jnp.float32(error) < self.best:  # in the type of `best`, or 0.4 would beat 0.4
+            return self.replace(best=jnp.float32(error), stale=jnp.zeros_like(self.stale))
+        stale = self.stale + 1
+        if int(stale) < patience:
+            return self.replace(stale=stale)
+        return self.replace(drops=self.drops + 1, stale=jnp.zeros_like(stale))
+
+
+def init_schedule_state(schedule: ScheduleConfig) -> PlateauState | None:
+    """Return the state before the first validation; None where the rule needs none."""
+    if schedule.rule != "plateau":
+        return None
+    return PlateauState(jnp.int32(0), jnp.float32(jnp.inf), jnp.int32(0))
+
+
+def learning_rate(
+    config: Config, num_images: int, step: Array | int, state: PlateauState | None
+) -> Array:
+    """Return the rate at a step: learning_rate × schedule.factor ^ number of drops so far.
+
+    Rule "epochs": one drop at the start of each epoch in `drop_epochs`, counted from 1 as in
+    the 2012 program's logs. Rule "plateau": those in `state`, at most `drops`.
+
+    Args:
+        num_images: in the training split.
+        step: number of updates done.
+        state: of the rule "plateau".
+    """
+    schedule = config.schedule
+    if state is None:
+        starts = [_first_step(epoch, num_images, config) for epoch in schedule.drop_epochs]
+        drops = sum((jnp.asarray(step >= start, jnp.int32) for start in starts), jnp.int32(0))
+    else:
+        drops = jnp.minimum(state.drops, schedule.drops)
+    rate: Array = config.learning_rate * jnp.float32(schedule.factor) ** drops
+    return rate
+
+
+def learning_rates(
+    config: Config, num_images: int, step: Array | int, rate: Array, params: PyTree
+) -> PyTree:
+    """Return the rate of each parameter at a step: that of the model times its multipliers.
+
+    A pattern's factor is that of its last entry in `schedule.multipliers` whose epoch has begun,
+    1 before the first. Where several patterns match a parameter, their factors multiply.
+
+    Args:
+        num_images: in the training split.
+        step: number of updates done.
+        rate: of the model, from `learning_rate`.
+        params: of which only the structure is used.
+
+    Returns:
+        Scalars, with the structure of params.
+    """
+    entries = sorted(config.schedule.multipliers, key=lambda entry: entry[1])
+    patterns = list(dict.fromkeys(pattern for pattern, _, _ in config.schedule.multipliers))
+
+    def one(path: KeyPath, _: PyTree) -> Array:
+        name, own = path_name(path), rate
+        for pattern in patterns:
+            if not re.fullmatch(pattern, name):
+                continue
+            factor: Array | float = 1.0
+            for listed, epoch, value in entries:
+                if listed == pattern:
+                    start = _first_step(epoch, num_images, config)
+                    factor = jnp.where(step >= start, jnp.float32(value), factor)
+            own = own * factor
+        return own
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def check_patterns(config: Config, params: PyTree) -> None:
+    """Raise InputError for a pattern of the config that matches no parameter.
+
+    Args:
+        params: of which only the structure is used.
+    """
+    paths = list(leaves_by_path(params))
+    for field, entries in (
+        ("schedule.multipliers", config.schedule.multipliers),
+        ("optimizer.decay_multipliers", config.optimizer.decay_multipliers),
+    ):
+        for pattern, *_ in entries:
+            if not any(re.fullmatch(pattern, path) for path in paths):
+                raise InputError(
+                    f"{field} has the pattern {pattern!r}, which matches no parameter; expected a "
+                    f'regular expression such as "{paths[0].rpartition("/")[0]}/.*" for paths of '
+                    f"{', '.join(paths)}"
+                )
+
+
+def _first_step(epoch: float, num_images: int, config: Config) -> int:
+    """Return the first step that begins at or after the start of an epoch, counted from 1."""
+    return math.ceil((epoch - 1) * num_images / config.batch_size)
+
+
+def total_steps(config: Config, num_images: int) -> int:
+    """Return the steps of the whole run: its epochs, or config.max_steps if that is earlier."""
+    steps = math.ceil(config.epochs * num_images / config.batch_size)
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """What is due after which step.
+
+    Attributes:
+        num_images: in the training split.
+    """
+
+    config: Config
+    num_images: int
+
+    @property
+    def last_step(self) -> int:
+        """The last step of the run."""
+        return total_steps(self.config, self.num_images)
+
+    def epoch(self, step: int) -> float:
+        """Return the passes through the training images after a step."""
+        return step * self.config.batch_size / self.num_images
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return whether an epoch after which to validate ends in a step."""
+        size = self.config.batch_size
+        before, now = (s * size // self.num_images for s in (step - 1, step))
+        return now > before and now % self.config.evaluate_every == 0
+
+    def is_validation_step(self, step: int) -> bool:
+        """Return whether to validate after a step."""
+        return step == self.last_step or self.ends_epoch(step)
+
+    def is_log_step(self, step: int) -> bool:
+        """Return whether to record the training metrics after a step."""
+        return step % self.config.log_every == 0 or self.is_validation_step(step)
+
+    def is_checkpoint_step(self, step: int) -> bool:
+        """Return whether to save after a step."""
+        return step % self.config.checkpoint_every == 0 or step == self.last_step
+
+    def is_due(self, step: int) -> bool:
+        """Return whether anything is to be done after a step."""
+        return self.is_log_step(step) or self.is_checkpoint_step(step)

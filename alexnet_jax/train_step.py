@@ -1,0 +1,199 @@
+"""The training state, and the pure step from one state to the next."""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import meta
+from jax import Array, lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax import sharding
+from alexnet_jax.config import Config
+from alexnet_jax.data.batch import Batch
+from alexnet_jax.inputs import normalize
+from alexnet_jax.losses import log_probabilities, sum_aux_losses, total_loss
+from alexnet_jax.metrics import MetricSums, compute_metrics
+from alexnet_jax.models import registry
+from alexnet_jax.optimizer import make_optimizer
+from alexnet_jax.pytree import PyTree, Variables
+from alexnet_jax.schedules import (
+    PlateauState,
+    init_schedule_state,
+    learning_rate,
+    learning_rates,
+)
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes while training; unused parts are empty.
+
+    Attributes:
+        step: number of updates done, int32.
+        params: {"conv1": {"kernel": …, "bias": …}, …}, nested to any depth.
+        batch_stats: running statistics of batch normalization.
+        opt_state: of the optimizer.
+        schedule_state: of the learning rate's rule.
+        ema_params: averaged parameters.
+    """
+
+    step: Array
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+    schedule_state: PlateauState | None
+    ema_params: PyTree
+
+    def variables(self) -> Variables:
+        """Return the variables to evaluate: with averaged parameters where there are any."""
+        variables = {"params": self.ema_params or self.params}
+        return variables | ({"batch_stats": self.batch_stats} if self.batch_stats else {})
+
+    def saved_variables(self) -> dict[str, PyTree]:
+        """Return the part of a checkpoint that evaluation needs; empty parts are left out."""
+        return _without_empty(
+            params=self.params, batch_stats=self.batch_stats, ema_params=self.ema_params
+        )
+
+    def saved_train_state(self) -> dict[str, PyTree]:
+        """Return the part that training alone needs; empty parts are left out."""
+        return _without_empty(
+            step=self.step, opt_state=self.opt_state, schedule_state=self.schedule_state
+        )
+
+
+def _without_empty(**parts: PyTree) -> dict[str, PyTree]:
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
+
+
+class StepMetrics(flax.struct.PyTreeNode):
+    """What a training step reports.
+
+    Attributes:
+        sums: over the batch.
+        learning_rate: of the step, before multipliers.
+    """
+
+    sums: MetricSums
+    learning_rate: Array
+
+
+TrainStep = Callable[[TrainState, Array, Batch], tuple[TrainState, StepMetrics]]
+GradientsFn = Callable[[PyTree, PyTree, Array, Batch], tuple[PyTree, tuple[MetricSums, PyTree]]]
+
+
+def init_state(config: Config) -> TrainState:
+    """Return the state before the first step, a function of config.seed."""
+    state: TrainState = meta.unbox(_boxed_state(config))
+    return state
+
+
+def make_state(config: Config, variables: Variables) -> TrainState:
+    """Return the state before the first step, from given variables."""
+    params = variables["params"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=make_optimizer(config.optimizer).init(params),
+        schedule_state=init_schedule_state(config.schedule),
+        ema_params={},
+    )
+
+
+def _boxed_state(config: Config) -> TrainState:
+    """Return the initial state with the logical axes of its arrays."""
+    return make_state(config, registry.init_boxed_variables(config))
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Return shapes, types and places on the mesh of the training state."""
+    boxed = jax.eval_shape(lambda: _boxed_state(config))
+    state: TrainState = sharding.with_shardings(boxed, mesh, sharding.rules(config))
+    return state
+
+
+def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.Wrapped:
+    """Return the jitted `TrainStep`, (state, mean, batch) → (state, metrics).
+
+    The state is donated.
+
+    Args:
+        num_images: in the training split.
+    """
+    state = abstract_state(config, mesh)
+    compute_gradients = _make_gradients_fn(config, mesh, state)
+    optimizer = make_optimizer(config.optimizer)
+
+    def train_step(state: TrainState, mean: Array, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        grads, (sums, batch_stats) = compute_gradients(state.params, state.batch_stats, mean, batch)
+        rate = learning_rate(config, num_images, state.step, state.schedule_state)
+        rates = learning_rates(config, num_images, state.step, rate, state.params)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, learning_rate=rates
+        )
+        new = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return new, StepMetrics(sums, rate)
+
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(places, None))
+
+
+def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> GradientsFn:
+    """Return (params, batch_stats, mean, batch) → (gradients, (metric sums, new batch_stats)).
+
+    The gradient is that of the mean over the whole batch: the loss is averaged over the mesh axes
+    that split the batch inside the differentiated function.
+
+    Args:
+        state: abstract, on the mesh.
+    """
+    model = registry.make_model(config, sharding.make_layout(config, mesh, training=True))
+    aux_weights = registry.family_of(config.model).aux_weights(config.model)
+    axes = sharding.batch_axes(config)
+
+    def gradients(params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch) -> PyTree:
+        assert batch.label is not None
+        assert batch.example is not None
+        assert batch.shift is not None
+        images = normalize(batch, mean, config.data)
+        label, examples = jnp.asarray(batch.label), jnp.asarray(batch.example)
+        mask = jnp.ones_like(label, bool) if batch.mask is None else jnp.asarray(batch.mask)
+        dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+        def loss(params: PyTree) -> tuple[Array, tuple[MetricSums, PyTree]]:
+            outputs, new_stats = registry.apply_model(
+                model,
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                examples=examples,
+                dropout_key=dropout_key,
+            )
+            sums = compute_metrics(log_probabilities(outputs.logits), label, mask)
+            aux_sums = sum_aux_losses(outputs.aux_logits, label, mask)
+            with jax.named_scope("loss"):
+                sums, aux_sums = lax.psum((sums, aux_sums), axes)
+            total = total_loss(sums.loss, aux_sums, sums.count, aux_weights)
+            return total, (sums, new_stats)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    params_specs, stats_specs = (
+        jax.tree.map(lambda leaf: leaf.sharding.spec, tree)
+        for tree in (state.params, state.batch_stats)
+    )
+    return jax.shard_map(
+        gradients,
+        mesh=mesh,
+        in_specs=(params_specs, stats_specs, P(), P(axes)),
+        out_specs=(params_specs, (P(), stats_specs)),
+    )

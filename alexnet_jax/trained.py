@@ -1,0 +1,183 @@
+"""A trained model: loaded from a workdir, and run on a mesh."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax import config as configs
+from alexnet_jax import sharding
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.config import Config
+from alexnet_jax.data.batch import Batch
+from alexnet_jax.errors import InputError
+from alexnet_jax.inputs import mean_of, normalize
+from alexnet_jax.losses import log_probabilities
+from alexnet_jax.models import registry
+from alexnet_jax.pytree import PyTree, Variables
+from alexnet_jax.workdir import read_config
+
+T = TypeVar("T")
+
+# (variables, mean, batch with one view of each image) to log-probabilities (batch, classes)
+PredictOnMesh = Callable[[Variables, Array, Batch], Array]
+Predict = Callable[[Batch], Array]
+
+
+def make_predict_on_mesh(config: Config, mesh: Mesh) -> PredictOnMesh:
+    """Return the jitted (variables, mean, batch) → log-probabilities (batch, classes), float32.
+
+    Args:
+        mesh: the batch is split over its axis "data", the columns over "column".
+    """
+
+    def predict(model: nn.Module, variables: Variables, images: Array) -> Array:
+        outputs, _ = registry.apply_model(model, variables, images)
+        return log_probabilities(outputs.logits)
+
+    return _on_mesh(config, mesh, predict)
+
+
+def make_features_on_mesh(
+    config: Config, mesh: Mesh
+) -> Callable[[Variables, Array, Batch], tuple[Array, Array]]:
+    """Return the jitted (variables, mean, batch) → log-probabilities and the classifier's input.
+
+    The latter are the activations of the last hidden layer (fc7, section 6.1), (batch, units),
+    float32.
+
+    Args:
+        mesh: the batch is split over its axis "data"; its axis "column" has one device.
+
+    Raises:
+        InputError: there is no hidden layer.
+    """
+    layer = registry.feature_layer(config)
+
+    def features(model: nn.Module, variables: Variables, images: Array) -> tuple[Array, Array]:
+        activations = registry.compute_activations(model, variables, images)
+        *_, logits = activations.values()
+        units = activations[layer].reshape(len(images), -1)
+        return log_probabilities(logits), units.astype(jnp.float32)
+
+    return _on_mesh(config, mesh, features)
+
+
+def _on_mesh(
+    config: Config, mesh: Mesh, forward: Callable[[nn.Module, Variables, Array], T]
+) -> Callable[[Variables, Array, Batch], T]:
+    """Return the jitted (variables, mean, batch) → forward(model, variables, images)."""
+    model = registry.make_model(config, sharding.make_layout(config, mesh))
+
+    def normalized(variables: Variables, mean: Array, batch: Batch) -> T:
+        return forward(model, variables, normalize(batch, mean, config.data))
+
+    boxed = registry.abstract_boxed_variables(config)
+    in_specs = (sharding.partition_specs(boxed, mesh), P(), P("data"))
+    return jax.jit(jax.shard_map(normalized, mesh=mesh, in_specs=in_specs, out_specs=P("data")))
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model, or one with imported weights.
+
+    Attributes:
+        config: of the run, with the number of classes.
+        step: of the checkpoint; 0 for imported weights.
+        variables: {"params": {"conv1": {"kernel": …, "bias": …}, …}, …}, of all columns; averaged
+            parameters where the run has them.
+        mean_image: (side, side, channels of the data), in units of 0…255.
+        class_names: by class number.
+    """
+
+    config: Config
+    step: int
+    variables: Variables
+    mean_image: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters, {"conv1": {"kernel": …, "bias": …}, …}."""
+        return self.variables["params"]
+
+    def make_predict_fn(self, mesh: Mesh) -> Predict:
+        """Return the function from a batch, one view of each image, to log-probabilities."""
+        return self._bind(make_predict_on_mesh(self.config, mesh), mesh)
+
+    def make_features_fn(self, mesh: Mesh) -> Callable[[Batch], tuple[Array, Array]]:
+        """Return the same with the classifier's input; see `make_features_on_mesh`."""
+        return self._bind(make_features_on_mesh(self.config, mesh), mesh)
+
+    def _bind(
+        self, function: Callable[[Variables, Array, Batch], T], mesh: Mesh
+    ) -> Callable[[Batch], T]:
+        mean = jnp.asarray(mean_of(self.mean_image, self.config.data, self.config.model.channels))
+        boxed = registry.abstract_boxed_variables(self.config)
+        variables = jax.device_put(self.variables, sharding.shardings(boxed, mesh))
+        return lambda batch: function(variables, mean, batch)
+
+
+def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
+    """Load the newest readable checkpoint of a run.
+
+    Args:
+        mesh: over which to lay the parameters; None puts all on the first device.
+
+    Raises:
+        InputError: no run, or no checkpoint, there.
+    """
+    workdir = Path(workdir)
+    recorded = read_config(workdir)
+    checkpoints = Checkpoints(workdir)
+
+    def read(step: int) -> TrainedModel:
+        metadata = checkpoints.metadata(step)
+        config = configs.from_json(metadata["config"])
+        # The data may have been moved since.
+        config = configs.with_changes(config, {"data.dir": recorded.data.dir})
+        variables = load_variables(checkpoints, step, config, mesh or sharding.make_data_mesh(1))
+        mean, names = checkpoints.mean(step), tuple(metadata["class_names"])
+        return TrainedModel(config, step, variables, mean, names)
+
+    found = checkpoints.newest(read)
+    checkpoints.close()
+    if found is None:
+        raise InputError(f"--workdir={workdir} has no checkpoint yet; train it first")
+    return found[1]
+
+
+def load_variables(
+    checkpoints: Checkpoints, step: int, config: Config, mesh: Mesh
+) -> dict[str, PyTree]:
+    """Return the variables of a checkpoint to evaluate, laid out on a mesh.
+
+    Args:
+        config: of the checkpoint.
+    """
+    template = dict(sharding.with_shardings(registry.abstract_boxed_variables(config), mesh))
+    return restore_variables(checkpoints, step, template)
+
+
+def restore_variables(
+    checkpoints: Checkpoints, step: int, template: dict[str, PyTree]
+) -> dict[str, PyTree]:
+    """Return the variables of a checkpoint, with averaged parameters where it has them.
+
+    Args:
+        template: "params", and other collections that the model has; abstract, in their places.
+    """
+    wanted = {name: part for name, part in template.items() if jax.tree.leaves(part)}
+    if "ema_params" in checkpoints.metadata(step)["collections"]:
+        wanted["ema_params"] = template["params"]
+    variables: dict[str, PyTree] = checkpoints.variables(step, wanted)
+    averaged = variables.pop("ema_params", None)
+    return variables if averaged is None else {**variables, "params": averaged}
