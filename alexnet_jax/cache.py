@@ -1,4 +1,4 @@
-"""The user's cache folder: packs, and the programs that XLA has compiled."""
+"""The user's cache folder, for packs and for programs compiled by XLA."""
 
 import os
 import shutil
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 2**30  # of compiled programs; the least recently used are deleted first
+MAX_BYTES = 2**30  # size limit of compiled programs; the least recently used are deleted first
 
-# JAX passes every failure of its cache on as a UserWarning whose text holds the exception's name
-# and message; neither an exception, nor a category of its own, nor a callback tells it.
+# JAX reports failures of its cache only as a UserWarning whose text contains the exception's name
+# and message.
 _FAILED = ("Error reading persistent compilation", "Error writing persistent compilation")
 
 
@@ -23,13 +23,13 @@ def directory() -> Path:
 
 
 def keep_compiled() -> None:
-    """Have JAX keep compiled programs on disk, so that a second start does not compile them again.
+    """Make JAX cache compiled programs on disk, so that later runs need not compile them again.
 
-    The key of a program is its text, the compiler, its options and the machine. Processes may
-    share the folder. `replace_damaged` handles failures.
+    The key of a program consists of its text, the compiler, its options and the machine. Several
+    processes may use the folder. `replace_damaged` handles failures.
 
-    With JAX_COMPILATION_CACHE_DIR set, JAX's own cache is used there, with JAX's own messages.
-    JAX_ENABLE_COMPILATION_CACHE=false switches both off.
+    If JAX_COMPILATION_CACHE_DIR is set, JAX uses that folder instead and reports failures itself.
+    JAX_ENABLE_COMPILATION_CACHE=false turns both caches off.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -38,7 +38,7 @@ def keep_compiled() -> None:
     for name, value in (
         ("jax_compilation_cache_dir", str(_compiled())),
         ("jax_compilation_cache_max_size", MAX_BYTES),  # with a limit, JAX locks the folder
-        ("jax_persistent_cache_min_compile_time_secs", 0.0),  # many small programs add up
+        ("jax_persistent_cache_min_compile_time_secs", 0.0),  # there are many small programs
     ):
         if name.upper() not in os.environ:
             jax.config.update(name, value)
@@ -46,11 +46,11 @@ def keep_compiled() -> None:
 
 @contextmanager
 def replace_damaged() -> Iterator[None]:
-    """Within the context, replace a cache of compiled programs that cannot be used.
+    """Within the context, delete the cache of compiled programs if it cannot be used.
 
-    At the first failure of the folder of `keep_compiled`, print one line on stderr, delete the
-    folder, and switch the cache off for this process. JAX would warn of every program, on every
-    start. Other warnings are shown as before.
+    At the first failure of the cache of `keep_compiled`, print one line on stderr, delete the
+    folder, and turn the cache off for this process. Otherwise JAX would warn about every program
+    in every run. Other warnings are shown as usual.
     """
     with warnings.catch_warnings():
         show, replaced = warnings.showwarning, False
@@ -69,23 +69,25 @@ def replace_damaged() -> Iterator[None]:
 
 
 def _compiled() -> Path:
+    """Return the folder of compiled programs."""
     return directory() / "compiled"
 
 
 def _is_used() -> bool:
-    """Return whether JAX's cache is the one of `keep_compiled`, not one of the user's own."""
+    """Return whether JAX uses the cache of `keep_compiled`, and not one that the user has set."""
     import jax
 
     return bool(jax.config.values["jax_compilation_cache_dir"] == str(_compiled()))
 
 
 def _replace(reason: str) -> None:
+    """Turn the cache off and delete it, unless the failure was a timeout."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
-    if "Timeout" not in reason:  # of the lock: the entries are sound
+    if "Timeout" not in reason:  # a timeout of the lock does not mean damage
         shutil.rmtree(_compiled(), ignore_errors=True)
     print(
         f"The compiled programs in {_compiled()} cannot be used ({reason}); compiling anew.",

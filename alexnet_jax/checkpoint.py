@@ -1,4 +1,4 @@
-"""Save and restore training state with orbax, with checksums and one format version."""
+"""Save and restore the training state with orbax, with checksums and a format version."""
 
 import json
 import math
@@ -21,31 +21,31 @@ from alexnet_jax.pytree import PyTree
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 2  # of what is saved; raise it whenever older readers would misread it
-MAX_PARTS = 256  # pieces in which an array is summed, a power of 2
+FORMAT_VERSION = 2  # version of a checkpoint's content; raise it if older readers would misread it
+MAX_PARTS = 256  # number of parts in which an array is summed, a power of 2
 DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint's files are missing, unreadable, or not those that were saved."""
+    """The files of a checkpoint are missing, unreadable, or differ from those that were saved."""
 
 
 class Checkpoints:
     """The checkpoints of a workdir, one per step.
 
-    A checkpoint has four items: "variables", the parameters and what else a model needs to be
-    evaluated; "train_state", the rest of the training state; "mean", the mean image subtracted from
-    inputs; and "metadata", a JSON object with the config and the class names. Together they suffice
-    to continue, to evaluate and to predict. Orbax writes a checkpoint beside its place and moves it
-    there when complete, so that a killed process leaves no incomplete one.
+    A checkpoint has four items: "variables", the parameters and other arrays that evaluation needs;
+    "train_state", the arrays that only training needs; "mean", the mean image of the training
+    split; and "metadata", a JSON object with the config and the class names. Orbax writes a
+    checkpoint to a temporary folder and renames that when it is complete, so that a killed process
+    leaves no incomplete checkpoint.
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
         """Open the checkpoints without reading them.
 
         Args:
-            workdir: the checkpoints are in its folder `checkpoints`.
-            keep: how many of the newest to keep; None opens for reading only.
+            workdir: folder of the run; the checkpoints are in its folder `checkpoints`.
+            keep: number of checkpoints to keep, the newest ones; None opens for reading only.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
@@ -65,16 +65,17 @@ class Checkpoints:
     def save(
         self, step: int, variables: PyTree, train_state: PyTree, mean: np.ndarray, metadata: Json
     ) -> None:
-        """Save in the background; `close` waits for it.
+        """Save a checkpoint in the background; `close` waits until it is complete.
 
         Args:
-            variables: a tree of arrays of 32-bit numbers.
-            train_state: the rest of the training state, another such tree.
-            mean: the mean image, (side, side, channels).
+            step: step of the checkpoint.
+            variables: tree of arrays of 32-bit numbers.
+            train_state: tree of arrays that only training needs, of the same types.
+            mean: mean image, (side, side, channels).
             metadata: a JSON object.
 
         Raises:
-            InputError: the disk is full, now or while the step before was saved.
+            InputError: the disk is full, or was full while the previous checkpoint was saved.
         """
         trees = {"variables": variables, "train_state": train_state, "mean": {"image": mean}}
         content = {
@@ -96,7 +97,7 @@ class Checkpoints:
 
         Raises:
             InputError: the checkpoint has another format version.
-            DamagedCheckpointError: the object cannot be read, or is not the one that was saved.
+            DamagedCheckpointError: the object cannot be read, or differs from what was saved.
         """
         path = self._path(step)
         if (path / "about").exists() and not (path / "metadata").exists():  # before version 2
@@ -111,35 +112,40 @@ class Checkpoints:
         return content
 
     def mean(self, step: int) -> np.ndarray:
-        """Return the mean image saved at a step, (side, side, channels); errors as `variables`."""
+        """Return the mean image saved at a step, (side, side, channels).
+
+        Raises:
+            InputError, DamagedCheckpointError: see `variables`.
+        """
         return np.asarray(self._restore(step, "mean", None)["image"])
 
     def variables(self, step: int, template: PyTree) -> PyTree:
         """Return the variables saved at a step, with the shardings of a template.
 
         Args:
-            template: a tree of `jax.ShapeDtypeStruct`, so that nothing is in memory twice. Its
-                mesh need not be the one that saved.
+            step: step of the checkpoint.
+            template: tree of `jax.ShapeDtypeStruct` with shardings, on any mesh.
 
         Raises:
             InputError: the checkpoint has another format version, or other arrays than the
                 template.
-            DamagedCheckpointError: the files cannot be read, or are not those that were saved.
+            DamagedCheckpointError: files cannot be read, or differ from those that were saved.
         """
         return self._restore(step, "variables", template)
 
     def train_state(self, step: int, template: PyTree) -> PyTree:
-        """Return the rest of the training state saved at a step, as `variables` does."""
+        """Return the arrays that only training needs, saved at a step; see `variables`."""
         return self._restore(step, "train_state", template)
 
     def _restore(self, step: int, item: str, template: PyTree) -> PyTree:
+        """Return an item after a check of its shapes and checksums; see `variables`."""
         metadata, prefix = self.metadata(step), f"['{item}']"
         shapes, sums = (
             {name: value for name, value in metadata[kind].items() if name.startswith(prefix)}
             for kind in ("shapes", "checksums")
         )
         if template is not None:
-            # Orbax raises the same for a template that does not fit as for damaged files.
+            # Checked here, since orbax raises the same exceptions for damaged files.
             for name, *pair in differences(shapes, _shapes({item: template})):
                 saved, wanted = ("nothing" if shape is None else shape for shape in pair)
                 raise InputError(
@@ -154,31 +160,32 @@ class Checkpoints:
         return tree
 
     def _read_item(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> PyTree:
-        """Return an item as orbax reads it; raise DamagedCheckpointError where it cannot."""
+        """Return an item as orbax reads it; raise DamagedCheckpointError if it cannot."""
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
         except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
-            raise  # of the machine, not of the files
-        except Exception as error:  # orbax lets everything through, and raises `Exception` itself
+            raise  # caused by the machine, not by the files
+        except Exception as error:  # for damaged files, orbax raises exceptions of many types
             reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
             raise DamagedCheckpointError(f"{type(error).__name__}: {reason}") from error
 
     def newest(self, read: Callable[[int], T]) -> tuple[int, T] | None:
-        """Return the newest step that can be read and what `read` returns for it.
+        """Return the newest step that can be read, and the result of `read` for it.
 
-        A damaged checkpoint is reported on stderr, and the one before it is tried. With several
-        processes, one may meet damage while the others wait for it in the middle of reading:
-        then all end, and leave the search to a process started alone.
+        A damaged checkpoint is reported on stderr, and the previous one is tried. With several
+        processes a damaged checkpoint is an error, since one process may find the damage while
+        the others wait for it. A process that is started alone can search for an older checkpoint.
 
         Args:
-            read: calls `variables`, `train_state`, `mean` or `metadata` with the step it is given.
+            read: function from a step, which calls `variables`, `train_state`, `mean` or
+                `metadata` with that step.
 
         Returns:
-            None if there is no checkpoint.
+            The step and the result; None if there is no checkpoint.
 
         Raises:
-            InputError: every checkpoint is damaged, or with several processes the newest; or
-                what the methods above raise.
+            InputError: all checkpoints are damaged, or with several processes the newest one is;
+                or `read` raises it.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -200,23 +207,23 @@ class Checkpoints:
         return None
 
     def set_aside_after(self, step: int) -> None:
-        """Rename the damaged checkpoints newer than a step, so that theirs can be saved anew."""
+        """Rename the damaged checkpoints after a step, so that their steps can be saved again."""
         for newer in self.steps():
             if newer > step:
                 self._path(newer).rename(_unused(self.directory / f"damaged_step_{newer}"))
         self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
-        """Return this; leaving the context closes it."""
+        """Return the checkpoints, which leaving the context closes."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close, unless an exception may have left another process that closing waits for."""
+        """Close, unless there was an exception and closing might wait for other processes."""
         if kind is None or jax.process_count() == 1:
             self.close()
 
     def close(self) -> None:
-        """Wait for what is being saved.
+        """Wait until the last checkpoint is saved.
 
         Raises:
             InputError: the disk is full.
@@ -226,9 +233,11 @@ class Checkpoints:
         self._manager.close()
 
     def _path(self, step: int) -> Path:
+        """Return the folder of a checkpoint."""
         return self.directory / f"step_{step}"
 
     def _other_version(self, step: int, which: str) -> InputError:
+        """Return the error for a checkpoint of another format version."""
         return InputError(
             f"checkpoint {self._path(step)} was made by {which} version of alexnet_jax, whose "
             "checkpoints this version cannot read; train again in another --workdir"
@@ -236,6 +245,7 @@ class Checkpoints:
 
 
 def _unused(path: Path) -> Path:
+    """Return a path that does not exist, with a number appended if necessary."""
     number = 0
     while path.exists():
         number += 1
@@ -244,34 +254,35 @@ def _unused(path: Path) -> Path:
 
 
 def _crc32(content: object) -> int:
+    """Return the checksum of a JSON value."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _shapes(tree: PyTree) -> dict[str, list[int]]:
-    """Return the shape of every array of a tree, by its path."""
+    """Return the shapes of the arrays of a tree by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): [*leaf.shape] for path, leaf in leaves}
 
 
 @jax.jit
 def _sums(tree: PyTree) -> PyTree:
-    """Replace every array of a tree by a checksum.
+    """Return a tree of the checksums of the arrays of a tree.
 
-    The checksum is the sum of the array's words times odd weights, modulo 2^32. Integer sums do
-    not depend on the order, hence not on the mesh; a changed byte changes the sum. An array is
-    read in pieces, along an axis that is never split between devices (the first one is, in
-    kernels), so that no copy of it is made.
+    A checksum is the sum of the array's 32-bit words multiplied by odd weights, modulo 2^32. A
+    changed byte changes the sum. Sums of integers do not depend on the order, and so not on the
+    mesh. An array is read in parts along an axis that is never split over devices (the first axis
+    of kernels is), which avoids a copy of it.
     """
 
-    def one(array: Array) -> Array:
+    def checksum(array: Array) -> Array:
         first, width = (array.shape[0], array.shape[-1]) if array.ndim > 1 else (1, array.size)
         array = array.reshape(first, -1, width)
         parts = math.gcd(array.shape[1], MAX_PARTS)
         part = (first, array.shape[1] // parts, width)
         a, b, c = (jax.lax.broadcasted_iota(jnp.uint32, part, axis) for axis in range(3))
 
-        def add(number: Array, total: Array) -> Array:
-            begin = number * part[1]
+        def add(index: Array, total: Array) -> Array:
+            begin = index * part[1]
             values = jax.lax.dynamic_slice_in_dim(array, begin, part[1], axis=1)
             words = jax.lax.bitcast_convert_type(values, jnp.uint32)
             position = (a * array.shape[1] + begin + b) * width + c
@@ -280,10 +291,10 @@ def _sums(tree: PyTree) -> PyTree:
         zeros = jnp.zeros(part, jnp.uint32)
         return jnp.sum(jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(parts), add, zeros))
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(checksum, tree)
 
 
 def _checksums(tree: PyTree) -> dict[str, int]:
-    """Return the checksum of every array of a tree of 32-bit arrays, by its path."""
+    """Return the checksums of a tree's arrays, of 32-bit numbers, by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(_sums(tree))
     return {jax.tree_util.keystr(path): int(value) for path, value in leaves}

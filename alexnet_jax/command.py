@@ -1,4 +1,4 @@
-"""Flags, help, exit statuses and error messages of every command."""
+"""Common parts of all commands: flags, help, exit statuses and error messages."""
 
 import errno
 import os
@@ -12,13 +12,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax import cache, fields
-from alexnet_jax import config as configs
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, validated
 from alexnet_jax.errors import DivergedError, InputError, print_error
 
 FLAGS = flags.FLAGS
 
-# Otherwise TensorFlow, which only reads data here, reports its CPU kernels at every start.
+# Keep TensorFlow, which is used only to read data, from printing its CPU features at every start.
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
@@ -27,27 +26,27 @@ def define_config(*, required: bool = True) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "Config file and variant, as configs/alexnet.py:sample (the head of the file lists its "
-        "variants); --config.FIELD=VALUE overrides a field.",
+        "Config file and variant, such as configs/alexnet.py:sample (the docstring of the file "
+        "lists the variants); --config.FIELD=VALUE overrides a field.",
     )
     if required:
         flags.mark_flag_as_required("config")  # type: ignore[no-untyped-call]
 
 
 def validated_config() -> Config:
-    """Return the config that --config and --config.FIELD make, checked and sealed.
+    """Return the config given by --config and --config.FIELD, checked and sealed.
 
     Raises:
-        InputError: it makes no sense.
+        InputError: the config is not valid.
     """
-    return configs.validated(FLAGS.config)
+    return validated(FLAGS.config)
 
 
 def load_config(file: str) -> Config:
-    """Return the config of FILE[:VARIANT] as the file makes it, neither checked nor sealed.
+    """Return the config of FILE[:VARIANT], neither checked nor sealed.
 
     Raises:
-        InputError: its get_config returns something else.
+        InputError: get_config of the file does not return a Config.
     """
     path, _, variant = file.partition(":")
     get_config = runpy.run_path(path)["get_config"]
@@ -55,11 +54,11 @@ def load_config(file: str) -> Config:
 
 
 def _expect_config(config: object, file: str) -> Config:
-    """Return what get_config of a config file has returned.
+    """Return the result of a file's get_config after a check of its type.
 
     Raises:
-        InputError: it is no Config.
-        OSError: it stands for a file that cannot be read.
+        InputError: it is not a Config.
+        OSError: the file cannot be read, for which ml_collections returns a placeholder.
     """
     getattr(config, "seed", None)  # ml_collections raises OSError only when a field is read
     if not isinstance(config, Config):
@@ -71,17 +70,17 @@ def _expect_config(config: object, file: str) -> Config:
 
 
 def define_processes() -> None:
-    """Define the flags that `distributed` reads to make several processes one run."""
+    """Define the flags of `distributed` for runs with several processes."""
     flags.DEFINE_bool(
         "distributed",
         False,
-        "Run as one of the processes that SLURM, Open MPI or Cloud TPU have started.",
+        "Run as one of several processes started by SLURM, Open MPI or on Cloud TPU.",
     )
     flags.DEFINE_string(
-        "coordinator_address", None, "HOST:PORT of process 0, where nothing else tells it."
+        "coordinator_address", None, "HOST:PORT of process 0, if it cannot be detected."
     )
-    flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
 
 
 def given_config() -> tuple[str, dict[str, object]]:
@@ -91,10 +90,10 @@ def given_config() -> tuple[str, dict[str, object]]:
 
 
 def default_workdir() -> str:
-    """Return the workdir of a config: runs/alexnet-sample for configs/alexnet.py:sample.
+    """Return the default workdir, such as runs/alexnet-sample for configs/alexnet.py:sample.
 
-    Commas between a variant's words become hyphens, since commands split --workdir at commas; so
-    do slashes, where the variant is a folder.
+    Commas in the variant are replaced by hyphens, since evaluate splits --workdir at commas;
+    slashes are replaced, too, if the variant is a path.
     """
     path, _, variant = given_config()[0].partition(":")
     words = [Path(path).stem, *re.split("[,/]", variant)]
@@ -102,10 +101,10 @@ def default_workdir() -> str:
 
 
 def make_folder(output: str | Path) -> Path:
-    """Make the folder of --output if it is missing, and return it.
+    """Create the folder of --output if it does not exist, and return its path.
 
     Raises:
-        InputError: it cannot be made, or written to.
+        InputError: the folder cannot be created or written to.
     """
     path = Path(output)
     try:
@@ -142,10 +141,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except DivergedError as error:
         print_error(str(error))
         status = 3
-    except KeyboardInterrupt:  # while training, train.py takes it and saves first
+    except KeyboardInterrupt:  # while training, train.py handles SIGINT and saves first
         print_error("interrupted")
         status = 130
-    except BrokenPipeError:  # the reader has gone, as in `… | head`; nothing left to tell it
+    except BrokenPipeError:  # the reader of stdout has closed it, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     sys.exit(status)
@@ -154,12 +153,12 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     """Parse the flags and return the other arguments."""
     try:
-        rest = FLAGS(arguments)[1:]
+        positional = FLAGS(arguments)[1:]
         if "config" in FLAGS and FLAGS["config"].present:
             _expect_config(FLAGS.config, config_flags.get_config_filename(FLAGS["config"]))
     except flags.Error as error:
         if "Traceback (most recent call last)" in str(error):
-            raise  # absl wraps a TypeError or ValueError that a config file raises: its defect
+            raise  # absl wraps a TypeError or ValueError raised by a config file, which is a defect
         last = str(error).strip().splitlines()[-1]
         if missing := re.match(r"flag --(\w+)=None", last):
             last = f"--{missing[1]} is missing"
@@ -174,16 +173,16 @@ def _parse(arguments: list[str]) -> list[str]:
         if message is None:
             raise
         raise InputError(message) from None
-    if rest and "config" in FLAGS:
-        raise InputError(f"unexpected arguments: {' '.join(rest)} (--help lists the flags)")
-    return rest
+    if positional and "config" in FLAGS:
+        raise InputError(f"unexpected arguments: {' '.join(positional)} (--help lists the flags)")
+    return positional
 
 
 def _unknown_field(arguments: list[str]) -> str | None:
     """Return the message for the first --config.FIELD that the config does not have.
 
     Args:
-        arguments: values follow their flags after "=" or as the next argument.
+        arguments: command line, in which values follow flags after "=" or as next argument.
     """
     flags_and_values = zip(arguments, [*arguments[1:], ""], strict=True)
     files = [
@@ -200,10 +199,10 @@ def _unknown_field(arguments: list[str]) -> str | None:
 
 
 def _help() -> str:
-    """Return the main module's docstring, its flags and those of this package."""
+    """Return the docstring of the main module, and its flags and those of this package."""
     main = sys.modules["__main__"]
-    packages = (__package__, "experiments")  # not absl's
+    packages = (__package__, "experiments")  # omit the flags of absl
     modules = FLAGS.flags_by_module_dict()
-    ours = [name for name in modules if name == sys.argv[0] or name.split(".")[0] in packages]
-    listed = [FLAGS.module_help(name).split(":\n", 1)[1].rstrip() for name in ours]
+    names = [name for name in modules if name == sys.argv[0] or name.split(".")[0] in packages]
+    listed = [FLAGS.module_help(name).split(":\n", 1)[1].rstrip() for name in names]
     return "\n".join([(main.__doc__ or "").strip(), "\nflags:", *listed])

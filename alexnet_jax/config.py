@@ -1,8 +1,8 @@
-"""The config of a run: frozen, validated dataclasses.
+"""The config of a run: dataclasses that are validated and then read-only.
 
-A config file's `get_config(variant)` returns a `Config`, whose fields the flags
---config.FIELD=VALUE override. `validated` checks all of it and seals it; the program works on
-sealed configs. The defaults are those of the paper, whose section stands beside a field.
+The function `get_config(variant)` of a config file returns a `Config`, whose fields the flags
+--config.FIELD=VALUE override. `validated` checks the config and seals it; the program works on
+sealed configs only. The defaults are those of the paper; the attributes name its sections.
 """
 
 import json
@@ -27,32 +27,41 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 
 @dataclass
 class DataConfig(Section):
-    """Where images come from, how they are prepared, and what is drawn at random.
+    """The data set, its preparation and the augmentation.
 
     Attributes:
-        name: sample, folder, idx, or a data set of TensorFlow Datasets.
-        dir: of the source: TensorFlow Datasets' data_dir, a folder, IDX files.
-        pack_dir: where the prepared pack lies; "" is a cache folder.
-        image_size: pixels of the shorter side, of which the central square is taken (section 2).
-        resize: "crop" as above; "squash" scales each side to image_size, as for Caffe's weights.
-        jpeg_quality, jpeg_subsampling: of packs of images too large to be kept raw.
-        max_bad_share: unreadable images, as a share of a split, above which preparation stops.
-        validation_share: of the training images, where a source has no validation split.
-        test_share: of a folder without splits.
-        split_seed: of the choice of images that are held out.
-        crop: pixels a side of what the model sees (section 4.1).
-        random_crop, flip: while training; False takes the center, and never mirrors.
-        crop_chunk: how many consecutive images share a crop and a flip.
-        lighting: "paper" (section 4.1); "source2012" scales by standard deviations; "none".
-        lighting_std: of its coefficients (section 4.1).
-        lighting_divisor: of the pixels, as long as there is lighting.
-        lighting_end: epoch, counted from 1, at whose start lighting ends; 0 for never.
-        mean: what is subtracted: "image", per pixel, under the crop (section 2); its "center";
-            the mean of each "channel"; what is "given"; "none".
-        given_mean: of mean "given": one number a channel (R, G, B).
-        scale: factor of the inputs after the mean is subtracted.
-        std: divisor of the inputs: one number, or one a channel (R, G, B).
-        channel_order: of the inputs, "rgb"; "bgr" for Caffe's weights.
+        name: "sample", "folder", "idx", or the name of a set in TensorFlow Datasets.
+        dir: folder of the source: the data_dir of TensorFlow Datasets, a folder of class folders,
+            or a folder of IDX files.
+        pack_dir: folder of the prepared images; "" selects one in the user's cache.
+        image_size: length in pixels to which the shorter side of an image is scaled, before its
+            central square is cut out (section 2).
+        resize: "crop" scales as above; "squash" scales both sides to image_size, as Caffe's
+            published weights need.
+        jpeg_quality, jpeg_subsampling: encoding of prepared images that are too large to be
+            stored as raw pixels.
+        max_bad_share: share of unreadable images in a split above which preparation stops.
+        validation_share: share of the training images that become the validation split, if the
+            source has none.
+        test_share: share of the training images that become the test split, if the source has
+            neither a validation nor a test split.
+        split_seed: seed that selects the images of those splits.
+        crop: side of the model's input in pixels (section 4.1).
+        random_crop: draw the position of each training crop; False takes the center.
+        flip: mirror training crops at random.
+        crop_chunk: number of consecutive training images that share a crop position and a flip.
+        lighting: "paper" adds the color noise of section 4.1; "source2012" scales it by standard
+            deviations in place of eigenvalues; "none" adds none.
+        lighting_std: standard deviation of the lighting coefficients α (section 4.1).
+        lighting_divisor: divisor of the pixels while lighting is on.
+        lighting_end: epoch, counted from 1, at whose start lighting is turned off; 0 for never.
+        mean: mean to subtract: "image" subtracts the mean image at the position of the crop
+            (section 2), "center" its central crop, "channel" the mean of each channel, "given"
+            the numbers in `given_mean`, "none" nothing.
+        given_mean: one number per channel (R, G, B), used if mean is "given".
+        scale: factor by which inputs are multiplied after the mean is subtracted.
+        std: divisor of the inputs, one number or one per channel (R, G, B).
+        channel_order: order of the model's input channels, "rgb", or "bgr" for Caffe's weights.
     """
 
     name: str = "imagenet2012"
@@ -86,11 +95,11 @@ class OptimizerConfig(Section):
     """The update rule (section 5).
 
     Attributes:
-        momentum: share of the last update that is kept.
-        weight_decay: of all parameters, times the factors of `decay_multipliers`.
-        decay_multipliers: (pattern, factor) for parameters whose path, such as "conv1/bias", the
-            regular expression matches as a whole; the paper has none, its program
-            ((".*/bias", 0.0),).
+        momentum: factor by which the last update enters the next one.
+        weight_decay: decay of every parameter, multiplied by the factors in `decay_multipliers`.
+        decay_multipliers: pairs (pattern, factor). The factor applies to parameters whose path,
+            such as "conv1/bias", fully matches the regular expression. The paper has no
+            multipliers; the 2012 program has ((".*/bias", 0.0),).
     """
 
     momentum: float = 0.9
@@ -103,16 +112,17 @@ class ScheduleConfig(Section):
     """The learning rate over time (section 5).
 
     Attributes:
-        rule: "epochs" divides it at the start of `drop_epochs`; "plateau" when the validation
-            error stops improving.
-        factor: of a drop: "divide the learning rate by 10".
-        drop_epochs: counted from 1, as in the logs of the 2012 program, whose they are, rounded.
-        patience: of rule "plateau": validations without a lower error.
-        drops: of rule "plateau": at most.
-        multipliers: (pattern, epoch, factor): from that epoch on, counted from 1 and not
-            necessarily whole, the rate of the parameters whose path, such as "fc8/kernel", the
-            regular expression matches as a whole is multiplied by the factor, until the next
-            entry of the same pattern. (("fc8/.*", 1, 10.0),) lets a new fc8 learn faster.
+        rule: "epochs" drops the rate at the start of each epoch in `drop_epochs`; "plateau"
+            drops it when the validation error stops improving.
+        factor: factor of the rate at a drop ("divide the learning rate by 10").
+        drop_epochs: epochs of the drops, counted from 1; by default those in the logs of the
+            2012 program, rounded.
+        patience: number of validations without a lower error before a drop by rule "plateau".
+        drops: largest number of drops by rule "plateau".
+        multipliers: triples (pattern, epoch, factor). From that epoch on, counted from 1 and
+            possibly fractional, the factor multiplies the rate of parameters whose path, such as
+            "fc8/kernel", fully matches the regular expression, until the next entry with the
+            same pattern. (("fc8/.*", 1, 10.0),) lets a new fc8 learn faster.
     """
 
     rule: str = "epochs"
@@ -128,8 +138,8 @@ class ParallelConfig(Section):
     """The layout on devices.
 
     Attributes:
-        columns: devices that share the columns of the model; 2 in the paper.
-        data: such groups of devices, which share the batch.
+        columns: number of devices over which the columns of the model are split; 2 in the paper.
+        data: number of such groups of devices, over which the batch is split.
         scheme: "columns" (section 3.5) or "one_weird_trick" (Krizhevsky 2014).
     """
 
@@ -140,21 +150,26 @@ class ParallelConfig(Section):
 
 @dataclass
 class Config(Section):
-    """All of a run.
+    """The complete config of a run.
 
     Attributes:
-        seed: of initial values and every random draw.
-        init_from: the workdir of a run whose parameters to start from; "" for none.
-        init_layers: which of its layers to take; () takes all whose shapes fit.
-        batch_size: images in a step, of all devices together (section 5).
-        epochs: "roughly 90 cycles through the training set" (section 5).
-        max_steps: stop earlier; 0 for no limit.
-        learning_rate: the first (section 5).
-        compute_dtype: of the arithmetic, "float32" or "bfloat16"; parameters stay float32.
-        evaluate_every: epochs between two evaluations on the validation split.
-        checkpoint_every: steps.
-        keep_checkpoints: the newest that are kept.
-        log_every: steps.
+        seed: seed of the initial parameters and of all random draws.
+        init_from: workdir of a run whose parameters to start from; "" for none.
+        init_layers: names of the layers to take from that run; () takes all whose shapes fit.
+        batch_size: number of images in a step, over all devices (section 5).
+        epochs: number of passes through the training images, "roughly 90" (section 5).
+        max_steps: step after which training ends before that; 0 for no limit.
+        learning_rate: initial learning rate (section 5).
+        compute_dtype: type of the arithmetic, "float32" or "bfloat16"; parameters are float32.
+        evaluate_every: number of epochs between two evaluations on the validation split.
+        checkpoint_every: number of steps between two checkpoints.
+        keep_checkpoints: number of checkpoints to keep, the newest ones.
+        log_every: number of steps between two records of the training metrics.
+        optimizer: the update rule.
+        schedule: the learning rate over time.
+        parallel: the layout on devices.
+        data: the data set, its preparation and the augmentation.
+        model: the model, a subclass of `ModelConfig`.
     """
 
     seed: int = 0
@@ -177,10 +192,10 @@ class Config(Section):
 
 
 def validated(config: Config) -> Config:
-    """Check a config, all that can be checked without devices and data, and seal it.
+    """Check all of a config that can be checked without devices and data, and seal it.
 
     Raises:
-        InputError: a value of another type than its field's, or one that makes no sense.
+        InputError: a value has another type than its field, or is out of range.
     """
     fields.sealed(config)
     _check_numbers(config)
@@ -192,43 +207,59 @@ def validated(config: Config) -> Config:
     return config
 
 
-def to_json(config: Config) -> fields.Json:
-    """Return the config as what `json.dumps` takes."""
+def config_to_json(config: Config) -> fields.Json:
+    """Return the config as a JSON object."""
     content: fields.Json = fields.to_json(config)
     return content
 
 
-def from_json(content: object) -> Config:
-    """Return the validated config that `to_json` made the content from.
+def config_from_json(content: object) -> Config:
+    """Return the validated config that a JSON object from `config_to_json` describes.
 
     Raises:
-        InputError: it is not the content of a config.
+        InputError: the content is not that of a config.
     """
     return validated(fields.from_json(Config, content))
 
 
 def with_changes(config: Config, changes: dict[str, Any]) -> Config:
-    """Return a validated copy with some fields changed, by path, as {"data.crop": 227}.
+    """Return a validated copy with some fields changed.
+
+    Args:
+        changes: new values by the path of their field, such as {"data.crop": 227}.
 
     Raises:
-        InputError: the changed config makes no sense.
+        InputError: the changed config is not valid.
     """
     return validated(fields.replace(config, changes))
 
 
-def dumps(config: Config) -> str:
+def config_to_text(config: Config) -> str:
     """Return the config as JSON text, the same for equal configs."""
-    return json.dumps(to_json(config))
+    return json.dumps(config_to_json(config))
+
+
+def sequential_model(config: Config) -> SequentialConfig:
+    """Return the config of a sequential model.
+
+    Raises:
+        InputError: the model is not sequential.
+    """
+    if not isinstance(config.model, SequentialConfig):
+        raise InputError(
+            f"the model is a {type(config.model).__name__}; expected a sequential model"
+        )
+    return config.model
 
 
 def _check_numbers(config: Config) -> None:
-    """Check the limits of single numbers."""
+    """Check that every number is in its range."""
     data, optimizer, schedule = config.data, config.optimizer, config.schedule
     counts = ("batch_size", "epochs", "log_every", "checkpoint_every", "evaluate_every")
     for name in (*counts, "keep_checkpoints"):
         _check_value(name, getattr(config, name), "at least 1", getattr(config, name) >= 1)
     momentum, decay, factor = optimizer.momentum, optimizer.weight_decay, schedule.factor
-    for name, value, expected, right in (
+    for name, value, expected, is_valid in (
         ("max_steps", config.max_steps, "0 for no limit, or more", config.max_steps >= 0),
         ("learning_rate", config.learning_rate, "more than 0", config.learning_rate > 0),
         ("optimizer.momentum", momentum, "from 0 to below 1", 0 <= momentum < 1),
@@ -246,22 +277,23 @@ def _check_numbers(config: Config) -> None:
             "data.validation_share",
             data.validation_share,
             "in [0, 1)",
-            _share(data.validation_share),
+            _is_share(data.validation_share),
         ),
-        ("data.test_share", data.test_share, "in [0, 1)", _share(data.test_share)),
+        ("data.test_share", data.test_share, "in [0, 1)", _is_share(data.test_share)),
         ("data.crop_chunk", data.crop_chunk, "1 or more", data.crop_chunk >= 1),
         ("data.lighting_divisor", data.lighting_divisor, "1 or more", data.lighting_divisor >= 1),
         ("data.lighting_end", data.lighting_end, "0 or more", data.lighting_end >= 0),
     ):
-        _check_value(name, value, expected, right)
+        _check_value(name, value, expected, is_valid)
 
 
-def _share(value: float) -> bool:
+def _is_share(value: float) -> bool:
+    """Return whether a number is at least 0 and below 1."""
     return 0 <= value < 1
 
 
 def _check_words(config: Config) -> None:
-    """Check fields that take one of several words."""
+    """Check fields whose value is one of a list of words."""
     data = config.data
     for name, value, words in (
         ("compute_dtype", config.compute_dtype, COMPUTE_DTYPES),
@@ -277,7 +309,7 @@ def _check_words(config: Config) -> None:
 
 
 def _check_patterns(config: Config) -> None:
-    """Check the patterns of parameters; that they match some is checked with the parameters."""
+    """Check the patterns and factors of multipliers; `schedules.check_patterns` matches them."""
     optimizer, schedule = config.optimizer, config.schedule
     for name, entries in (
         ("optimizer.decay_multipliers", optimizer.decay_multipliers),
@@ -296,7 +328,7 @@ def _check_patterns(config: Config) -> None:
 
 
 def _check_data(config: Config) -> None:
-    """Check what `data` says of channels against the model's."""
+    """Check the fields of `data` that have one value per channel against the model's channels."""
     data, channels = config.data, config.model.channels
     if len(data.given_mean) != (channels if data.mean == "given" else 0):
         raise InputError(
@@ -336,6 +368,7 @@ def _check_parallel(config: Config) -> None:
         )
 
 
-def _check_value(name: str, value: object, expected: str, right: bool) -> None:
-    if not right:
+def _check_value(name: str, value: object, expected: str, is_valid: bool) -> None:
+    """Raise InputError unless a value is valid."""
+    if not is_valid:
         raise InputError(f"{name}={value}; expected {expected}")

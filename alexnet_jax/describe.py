@@ -1,11 +1,11 @@
-"""Print the layers of a config's model, and what its devices exchange.
+"""Print the layers of a config's model, and the communication between its devices.
 
     python -m alexnet_jax.describe --config=configs/alexnet.py [--json]
     python -m alexnet_jax.describe --config=… --config.parallel.columns=2 --config.parallel.data=D
 
-The first table has shapes (of all columns together), parameters and multiply-adds. With more
-than one device a second one lists every exchange of a training step, read from the program as it
-is compiled for a mesh of simulated devices. Nothing is trained and no data is read.
+The first table lists the output shape (over all columns), the parameters and the multiply-adds of
+each layer. With more than one device, a second table lists the collectives of a training step,
+which is compiled for a mesh of simulated devices. Nothing is trained and no data is read.
 """
 
 import json
@@ -16,39 +16,43 @@ import jax
 from absl import flags
 
 from alexnet_jax import command, sharding
-from alexnet_jax import config as configs
-from alexnet_jax.analysis.collectives import Collective, collectives, confirm, lower_train_step
+from alexnet_jax.analysis.collectives import (
+    Collective,
+    check_compiled,
+    list_collectives,
+    lower_train_step,
+)
 from alexnet_jax.analysis.summary import LayerSummary, summarize
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.sources import NUM_CLASSES
 from alexnet_jax.errors import InputError
 
 EXPLANATION = """\
-Bytes are those that one device receives. "least" is the smaller of gathering a layer's inputs and
-of scattering the sums of its outputs. Along an axis of one device nothing is exchanged."""
+Bytes are those that one device receives. "least" is the smaller of two numbers: for gathering the
+inputs of a layer, and for scattering the sums of its outputs. Axes with one device are omitted."""
 LOGITS = """
-At the logits an all-reduce is twice the least, but every device can then compute the loss itself,
-and nothing is gathered on the way back; both ways together the sums are the same."""
+The all-reduce of the logits takes twice the least, but it lets every device compute the loss and
+avoids a gather in the backward pass, so the total over both passes is the same."""
 
 
 def with_classes(config: Config) -> Config:
-    """Return the config with a number of classes, the data's where it has none.
+    """Return the config with the number of classes of its data set, unless it states one.
 
     Raises:
-        InputError: the number is known only when the data are read.
+        InputError: the data set must be read to know its number of classes.
     """
     if config.model.num_classes:
         return config
     if config.data.name not in NUM_CLASSES:
         raise InputError(
-            f"how many classes {config.data.name} has is known only when it is read; "
+            f"the number of classes of {config.data.name} is known only when it is read; "
             "give the number with --config.model.num_classes"
         )
-    return configs.with_changes(config, {"model.num_classes": NUM_CLASSES[config.data.name]})
+    return with_changes(config, {"model.num_classes": NUM_CLASSES[config.data.name]})
 
 
-def format_table(rows: list[LayerSummary]) -> str:
-    """Return the rows as text, with their totals."""
+def format_layers(rows: list[LayerSummary]) -> str:
+    """Return a table of the layers with their totals as text."""
     parameters, multiply_adds = (
         sum(r.parameters for r in rows),
         sum(r.multiply_adds for r in rows),
@@ -62,35 +66,42 @@ def format_table(rows: list[LayerSummary]) -> str:
 
 
 def find_collectives(config: Config) -> list[Collective]:
-    """Return the collectives of a training step on the config's mesh, confirmed after compiling."""
+    """Return the collectives of a training step on the config's mesh, checked by compiling it."""
     mesh = sharding.make_mesh(config.parallel)
     lowered = lower_train_step(config, mesh)
-    found = collectives(lowered, config, mesh)
-    confirm(found, lowered.compile(), mesh)
+    found = list_collectives(lowered, config, mesh)
+    check_compiled(found, lowered.compile(), mesh)
     return found
 
 
 def format_collectives(found: list[Collective], batch_size: int) -> str:
-    """Return the exchanges as text; those of one layer, kind, axis and direction as one row."""
+    """Return a table of the collectives as text.
+
+    Collectives of the same layer, direction, kind, axis and type are added in one row.
+
+    Args:
+        found: the collectives.
+        batch_size: number of images in a group of devices that shares the columns.
+    """
     rows: dict[tuple[str, ...], list[Collective]] = {}
-    for one in found:
-        key = (one.layer, one.direction, one.kind, one.axis, one.dtype)
-        rows.setdefault(key, []).append(one)
+    for item in found:
+        key = (item.layer, item.direction, item.kind, item.axis, item.dtype)
+        rows.setdefault(key, []).append(item)
     lines = [
         f"{'feeds':<8}{'direction':<11}{'kind':<16}{'axis':<13}{'type':<6}"
         f"{'bytes a step':>14}{'bytes an image':>16}{'least':>14}{'ratio':>7}"
     ]
-    for (layer, direction, kind, axis, dtype), ones in rows.items():
-        size = sum(one.bytes for one in ones)
-        least = sum(one.minimum for one in ones)
+    for (layer, direction, kind, axis, dtype), items in rows.items():
+        size = sum(item.bytes for item in items)
+        least = sum(item.minimum for item in items)
         ratio = f"{size / least:.2f}" if least else "∞"
         image = f"{size / batch_size:,.0f}" if axis == "column" else ""
         lines.append(
             f"{layer:<8}{direction:<11}{kind:<16}{axis:<13}{dtype:<6}"
             f"{size:>14,}{image:>16}{least:>14,}{ratio:>7}"
         )
-    twice = any((one.layer, one.kind) == ("logits", "all_reduce") for one in found)
-    return "\n".join([*lines, "", EXPLANATION + (LOGITS if twice else "")])
+    reduces_logits = any((item.layer, item.kind) == ("logits", "all_reduce") for item in found)
+    return "\n".join([*lines, "", EXPLANATION + (LOGITS if reduces_logits else "")])
 
 
 def main(_: list[str]) -> None:
@@ -110,10 +121,10 @@ def main(_: list[str]) -> None:
             "parameters": sum(row.parameters for row in rows),
         }
         if devices > 1:
-            described["collectives"] = [asdict(one) for one in found]
+            described["collectives"] = [asdict(item) for item in found]
         print(json.dumps(described))
         return
-    print(format_table(rows))
+    print(format_layers(rows))
     if found:
         print()
         print(format_collectives(found, config.batch_size // config.parallel.data))
@@ -121,5 +132,5 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     command.define_config()
-    flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
+    flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
     command.run(main)

@@ -1,21 +1,21 @@
-"""Watch training: its speed, and whether it makes progress."""
+"""Diagnostics of training: detection of a constant loss, and the speed."""
 
 import math
 import time
 
 
 class ConstantLossDetector:
-    """Detect a loss that stays at ln(classes), that of uniform predictions."""
+    """Detect a loss that stays at ln(classes), the loss of uniform predictions."""
 
     def __init__(self, classes: int, steps_per_epoch: float) -> None:
-        """Wait for five epochs, or 2,000 steps if that is less, before warning."""
+        """Set the patience to five epochs or 2,000 steps, whichever is less."""
         self.uniform_loss = math.log(classes)
         self.patience = min(2000, 5 * steps_per_epoch)
         self.since: int | None = None
         self.has_warned = False
 
     def observe(self, step: int, loss: float) -> str | None:
-        """Return a warning, once, when the loss has stayed within 1 % of ln(classes) too long."""
+        """Return a warning, once, if the loss has stayed within 1 % of ln(classes) for too long."""
         if abs(loss - self.uniform_loss) > 0.01 * self.uniform_loss:
             self.since = None
         elif self.since is None:
@@ -33,14 +33,10 @@ class ConstantLossDetector:
 
 
 class StepTimer:
-    """Measure images per second of training, without the pauses between steps.
-
-    Args:
-        step: after which the first one begins.
-    """
+    """Measure the images per second of training, without pauses such as validation."""
 
     def __init__(self, batch_size: int, step: int) -> None:
-        """Start the clock."""
+        """Start the clock after a step."""
         self._batch_size = batch_size
         self._images, self._seconds = 0, 0.0
         self.resume(step)
@@ -55,7 +51,7 @@ class StepTimer:
         self._images += (step - self._step) * self._batch_size
 
     def images_per_second(self) -> float:
-        """Return the speed since the last call, and start anew."""
+        """Return the speed since the last call, and reset it."""
         speed = self._images / self._seconds
         self._images, self._seconds = 0, 0.0
         return speed

@@ -1,8 +1,9 @@
-"""Run several processes as one, on JAX's distributed runtime.
+"""Run several processes as one program, on JAX's distributed runtime.
 
-Each process drives its own devices; together they form one mesh. They find each other without
-help under SLURM, Open MPI and on Cloud TPU (`--distributed`), or by an address
-(`--coordinator_address`, `--num_processes`, `--process_id`). Flags: `command.define_processes`.
+Each process has its own devices; the devices of all processes form one mesh. Under SLURM, Open MPI
+and on Cloud TPU the processes detect each other (`--distributed`); otherwise they need an address
+(`--coordinator_address`, `--num_processes`, `--process_id`). `command.define_processes` defines
+these flags.
 """
 
 import os
@@ -28,25 +29,25 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.errors import DivergedError, InputError, print_error
 from alexnet_jax.preemption import PreemptionSignal
 
-START_SECONDS = 300  # how long processes wait for each other at the start
-HEARTBEAT_SECONDS = 60  # how long a process may be silent before it counts as dead
-SHUTDOWN_SECONDS = 60  # how long processes wait for each other at the end
+START_SECONDS = 300  # timeout for the connection of all processes at the start
+HEARTBEAT_SECONDS = 60  # time without a heartbeat after which a process counts as lost
+SHUTDOWN_SECONDS = 60  # timeout for the other processes at the end
 
-# Only its text tells an exception of a failed exchange with another process: JAX raises ValueError
-# or JaxRuntimeError for it, depending on where it fails, and both for much else.
+# Text of exceptions for a lost connection to another process. Their types, ValueError and
+# JaxRuntimeError, do not distinguish them from others.
 _LOST = re.compile(r"Gloo|NCCL|coordination service|Connection (closed|reset)")
 
 
 @contextmanager
 def distributed_runtime() -> Iterator[None]:
-    """Join the other processes if the flags ask for it; exit at once if this one fails.
+    """Within the context, be connected to the other processes, if the flags state any.
 
-    A process that fails does not wait for the others at its end. Their next exchange with it
-    fails, or its heartbeat is missed: all of them end, and can be started again to continue from
-    the newest checkpoint.
+    A process that fails exits without waiting for the others. These exit, too, when a collective
+    fails or they miss the heartbeat. All can be started again to continue from the newest
+    checkpoint.
 
     Raises:
-        InputError: flags that do not belong together, or no other processes found.
+        InputError: the flags are inconsistent, or no other processes are found.
     """
     if not _join():
         yield
@@ -58,55 +59,56 @@ def distributed_runtime() -> Iterator[None]:
 @contextmanager
 def _exit_at_once() -> Iterator[None]:
     """Exit on an exception, with its message and without waiting for the other processes."""
-    this = f"process {jax.process_index()} of {jax.process_count()}"
+    name = f"process {jax.process_index()} of {jax.process_count()}"
     try:
         yield
     except (InputError, DivergedError) as error:
-        print_error(f"{this}: {error}")
+        print_error(f"{name}: {error}")
         _leave(3 if isinstance(error, DivergedError) else 2)
     except KeyboardInterrupt:
-        print_error(f"{this}: interrupted")
+        print_error(f"{name}: interrupted")
         _leave(130)
     except Exception as error:
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if _LOST.search(str(error)):
             print_error(
-                f"{this} lost another one ({text}); see the messages of that one, and start all "
+                f"{name} lost another one ({text}); see the messages of that one, and start all "
                 "of them again to continue from the newest checkpoint"
             )
         else:
             traceback.print_exc()
-            print_error(f"{this} failed, and the others will end too")
+            print_error(f"{name} failed, and the others will end too")
         _leave(1)
 
 
 @contextmanager
 def _stdout_for_results() -> Iterator[None]:
-    """Within the context, send to stderr what native libraries print on stdout.
+    """Within the context, redirect the output of native libraries from stdout to stderr.
 
-    Gloo, which connects CPUs, reports its connections on descriptor 1. `sys.stdout` keeps writing
-    to where descriptor 1 led.
+    Gloo, the library for communication between CPUs, prints messages on file descriptor 1.
+    `sys.stdout` still writes to the original file.
     """
-    before = sys.stdout
-    before.flush()
+    original = sys.stdout
+    original.flush()
     with os.fdopen(os.dup(1), "w", buffering=1) as results:
         os.dup2(2, 1)
         sys.stdout = results
         try:
             yield
         finally:
-            sys.stdout = before
+            sys.stdout = original
             os.dup2(results.fileno(), 1)
 
 
 def _leave(status: int) -> None:
+    """Exit at once, without cleanup."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # sys.exit would wait for processes that wait for this one
+    os._exit(status)  # sys.exit would wait for the other processes, which wait for this one
 
 
 def _join() -> bool:
-    """Join the other processes; return False if the flags ask for none."""
+    """Connect to the other processes; return False if the flags state none."""
     address, count, number = (
         flags.FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")
     )
@@ -116,13 +118,13 @@ def _join() -> bool:
     if any(given) and not all(given) and not flags.FLAGS.distributed:
         raise InputError(
             f"--coordinator_address={address} --num_processes={count} --process_id={number}: give "
-            "all three, or --distributed where SLURM, Open MPI or Cloud TPU tells them"
+            "all three, or --distributed under SLURM, Open MPI or on Cloud TPU"
         )
     if number is not None and count is not None and number >= count:
         raise InputError(f"--process_id={number}; expected 0 to {count - 1}")
     if address is not None:
         _reach(address, first=number == 0)
-    # JAX waits for the others without letting Python's handler of Ctrl-C run.
+    # Python's handler of SIGINT does not run while JAX waits for the other processes.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
@@ -140,20 +142,21 @@ def _join() -> bool:
         ) from None
     finally:
         signal.signal(signal.SIGINT, handler)
-    here = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
-    print(f"Process {jax.process_index()} of {jax.process_count()}, with {here}.", file=sys.stderr)
+    devices = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
+    process = f"Process {jax.process_index()} of {jax.process_count()}"
+    print(f"{process}, with {devices}.", file=sys.stderr)
     return True
 
 
 def _reach(address: str, first: bool) -> None:
-    """Check that process 0 can listen at the address, or wait until it answers there.
+    """Check that process 0 can listen at the address, or wait until process 0 answers.
 
-    JAX itself crashes if the port is taken, and aborts if no process answers.
+    JAX would crash if the port were in use, and abort if process 0 did not answer.
     """
     if not (found := re.fullmatch(r"(\S+):(\d+)", address)):
         raise InputError(f"--coordinator_address={address}; expected HOST:PORT of process 0")
     host, port = found[1], int(found[2])
-    said = f"--coordinator_address={address}"
+    flag = f"--coordinator_address={address}"
     if first:
         try:
             with socket.socket() as probe:
@@ -161,7 +164,7 @@ def _reach(address: str, first: bool) -> None:
                 probe.bind(("", port))
         except (OSError, OverflowError) as error:
             raise InputError(
-                f"{said}: cannot listen there ({error}); choose another port"
+                f"{flag}: cannot listen there ({error}); choose another port"
             ) from None
         print(f"Waiting for the other processes at {address} …", file=sys.stderr)
         return
@@ -172,40 +175,40 @@ def _reach(address: str, first: bool) -> None:
             socket.create_connection((host, port), timeout=5).close()
             return
         except (socket.gaierror, OverflowError) as error:
-            raise InputError(f"{said}: no such host ({error})") from None
+            raise InputError(f"{flag}: no such host ({error})") from None
         except OSError as error:
             if time.monotonic() > end:
                 raise InputError(
-                    f"{said}: process 0 has not answered for {START_SECONDS} s ({error}); see that "
+                    f"{flag}: process 0 has not answered for {START_SECONDS} s ({error}); see that "
                     "it runs, and that this machine can reach it"
                 ) from None
         time.sleep(0.2)
 
 
 def is_first() -> bool:
-    """Return whether this is the process that writes files and prints for all."""
+    """Return whether this is the first process, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def broadcast_bool(value: bool) -> bool:
-    """Return, in every process, the value of the first process."""
+    """Return the value of the first process in all processes."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
-def check_same(what: dict[str, bytes]) -> None:
-    """Raise InputError, in every process, if one has other contents than the first.
+def check_same(contents: dict[str, bytes]) -> None:
+    """Raise InputError in all processes if the contents differ between processes.
 
     Args:
-        what: name, for the message, to contents.
+        contents: contents by a name for the message.
     """
     if jax.process_count() == 1:
         return
-    own = np.array([zlib.crc32(content) for content in what.values()], np.uint32)
-    everyone = np.asarray(multihost_utils.process_allgather(own))
-    for i, name in enumerate(what):
-        if others := np.flatnonzero(everyone[:, i] != everyone[0, i]).tolist():
+    local_sums = np.array([zlib.crc32(content) for content in contents.values()], np.uint32)
+    sums = np.asarray(multihost_utils.process_allgather(local_sums))
+    for i, name in enumerate(contents):
+        if others := np.flatnonzero(sums[:, i] != sums[0, i]).tolist():
             raise InputError(
                 f"the {name} of the processes {', '.join(map(str, others))} is not that of process "
                 "0; start all of them with the same command and the same data"
@@ -213,34 +216,36 @@ def check_same(what: dict[str, bytes]) -> None:
 
 
 class SharedPreemptionSignal:
-    """Report a signal that any process has received to all of them after the same step."""
+    """A signal received by any process, which all processes report after the same step."""
 
-    def __init__(self, own: PreemptionSignal, mesh: Mesh) -> None:
-        """Share this process's `own` signal over a mesh of all processes' devices."""
-        self._own = own
-        self._asked: Array | None = None
-        self._places = NamedSharding(mesh, P(mesh.axis_names))
-        self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+    def __init__(self, local: PreemptionSignal, mesh: Mesh) -> None:
+        """Share the signal of this process over a mesh of the devices of all processes."""
+        self._local = local
+        self._pending: Array | None = None
+        self._sharding = NamedSharding(mesh, P(mesh.axis_names))
+        self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
     def signal(self) -> int | None:
-        """Return the signal's number or None; call it once a step, after dispatching the step.
+        """Return the signal's number or None; call this once per step, after dispatching it.
 
-        With several processes this is what they had received one step before: that exchange is
-        done by now, so that no device waits.
+        With several processes, the result is that of the exchange at the previous step, which is
+        complete, so that no device waits.
         """
         if jax.process_count() == 1:
-            return self._own.signal
-        before, self._asked = self._asked, self._ask()
-        return None if before is None else int(before) or None
+            return self._local.signal
+        previous, self._pending = self._pending, self._exchange()
+        return None if previous is None else int(previous) or None
 
     def last(self) -> int | None:
         """Return the signal's number after the last step; wait for the other processes."""
         if jax.process_count() == 1:
-            return self._own.signal
-        return int(self._ask()) or None
+            return self._local.signal
+        return int(self._exchange()) or None
 
-    def _ask(self) -> Array:
-        here = np.full(len(self._places.addressable_devices), self._own.signal or 0, np.int32)
-        everyone = jax.make_array_from_process_local_data(self._places, here)
-        largest: Array = self._largest(everyone)
+    def _exchange(self) -> Array:
+        """Return the largest signal number of all processes, 0 for none, without waiting for it."""
+        count = len(self._sharding.addressable_devices)
+        local = np.full(count, self._local.signal or 0, np.int32)
+        signals = jax.make_array_from_process_local_data(self._sharding, local)
+        largest: Array = self._max(signals)
         return largest

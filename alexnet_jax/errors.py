@@ -1,4 +1,4 @@
-"""Exceptions whose message is for the user: commands print it without a traceback."""
+"""Exceptions for the user, of which commands print the message without a traceback."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ import sys
 class InputError(Exception):
     """Exception for user errors: wrong flags, config or data.
 
-    The message names what was given, what was expected and what to do about it. Commands print
-    it and exit with status 2. Every exception that is neither this nor `DivergedError` is a
-    defect of the program and keeps its traceback.
+    The message names what was given, what was expected and the remedy. Commands print it and exit
+    with status 2. All exceptions other than this and `DivergedError` are defects of the program
+    and are printed with their traceback.
     """
 
 
 class DivergedError(Exception):
-    """Training ended since the loss or the parameters are not finite.
+    """Exception for a loss or parameters that are not finite.
 
     Commands print the message and exit with status 3.
     """
@@ -26,5 +26,7 @@ def print_error(message: str) -> None:
 
 
 def _program() -> str:
+    """Return the name of the main module, or of the program without one."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else os.path.basename(sys.argv[0])
+    # `python -m experiments.figures` runs experiments.figures.__main__.
+    return spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])

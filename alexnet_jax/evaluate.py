@@ -1,10 +1,10 @@
-"""Exact top-1 and top-5 errors over a split: center view, ten views, several models averaged.
+"""Compute the top-1 and top-5 errors of a model, or of the average of several, on a split.
 
     python -m alexnet_jax.evaluate --workdir=DIR[,DIR…] [--views=center|ten] [--split=…] [--json]
 
-Every image of the split is counted once. The ten views are the four corners and the center
-and their reflections (section 4.1); the softmax is averaged over views, and over models where
-several workdirs are given (tables 1 and 2).
+Every image of the split is counted once. The ten views are the crops of the four corners and the
+center and their reflections (section 4.1). Probabilities are averaged over views, and over models
+if several workdirs are given (tables 1 and 2).
 """
 
 import json
@@ -33,7 +33,7 @@ from alexnet_jax.trained import Predict, TrainedModel, load_trained
 
 T = TypeVar("T")
 
-# What models must have in common to be given the same images: fields of config.data.
+# Fields of config.data that must be equal for models whose predictions are averaged.
 SHARED_FIELDS = (
     *("name", "image_size", "resize", "crop"),
     *("validation_share", "test_share", "split_seed"),
@@ -53,10 +53,12 @@ _compute_metrics = jax.jit(compute_metrics)
 def evaluate_batches(
     predicts: list[Predict], batches: Iterable[Batch], mesh: Mesh
 ) -> list[Metrics]:
-    """Return loss, errors and count of each model, and last, of several, of their average.
+    """Return the metrics of each model, and after those of several models, of their average.
 
     Args:
-        batches: of `data.pipeline.evaluation_batches`.
+        predicts: function from a batch to log-probabilities, for each model.
+        batches: batches from `data.pipeline.evaluation_batches`.
+        mesh: the mesh of devices.
     """
     totals = [MetricSums() for _ in range(len(predicts) + (len(predicts) > 1))]
     for labels, outputs in apply_to_views(predicts, batches, mesh):
@@ -64,23 +66,26 @@ def evaluate_batches(
         if len(predicts) > 1:
             logs.append(_log_mean(logs))
         sums = [jax.device_get(_compute_metrics(log, labels.label, labels.mask)) for log in logs]
-        totals = [total.plus(one) for total, one in zip(totals, sums, strict=True)]
+        totals = [total.plus(batch) for total, batch in zip(totals, sums, strict=True)]
     return [total.compute() for total in totals]
 
 
 def apply_to_views(
     functions: list[Callable[[Batch], T]], batches: Iterable[Batch], mesh: Mesh
 ) -> Iterator[tuple[Labels, list[list[T]]]]:
-    """Yield the labels of each batch, and what every function returns for each of its views.
+    """Yield the labels of each batch, and the results of every function for each of its views.
 
     Args:
-        batches: of `data.pipeline.evaluation_batches`.
+        functions: functions of a batch on the devices with one view per image.
+        batches: batches from `data.pipeline.evaluation_batches`.
+        mesh: the mesh of devices.
     """
-    places = sharding.evaluation_sharding(mesh)
-    for host in batches:
-        labels = sharding.shard_batch(host.labels(), places)
+    batch_sharding = sharding.evaluation_sharding(mesh)
+    for batch in batches:
+        labels = sharding.shard_batch(batch.labels(), batch_sharding)
         views = [
-            sharding.shard_batch(host.view(number), places) for number in range(host.image.shape[1])
+            sharding.shard_batch(batch.view(number), batch_sharding)
+            for number in range(batch.image.shape[1])
         ]
         yield labels, [[function(view) for view in views] for function in functions]
 
@@ -94,16 +99,17 @@ def evaluate(
     """Compute the errors of trained models on their data, with a progress bar.
 
     Args:
-        split: of the data; None takes test, and validation where there is no labeled test.
+        models: the models.
+        split: name of the split; None takes test, or validation if there is no labeled test split.
         views: "center" or "ten".
-        mesh: on which to compute; None takes all devices, each with whole models.
+        mesh: the mesh of devices; None splits the batch over all devices.
 
     Returns:
-        The split's name, and the results of `evaluate_batches`.
+        The name of the split, and the results of `evaluate_batches`.
 
     Raises:
-        InputError: no such split, or models whose classes, data or channels differ, from each
-            other or, classes, from the data's.
+        InputError: the split does not exist, the models differ in classes, data or channels, or
+            the classes are not those of the data.
     """
     for model in models[1:]:
         _check_compatible(models[0], model)
@@ -114,18 +120,20 @@ def evaluate(
     return split, evaluate_batches(predicts, batches, mesh)
 
 
-def _check_compatible(one: TrainedModel, other: TrainedModel) -> None:
-    """Raise InputError for models that cannot be given the same images."""
-    for name, ours, theirs in (
-        ("classes", one.class_names, other.class_names),
+def _check_compatible(first: TrainedModel, second: TrainedModel) -> None:
+    """Raise InputError for models that need different images and so cannot be averaged."""
+    for name, value, other_value in (
+        ("classes", first.class_names, second.class_names),
         *(
-            (f"data.{name}", getattr(one.config.data, name), getattr(other.config.data, name))
+            (f"data.{name}", getattr(first.config.data, name), getattr(second.config.data, name))
             for name in SHARED_FIELDS
         ),
-        ("channels", one.config.model.channels, other.config.model.channels),
+        ("channels", first.config.model.channels, second.config.model.channels),
     ):
-        if ours != theirs:
-            raise InputError(f"models whose {name} differ cannot be averaged: {ours} and {theirs}")
+        if value != other_value:
+            raise InputError(
+                f"models whose {name} differ cannot be averaged: {value} and {other_value}"
+            )
 
 
 def split_batches(
@@ -136,10 +144,16 @@ def split_batches(
     views: str = "center",
     index: np.ndarray | None = None,
 ) -> Iterable[Batch]:
-    """Return this process's rows of a split's batches for a model, with a progress bar.
+    """Return the batches of a split for a model, with a progress bar.
+
+    Of each batch only the rows for the devices of this process are returned.
 
     Args:
-        views, index: as for `data.pipeline.evaluation_batches`.
+        model: the model.
+        pack: the prepared images.
+        split: name of the split.
+        mesh: the mesh of devices.
+        views, index: see `data.pipeline.evaluation_batches`.
     """
     size = model.config.batch_size
     rows = sharding.local_rows(size, sharding.evaluation_sharding(mesh))
@@ -149,13 +163,14 @@ def split_batches(
 
 
 def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str]:
-    """Return the images that a model was trained on, and which split of them to use.
+    """Return the data set of a model, prepared, and the name of the split to use.
 
     Args:
-        split: None takes test, and validation where there is no labeled test.
+        model: the model.
+        split: name of the split; None takes test, or validation if there is no labeled test split.
 
     Raises:
-        InputError: the images cannot be had, are of other classes, or have no such split.
+        InputError: the data set is not available, has other classes, or has no such split.
     """
     data = model.config.data
     pack = prepare(data)
@@ -167,36 +182,38 @@ def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str
     return pack, split
 
 
-def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], name: str) -> None:
-    """Raise InputError for data of other classes than the model's, or in another order.
+def check_classes(
+    model_classes: tuple[str, ...], data_classes: tuple[str, ...], data_name: str
+) -> None:
+    """Raise InputError if the classes of the data are not those of the model, in the same order.
 
-    A model imported from a file without class names has numbers for them (`convert`); its classes
-    are assumed to be in the order of the data's, which `print_assumptions` says.
+    The class names of a model imported from a file without names are numbers. Its classes are
+    assumed to be in the order of the data; `print_assumptions` prints that.
     """
-    if ours == theirs or takes_order_of(ours, theirs):
+    if model_classes == data_classes or are_numbers_of(model_classes, data_classes):
         return
-    pairs = enumerate(zip(ours, theirs, strict=False))
+    pairs = enumerate(zip(model_classes, data_classes, strict=False))
     differing = (f"class {i} is {a} and {b}; " for i, (a, b) in pairs if a != b)
     raise InputError(
-        f"the model has {len(ours)} classes, {name} has {len(theirs)}; "
+        f"the model has {len(model_classes)} classes, {data_name} has {len(data_classes)}; "
         f"{next(differing, '')}expected the same in the same order"
     )
 
 
-def takes_order_of(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
-    """Return whether our classes have numbers for names, 0, 1, 2, …, as many as theirs."""
-    return ours != theirs and ours == tuple(map(str, range(len(theirs))))
+def are_numbers_of(names: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+    """Return whether names are just the numbers 0, 1, 2, … of classes with proper names."""
+    return names != classes and names == tuple(map(str, range(len(classes))))
 
 
 def print_assumptions(model: TrainedModel, pack: Pack, split: str | None) -> None:
-    """Print on stderr what `open_split` assumed: the order of classes, validation for test."""
+    """Print on stderr what `open_split` assumed about the order of classes and the split."""
     if not distributed.is_first():
         return
-    name, theirs = model.config.data.name, tuple(pack.class_names)
-    if takes_order_of(model.class_names, theirs):
+    name, data_classes = model.config.data.name, tuple(pack.class_names)
+    if are_numbers_of(model.class_names, data_classes):
         print(
             f"The model has numbers for class names: its classes are taken in the order of "
-            f"{name}'s, {theirs[0]} first.",
+            f"{name}'s, {data_classes[0]} first.",
             file=sys.stderr,
         )
     if split is None and "test" not in pack.splits:
@@ -204,17 +221,19 @@ def print_assumptions(model: TrainedModel, pack: Pack, split: str | None) -> Non
 
 
 def final_evaluation(workdir: Path, mesh: Mesh) -> None:
-    """Evaluate a trained model, both views, once; print the errors and add them to its metrics.
+    """Evaluate a model after training, with center and ten views; print and record the errors.
 
-    Of several processes all take part, and the first one prints and writes.
+    An evaluation that is recorded already is not repeated. With several processes, all must call
+    this; the first one prints and writes.
     """
     model = load_trained(workdir, mesh)
     records = writers.read_records(workdir)
-    done = {(r["step"], r.get("views")): r for r in records}
+    recorded = {(r["step"], r.get("views")): r for r in records}
     print_assumptions(model, prepare(model.config.data), None)
     for views in VIEWS:
-        record = done.get((model.step, views))
-        if distributed.broadcast_bool(record is None):  # the others may not see its file yet
+        record = recorded.get((model.step, views))
+        # Only the first process decides, since others may not see its file yet.
+        if distributed.broadcast_bool(record is None):
             split, (result,) = evaluate([model], views=views, mesh=mesh)
             epoch = next((r["epoch"] for r in records if r["step"] == model.step), None)
             record = writers.make_record(model.step, epoch, split, result)
@@ -244,14 +263,14 @@ def main(_: list[str]) -> None:
     split, results = evaluate(models, flag.split, flag.views)
     for name, result in zip([*flag.workdir, "average"], results, strict=False):
         if flag.json:
-            print(json.dumps({"net": name, "split": split, "views": flag.views, **result}))
+            print(json.dumps({"workdir": name, "split": split, "views": flag.views, **result}))
         else:
             print(format_result(name, split, flag.views, result))
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("workdir", None, "Folders of runs, separated by commas.", required=True)
-    flags.DEFINE_enum("views", "center", VIEWS, "One central view or the paper's ten.")
-    flags.DEFINE_string("split", None, "Split; by default test, or validation without a test.")
+    flags.DEFINE_enum("views", "center", VIEWS, "The central view, or the paper's ten views.")
+    flags.DEFINE_string("split", None, "Split; by default test, or validation if there is none.")
     flags.DEFINE_bool("json", False, "Print one JSON object per line instead of text.")
     command.run(main)

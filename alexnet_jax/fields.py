@@ -1,7 +1,7 @@
-"""Config dataclasses in general: checked types, sealing, JSON, copies and differences.
+"""Base class of config dataclasses: type checks, sealing, JSON, copies and differences.
 
 A config is mutable while its file builds it and flags override its fields. `sealed` checks the
-type of every field and returns the same config with all of its parts made read-only.
+type of every field and makes the config and its sections read-only.
 """
 
 import copy
@@ -21,10 +21,11 @@ Difference = tuple[str, Any, Any]  # the path of a field, and its values in two 
 
 
 class Section:
-    """Base class of a config and its parts, which are dataclasses.
+    """Base class of a config and its sections, which are dataclasses.
 
-    A subclass of a class with `is_variant = True` is one of several that can stand in one place,
-    such as the ops of a model; its JSON object names it under "type".
+    Attributes:
+        is_variant: whether a field of this type may hold any of several subclasses, such as the
+            ops of a model. Their JSON objects name the subclass under "type".
     """
 
     is_variant: ClassVar[bool] = False
@@ -44,11 +45,11 @@ class Section:
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        """Refuse: without a field of its own, a config would have its class's default."""
+        """Raise AttributeError: a deleted field would silently have its class's default."""
         raise AttributeError(f"{type(self).__name__} cannot lose its field {name}")
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies, and what is unpickled, are not sealed."""
+        """Return the fields without the seal, so that copies are mutable."""
         return {name: value for name, value in self.__dict__.items() if name != "_sealed"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -57,7 +58,7 @@ class Section:
 
 
 class _SealedDict(dict[str, Any]):
-    """A dictionary of sections that cannot be changed."""
+    """A read-only dictionary of sections."""
 
     def _refuse(self, *_: object, **__: object) -> typing.NoReturn:
         raise TypeError("the config is sealed; make a changed copy with fields.replace")
@@ -65,7 +66,7 @@ class _SealedDict(dict[str, Any]):
     __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
     def __eq__(self, other: object) -> bool:
-        """Compare the order of the entries, too."""
+        """Compare entries and their order."""
         return isinstance(other, dict) and [*self.items()] == [*other.items()]
 
     __hash__ = None
@@ -75,11 +76,11 @@ class _SealedDict(dict[str, Any]):
 
 
 def unknown_field(path: str, known: Iterable[str]) -> str:
-    """Return the message for a field that does not exist, with the nearest existing name.
+    """Return the message for a field that does not exist, with the most similar existing name.
 
     Args:
-        path: of the field in the config.
-        known: names that exist in its place.
+        path: path of the field in the config.
+        known: names of the existing fields.
     """
     names = list(known)
     close = difflib.get_close_matches(path.rpartition(".")[2], names, n=1, cutoff=0.5)
@@ -99,18 +100,18 @@ def sealed(section: S, where: str = "") -> S:
         where: path of the section in the config, for messages.
 
     Raises:
-        InputError: a value that is not of its field's type.
+        InputError: a value does not have the type of its field.
     """
     for name, kind in field_types(type(section)).items():
-        place = f"{where}.{name}" if where else name
-        value = _converted(getattr(section, name), kind, place)
+        path = f"{where}.{name}" if where else name
+        value = _converted(getattr(section, name), kind, path)
         section.__dict__[name] = value
     section.__dict__["_sealed"] = True
     return section
 
 
 def _converted(value: Any, kind: Any, where: str) -> Any:
-    """Return the value as its type demands."""
+    """Return the value converted to the type of its field."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, Section):
         if isinstance(value, kind):
@@ -156,7 +157,7 @@ def _shown(value: object) -> str:
 
 
 def _type_name(kind: Any) -> str:
-    """Return a type in words for messages."""
+    """Return the name of a type for messages."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         names = [_type_name(k) for k in arguments if k is not Ellipsis]
@@ -171,7 +172,7 @@ def replace(section: S, changes: Mapping[str, Any]) -> S:
     """Return an unsealed deep copy with some fields changed.
 
     Args:
-        changes: values by the path of their field, such as {"model.ops.conv1.features": 8}.
+        changes: new values by the path of their field, such as {"model.ops.conv1.features": 8}.
     """
     changed = copy.deepcopy(section)
     for path, value in changes.items():
@@ -187,7 +188,7 @@ def replace(section: S, changes: Mapping[str, Any]) -> S:
 
 
 def to_json(value: Any) -> Any:
-    """Return a section, or a value in one, as what `json.dumps` takes."""
+    """Return a section, or a value in one, as a JSON value."""
     if isinstance(value, Section):
         named = {"type": type(value).__name__} if value.is_variant else {}
         return named | {n: to_json(getattr(value, n)) for n in field_types(type(value))}
@@ -197,7 +198,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[S], content: object, where: str = "") -> S:
-    """Return the section that `to_json` made the content from; it is not sealed.
+    """Return the section, not sealed, that a JSON object from `to_json` describes.
 
     Raises:
         InputError: a field is missing or unknown, or the content is not that of such a section.
@@ -222,7 +223,7 @@ def from_json(kind: type[S], content: object, where: str = "") -> S:
 
 
 def _variant(kind: type[S], name: object, where: str) -> type[S]:
-    """Return the subclass of that name."""
+    """Return the subclass with a name."""
     known = {variant.__name__: variant for variant in _subclasses(kind)}
     if not isinstance(name, str) or name not in known:
         raise InputError(f"{where} has type={name!r}; expected one of {', '.join(known)}")
@@ -230,12 +231,14 @@ def _variant(kind: type[S], name: object, where: str) -> type[S]:
 
 
 def _subclasses(kind: type[S]) -> Iterator[type[S]]:
+    """Yield all direct and indirect subclasses."""
     for variant in kind.__subclasses__():
         yield variant
         yield from _subclasses(variant)
 
 
 def _parsed(value: Any, kind: Any, where: str) -> Any:
+    """Return a JSON value with its objects turned into sections."""
     if isinstance(kind, type) and issubclass(kind, Section):
         return from_json(kind, value, where)
     if isinstance(kind, types.GenericAlias) and kind.__origin__ is dict and isinstance(value, dict):
@@ -247,13 +250,13 @@ def _parsed(value: Any, kind: Any, where: str) -> Any:
 def differences(old: Any, new: Any, path: str = "") -> Iterator[Difference]:
     """Yield (path, old value, new value) for every leaf in which two JSON values differ.
 
-    The order of an object's entries counts, since it is that of a model's ops: where the entries
-    of both stand in another order, their names are yielded.
+    The order of entries matters, since a model applies its ops in order. If the entries that both
+    objects have are in different orders, the lists of their names are yielded as values.
     """
     if isinstance(old, dict) and isinstance(new, dict):
-        orders = [key for key in old if key in new], [key for key in new if key in old]
-        if orders[0] != orders[1]:
-            yield path, *orders
+        old_keys, new_keys = [key for key in old if key in new], [key for key in new if key in old]
+        if old_keys != new_keys:
+            yield path, old_keys, new_keys
         for key in dict.fromkeys([*old, *new]):
             where = f"{path}.{key}" if path else key
             yield from differences(old.get(key), new.get(key), where)
@@ -262,7 +265,7 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[Difference]:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of every leaf of a JSON value, such as ("data.crop", 224)."""
+    """Yield (path, value) for every leaf of a JSON value, such as ("data.crop", 224)."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from leaves(inner, f"{path}.{key}" if path else key)
@@ -271,18 +274,18 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def find_unknown(section: Section, path: str) -> str | None:
-    """Return the message for the first part of a path that does not exist; None if all exist."""
+    """Return the message for the first name in a path that does not exist; None if all exist."""
     part: Any = section
-    walked: list[str] = []
+    parents: list[str] = []
     for name in path.split("."):
         if isinstance(part, Section):
             known = field_types(type(part))
         elif isinstance(part, dict):
             known = part
         else:
-            return f"the config has no field {path}; {'.'.join(walked)} is a value"
+            return f"the config has no field {path}; {'.'.join(parents)} is a value"
         if name not in known:
-            return unknown_field(".".join([*walked, name]), known)
-        walked.append(name)
+            return unknown_field(".".join([*parents, name]), known)
+        parents.append(name)
         part = part[name] if isinstance(part, dict) else getattr(part, name)
     return None

@@ -1,4 +1,4 @@
-"""Atomic writes, file locks, and errors of full disks, for every module that writes files."""
+"""Atomic writes, file locks, and error messages for full disks."""
 
 import errno
 import fcntl
@@ -14,10 +14,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def replace_when_complete(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there, flushed to disk, on success.
+    """Yield a temporary path; on success, flush the file to disk and rename it to `path`.
 
-    On an exception the temporary file is removed, and `path` keeps its previous content.
-    The temporary name has the suffix of `path`, since some writers depend on it.
+    On an exception the temporary file is removed, and `path` keeps its previous content. The
+    temporary path has the suffix of `path`, since some libraries depend on it.
     """
     temporary = path.with_name(f".{path.stem}.new{path.suffix}")
     try:
@@ -33,7 +33,7 @@ def replace_when_complete(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
-    """Write a whole file, text as UTF-8; `path` never holds only a part of it."""
+    """Write a file, text as UTF-8, so that `path` never contains only a part of it."""
     if isinstance(content, str):
         content = content.encode()
     with replace_when_complete(path) as temporary, temporary.open("wb") as file:
@@ -43,7 +43,7 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
 
 @contextmanager
 def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an advisory lock on a file, which is created if missing and removed at the end.
+    """Hold an advisory lock on a file, which is created if necessary and removed at the end.
 
     Args:
         path: The lock file.
@@ -55,7 +55,7 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
         BlockingIOError: Another process holds the lock, and `on_wait` is None.
     """
     descriptor = _lock(path, on_wait)
-    while descriptor is None:  # its last holder removed the file while this process waited
+    while descriptor is None:  # the previous holder removed the file while this process waited
         descriptor = _lock(path, None if on_wait is None else _wait_silently)
     try:
         yield
@@ -65,11 +65,11 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
 
 
 def _wait_silently() -> None:
-    """Do nothing: `on_wait` has been called before."""
+    """Do nothing, since `on_wait` has been called already."""
 
 
 def _lock(path: Path, on_wait: Callable[[], None] | None) -> int | None:
-    """Return the locked file's descriptor; None if the file was removed meanwhile."""
+    """Return the descriptor of the locked file; None if the file has been removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
@@ -89,12 +89,12 @@ def _lock(path: Path, on_wait: Callable[[], None] | None) -> int | None:
 
 
 @contextmanager
-def disk_full_as_input_error(place: Path, advice: str) -> Iterator[None]:
+def disk_full_as_input_error(path: Path, advice: str) -> Iterator[None]:
     """Turn the error of a full disk, from the system or from TensorStore, into an InputError.
 
     Args:
-        place: The file or folder being written.
-        advice: What is kept and what to do; the end of the message "the disk is full: PLACE; …".
+        path: The file or folder that is written.
+        advice: The end of the message "the disk is full: PATH; …", with what to do.
     """
     try:
         yield
@@ -102,4 +102,4 @@ def disk_full_as_input_error(place: Path, advice: str) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in _FULL
         if not (full or "RESOURCE_EXHAUSTED" in str(error)):
             raise
-        raise InputError(f"the disk is full: {place}; {advice}") from error
+        raise InputError(f"the disk is full: {path}; {advice}") from error

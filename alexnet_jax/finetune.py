@@ -1,4 +1,4 @@
-"""A run that starts from another run's parameters: fine-tuning, and training in stages."""
+"""Start a run from the parameters of another run, for fine-tuning and training in stages."""
 
 import sys
 from collections.abc import Iterator
@@ -8,10 +8,9 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import config as configs
 from alexnet_jax import distributed, fields, sharding
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, config_from_json, config_to_json, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import SequentialConfig, blocks
@@ -19,25 +18,27 @@ from alexnet_jax.pytree import KeyPath, PyTree, Variables, leaves_by_path, path_
 from alexnet_jax.trained import restore_variables
 from alexnet_jax.workdir import read_config, saved_steps
 
-# Parameters by their path; a layer is what stands before the last slash.
+# Parameters by their path. The name of a layer is the path without its last part.
 Leaves = dict[str, PyTree]
 
-# What parameters were trained with, beside their shapes: a difference is printed on stderr, since
-# it may be meant …
+# Fields in which the configs of both runs may differ on purpose; a difference is printed on stderr.
 WARN_IF_DIFFERENT = (
     *("data.mean", "data.given_mean", "data.scale", "data.std", "data.resize", "data.crop"),
 )
-# … and rejected where kernels would be applied to inputs that they have never seen.
+# Fields in which a difference makes the parameters useless, and is rejected.
 REJECT_IF_DIFFERENT = ("data.channel_order",)
 REJECT_IF_DIFFERENT_IN_LAYERS = ("stride", "groups")
 
 
-def check(config: Config, workdir: Path) -> None:
-    """Raise InputError, before anything long, for an init_from that cannot be used.
+def check_init_from(config: Config, workdir: Path) -> None:
+    """Raise InputError for an init_from that cannot be used, before anything that takes long.
 
-    A run that already has a checkpoint of its own continues from that, whatever has become of the
-    other run since. Where the parameters to take would see other inputs, or other ops between
-    them, than they were trained with, this is printed on stderr.
+    A run that has a checkpoint of its own continues from that and does not need the other run.
+    Differences in preprocessing, and in the ops after the layers to take, are printed on stderr.
+
+    Args:
+        config: config of the new run.
+        workdir: workdir of the new run.
     """
     if not config.init_from:
         if config.init_layers:
@@ -54,168 +55,192 @@ def check(config: Config, workdir: Path) -> None:
             f"init_from={source} has no checkpoint of a run; expected the --workdir of a model "
             "that was trained, or --config.init_from= to start without one"
         )
-    recorded = read_config(source, "--config.init_from")
-    classes = config.model.num_classes or recorded.model.num_classes  # not known yet
-    complete = configs.with_changes(config, {"model.num_classes": classes})
-    ours = leaves_by_path(registry.abstract_variables(complete)["params"])
-    theirs = leaves_by_path(registry.abstract_variables(recorded)["params"])
-    layers = [list(dict.fromkeys(map(_layer, leaves))) for leaves in (ours, theirs)]
-    if missing := [n for n in config.init_layers if not all(_within(n, some) for some in layers)]:
+    source_config = read_config(source, "--config.init_from")
+    # The number of classes may not be known yet.
+    classes = config.model.num_classes or source_config.model.num_classes
+    config_with_classes = with_changes(config, {"model.num_classes": classes})
+    params = leaves_by_path(registry.abstract_variables(config_with_classes)["params"])
+    source_params = leaves_by_path(registry.abstract_variables(source_config)["params"])
+    layers, source_layers = _layers(params), _layers(source_params)
+    if missing := [
+        name
+        for name in config.init_layers
+        if not (_is_in_layers(name, layers) and _is_in_layers(name, source_layers))
+    ]:
         raise InputError(
             f"init_layers names {', '.join(missing)}; expected layers that both models have. This "
-            f"one has {', '.join(layers[0])}, that of {source} {', '.join(layers[1])}"
+            f"one has {', '.join(layers)}, that of {source} {', '.join(source_layers)}"
         )
-    taken, _ = _choose(config, ours, theirs)
-    _compare(config, recorded, taken)
+    taken, _ = _choose_layers(config, params, source_params)
+    _check_compatible(config, source_config, taken)
 
 
-def _compare(config: Config, recorded: Config, taken: list[str]) -> None:
-    """Print, or reject, what the layers to take were trained with and do not find here."""
+def _check_compatible(config: Config, source_config: Config, taken: list[str]) -> None:
+    """Print or reject the differences between the configs that affect the layers to take."""
     in_layers = [f"model.ops.{layer}.{n}" for layer in taken for n in REJECT_IF_DIFFERENT_IN_LAYERS]
-    for field, there, here in _relevant_differences(config, recorded, taken):
+    for field, source_value, value in _relevant_differences(config, source_config, taken):
+        message = (
+            f"init_from={config.init_from}: {field} differs: {source_value!r} there, {value!r} here"
+        )
         if field in (*REJECT_IF_DIFFERENT, *in_layers):
             raise InputError(
-                f"init_from={config.init_from}: {field} differs: {there!r} there, {here!r} here, "
-                "so that its parameters mean nothing in this model. Begin with that run's own "
-                f"config, --config=configs/like.py:{config.init_from}"
+                f"{message}, so its parameters are useless in this model. Begin with that run's "
+                f"own config, --config=configs/from_workdir.py:{config.init_from}"
             )
         if distributed.is_first():
-            print(
-                f"init_from={config.init_from}: {field} differs: {there!r} there, {here!r} here.",
-                file=sys.stderr,
-            )
+            print(f"{message}.", file=sys.stderr)
 
 
 def _relevant_differences(
-    config: Config, recorded: Config, taken: list[str]
-) -> Iterator[tuple[str, object, object]]:
-    """Yield (field, there, here) of what matters to the layers to take."""
-    old, new = configs.to_json(recorded), configs.to_json(config)
+    config: Config, source_config: Config, taken: list[str]
+) -> Iterator[fields.Difference]:
+    """Yield (field, source value, value) for the differences that affect the layers to take."""
+    old, new = config_to_json(source_config), config_to_json(config)
     for field in (*REJECT_IF_DIFFERENT, *WARN_IF_DIFFERENT):
         section, name = field.split(".")
         yield from fields.differences(old[section][name], new[section][name], field)
     if not isinstance(config.model, SequentialConfig):
         return
-    if not isinstance(recorded.model, SequentialConfig):
+    if not isinstance(source_config.model, SequentialConfig):
         return
-    old_blocks, new_blocks = blocks(recorded.model.ops), blocks(config.model.ops)
+    old_blocks, new_blocks = blocks(source_config.model.ops), blocks(config.model.ops)
     for layer in taken:
-        there, here = old_blocks[layer], new_blocks[layer]
-        kinds = [[f"{n} ({type(op).__name__})" for n, op in b.items()] for b in (there, here)]
-        if kinds[0] != kinds[1]:
-            old_ops, new_ops = (", ".join(names[1:]) or "none" for names in kinds)
-            yield f"the ops after {layer}", old_ops, new_ops
-        for name in there:
-            if type(here.get(name)) is type(there[name]):
-                ours, theirs = fields.to_json(here[name]), fields.to_json(there[name])
-                for unimportant in ("type", "std", "bias", "features"):
-                    ours.pop(unimportant, None)
-                    theirs.pop(unimportant, None)
-                yield from fields.differences(theirs, ours, f"model.ops.{name}")
+        old_ops, new_ops = old_blocks[layer], new_blocks[layer]
+        names = [[f"{n} ({type(op).__name__})" for n, op in b.items()] for b in (old_ops, new_ops)]
+        if names[0] != names[1]:
+            old_text, new_text = (", ".join(listed[1:]) or "none" for listed in names)
+            yield f"the ops after {layer}", old_text, new_text
+        for name in old_ops:
+            if type(new_ops.get(name)) is type(old_ops[name]):
+                old_op, new_op = fields.to_json(old_ops[name]), fields.to_json(new_ops[name])
+                for irrelevant in ("type", "std", "bias", "features"):
+                    old_op.pop(irrelevant, None)
+                    new_op.pop(irrelevant, None)
+                yield from fields.differences(old_op, new_op, f"model.ops.{name}")
 
 
 def load_pretrained(config: Config, params: PyTree, mesh: Mesh) -> tuple[int, PyTree]:
-    """Replace initial parameters by those of the run config.init_from, where they fit.
+    """Replace initial parameters by those of the run config.init_from where they fit.
 
-    A layer fits where the other model has one of the same name whose arrays have the same shapes;
-    so a model for other classes takes everything but the classifier. config.init_layers names the
-    only ones to take; () is all that fit. What was taken and what was left is printed on stderr.
+    A layer fits if the other model has a layer with the same name and arrays of the same shapes.
+    Hence a model for other classes takes all layers but the classifier. Only layers named in
+    config.init_layers are taken; () takes all that fit. Both the layers that are taken and those
+    that are not are printed on stderr.
 
     Args:
-        config: complete.
-        params: all of the model's, as they are initialized and where they lie.
-        mesh: on which they lie.
+        config: config of the new run, with the number of classes.
+        params: initial parameters of the model, on the mesh.
+        mesh: the mesh of devices.
 
     Returns:
         The step of the other run's checkpoint, and parameters of the same structure, types and
-        places.
+        shardings as `params`.
 
     Raises:
-        InputError: a layer of init_layers does not fit, or none does.
+        InputError: no layer fits, or not all layers of init_layers do.
     """
     checkpoints = Checkpoints(config.init_from)
-    ours = leaves_by_path(params)
+    initial_leaves = leaves_by_path(params)
 
     def read(step: int) -> PyTree:
-        other = configs.from_json(checkpoints.metadata(step)["config"])
-        abstract = registry.abstract_variables(other)
-        return restore_variables(checkpoints, step, _template(abstract, ours, mesh))["params"]
+        source_config = config_from_json(checkpoints.metadata(step)["config"])
+        template = _template(registry.abstract_variables(source_config), initial_leaves, mesh)
+        return restore_variables(checkpoints, step, template)["params"]
 
     found = checkpoints.newest(read)
     checkpoints.close()
-    assert found is not None  # `check` has seen one
-    step, their_params = found
-    theirs = leaves_by_path(their_params)
-    taken, unfit = _choose(config, ours, theirs)
-    left = [unfit.get(name, name) for name in dict.fromkeys(map(_layer, ours)) if name not in taken]
+    assert found is not None  # `check_init_from` has found a checkpoint
+    step, source_params = found
+    source_leaves = leaves_by_path(source_params)
+    taken, mismatches = _choose_layers(config, initial_leaves, source_leaves)
+    new = [mismatches.get(name, name) for name in _layers(initial_leaves) if name not in taken]
     if distributed.is_first():
         print(
             f"From {config.init_from}, step {step}: took {', '.join(taken)}; "
-            f"initialized anew: {'; '.join(left) or 'nothing'}.",
+            f"initialized anew: {'; '.join(new) or 'nothing'}.",
             file=sys.stderr,
         )
 
     def choose(path: KeyPath, leaf: Array) -> Array:
         name = path_name(path)
-        chosen: Array = theirs[name] if _layer(name) in taken else leaf
+        chosen: Array = source_leaves[name] if _layer_name(name) in taken else leaf
         return chosen
 
     return step, jax.tree_util.tree_map_with_path(choose, params)
 
 
-def _layer(path: str) -> str:
+def _layer_name(path: str) -> str:
+    """Return the name of the layer to which the parameter at a path belongs."""
     return path.rpartition("/")[0]
 
 
-def _within(name: str, layers: list[str]) -> bool:
-    """Return whether a name is that of a layer, or of a module with layers in it."""
+def _layers(params: Leaves) -> list[str]:
+    """Return the names of the layers of parameters, in order."""
+    return list(dict.fromkeys(map(_layer_name, params)))
+
+
+def _is_in_layers(name: str, layers: list[str]) -> bool:
+    """Return whether a name is that of a layer, or of a module that contains layers."""
     return any(layer == name or layer.startswith(f"{name}/") for layer in layers)
 
 
-def _choose(config: Config, ours: Leaves, theirs: Leaves) -> tuple[list[str], dict[str, str]]:
-    """Return the layers to take, and why others cannot be, from parameters or their shapes.
+def _choose_layers(
+    config: Config, params: Leaves, source_params: Leaves
+) -> tuple[list[str], dict[str, str]]:
+    """Return the layers to take, and the mismatches of other layers by name.
+
+    Args:
+        config: config of the new run.
+        params: parameters of the new run, or their shapes.
+        source_params: parameters of the other run, or their shapes.
 
     Raises:
-        InputError: a layer of init_layers does not fit, or none does.
+        InputError: no layer fits, or not all layers of init_layers do.
     """
-    layers = list(dict.fromkeys(map(_layer, ours)))
-    unfit = {name: reason for name in layers if (reason := _mismatch(name, ours, theirs))}
+    layers = _layers(params)
+    mismatches = {
+        name: reason for name in layers if (reason := _mismatch(name, params, source_params))
+    }
     wanted = layers
     if config.init_layers:
-        wanted = [n for n in layers if any(_within(given, [n]) for given in config.init_layers)]
-    taken = [name for name in wanted if name not in unfit]
+        wanted = [n for n in layers if any(_is_in_layers(i, [n]) for i in config.init_layers)]
+    taken = [name for name in wanted if name not in mismatches]
     if not taken or (config.init_layers and len(taken) < len(wanted)):
-        reasons = "; ".join(unfit[name] for name in wanted if name in unfit)
+        reasons = "; ".join(mismatches[name] for name in wanted if name in mismatches)
         raise InputError(
             f"init_from={config.init_from} does not fit: {reasons}. Choose the layers to take "
             "with --config.init_layers, or a model of the same shape"
         )
-    return taken, unfit
+    return taken, mismatches
 
 
-def _template(abstract: Variables, ours: Leaves, mesh: Mesh) -> dict[str, PyTree]:
-    """Return the shapes of the other model, in the places of ours where they are the same."""
+def _template(source: Variables, params: Leaves, mesh: Mesh) -> dict[str, PyTree]:
+    """Return the abstract variables of the other model, with shardings.
 
-    def one(path: KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        mine = ours.get(path_name(path[1:]))  # without the collection, "params"
-        place = sharding.replicated(mesh)
-        if mine is not None and mine.shape == leaf.shape:
-            place = mine.sharding
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    Arrays with the shape of the new run's parameter get its sharding; others are replicated.
+    """
 
-    template: dict[str, PyTree] = jax.tree_util.tree_map_with_path(one, dict(abstract))
+    def add_sharding(path: KeyPath, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        param = params.get(path_name(path[1:]))  # without the collection, "params"
+        leaf_sharding = sharding.replicated(mesh)
+        if param is not None and param.shape == leaf.shape:
+            leaf_sharding = param.sharding
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding)
+
+    template: dict[str, PyTree] = jax.tree_util.tree_map_with_path(add_sharding, dict(source))
     return template
 
 
-def _mismatch(layer: str, ours: Leaves, theirs: Leaves) -> str:
-    """Return why a layer cannot be taken; empty where it can."""
-    # Kernels before biases, whose shapes tell less.
-    for path, mine in sorted(ours.items(), key=lambda item: -len(item[1].shape)):
-        if _layer(path) != layer:
+def _mismatch(layer: str, params: Leaves, source_params: Leaves) -> str:
+    """Return why a layer does not fit; "" if it does."""
+    # Kernels first, since their shapes say more than those of biases.
+    for path, param in sorted(params.items(), key=lambda item: -len(item[1].shape)):
+        if _layer_name(path) != layer:
             continue
-        if path not in theirs:
+        if path not in source_params:
             return f"{layer} (not there)"
-        if theirs[path].shape != mine.shape:
+        source_shape = source_params[path].shape
+        if source_shape != param.shape:
             kind = path.rpartition("/")[2]
-            return f"{layer} ({kind} {theirs[path].shape} there, {mine.shape} here)"
+            return f"{layer} ({kind} {source_shape} there, {param.shape} here)"
     return ""

@@ -1,4 +1,4 @@
-"""From the bytes of a crop to the input of the model; runs inside the jitted step."""
+"""Compute the inputs of a model from uint8 crops, inside jitted functions."""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,16 @@ from alexnet_jax.data.crops import center_offset
 
 
 def mean_of(mean_image: np.ndarray, data: DataConfig, channels: int) -> np.ndarray:
-    """Return what `data.mean` subtracts, from the mean image of the training split.
+    """Return the mean that `data.mean` selects, from the mean image of the training split.
 
     Args:
         mean_image: (side, side, 1 or 3), in units of 0…255.
-        channels: of the model; a gray mean is repeated to fit.
+        data: config.data.
+        channels: number of channels of the model; the channel of a gray mean is repeated.
 
     Returns:
-        (side, side, channels) for "image" - the crop is cut out later, where each image's
-        own was; (crop, crop, channels) for "center"; (1, 1, channels) for the others.
+        (side, side, channels) for "image", from which `normalize` cuts the crop of each image;
+        (crop, crop, channels) for "center"; (1, 1, channels) otherwise.
     """
     crop = data.crop
     mean = np.repeat(mean_image, channels // mean_image.shape[-1], axis=-1).astype(np.float32)
@@ -37,10 +38,10 @@ def mean_of(mean_image: np.ndarray, data: DataConfig, channels: int) -> np.ndarr
 
 
 def mean_of_center(mean_image: np.ndarray, data: DataConfig, channels: int) -> np.ndarray:
-    """Return what `data.mean` subtracts from a central crop; shapes as `mean_of` but for "image".
+    """Return the mean to subtract from a central crop; see `mean_of`.
 
     Returns:
-        (crop, crop, channels), or (1, 1, channels).
+        (crop, crop, channels) for "image" and "center"; (1, 1, channels) otherwise.
     """
     mean = mean_of(mean_image, data, channels)
     if data.mean != "image":
@@ -50,15 +51,14 @@ def mean_of_center(mean_image: np.ndarray, data: DataConfig, channels: int) -> n
 
 
 def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
-    """Subtract the mean, add the lighting shift and take its gain, scale, order the channels.
+    """Subtract the mean, apply shift and gain, scale the pixels and order the channels.
 
     Args:
-        batch: its shift and gain are None but while training.
-        mean: from `mean_of`.
-        data: its `scale` multiplies the result, and 1 keeps the units of 0…255 that the paper's
-            initial weights expect; its `std` divides it, one number or one a channel in the
-            order of the images, RGB; "bgr" as its `channel_order` then reverses the channels, as
-            Caffe's weights need.
+        batch: a batch with one view per image; shift and gain are None for evaluation.
+        mean: mean from `mean_of`.
+        data: config.data. Pixels are multiplied by `scale` and divided by `std`; then the channels
+            are reversed if `channel_order` is "bgr". A scale of 1 keeps the units of 0…255, for
+            which the paper's initial weights are made.
 
     Returns:
         (batch, crop, crop, channels) float32.
@@ -66,16 +66,16 @@ def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
     images = jnp.asarray(batch.image).astype(jnp.float32)
     _, crop, _, channels = images.shape
 
-    def under(offset: Array, flip: Array) -> Array:
+    def crop_mean(offset: Array, flip: Array) -> Array:
         cut = lax.dynamic_slice(mean, (offset[0], offset[1], 0), (crop, crop, channels))
         return jnp.where(flip, cut[:, ::-1], cut)
 
-    aligned = data.mean == "image"
     offset, flip = jnp.asarray(batch.offset), jnp.asarray(batch.flip)
-    images -= jax.vmap(under)(offset, flip) if aligned else mean
+    images -= jax.vmap(crop_mean)(offset, flip) if data.mean == "image" else mean[None]
     if batch.shift is not None:
         assert batch.gain is not None
         images += batch.shift[:, None, None, :]
         images *= batch.gain[:, None, None, None]
-    images *= data.scale / np.asarray(data.std, np.float32)
+    factor = data.scale / np.asarray(data.std, np.float32)  # one, or one a channel
+    images *= factor[None, None, None, :]
     return images[..., ::-1] if data.channel_order == "bgr" else images

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy, with that of auxiliary classifiers where a model has them."""
+"""The loss: cross-entropy of the classifier, and of auxiliary classifiers if a model has any."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,16 @@ def sum_cross_entropy(log_probabilities: Array, labels: Array, mask: Array) -> A
     """Return the sum of -log p(label), in nats, over the examples in the mask.
 
     Args:
-        log_probabilities: (batch, classes); labels: (batch,); mask: (batch,) bool.
+        log_probabilities: (batch, classes).
+        labels: (batch,).
+        mask: (batch,) bool, False for padding.
     """
-    own = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
-    return -jnp.where(mask, own[:, 0], 0).sum()
+    label_log_probs = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
+    return -jnp.where(mask, label_log_probs[:, 0], 0).sum()
 
 
 def sum_aux_losses(aux_logits: Mapping[str, Array], labels: Array, mask: Array) -> dict[str, Array]:
-    """Return the sum of the cross-entropies of each auxiliary classifier."""
+    """Return the sum of cross-entropies over the batch for each auxiliary classifier, by name."""
     return {
         name: sum_cross_entropy(log_probabilities(logits), labels, mask)
         for name, logits in aux_logits.items()
@@ -33,12 +35,13 @@ def sum_aux_losses(aux_logits: Mapping[str, Array], labels: Array, mask: Array) 
 def total_loss(
     loss_sum: Array, aux_sums: Mapping[str, Array], count: Array, aux_weights: Mapping[str, float]
 ) -> Array:
-    """Return what training minimizes: the mean loss, plus those of auxiliary classifiers, weighted.
+    """Return the loss that training minimizes, the weighted sum of the mean cross-entropies.
 
     Args:
-        loss_sum: of the classifier over the batch; aux_sums: of each auxiliary classifier.
-        count: examples in the batch.
-        aux_weights: by the names of the auxiliary classifiers.
+        loss_sum: sum of cross-entropies of the classifier over the batch.
+        aux_sums: sum of cross-entropies of each auxiliary classifier, by name.
+        count: number of examples in the batch.
+        aux_weights: weights of the auxiliary classifiers, by name.
     """
     for name, weight in aux_weights.items():
         loss_sum = loss_sum + weight * aux_sums[name]

@@ -16,9 +16,9 @@ from alexnet_jax import cache, command
 
 def main(_: list[str]) -> int:
     """Run the command."""
-    # Only now, when the flags are right: these load JAX.
-    from alexnet_jax import config as configs
+    # Imported after the flags have been parsed, since these modules import JAX.
     from alexnet_jax import distributed, evaluate, finetune, sharding, train
+    from alexnet_jax.config import config_to_text
     from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
     from alexnet_jax.status import track_status
@@ -29,15 +29,15 @@ def main(_: list[str]) -> int:
     config = command.validated_config()
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
     with distributed.distributed_runtime():
-        train.check(config)
+        train.check_devices_and_patterns(config)
         with lock_workdir(directory) if distributed.is_first() else nullcontext():
             check_config(directory, config)
-            finetune.check(config, directory)
+            finetune.check_init_from(config, directory)
             pack = prepare(config.data)
-            config = train.complete(config, pack)
+            config = train.complete_config(config, pack)
             distributed.check_same(
                 {
-                    "config": configs.dumps(config).encode(),
+                    "config": config_to_text(config).encode(),
                     "training images": pack.mean_image.tobytes(),
                     "classes": "\n".join(pack.class_names).encode(),
                 }
@@ -56,6 +56,6 @@ if __name__ == "__main__":
     command.define_config()
     command.define_processes()
     flags.DEFINE_string(
-        "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT below this folder."
+        "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT in this folder."
     )
     command.run(main)

@@ -1,4 +1,4 @@
-"""Sums over images of loss, top-1 and top-5 errors; finiteness of arrays."""
+"""Metrics: loss, top-1 and top-5 errors, and a check that arrays are finite."""
 
 from typing import TypedDict
 
@@ -22,12 +22,13 @@ class Metrics(TypedDict):
 
 
 class MetricSums(flax.struct.PyTreeNode):
-    """Sums over images, to be divided once at the end; JAX arrays, or numbers on the host.
+    """Sums over images, as JAX arrays or as numbers on the host; `compute` returns the means.
 
     Attributes:
         loss: sum of the cross-entropies, in nats.
-        top1, top5: images whose label is not first, or not among the first five.
-        count: images.
+        top1, top5: number of images whose label is not the most probable class, or not among the
+            five most probable.
+        count: number of images.
     """
 
     loss: Array | float = 0.0
@@ -36,7 +37,7 @@ class MetricSums(flax.struct.PyTreeNode):
     count: Array | float = 0.0
 
     def plus(self, other: "MetricSums") -> "MetricSums":
-        """Add the sums of other images; the result has Python's floats."""
+        """Return the sum with the sums of other images, as Python floats."""
         return MetricSums(
             float(self.loss) + float(other.loss),
             float(self.top1) + float(other.top1),
@@ -56,21 +57,23 @@ class MetricSums(flax.struct.PyTreeNode):
 
 
 def compute_metrics(log_probabilities: Array, labels: Array, mask: Array) -> MetricSums:
-    """Return the sums of a batch.
+    """Return the metric sums of a batch.
 
-    The label's rank is the number of classes with a higher probability, plus the number of
+    The rank of the label is the number of classes with a higher probability, plus the number of
     classes with an equal probability and a lower index, as in `jax.lax.top_k`. With up to five
     classes the top-5 error is 0. A label whose probability is NaN counts as an error.
 
     Args:
         log_probabilities: (batch, classes).
         labels: (batch,).
-        mask: (batch,), False where an image only pads the batch.
+        mask: (batch,) bool, False for padding.
     """
-    own = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
-    lower = jnp.arange(log_probabilities.shape[1]) < labels[:, None]
-    before = (log_probabilities > own) | ((log_probabilities == own) & lower)
-    rank = jnp.where(jnp.isnan(own[:, 0]), np.iinfo(np.int32).max, before.sum(1))
+    label_log_probs = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
+    has_lower_index = jnp.arange(log_probabilities.shape[1])[None] < labels[:, None]
+    is_tied_first = (log_probabilities == label_log_probs) & has_lower_index
+    ranks_higher = (log_probabilities > label_log_probs) | is_tied_first
+    is_nan = jnp.isnan(label_log_probs[:, 0])
+    rank = jnp.where(is_nan, np.iinfo(np.int32).max, ranks_higher.sum(1))
     return MetricSums(
         loss=sum_cross_entropy(log_probabilities, labels, mask),
         top1=(mask & (rank >= 1)).sum(),

@@ -1,4 +1,4 @@
-"""The update rule of the paper (section 5)."""
+"""The optimizer: momentum with weight decay as in the paper (section 5)."""
 
 import re
 
@@ -17,14 +17,14 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtra
         v ← momentum · v − weight_decay · ε · w − ε · ∂L/∂w
         w ← w + v
 
-    `optax.sgd` keeps ε outside v instead: the same at a constant rate, another step after
-    every drop.
+    `optax.sgd` multiplies by ε after the momentum buffer instead. Both are the same at a constant
+    rate, but differ after a drop of the rate.
 
-    Where ε is 0, w stays as it is from that step on, whatever v still holds: so the 2012 program
-    freezes a layer (src/weights.cu).
+    If ε is 0, w does not change, whatever the value of v; the 2012 program freezes layers in this
+    way (src/weights.cu).
 
-    The result's `update` takes ε as `learning_rate=`, a scalar for each parameter; its state
-    holds v.
+    The `update` function of the result takes ε as `learning_rate=`, a tree of scalars, one for
+    each parameter. The optimizer state is v.
     """
     momentum = optax.trace(decay=config.momentum)
 

@@ -22,7 +22,7 @@ from alexnet_jax.data.names import readable_name
 from alexnet_jax.errors import InputError
 from alexnet_jax.trained import TrainedModel, load_trained
 
-BATCH = 32  # images in a batch
+BATCH_SIZE = 32
 
 Name = TypeVar("Name")
 
@@ -33,13 +33,14 @@ def predict(
     """Yield each name with up to five pairs (class name, probability), most probable first.
 
     Args:
-        named_images: Pairs of anything that identifies the image and its pixels,
-            (side, side, channels) uint8, as `data.images.load` returns them.
+        model: The model.
+        named_images: Pairs of a name, of any type, and pixels (side, side, channels) uint8 from
+            `data.images.load`.
     """
     crop, channels = model.config.data.crop, model.config.model.channels
     predict_batch = model.make_predict_fn(sharding.make_data_mesh(1))
     remaining = iter(named_images)
-    while group := list(islice(remaining, BATCH)):
+    while group := list(islice(remaining, BATCH_SIZE)):
         names, pixels = zip(*group, strict=True)
         batch = center_crops(np.stack(pixels), crop, channels)
         probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))

@@ -1,4 +1,4 @@
-"""Turn SIGINT and SIGTERM into a request to save and stop."""
+"""Handle SIGINT and SIGTERM as requests to save a checkpoint and stop."""
 
 import os
 import signal
@@ -6,30 +6,31 @@ from types import FrameType
 
 
 class PreemptionSignal:
-    """Record the first SIGINT or SIGTERM; let a second one act as it did before.
+    """Record the first SIGINT or SIGTERM; handle a second one with the previous handler.
 
     Attributes:
-        signal: the number of the signal received, None before.
+        signal: number of the signal; None if none has been received.
     """
 
     def __init__(self) -> None:
-        """Do not handle signals yet; entering the context does."""
+        """Initialize without handlers; entering the context installs them."""
         self.signal: int | None = None
 
     def __enter__(self) -> "PreemptionSignal":
         """Install the handlers."""
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._handle) for number in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
         """Restore the previous handlers."""
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            signal.signal(number, self._before[signal.Signals(number)])
+            signal.signal(number, self._previous[signal.Signals(number)])
             signal.raise_signal(number)
         self.signal = number
-        # Not print: a handler may interrupt a print, which cannot be entered twice.
+        # `print` is not reentrant, and the signal may have interrupted one.
         os.write(2, b"\nStopping after this step; once more stops at once.\n")

@@ -1,15 +1,15 @@
-"""Prepare the images of a config: turn any source into a pack with its statistics.
+"""Prepare the images of a config: convert any source into a pack with its statistics.
 
     python -m alexnet_jax.prepare --config=configs/alexnet.py:sample
 
 As in section 2 of the paper, each image is scaled so that its shorter side is
 config.data.image_size, its central square is cut out, and the mean image is computed over the
-training split. config.data.resize=squash scales the whole image to a square instead, as for Caffe.
-If all images share one smaller size, they keep it.
+training split. config.data.resize=squash scales both sides instead, as for Caffe's weights. If
+all images have the same, smaller size, they are not enlarged.
 
-The pack is written to config.data.pack_dir, or to a folder of the user's cache. After an
-interruption the same command continues and produces the same bytes. A finished pack ignores later
-changes of its source; delete its folder to prepare it again.
+The pack is written to config.data.pack_dir, or to a folder in the user's cache. After an
+interruption the same command continues and produces the same bytes. Later changes of the source
+do not affect a finished pack; delete its folder to prepare it again.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ from alexnet_jax.files import disk_full_as_input_error, exclusive_lock
 RAW_SIDE = 64  # images up to this side are stored as raw pixels, larger ones as JPEG
 # Permission denied, read-only, not permitted, or a file in place of a folder.
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-_CHUNK = 32  # images per task of a worker
-_LINE_SECONDS = 30  # between two lines of progress if stderr is not a terminal
+_CHUNK = 32  # images per call of a worker thread
+_LINE_SECONDS = 30  # time between two lines of progress if stderr is not a terminal
 
-# The fields of config.data that affect a pack, besides the source's folder.
+# Fields of config.data that affect a pack, besides the folder of the source.
 _FIELDS = (
     "name",
     "image_size",
@@ -69,7 +69,7 @@ def pack_dir(data: DataConfig) -> Path:
 def prepare(data: DataConfig, *, progress: bool = True, workers: int | None = None) -> Pack:
     """Open the pack of config.data; make it first if it is missing or unfinished.
 
-    Two processes may call this at once: the second waits for the first.
+    Two processes may call this at the same time; the second waits for the first.
 
     Args:
         data: config.data.
@@ -87,7 +87,7 @@ def prepare(data: DataConfig, *, progress: bool = True, workers: int | None = No
         with _write_errors_as_input_errors(directory):
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory):
-                # Meanwhile another process may have made it; or only its last step is missing.
+                # Another process may have made it meanwhile, or only the last rename is missing.
                 done = pack.contains_pack(directory, required)
                 if not (done or pack_writer.complete_partial(directory, required)):
                     _make(directory, data, progress, workers or available_cores())
@@ -95,14 +95,14 @@ def prepare(data: DataConfig, *, progress: bool = True, workers: int | None = No
 
 
 def _settings(data: DataConfig) -> Json:
-    """Return everything that affects the pack; its manifest records this."""
+    """Return the settings that affect the pack, which its manifest records."""
     return {field: getattr(data, field) for field in _FIELDS} | {"dir": str(sources.location(data))}
 
 
 def _required_settings(data: DataConfig) -> Json:
     """Return the settings in which an existing pack must agree with config.data.
 
-    A pack does not need its source any more, so the source's folder may be left out.
+    A finished pack does not need its source, so data.dir need not be given.
     """
     settings = _settings(data)
     if not data.dir or data.name not in ("folder", "idx"):
@@ -113,9 +113,9 @@ def _required_settings(data: DataConfig) -> Json:
 @contextlib.contextmanager
 def _write_errors_as_input_errors(directory: Path) -> Iterator[None]:
     """Turn the errors of a full disk or an unwritable folder into InputErrors."""
-    kept = "the finished shards in it are kept. Make room and run the same command again"
+    advice = "the finished shards in it are kept. Make room and run the same command again"
     try:
-        with disk_full_as_input_error(pack.partial_directory(directory), kept):
+        with disk_full_as_input_error(pack.partial_directory(directory), advice):
             yield
     except OSError as error:
         if error.errno not in _UNWRITABLE:
@@ -158,17 +158,17 @@ def _make(directory: Path, data: DataConfig, progress: bool, workers: int) -> No
         for name, (source_split, indices) in splits.items():
             unreadable = _UnreadableImages(name, data.max_bad_share, len(indices))
             for number, start in enumerate(range(0, len(indices), pack_writer.SHARD_IMAGES)):
-                some = indices[start : start + pack_writer.SHARD_IMAGES]
+                shard_indices = indices[start : start + pack_writer.SHARD_IMAGES]
                 finished = writer.finished(name, number)
                 if finished is not None:
                     unreadable.add(finished)
-                    report.add(len(some))
+                    report.add(len(shard_indices))
                     continue
                 chunks = ordered_map(
                     functools.partial(_prepare_chunk, writer=writer, data=data),
-                    _chunks(source.read(source_split, some)),
+                    _chunks(source.read(source_split, shard_indices)),
                     workers=workers,
-                    ahead=2 * workers,
+                    max_pending=2 * workers,
                 )
                 with contextlib.closing(chunks):
                     writer.write_shard(name, number, _report_chunks(chunks, unreadable, report))
@@ -182,12 +182,13 @@ def _print(text: str) -> None:
 
 
 def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    """Yield lists of up to _CHUNK examples."""
     while chunk := list(itertools.islice(examples, _CHUNK)):
         yield chunk
 
 
 def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataConfig) -> Chunk:
-    """Decode, resize and encode some images, in a worker thread."""
+    """Decode, resize and encode shard_indices images, in a worker thread."""
     side, channels = writer.side, writer.channels
     chunk = Chunk.empty(side, channels)
     for example in examples:
@@ -207,7 +208,7 @@ def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataCon
 def _report_chunks(
     chunks: Iterator[Chunk], unreadable: "_UnreadableImages", report: "_Progress"
 ) -> Iterator[Chunk]:
-    """Yield the chunks; report their images first."""
+    """Yield the chunks, after reporting their images."""
     for chunk in chunks:
         for name in chunk.skipped:
             _print(f"{unreadable.split}: cannot read {name}; skipped")
@@ -217,7 +218,7 @@ def _report_chunks(
 
 
 class _UnreadableImages:
-    """The unreadable images of a split; raises when they are too many."""
+    """Collects the unreadable images of a split, and raises InputError if there are too many."""
 
     def __init__(self, split: str, share: float, candidates: int):
         self.split = split

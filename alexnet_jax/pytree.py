@@ -1,19 +1,19 @@
-"""Nested containers of arrays: their type, and the paths of their leaves."""
+"""Types of nested containers of arrays, and the paths of their leaves."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
 
-# As in JAX's own signatures: containers nested to any depth, with arrays, their shapes,
-# shardings or specs as leaves.
+# Containers nested to any depth, with arrays, shapes, shardings or specs as leaves. JAX's own
+# signatures use Any for them, too.
 PyTree: TypeAlias = Any
 
-# Flax's variables by collection: {"params": …, "batch_stats": …}.
+# Variables of Flax by collection: {"params": …, "batch_stats": …}.
 Variables: TypeAlias = Mapping[str, PyTree]
 
 
-KeyPath: TypeAlias = tuple[object, ...]  # of a leaf, as `jax.tree_util` has it
+KeyPath: TypeAlias = tuple[object, ...]  # path of a leaf, from `jax.tree_util`
 
 
 def path_name(path: KeyPath) -> str:
@@ -22,5 +22,5 @@ def path_name(path: KeyPath) -> str:
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, PyTree]:
-    """Return the leaves of a tree by their paths as text, in order."""
+    """Return the leaves of a tree by their path names, in order."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

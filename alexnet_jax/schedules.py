@@ -1,4 +1,4 @@
-"""What happens when: the learning rate over time, and the steps that log, validate and save."""
+"""The schedule of the learning rate, and of the steps that log, validate and save."""
 
 import math
 import re
@@ -15,12 +15,12 @@ from alexnet_jax.pytree import KeyPath, PyTree, leaves_by_path, path_name
 
 
 class PlateauState(flax.struct.PyTreeNode):
-    """The state of the rule "divide by 10 when the validation error stops improving".
+    """The state of rule "plateau", which drops the rate when the error stops improving.
 
     Attributes, all scalars:
-        drops: how often the rate has been divided.
-        best: the lowest validation error so far, a fraction.
-        stale: validations since then, or since the last division.
+        drops: number of drops so far.
+        best: lowest validation error so far, a fraction.
+        stale: number of validations since the lowest error or the last drop.
     """
 
     drops: Array
@@ -28,8 +28,14 @@ class PlateauState(flax.struct.PyTreeNode):
     stale: Array
 
     def observe(self, error: float, patience: int) -> "PlateauState":
-        """Return the state after a validation; `patience` stale ones divide the rate."""
-        if jnp.float32(error) < self.best:  # in the type of `best`, or 0.4 would beat 0.4
+        """Return the state after a validation; after `patience` stale ones the rate drops.
+
+        Args:
+            error: validation error, a fraction.
+            patience: number of stale validations before a drop.
+        """
+        # Compare in the type of `best`, or an equal error could count as lower.
+        if jnp.float32(error) < self.best:
             return self.replace(best=jnp.float32(error), stale=jnp.zeros_like(self.stale))
         stale = self.stale + 1
         if int(stale) < patience:
@@ -38,7 +44,7 @@ class PlateauState(flax.struct.PyTreeNode):
 
 
 def init_schedule_state(schedule: ScheduleConfig) -> PlateauState | None:
-    """Return the state before the first validation; None where the rule needs none."""
+    """Return the state before the first validation; None if the rule has no state."""
     if schedule.rule != "plateau":
         return None
     return PlateauState(jnp.int32(0), jnp.float32(jnp.inf), jnp.int32(0))
@@ -49,13 +55,15 @@ def learning_rate(
 ) -> Array:
     """Return the rate at a step: learning_rate × schedule.factor ^ number of drops so far.
 
-    Rule "epochs": one drop at the start of each epoch in `drop_epochs`, counted from 1 as in
-    the 2012 program's logs. Rule "plateau": those in `state`, at most `drops`.
+    With rule "epochs" the rate drops at the start of each epoch in `drop_epochs`, which count
+    from 1 as in the logs of the 2012 program. With rule "plateau" `state` has the number of
+    drops, of which at most `schedule.drops` take effect.
 
     Args:
-        num_images: in the training split.
-        step: number of updates done.
-        state: of the rule "plateau".
+        config: the config.
+        num_images: number of images in the training split.
+        step: number of completed updates.
+        state: state of rule "plateau"; None for rule "epochs".
     """
     schedule = config.schedule
     if state is None:
@@ -70,25 +78,27 @@ def learning_rate(
 def learning_rates(
     config: Config, num_images: int, step: Array | int, rate: Array, params: PyTree
 ) -> PyTree:
-    """Return the rate of each parameter at a step: that of the model times its multipliers.
+    """Return the learning rate of each parameter at a step, with its multipliers.
 
-    A pattern's factor is that of its last entry in `schedule.multipliers` whose epoch has begun,
-    1 before the first. Where several patterns match a parameter, their factors multiply.
+    The factor of a pattern is that of its last entry in `schedule.multipliers` whose epoch has
+    begun, or 1 before the first. If several patterns match a parameter, their factors are
+    multiplied.
 
     Args:
-        num_images: in the training split.
-        step: number of updates done.
-        rate: of the model, from `learning_rate`.
-        params: of which only the structure is used.
+        config: the config.
+        num_images: number of images in the training split.
+        step: number of completed updates.
+        rate: the rate from `learning_rate`.
+        params: parameters, of which only the structure is used.
 
     Returns:
-        Scalars, with the structure of params.
+        A tree of scalars with the structure of `params`.
     """
     entries = sorted(config.schedule.multipliers, key=lambda entry: entry[1])
     patterns = list(dict.fromkeys(pattern for pattern, _, _ in config.schedule.multipliers))
 
-    def one(path: KeyPath, _: PyTree) -> Array:
-        name, own = path_name(path), rate
+    def parameter_rate(path: KeyPath, _: PyTree) -> Array:
+        name, multiplied = path_name(path), rate
         for pattern in patterns:
             if not re.fullmatch(pattern, name):
                 continue
@@ -97,17 +107,18 @@ def learning_rates(
                 if listed == pattern:
                     start = _first_step(epoch, num_images, config)
                     factor = jnp.where(step >= start, jnp.float32(value), factor)
-            own = own * factor
-        return own
+            multiplied = multiplied * factor
+        return multiplied
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(parameter_rate, params)
 
 
 def check_patterns(config: Config, params: PyTree) -> None:
     """Raise InputError for a pattern of the config that matches no parameter.
 
     Args:
-        params: of which only the structure is used.
+        config: the config.
+        params: parameters, of which only the structure is used.
     """
     paths = list(leaves_by_path(params))
     for field, entries in (
@@ -129,17 +140,18 @@ def _first_step(epoch: float, num_images: int, config: Config) -> int:
 
 
 def total_steps(config: Config, num_images: int) -> int:
-    """Return the steps of the whole run: its epochs, or config.max_steps if that is earlier."""
+    """Return the number of steps of a run, from config.epochs and config.max_steps."""
     steps = math.ceil(config.epochs * num_images / config.batch_size)
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """What is due after which step.
+    """The steps after which to log, to validate and to save.
 
     Attributes:
-        num_images: in the training split.
+        config: the config.
+        num_images: number of images in the training split.
     """
 
     config: Config
@@ -151,14 +163,14 @@ class StepSchedule:
         return total_steps(self.config, self.num_images)
 
     def epoch(self, step: int) -> float:
-        """Return the passes through the training images after a step."""
+        """Return the number of passes through the training images after a step."""
         return step * self.config.batch_size / self.num_images
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether an epoch after which to validate ends in a step."""
+        """Return whether a step completes an epoch after which to validate."""
         size = self.config.batch_size
-        before, now = (s * size // self.num_images for s in (step - 1, step))
-        return now > before and now % self.config.evaluate_every == 0
+        previous, completed = (s * size // self.num_images for s in (step - 1, step))
+        return completed > previous and completed % self.config.evaluate_every == 0
 
     def is_validation_step(self, step: int) -> bool:
         """Return whether to validate after a step."""
@@ -169,9 +181,9 @@ class StepSchedule:
         return step % self.config.log_every == 0 or self.is_validation_step(step)
 
     def is_checkpoint_step(self, step: int) -> bool:
-        """Return whether to save after a step."""
+        """Return whether to save a checkpoint after a step."""
         return step % self.config.checkpoint_every == 0 or step == self.last_step
 
     def is_due(self, step: int) -> bool:
-        """Return whether anything is to be done after a step."""
+        """Return whether to log, to validate or to save after a step."""
         return self.is_log_step(step) or self.is_checkpoint_step(step)

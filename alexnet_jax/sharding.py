@@ -1,7 +1,7 @@
-"""The mesh of devices, and where parameters and batches lie on it.
+"""The mesh of devices, and the shardings of parameters and batches.
 
-Every parameter declares logical axes where it is created (`layers/`). A table of rules maps these
-names to mesh axes, "data" and "column". Column parallelism and "one weird trick" are two tables.
+Every parameter is created with logical axes (`layers/`). Rules map these to the mesh axes "data"
+and "column". Column parallelism and "one weird trick" have different rules.
 """
 
 import math
@@ -21,7 +21,7 @@ from alexnet_jax.models.api import Layout
 from alexnet_jax.pytree import PyTree
 
 T = TypeVar("T")
-Rules = dict[str, str | None]  # logical axis to mesh axis; None for an axis that is not split
+Rules = dict[str, str | None]  # mesh axis by logical axis; None for an axis that is not split
 
 COLUMN_RULES: Rules = {
     "conv_column": "column",
@@ -34,7 +34,7 @@ COLUMN_RULES: Rules = {
     "dense_outputs": None,
     "classes": None,
 }
-# The devices of the column axis share the batch of the convolutions, each with all columns.
+# Convolutions have all columns on every device, and the batch is split over the column axis, too.
 ONE_WEIRD_TRICK_RULES: Rules = {**COLUMN_RULES, "conv_column": None}
 
 
@@ -42,8 +42,7 @@ def make_mesh(parallel: ParallelConfig) -> Mesh:
     """Return a mesh ("data", "column") of parallel.data × parallel.columns devices.
 
     Raises:
-        InputError: more devices are wanted than there are, or not all devices of several
-            processes.
+        InputError: there are too few devices, or with several processes not all are used.
     """
     data, columns = parallel.data, parallel.columns
     devices = jax.devices()
@@ -68,12 +67,15 @@ def make_mesh(parallel: ParallelConfig) -> Mesh:
 
 
 def make_data_mesh(batch_size: int) -> Mesh:
-    """Return a mesh for evaluation: whole models, the batch split over devices that divide it."""
+    """Return a mesh for evaluation with all columns on each device and the batch split over them.
+
+    The number of devices is the largest divisor of both the batch size and all devices.
+    """
     return make_mesh(ParallelConfig(data=math.gcd(batch_size, len(jax.devices()))))
 
 
 def rules(config: Config) -> Rules:
-    """Return the rules of the config's scheme, for training."""
+    """Return the rules for training with the config's scheme."""
     return ONE_WEIRD_TRICK_RULES if has_batch_sharded_convs(config) else COLUMN_RULES
 
 
@@ -88,10 +90,12 @@ def batch_axes(config: Config) -> tuple[str, ...]:
 
 
 def make_layout(config: Config, mesh: Mesh, *, training: bool = False) -> Layout:
-    """Return how the config's model lies on the mesh.
+    """Return the layout of the config's model on the mesh.
 
     Args:
-        training: under the config's scheme; evaluation always shares out columns.
+        config: the config.
+        mesh: the mesh of devices.
+        training: use the config's scheme; evaluation always splits the columns.
     """
     devices = mesh.shape["column"]
     columns = ColumnSharding(config.model.columns() // devices, "column" if devices > 1 else None)
@@ -99,17 +103,19 @@ def make_layout(config: Config, mesh: Mesh, *, training: bool = False) -> Layout
 
 
 def partition_specs(boxed: PyTree, mesh: Mesh, rules: Rules = COLUMN_RULES) -> PyTree:
-    """Return how a tree is laid out on a mesh, by the logical axes of its arrays.
+    """Return the partition specs of the arrays of a tree from their logical axes.
 
     Args:
-        boxed: arrays, or their shapes, in boxes that name their logical axes; what has no box,
-            as a step's number, lies on every device.
+        boxed: tree of arrays or shapes, boxed with their logical axes; leaves without a box are
+            replicated.
+        mesh: the mesh of devices.
+        rules: mesh axis by logical axis.
 
     Returns:
         A tree of `PartitionSpec` with the structure of the unboxed tree.
 
     Raises:
-        KeyError: a logical axis without a rule.
+        KeyError: a logical axis has no rule.
     """
 
     def spec(leaf: PyTree) -> P:
@@ -125,43 +131,43 @@ def partition_specs(boxed: PyTree, mesh: Mesh, rules: Rules = COLUMN_RULES) -> P
 
 
 def shardings(boxed: PyTree, mesh: Mesh, rules: Rules = COLUMN_RULES) -> PyTree:
-    """Return `partition_specs` on the devices of the mesh."""
+    """Return the shardings on the mesh for `partition_specs`."""
     specs = partition_specs(boxed, mesh, rules)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def with_shardings(boxed: PyTree, mesh: Mesh, rules: Rules = COLUMN_RULES) -> PyTree:
-    """Return the unboxed shapes and types of an abstract tree with their places on the mesh."""
+    """Return the unboxed shapes and types of an abstract tree with shardings."""
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         meta.unbox(boxed),
         shardings(boxed, mesh, rules),
     )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of an array that every device holds whole."""
+    """Return the sharding of an array of which every device has a copy."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(config: Config, mesh: Mesh) -> NamedSharding:
-    """Return where the rows of a training batch lie."""
+    """Return the sharding of a training batch."""
     return NamedSharding(mesh, P(batch_axes(config)))
 
 
 def evaluation_sharding(mesh: Mesh) -> NamedSharding:
-    """Return where the rows of an evaluation batch lie."""
+    """Return the sharding of an evaluation batch."""
     return NamedSharding(mesh, P("data"))
 
 
 def local_rows(batch_size: int, sharding: NamedSharding) -> np.ndarray:
-    """Return the rows, ascending, of a batch that this process's devices hold."""
+    """Return the rows of a batch, ascending, for the devices of this process."""
     slices = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
 
 def shard_batch(batch: T, sharding: NamedSharding) -> T:
-    """Turn this process's `local_rows` of a batch into arrays of all rows; returns at once."""
-    place = lambda rows: jax.make_array_from_process_local_data(sharding, rows)  # noqa: E731
-    placed: T = jax.tree.map(place, batch)
-    return placed
+    """Return a batch on the devices from this process's `local_rows`, without waiting for it."""
+    make_global = lambda rows: jax.make_array_from_process_local_data(sharding, rows)  # noqa: E731
+    sharded: T = jax.tree.map(make_global, batch)
+    return sharded

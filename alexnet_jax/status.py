@@ -1,4 +1,4 @@
-"""Write and read status.json, which tells other programs how a run stands."""
+"""Write and read status.json, the machine-readable status of a run."""
 
 import contextlib
 import dataclasses
@@ -22,13 +22,13 @@ class RunStatus:
     """The content of status.json.
 
     Attributes:
-        status: "running" while the process lives, and after a SIGKILL, or a SIGTERM outside the
-            training loop, which leave no time to write; "finished" after the final evaluation;
-            "interrupted" by a signal; "diverged" where the loss or the parameters are not finite;
-            "failed" by any other exception.
-        step: the newest checkpoint's, 0 without any; the same command continues from there.
-        message: why the run ended; empty while it runs and when it has finished.
-        time: when this was written, ISO 8601 in UTC.
+        status: "running" during a run, and after a SIGKILL or a SIGTERM outside the training loop,
+            when nothing can be written; "finished" after the final evaluation; "interrupted" after
+            a signal; "diverged" if the loss or the parameters are not finite; "failed" after any
+            other exception.
+        step: step of the newest checkpoint, from which the same command continues; 0 without any.
+        message: reason for the end of the run; empty for "running" and "finished".
+        time: time of writing, ISO 8601 in UTC.
     """
 
     status: Status
@@ -38,24 +38,23 @@ class RunStatus:
 
 
 def write_status(workdir: Path, status: Status, message: str = "") -> None:
-    """Replace status.json of a workdir.
+    """Write status.json of a workdir.
 
     Raises:
         InputError: the disk is full.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    content = dataclasses.asdict(
-        RunStatus(status, max(saved_steps(workdir), default=0), message, now)
-    )
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    step = max(saved_steps(workdir), default=0)
+    content = dataclasses.asdict(RunStatus(status, step, message, time))
     with disk_full_as_input_error(workdir, "make room, and run the same command again"):
         write_atomically(workdir / "status.json", json.dumps(content) + "\n")
 
 
 def read_status(workdir: Path) -> RunStatus | None:
-    """Return the status of a workdir; None where no run of this version has begun.
+    """Return the status of a workdir; None if it has no status.json.
 
     Raises:
-        InputError: status.json is not one that `write_status` has written.
+        InputError: `write_status` has not written that status.json.
     """
     path = workdir / "status.json"
     try:
@@ -71,10 +70,11 @@ def read_status(workdir: Path) -> RunStatus | None:
 
 
 def track_status(workdir: Path, run: Callable[[], int]) -> int:
-    """Call `run` and return its exit status, with status.json kept up to date around it.
+    """Call `run` and return its exit status; write status.json before and after it.
 
     Args:
-        run: returns 0 when finished, 128 + N when stopped by signal N.
+        workdir: folder of the run.
+        run: function that returns 0 when finished, and 128 + N when stopped by signal N.
     """
     write_status(workdir, "running")
     try:
@@ -85,7 +85,7 @@ def track_status(workdir: Path, run: Callable[[], int]) -> int:
             status = "diverged"
         elif isinstance(error, KeyboardInterrupt):
             status = "interrupted"
-        # A status that cannot be written must not hide what the run ended by.
+        # A failure to write the status must not hide the original exception.
         with contextlib.suppress(OSError, InputError):
             write_status(workdir, status, str(error).strip() or type(error).__name__)
         raise

@@ -10,10 +10,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import config as configs
 from alexnet_jax import distributed, finetune, metrics, sharding, trained
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, config_to_json, with_changes
 from alexnet_jax.data.batch import Batch, consecutive_examples
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import check_images, evaluation_batches, train_batches
@@ -37,22 +36,21 @@ from alexnet_jax.workdir import write_config
 from alexnet_jax.writers import NullWriter, RunWriter, make_record
 
 
-def check(config: Config) -> None:
-    """Raise InputError for what can be seen to be wrong without the data, but with the devices.
+def check_devices_and_patterns(config: Config) -> None:
+    """Raise InputError if there are too few devices, or a pattern matches no parameter.
 
-    Args:
-        config: validated.
+    `config.validated` has checked everything else that does not depend on the data.
     """
     sharding.make_mesh(config.parallel)
     check_patterns(config, registry.abstract_variables(config)["params"])
 
 
-def complete(config: Config, pack: Pack) -> Config:
-    """Return the config with the number of classes that the data have.
+def complete_config(config: Config, pack: Pack) -> Config:
+    """Return the config with the number of classes of the data.
 
     Raises:
-        InputError: the config has another number, or its crop, channels or rule for the
-            learning rate do not fit the data.
+        InputError: the config has another number of classes, or its crop, channels or schedule do
+            not fit the data.
     """
     check_images(pack, config.data, config.model.channels)
     if config.schedule.rule == "plateau" and "validation" not in pack.splits:
@@ -66,17 +64,17 @@ def complete(config: Config, pack: Pack) -> Config:
             f"model.num_classes={config.model.num_classes}, but {config.data.name} has {classes} "
             "classes; leave it at 0 to take the data's"
         )
-    return configs.with_changes(config, {"model.num_classes": classes})
+    return with_changes(config, {"model.num_classes": classes})
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a run begins or continues.
+    """The state with which a run begins or continues.
 
     Attributes:
         state: the training state.
-        sums: of the steps since the last record.
-        init_step: the step of config.init_from whose parameters a new run has taken.
+        sums: metric sums of the steps since the last record.
+        init_step: step of the checkpoint of config.init_from from which a new run starts.
     """
 
     state: TrainState
@@ -86,7 +84,7 @@ class _Start:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run is made of, built once."""
+    """The objects that a run uses, which do not change while it trains."""
 
     config: Config
     pack: Pack
@@ -101,17 +99,18 @@ class _Run:
 
 
 def train(config: Config, pack: Pack, workdir: Path) -> int:
-    """Train, from the newest checkpoint in the workdir if there is one, to the last step.
+    """Train to the last step, from the newest checkpoint in the workdir if there is one.
 
     Args:
-        config: complete.
-        workdir: locked by the caller.
+        config: config with the number of classes.
+        pack: the prepared images.
+        workdir: folder of the run, locked by the caller.
 
     Returns:
-        0 when the last step is done, 128 + the signal that stopped it before.
+        0 after the last step, or 128 + the number of the signal that stopped the run before.
 
     Raises:
-        InputError: a config that this machine, the data or the workdir do not fit.
+        InputError: the config does not fit the machine, the data or the workdir.
         DivergedError: the loss or the parameters are not finite.
     """
     mesh = sharding.make_mesh(config.parallel)
@@ -169,7 +168,7 @@ def _start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints) -> 
 
     def read(step: int) -> _Start:
         variables = checkpoints.variables(step, abstract.saved_variables())
-        rest = checkpoints.train_state(step, abstract.saved_train_state())
+        train_state = checkpoints.train_state(step, abstract.saved_train_state())
         metadata = checkpoints.metadata(step)
         trained_on = (
             metadata["images"],
@@ -187,19 +186,20 @@ def _start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints) -> 
                 f"{pack.directory} holds: their number, classes or mean differ. Give the data "
                 "it was made with, or another --workdir"
             )
-        state = abstract.replace(**variables, **rest)
+        state = abstract.replace(**variables, **train_state)
         return _Start(state, MetricSums(**metadata["metric_sums"]))
 
     found = checkpoints.newest(read)
     if found is not None:
         checkpoints.set_aside_after(found[0])
         return found[1]
-    # It runs once: on CPU, optimizing the many loops of the random numbers takes far longer.
-    quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
+    # On CPUs, optimizing the loops of the random numbers takes far longer than running them once.
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    compiler_options = {"xla_backend_optimization_level": 0} if is_cpu else {}
     init = jax.jit(
         lambda: init_state(config),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-        compiler_options=quick,
+        compiler_options=compiler_options,
     )
     state = init()
     if not config.init_from:
@@ -218,14 +218,19 @@ def save_checkpoint(
     num_images: int,
     sums: MetricSums,
 ) -> None:
-    """Save a state with all that is needed to continue, to evaluate and to predict.
+    """Save a checkpoint with everything needed to continue, to evaluate and to predict.
 
     Args:
-        num_images: in the training split; 0 for imported weights.
-        sums: of the steps since the last record.
+        checkpoints: the checkpoints of the run.
+        config: config with the number of classes.
+        state: the training state.
+        mean_image: mean image of the training split, (side, side, channels).
+        class_names: names of the classes in the order of the labels.
+        num_images: number of images in the training split; 0 for imported weights.
+        sums: metric sums of the steps since the last record.
     """
     metadata = dict(
-        config=configs.to_json(config),
+        config=config_to_json(config),
         class_names=list(class_names),
         images=num_images,
         metric_sums=dict(vars(sums)),
@@ -237,13 +242,13 @@ def save_checkpoint(
 
 @dataclass
 class _Progress:
-    """How far the host has followed the device.
+    """The progress of a run as far as its metrics have been fetched from the devices.
 
     Attributes:
-        step: whose metrics were fetched last.
-        sums: of the steps since the last record.
-        saved_step: of the newest checkpoint; 0 without any.
-        learning_rate: of `step`.
+        step: the last step whose metrics have been fetched.
+        sums: metric sums of the steps since the last record.
+        saved_step: step of the newest checkpoint; 0 without any.
+        learning_rate: learning rate of `step`.
     """
 
     step: int
@@ -253,21 +258,21 @@ class _Progress:
 
 
 def _train_steps(run: _Run, start: _Start) -> int:
-    """Train to the last step or a signal; return as `train` does."""
+    """Train to the last step or until a signal; return the exit status of `train`."""
     state, first = start.state, int(start.state.step)
     progress = _Progress(first, start.sums, first, run.config.learning_rate)
     step, pending = first, None
-    with PreemptionSignal() as own:
-        preemption = distributed.SharedPreemptionSignal(own, run.mesh)
+    with PreemptionSignal() as local_signal:
+        preemption = distributed.SharedPreemptionSignal(local_signal, run.mesh)
         timer = StepTimer(run.config.batch_size, first)
         for batch in _device_batches(run, first):
             state, step_metrics = run.train_step(state, run.mean, batch)
-            # The metrics of the step before are fetched while the device computes this one.
+            # Fetch the metrics of the previous step while the devices compute this one.
             if pending is not None:
                 _fetch_metrics(run, progress, pending)
             step, pending, signal = step + 1, step_metrics, preemption.signal()
             if not run.schedule.is_due(step) and signal is None:
-                if step == first + 1:  # it compiled; the clock starts after it
+                if step == first + 1:  # do not time the first step, which compiles
                     jax.block_until_ready(step_metrics)
                     timer.resume(step)
                     run.writer.compiled()
@@ -293,24 +298,24 @@ def _train_steps(run: _Run, start: _Start) -> int:
 
 
 def _device_batches(run: _Run, step: int) -> Iterator[Batch]:
-    """Yield batches on the devices; the next one is placed while the current one is used."""
-    config, places = run.config, sharding.batch_sharding(run.config, run.mesh)
-    host = train_batches(
+    """Yield batches on the devices; transfer the next batch while the current one is used."""
+    config, batch_sharding = run.config, sharding.batch_sharding(run.config, run.mesh)
+    host_batches = train_batches(
         run.pack,
         config,
         consecutive_examples(config.batch_size, run.schedule.num_images),
         first_step=step,
         last_step=run.schedule.last_step,
-        rows=sharding.local_rows(config.batch_size, places),
+        rows=sharding.local_rows(config.batch_size, batch_sharding),
     )
-    ahead: Batch | None = None
-    for batch in host:
-        placed = sharding.shard_batch(batch, places)
-        if ahead is not None:
-            yield ahead
-        ahead = placed
-    if ahead is not None:
-        yield ahead
+    current_batch: Batch | None = None
+    for host_batch in host_batches:
+        next_batch = sharding.shard_batch(host_batch, batch_sharding)
+        if current_batch is not None:
+            yield current_batch
+        current_batch = next_batch
+    if current_batch is not None:
+        yield current_batch
 
 
 def _fetch_metrics(run: _Run, progress: _Progress, step_metrics: StepMetrics) -> None:
@@ -338,13 +343,13 @@ def _record(run: _Run, progress: _Progress, images_per_second: float) -> None:
 
 
 def _validate(run: _Run, state: TrainState, step: int) -> TrainState:
-    """Write the validation errors; return the state with what the schedule has learned of them."""
-    places = sharding.evaluation_sharding(run.mesh)
+    """Validate and record the errors; return the state with the schedule's state updated."""
+    batch_sharding = sharding.evaluation_sharding(run.mesh)
     batches = evaluation_batches(
         run.pack,
         "validation",
         run.config,
-        rows=sharding.local_rows(run.config.batch_size, places),
+        rows=sharding.local_rows(run.config.batch_size, batch_sharding),
     )
     variables = state.variables()
     (result,) = evaluate_batches(
@@ -352,15 +357,20 @@ def _validate(run: _Run, state: TrainState, step: int) -> TrainState:
     )
     epoch = run.schedule.epoch(step)
     run.writer.write_record(make_record(step, epoch, "validation", result))
-    # The last step may not end an epoch: a longer run would not validate after it.
+    # If the last step does not end an epoch, a longer run would not validate after it, so the
+    # schedule must not count this validation.
     if state.schedule_state is None or not run.schedule.ends_epoch(step):
         return state
-    seen = state.schedule_state.observe(result["top1_error"], run.config.schedule.patience)
-    return state.replace(schedule_state=jax.device_put(seen, sharding.replicated(run.mesh)))
+    observed = state.schedule_state.observe(result["top1_error"], run.config.schedule.patience)
+    return state.replace(schedule_state=jax.device_put(observed, sharding.replicated(run.mesh)))
 
 
 def _save(run: _Run, progress: _Progress, state: TrainState) -> None:
-    """Save a checkpoint."""
+    """Save a checkpoint.
+
+    Raises:
+        DivergedError: the parameters are not finite.
+    """
     if not metrics.finite(state.params):
         raise _diverged(progress, "the parameters are not")
     save_checkpoint(
@@ -376,6 +386,7 @@ def _save(run: _Run, progress: _Progress, state: TrainState) -> None:
 
 
 def _diverged(progress: _Progress, what: str) -> DivergedError:
+    """Return the error whose message begins with `what`, such as "the loss is nan, not"."""
     kept = "nothing is saved"
     if progress.saved_step:
         kept = f"the checkpoint of step {progress.saved_step} is kept"

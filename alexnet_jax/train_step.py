@@ -1,4 +1,4 @@
-"""The training state, and the pure step from one state to the next."""
+"""The training state, and the pure function that computes a training step."""
 
 from collections.abc import Callable
 
@@ -29,14 +29,14 @@ from alexnet_jax.schedules import (
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that changes while training; unused parts are empty.
+    """The state that changes while training; parts that a model does not use are empty.
 
     Attributes:
-        step: number of updates done, int32.
-        params: {"conv1": {"kernel": …, "bias": …}, …}, nested to any depth.
+        step: number of completed updates, int32.
+        params: parameters, {"conv1": {"kernel": …, "bias": …}, …}, nested to any depth.
         batch_stats: running statistics of batch normalization.
-        opt_state: of the optimizer.
-        schedule_state: of the learning rate's rule.
+        opt_state: state of the optimizer.
+        schedule_state: state of the learning rate schedule.
         ema_params: averaged parameters.
     """
 
@@ -48,33 +48,34 @@ class TrainState(flax.struct.PyTreeNode):
     ema_params: PyTree
 
     def variables(self) -> Variables:
-        """Return the variables to evaluate: with averaged parameters where there are any."""
+        """Return the variables for evaluation, with averaged parameters if there are any."""
         variables = {"params": self.ema_params or self.params}
         return variables | ({"batch_stats": self.batch_stats} if self.batch_stats else {})
 
     def saved_variables(self) -> dict[str, PyTree]:
-        """Return the part of a checkpoint that evaluation needs; empty parts are left out."""
+        """Return the part of a checkpoint that evaluation needs, without empty collections."""
         return _without_empty(
             params=self.params, batch_stats=self.batch_stats, ema_params=self.ema_params
         )
 
     def saved_train_state(self) -> dict[str, PyTree]:
-        """Return the part that training alone needs; empty parts are left out."""
+        """Return the part of a checkpoint that only training needs, without empty entries."""
         return _without_empty(
             step=self.step, opt_state=self.opt_state, schedule_state=self.schedule_state
         )
 
 
 def _without_empty(**parts: PyTree) -> dict[str, PyTree]:
+    """Return the trees that have leaves."""
     return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
 
 
 class StepMetrics(flax.struct.PyTreeNode):
-    """What a training step reports.
+    """The metrics of a training step.
 
     Attributes:
-        sums: over the batch.
-        learning_rate: of the step, before multipliers.
+        sums: metric sums over the batch.
+        learning_rate: learning rate of the step, before multipliers.
     """
 
     sums: MetricSums
@@ -92,7 +93,7 @@ def init_state(config: Config) -> TrainState:
 
 
 def make_state(config: Config, variables: Variables) -> TrainState:
-    """Return the state before the first step, from given variables."""
+    """Return the state before the first step, with the given variables."""
     params = variables["params"]
     return TrainState(
         step=jnp.int32(0),
@@ -105,12 +106,12 @@ def make_state(config: Config, variables: Variables) -> TrainState:
 
 
 def _boxed_state(config: Config) -> TrainState:
-    """Return the initial state with the logical axes of its arrays."""
+    """Return the initial state, its arrays boxed with their logical axes."""
     return make_state(config, registry.init_boxed_variables(config))
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
-    """Return shapes, types and places on the mesh of the training state."""
+    """Return the shapes, types and shardings of the training state."""
     boxed = jax.eval_shape(lambda: _boxed_state(config))
     state: TrainState = sharding.with_shardings(boxed, mesh, sharding.rules(config))
     return state
@@ -122,7 +123,9 @@ def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.W
     The state is donated.
 
     Args:
-        num_images: in the training split.
+        config: config with the number of classes.
+        mesh: the mesh of devices.
+        num_images: number of images in the training split.
     """
     state = abstract_state(config, mesh)
     compute_gradients = _make_gradients_fn(config, mesh, state)
@@ -135,26 +138,28 @@ def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.W
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params, learning_rate=rates
         )
-        new = state.replace(
+        new_state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        return new, StepMetrics(sums, rate)
+        return new_state, StepMetrics(sums, rate)
 
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(places, None))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> GradientsFn:
     """Return (params, batch_stats, mean, batch) → (gradients, (metric sums, new batch_stats)).
 
-    The gradient is that of the mean over the whole batch: the loss is averaged over the mesh axes
-    that split the batch inside the differentiated function.
+    The gradient is that of the mean loss over the batch of all devices. The sums over the mesh axes
+    that split the batch are inside the differentiated function.
 
     Args:
-        state: abstract, on the mesh.
+        config: config with the number of classes.
+        mesh: the mesh of devices.
+        state: abstract training state with its shardings.
     """
     model = registry.make_model(config, sharding.make_layout(config, mesh, training=True))
     aux_weights = registry.family_of(config.model).aux_weights(config.model)

@@ -1,4 +1,4 @@
-"""A trained model: loaded from a workdir, and run on a mesh."""
+"""Load trained models from workdirs, and apply them on a mesh of devices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +13,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import config as configs
 from alexnet_jax import sharding
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, config_from_json, with_changes
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of, normalize
@@ -36,7 +35,8 @@ def make_predict_on_mesh(config: Config, mesh: Mesh) -> PredictOnMesh:
     """Return the jitted (variables, mean, batch) → log-probabilities (batch, classes), float32.
 
     Args:
-        mesh: the batch is split over its axis "data", the columns over "column".
+        config: config with the number of classes.
+        mesh: mesh whose axis "data" splits the batch, and whose axis "column" splits the columns.
     """
 
     def predict(model: nn.Module, variables: Variables, images: Array) -> Array:
@@ -49,16 +49,17 @@ def make_predict_on_mesh(config: Config, mesh: Mesh) -> PredictOnMesh:
 def make_features_on_mesh(
     config: Config, mesh: Mesh
 ) -> Callable[[Variables, Array, Batch], tuple[Array, Array]]:
-    """Return the jitted (variables, mean, batch) → log-probabilities and the classifier's input.
+    """Return the jitted (variables, mean, batch) → (log-probabilities, features).
 
-    The latter are the activations of the last hidden layer (fc7, section 6.1), (batch, units),
+    The features are the activations of the last hidden layer (fc7, section 6.1), (batch, units)
     float32.
 
     Args:
-        mesh: the batch is split over its axis "data"; its axis "column" has one device.
+        config: config with the number of classes.
+        mesh: mesh whose axis "data" splits the batch, and whose axis "column" has one device.
 
     Raises:
-        InputError: there is no hidden layer.
+        InputError: the model has no hidden layer.
     """
     layer = registry.feature_layer(config)
 
@@ -87,15 +88,15 @@ def _on_mesh(
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model, or one with imported weights.
+    """A trained model, or a model with imported weights.
 
     Attributes:
-        config: of the run, with the number of classes.
-        step: of the checkpoint; 0 for imported weights.
-        variables: {"params": {"conv1": {"kernel": …, "bias": …}, …}, …}, of all columns; averaged
-            parameters where the run has them.
-        mean_image: (side, side, channels of the data), in units of 0…255.
-        class_names: by class number.
+        config: config of the run, with the number of classes.
+        step: step of the checkpoint; 0 for imported weights.
+        variables: variables of all columns, {"params": {"conv1": {"kernel": …, "bias": …}, …}, …},
+            with averaged parameters if the run has them.
+        mean_image: mean image of the training split, (side, side, channels of the data), 0…255.
+        class_names: names of the classes in the order of the labels.
     """
 
     config: Config
@@ -110,16 +111,17 @@ class TrainedModel:
         return self.variables["params"]
 
     def make_predict_fn(self, mesh: Mesh) -> Predict:
-        """Return the function from a batch, one view of each image, to log-probabilities."""
+        """Return the function from a batch with one view per image to log-probabilities."""
         return self._bind(make_predict_on_mesh(self.config, mesh), mesh)
 
     def make_features_fn(self, mesh: Mesh) -> Callable[[Batch], tuple[Array, Array]]:
-        """Return the same with the classifier's input; see `make_features_on_mesh`."""
+        """Return the function to log-probabilities and features; see `make_features_on_mesh`."""
         return self._bind(make_features_on_mesh(self.config, mesh), mesh)
 
     def _bind(
         self, function: Callable[[Variables, Array, Batch], T], mesh: Mesh
     ) -> Callable[[Batch], T]:
+        """Bind the variables and the mean of this model, placed on the mesh, to a function."""
         mean = jnp.asarray(mean_of(self.mean_image, self.config.data, self.config.model.channels))
         boxed = registry.abstract_boxed_variables(self.config)
         variables = jax.device_put(self.variables, sharding.shardings(boxed, mesh))
@@ -130,10 +132,11 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
     """Load the newest readable checkpoint of a run.
 
     Args:
-        mesh: over which to lay the parameters; None puts all on the first device.
+        workdir: folder of the run.
+        mesh: mesh on which to place the parameters; None for the first device.
 
     Raises:
-        InputError: no run, or no checkpoint, there.
+        InputError: the folder is not that of a run, or has no readable checkpoint.
     """
     workdir = Path(workdir)
     recorded = read_config(workdir)
@@ -141,9 +144,9 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
 
     def read(step: int) -> TrainedModel:
         metadata = checkpoints.metadata(step)
-        config = configs.from_json(metadata["config"])
-        # The data may have been moved since.
-        config = configs.with_changes(config, {"data.dir": recorded.data.dir})
+        config = config_from_json(metadata["config"])
+        # The data may have been moved since the checkpoint was saved.
+        config = with_changes(config, {"data.dir": recorded.data.dir})
         variables = load_variables(checkpoints, step, config, mesh or sharding.make_data_mesh(1))
         mean, names = checkpoints.mean(step), tuple(metadata["class_names"])
         return TrainedModel(config, step, variables, mean, names)
@@ -158,10 +161,13 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
 def load_variables(
     checkpoints: Checkpoints, step: int, config: Config, mesh: Mesh
 ) -> dict[str, PyTree]:
-    """Return the variables of a checkpoint to evaluate, laid out on a mesh.
+    """Return the variables of a checkpoint for evaluation, placed on a mesh.
 
     Args:
-        config: of the checkpoint.
+        checkpoints: the checkpoints of the run.
+        step: step of the checkpoint.
+        config: config of the checkpoint.
+        mesh: the mesh of devices.
     """
     template = dict(sharding.with_shardings(registry.abstract_boxed_variables(config), mesh))
     return restore_variables(checkpoints, step, template)
@@ -170,10 +176,12 @@ def load_variables(
 def restore_variables(
     checkpoints: Checkpoints, step: int, template: dict[str, PyTree]
 ) -> dict[str, PyTree]:
-    """Return the variables of a checkpoint, with averaged parameters where it has them.
+    """Return the variables of a checkpoint, with averaged parameters if it has them.
 
     Args:
-        template: "params", and other collections that the model has; abstract, in their places.
+        checkpoints: the checkpoints of the run.
+        step: step of the checkpoint.
+        template: abstract variables with their shardings.
     """
     wanted = {name: part for name, part in template.items() if jax.tree.leaves(part)}
     if "ema_params" in checkpoints.metadata(step)["collections"]:

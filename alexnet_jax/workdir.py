@@ -1,28 +1,27 @@
-"""The folder of a run: its lock, and config.json."""
+"""The workdir, the folder of a run: its lock and its config.json."""
 
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from alexnet_jax import config as configs
 from alexnet_jax import fields
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, config_from_json, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Difference, differences
 from alexnet_jax.files import exclusive_lock, write_atomically
 
-FORMAT_VERSION = 2  # of config.json; 1 had no number
-ADDED = ("format_version", "changes", "init_step")  # in config.json, beside the config's fields
+FORMAT_VERSION = 2  # version of config.json; version 1 did not record a number
+ADDED = ("format_version", "changes", "init_step")  # entries of config.json besides the config
 MAY_CHANGE = ("parallel.", "max_steps", "epochs", "checkpoint_every", "data.dir")
 
 
 @contextmanager
 def lock_workdir(directory: Path) -> Iterator[None]:
-    """Make the folder, and keep a second process from training in it at the same time.
+    """Create the folder, and prevent other processes from training in it at the same time.
 
     Raises:
-        InputError: the folder cannot be written, or another process trains in it.
+        InputError: the folder cannot be written, or another process is training in it.
     """
     with ExitStack() as stack:
         try:
@@ -43,32 +42,35 @@ def lock_workdir(directory: Path) -> Iterator[None]:
 
 def _remove_if_unused(directory: Path) -> None:
     """Remove a workdir in which no run has begun; the caller holds its lock."""
-    left = [path for path in directory.iterdir() if path.name in (".lock", "status.json")]
-    if len(left) == len([*directory.iterdir()]):
-        for path in left:
+    removable = [path for path in directory.iterdir() if path.name in (".lock", "status.json")]
+    if len(removable) == len([*directory.iterdir()]):
+        for path in removable:
             path.unlink()
-        with suppress(OSError):  # another process may wait for it already
+        with suppress(OSError):  # another process may have created its lock already
             directory.rmdir()
 
 
 def check_config(directory: Path, config: Config) -> list[Difference]:
-    """Return what differs from the config recorded there before: (field, was, is).
+    """Return the differences between the config recorded in a workdir and a new one.
 
-    A number of classes left at 0, to be taken from the data, differs from none.
+    A number of classes of 0, which stands for that of the data, counts as equal to any number.
+
+    Returns:
+        (field, recorded value, new value) for each difference; [] if no config is recorded.
 
     Raises:
-        InputError: a field differs that a run cannot change (MAY_CHANGE are those it can).
+        InputError: a field differs that is not in MAY_CHANGE.
     """
     path = directory / "config.json"
     if not path.exists():
         return []
-    old, new = _read(path), configs.to_json(config)
+    old, new = _read(path), config_to_json(config)
     for name in ADDED:
         old.pop(name, None)
     new["model"]["num_classes"] = new["model"]["num_classes"] or old["model"]["num_classes"]
     differing = list(differences(old, new))
     if fixed := [d for d in differing if not d[0].startswith(MAY_CHANGE)]:
-        listed = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in fixed)
+        listed = "; ".join(f"{name} was {was!r}, is {value!r}" for name, was, value in fixed)
         raise InputError(
             f"--workdir={directory} was made with another config: {listed}. "
             "Give another --workdir, or the values it was made with"
@@ -79,55 +81,65 @@ def check_config(directory: Path, config: Config) -> list[Difference]:
 def write_config(
     directory: Path, config: Config, step: int, init_step: int | None = None
 ) -> list[str]:
-    """Record the config; return what it changes in the one recorded before, a line each.
+    """Record the config in config.json.
 
-    config.json is the config as it last ran, under "changes" what was changed on the way, and
-    under "init_step" at which step of the run `init_from` its parameters were taken.
+    The file contains the current config, under "changes" all earlier changes of fields, and under
+    "init_step" the step of the checkpoint of `init_from` from which the run started.
 
     Args:
-        step: at which the run continues.
-        init_step: where the run begins with parameters of another.
+        directory: the workdir.
+        config: the new config.
+        step: step at which the run begins or continues.
+        init_step: step of the checkpoint of another run from which a new run starts; None keeps
+            the recorded one.
+
+    Returns:
+        A line of text for each field that has changed.
 
     Raises:
-        InputError: as `check_config`.
+        InputError: see `check_config`.
     """
     path = directory / "config.json"
     differing = check_config(directory, config)
-    before = _read(path) if path.exists() else {"changes": []}
-    init_step = before.get("init_step") if init_step is None else init_step
-    changes = before["changes"]
-    changes += [{"step": step, "field": n, "from": was, "to": now} for n, was, now in differing]
-    recorded = {
-        **configs.to_json(config),
+    recorded = _read(path) if path.exists() else {"changes": []}
+    init_step = recorded.get("init_step") if init_step is None else init_step
+    changes = recorded["changes"]
+    changes += [{"step": step, "field": n, "from": old, "to": new} for n, old, new in differing]
+    content = {
+        **config_to_json(config),
         "format_version": FORMAT_VERSION,
         "changes": changes,
         "init_step": init_step,
     }
-    write_atomically(path, json.dumps(recorded, indent=2) + "\n")
-    return [f"{name} was {was!r}, is now {now!r}" for name, was, now in differing]
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    return [f"{name} was {old!r}, is now {new!r}" for name, old, new in differing]
 
 
 def read_config(directory: Path, flag: str = "--workdir") -> Config:
-    """Return the config of a run.
+    """Return the config recorded in a workdir.
 
     Args:
-        flag: which gave the directory, for messages.
+        directory: the workdir.
+        flag: flag that gave the directory, for messages.
 
     Raises:
-        InputError: no run there, or one of another version of this program.
+        InputError: the folder is not that of a run, or of another version of this program.
     """
     content = read_recorded(directory, flag)
     try:
-        return configs.from_json({n: v for n, v in content.items() if n not in ADDED})
+        return config_from_json({n: v for n, v in content.items() if n not in ADDED})
     except InputError as error:
         raise InputError(f"{directory / 'config.json'} cannot be used: {error}") from None
 
 
 def read_recorded(directory: Path, flag: str = "--workdir") -> fields.Json:
-    """Return the content of a run's config.json: the config's fields, and those of ADDED.
+    """Return the content of config.json: the fields of the config and the entries in ADDED.
+
+    Args:
+        directory, flag: see `read_config`.
 
     Raises:
-        InputError: as `read_config`.
+        InputError: see `read_config`.
     """
     path = directory / "config.json"
     if not path.exists():
@@ -139,15 +151,16 @@ def read_recorded(directory: Path, flag: str = "--workdir") -> fields.Json:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Return the steps that have a checkpoint, oldest first, without opening any.
+    """Return the steps that have a checkpoint, oldest first, from the names of their folders.
 
-    Processes would open them together.
+    Unlike `Checkpoints.steps`, this does not use orbax, which all processes must call together.
     """
     names = (path.name.removeprefix("step_") for path in workdir.glob("checkpoints/step_*"))
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def _read(path: Path, flag: str = "--workdir") -> fields.Json:
+    """Return the content of a config.json after a check of its format."""
     try:
         recorded = json.loads(path.read_text())
     except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Write a run's records to metrics.jsonl, to TensorBoard and to the terminal; read them back."""
+"""Write records of metrics to metrics.jsonl, TensorBoard and the terminal, and read them."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from alexnet_jax.files import write_atomically
 
-if TYPE_CHECKING:  # it loads JAX
+if TYPE_CHECKING:  # that module imports JAX
     from alexnet_jax.metrics import Metrics
 
 T = TypeVar("T")
@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Record(TypedDict, total=False):
     """One line of metrics.jsonl; errors are fractions.
 
-    `learning_rate` and `images_per_second` are those of training, `views` is that of the final
-    evaluation. `epoch` is None after an evaluation of imported weights.
+    Only records of training have `learning_rate` and `images_per_second`; only those of the final
+    evaluation have `views`. `epoch` is None for imported weights.
     """
 
     step: int
@@ -56,12 +56,12 @@ def make_record(step: int, epoch: float | None, split: str, metrics: "Metrics") 
 class RunWriter:
     """Write records to metrics.jsonl, to TensorBoard and to the terminal.
 
-    On a terminal a progress bar shows the latest training values; elsewhere each record is a
-    line. Both go to stderr, so that stdout can be piped.
+    On a terminal a progress bar shows the latest training metrics; otherwise each record is
+    printed as a line. Both are written to stderr, so that stdout can be piped.
     """
 
     def __init__(self, directory: Path, step: int, steps: int) -> None:
-        """Continue after `step` of `steps`; delete the records of later steps.
+        """Continue after `step` of `steps`, and delete the records of later steps.
 
         An interrupted run may have recorded steps after its newest checkpoint.
         """
@@ -81,7 +81,7 @@ class RunWriter:
         self._bar.set_postfix_str("compiling the step")
 
     def compiled(self) -> None:
-        """Start the estimate of the remaining time; call it after the first step."""
+        """Start to estimate the remaining time; call this after the first step."""
         self._bar.set_postfix_str("")
         self._bar.unpause()
 
@@ -90,7 +90,7 @@ class RunWriter:
         self._bar.update()
 
     def write_record(self, record: Record) -> None:
-        """Append a record to metrics.jsonl, plot it in TensorBoard and show it."""
+        """Append a record to metrics.jsonl, add it to TensorBoard and show it."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in record.items():
@@ -109,7 +109,7 @@ class RunWriter:
         self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Flush everything; remove the progress bar of an interrupted run."""
+        """Close all files, and remove the progress bar of an interrupted run."""
         self._bar.leave = self._bar.n == self._bar.total
         self._bar.close()
         self._events.close()
@@ -117,7 +117,7 @@ class RunWriter:
 
 
 class NullWriter:
-    """Write nothing: the writer of every process but the first."""
+    """A writer that does nothing, for all processes but the first."""
 
     def compiled(self) -> None:
         """Do nothing."""
@@ -158,13 +158,13 @@ def read_records(directory: Path) -> list[Record]:
 
 
 def append_record(directory: Path, record: Record) -> None:
-    """Append a record to metrics.jsonl after training; replace an incomplete last line."""
+    """Append a record to metrics.jsonl after training, in place of an incomplete last line."""
     _write_records(directory, [*read_records(directory), record])
 
 
 def progress_bar(items: Iterable[T], total: int, name: str) -> Iterable[T]:
-    """Iterate over batches with a temporary progress bar, if stderr is a terminal."""
-    import jax  # not at the top, for programs that only read records
+    """Return the items, with a temporary progress bar if stderr is a terminal."""
+    import jax  # not at the top, since programs that only read records do not need it
 
     hidden = not sys.stderr.isatty() or jax.process_index() > 0
     bar: Iterable[T] = tqdm(
@@ -174,6 +174,7 @@ def progress_bar(items: Iterable[T], total: int, name: str) -> Iterable[T]:
 
 
 def _write_records(directory: Path, records: list[Record]) -> None:
+    """Replace the records in metrics.jsonl."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(directory / "metrics.jsonl", text)
 
@@ -187,13 +188,12 @@ def _open_events(directory: Path, step: int) -> Any:
 
 @contextmanager
 def _torch_hidden() -> Iterator[None]:
-    """Make `import torch` fail, unless PyTorch has been imported before.
+    """Within the context, make `import torch` fail, unless PyTorch is imported already.
 
-    tensorboardX 2.6.5 imports PyTorch wherever it is installed, to accept tensors in place of
-    numbers. That takes seconds, and no submodule avoids it: the package's `__init__` imports all
-    of them. None as a module's entry is Python's documented way to block an import; the entry is
-    removed afterwards. A program that imports tensorboardX later, to give tensors to it, has to
-    import it before a run begins.
+    tensorboardX 2.6.5 imports PyTorch if it is installed, to accept tensors in place of numbers.
+    This takes seconds, and no submodule avoids it. Setting the entry in `sys.modules` to None is
+    Python's documented way to block an import; the entry is removed afterwards. A program that
+    uses tensors with tensorboardX has to import tensorboardX before a run begins.
     """
     if "torch" in sys.modules:
         yield

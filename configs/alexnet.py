@@ -1,27 +1,27 @@
-"""The network and the recipe of the paper (Krizhevsky, Sutskever, Hinton, NIPS 2012).
+"""The model and the recipe of the paper (Krizhevsky, Sutskever, Hinton, NIPS 2012).
 
     python -m alexnet_jax.main --config=configs/alexnet.py            # ImageNet, ILSVRC-2012
     python -m alexnet_jax.main --config=configs/alexnet.py:sample     # embedded images, minutes
 
-VARIANT, after the colon, is the data's word, an ablation's, or several separated by commas
-(sample,one_column). Data:
+The variant, after the colon, is a word for the data, a word for an ablation, or several words
+separated by commas (sample,one_column). Data:
 
-    (none)         TensorFlow Datasets' imagenet2012, prepared by hand; 90 epochs.
+    (none)         imagenet2012 of TensorFlow Datasets, downloaded by hand; 90 epochs.
                    The paper's errors: 40.7 % top-1 and 18.2 % top-5 on validation, ten views.
-    imagenette     ten easy classes of ImageNet, the same network.
-    sample         12,000 Fashion-MNIST images inside the package, a network of their size.
-    fashion_mnist  all 70,000 of them from TensorFlow Datasets, the sample's network.
-    cifar10        TensorFlow Datasets' cifar10, the sample's network on color.
+    imagenette     Ten easy classes of ImageNet, with the same model.
+    sample         12,000 Fashion-MNIST images in the package, with a model for small images.
+    fashion_mnist  All 70,000 of them from TensorFlow Datasets, with the model of the sample.
+    cifar10        cifar10 of TensorFlow Datasets, with the model of the sample for color images.
 
 The ablations are those of configs/variants.py, the same for every config: no_lrn, lrn_conv5,
 no_overlap, one_column, no_communication, conv6, no_conv2 … no_conv5, tanh, no_dropout,
-no_lighting, no_crops; and, before these, four_layers, the network of figure 1.
+no_lighting, no_crops; and, before these, four_layers, the model of figure 1.
 
 Other data: --config.data.name=folder --config.data.dir=DIR (a folder of class folders),
---config.data.name=idx (IDX files), or the name of any TensorFlow Datasets classification set.
+--config.data.name=idx (IDX files), or the name of any classification set in TensorFlow Datasets.
 """
 
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.models.ops import (
     LRN,
     Conv,
@@ -37,19 +37,23 @@ from configs import variants
 
 
 def get_config(variant: str = "") -> Config:
-    """Return the paper's config, or that of a variant."""
+    """Return the paper's config, or a variant of it.
+
+    Raises:
+        InputError: see `variants.apply_variant`.
+    """
     config = paper()
-    variants.apply(config, variant, DATA, variants.ABLATIONS)
+    variants.apply_variant(config, variant, DATA, variants.ABLATIONS)
     return config
 
 
 def paper() -> Config:
-    """Return the config of sections 3 to 5; all other fields have the paper's values by default."""
+    """Return the config of sections 3 to 5; the defaults of all fields are the paper's values."""
     return Config(model=SequentialConfig(num_columns=2, ops=paper_ops()))
 
 
 def paper_ops() -> dict[str, Op]:
-    """Return the network of section 3.5; standard deviations and biases are section 5's."""
+    """Return the ops of section 3.5, with the standard deviations and biases of section 5."""
     return dict(
         conv1=Conv(96, kernel=11, stride=4, padding=(0, 3)),
         relu1=ReLU(), norm1=LRN(), pool1=MaxPool(),
@@ -63,26 +67,26 @@ def paper_ops() -> dict[str, Op]:
         relu5=ReLU(), pool5=MaxPool(),
         fc6=Dense(4096, bias=1.0), relu6=ReLU(), drop6=Dropout(),
         fc7=Dense(4096, bias=1.0), relu7=ReLU(), drop7=Dropout(),
-        fc8=Dense(0),  # 0: as many as there are classes
+        fc8=Dense(0),  # 0: one unit per class
     )  # fmt: skip
 
 
 def make_small(config: Config) -> None:
-    """Turn a config of the paper's network into one for images of 28 or 32 pixels."""
+    """Change a config of the paper's model into one for images of 28 or 32 pixels."""
     config.epochs = 16
     config.checkpoint_every = 200
     config.learning_rate = 0.03
     config.schedule.drop_epochs = (12, 15)
     config.data.image_size = 28
     config.data.crop = 26
-    config.data.scale = 1 / 64  # with scaled kernels every layer's signal is near 1
+    config.data.scale = 1 / 64  # with init "scaled", activations of every layer are near 1
     config.data.lighting = "none"
-    model = variants.sequential(config)
+    model = sequential_model(config)
     model.channels = 1
     model.init = "scaled"
     for op in model.ops.values():
         if isinstance(op, LRN):
-            op.alpha = 0.4  # the paper's 1e-4 × 64²: as strong as on inputs of 0…255
+            op.alpha = 0.4  # the paper's 1e-4 × 64²: the same effect as on inputs of 0…255
         elif isinstance(op, WithinChannelLRN):
             op.alpha = 4.0
     for name, features, kernel in (
@@ -97,24 +101,24 @@ def make_small(config: Config) -> None:
 
 
 def imagenette(config: Config) -> None:
-    """Ten classes of ImageNet."""
+    """Use imagenette, ten classes of ImageNet."""
     config.data.name = "imagenette"
 
 
 def sample(config: Config) -> None:
-    """The embedded images."""
+    """Use the embedded images and a model for small images."""
     make_small(config)
     config.data.name = "sample"
 
 
 def fashion_mnist(config: Config) -> None:
-    """The data set that the embedded images are taken from."""
+    """Use the complete data set of the embedded images and a model for small images."""
     make_small(config)
     config.data.name = "fashion_mnist"
 
 
 def cifar10(config: Config) -> None:
-    """Small images in color."""
+    """Use CIFAR-10 and a model for small images in color."""
     make_small(config)
     config.data.name = "cifar10"
     config.data.image_size = 32

@@ -1,21 +1,21 @@
-"""Caffe's replica of the network, `models/bvlc_alexnet` of BVLC's Caffe (2014).
+"""Caffe's replica of AlexNet, `models/bvlc_alexnet` of BVLC's Caffe (2014).
 
     python -m alexnet_jax.convert --input=bvlc_alexnet.caffemodel --workdir=runs/bvlc
     python -m alexnet_jax.evaluate --workdir=runs/bvlc
 
-Its weights come as `bvlc_alexnet.caffemodel` or as `bvlcalexnet` of the ONNX model zoo. Caffe's
-readme reports 57.1 % top-1 and 80.2 % top-5 accuracy on validation, centre view: errors of 42.9 %
-and 19.8 %. They are not in this repository, and the conversion was run on files of the same
-layout with random weights only.
+The weights are available as `bvlc_alexnet.caffemodel` and as `bvlcalexnet` of the ONNX model zoo.
+Caffe's readme reports 57.1 % top-1 and 80.2 % top-5 accuracy on validation, center view: errors
+of 42.9 % and 19.8 %. The weights are not in this repository, and the conversion has been tested
+only on files of the same layout with random weights.
 
-What differs from the paper is the field that differs here from `configs/alexnet.py`: crops of 227
-without padding, LRN over all channels with k = 1 and alpha / n, inverted dropout, biases of 0.1,
-squashed images in BGR, no color noise, and biases at twice the rate and without decay
-(train_val.prototxt). The rate is 0.01, divided by ten every 100,000 of 450,000 batches of 256
-(solver.prototxt): in epochs of 1,281,167 images, at the starts of the 21st, 41st, 61st and 81st,
-rounded to whole ones, until the 90th ends; Caffe's weights are those after 360,000 batches. It
-trained with a mean image, which `--mean=imagenet_mean.binaryproto` takes over; without that the
-mean of its channels is taken.
+The config differs from `configs/alexnet.py` as Caffe's replica differs from the paper: crops of
+227 pixels without padding, LRN across columns with k = 1 and alpha / n, inverted dropout, biases
+of 0.1, squashed images in BGR, no color noise, and biases with twice the learning rate and without
+decay (train_val.prototxt). The learning rate is 0.01, divided by ten every 100,000 of 450,000
+batches of 256 (solver.prototxt). In epochs of 1,281,167 images, rounded, these drops are at the
+starts of epochs 21, 41, 61 and 81 of 90. Caffe's published weights are those after 360,000
+batches. Caffe subtracted a mean image, which `convert --mean=imagenet_mean.binaryproto` reads;
+without it the mean of each channel is used.
 """
 
 from alexnet_jax.config import Config

@@ -1,30 +1,31 @@
-"""Variants: the data a config is for, and the authors' ablations, as words after the colon.
+"""Variants of a config: words after the colon that choose the data and ablations.
 
     --config=configs/alexnet.py:sample,no_lrn
 
-Words are separated by commas, the data's first; ablations are applied in the order given. Each
-is a function that changes a config in place, and says which run of the 2012 program it follows
-(#N is layers/layers-N.cfg there). Rates and epochs stay those of the config.
+Words are separated by commas. The word of the data comes first; ablations are applied in the
+order given. Each ablation is a function that changes a config in place; its docstring names the
+section of the paper or the run of the 2012 program that it follows (#N is layers/layers-N.cfg of
+that program). Learning rates and epochs remain those of the config.
 
-    no_lrn            no response normalization.
-    lrn_conv5         response normalization after conv5 too.
-    no_overlap        pooling windows that do not overlap.
-    one_column        one column with half of the kernels in conv1 … conv4.
-    no_communication  columns that do not see each other.
-    conv6             a sixth convolution, as in the networks trained on more images.
-    no_conv2 … no_conv5  one convolution less.
-    tanh              tanh in place of ReLU.
-    no_dropout, no_lighting, no_crops  one of the paper's means against overfitting less.
+    no_lrn            Remove local response normalization.
+    lrn_conv5         Add response normalization after conv5.
+    no_overlap        Use pooling windows that do not overlap.
+    one_column        Use one column, with half of the kernels in conv1 … conv4.
+    no_communication  Let each column take only its own channels before the last layer.
+    conv6             Add a sixth convolution, as in the models trained on more images.
+    no_conv2 … no_conv5  Remove a convolution.
+    tanh              Use tanh in place of ReLU.
+    no_dropout, no_lighting, no_crops  Remove one of the paper's measures against overfitting.
 
-One word is another network, and stands before those that change it (sample,four_layers,tanh):
+One word replaces the model, and comes before the words that change it (sample,four_layers,tanh):
 
-    four_layers       three convolutions and a classifier, for figure 1.
+    four_layers       Use three convolutions and a classifier, for figure 1.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import (
     LRN,
@@ -34,57 +35,56 @@ from alexnet_jax.models.ops import (
     MaxPool,
     Op,
     ReLU,
-    SequentialConfig,
     Tanh,
     WithinChannelLRN,
     blocks,
     free_name,
+    parameter_ops,
     spatial_sizes,
 )
 
 Change = Callable[[Config], None]
 
 
-def apply(
-    config: Config, words: str, data: Mapping[str, Change], ablations: Mapping[str, Change]
+def apply_variant(
+    config: Config, variant: str, data: Mapping[str, Change], ablations: Mapping[str, Change]
 ) -> None:
-    """Apply the words of a variant, `DATA`, `DATA,ABLATION,…` or `ABLATION,…`.
+    """Apply the words of a variant, `DATA`, `DATA,ABLATION,…` or `ABLATION,…`, to a config.
+
+    Args:
+        config: the config to change in place.
+        variant: the words, separated by commas; "" changes nothing.
+        data: functions by the words for the data.
+        ablations: functions by the words for ablations.
 
     Raises:
-        InputError: a word that neither table has, one said twice, data named after an ablation,
-            or a network after a change of another.
+        InputError: a word is unknown or occurs twice, the word of the data does not come first,
+            or a word replaces the model after another word has changed it.
     """
-    given = words.split(",") if words else []
-    for place, word in enumerate(given):
+    words = variant.split(",") if variant else []
+    for index, word in enumerate(words):
         if word not in {**data, **ablations}:
             raise InputError(
                 f"unknown variant {word!r}; known: {', '.join(data)} (the data) and, also after "
                 f"a comma, {', '.join(ablations)}"
             )
-        if word in given[:place]:
-            raise InputError(f"the variant {words!r} says {word} twice; expected each word once")
-        if word in data and place:
+        if word in words[:index]:
+            raise InputError(f"the variant {variant!r} has {word} twice; expected each word once")
+        if word in data and index:
             raise InputError(
-                f"the variant {words!r} names the data {word} after {given[0]}; expected at most "
+                f"the variant {variant!r} names the data {word} after {words[0]}; expected at most "
                 "one word for the data, and that first"
             )
-        if word == "four_layers" and (earlier := [w for w in given[:place] if w not in data]):
+        if word == "four_layers" and (earlier := [w for w in words[:index] if w not in data]):
             raise InputError(
-                f"the variant {words!r} names the network {word} after {earlier[-1]}, which it "
+                f"the variant {variant!r} names the model {word} after {earlier[-1]}, which it "
                 f"would undo; expected {word} before it"
             )
         {**data, **ablations}[word](config)
 
 
-def sequential(config: Config) -> SequentialConfig:
-    """Return the config's model, which must be a chain of ops."""
-    if not isinstance(config.model, SequentialConfig):
-        raise InputError(f"expected a chain of ops, not {type(config.model).__name__}")
-    return config.model
-
-
-def joined(layers: Mapping[str, Mapping[str, Op]]) -> dict[str, Op]:
-    """Return the ops of `blocks` in one mapping."""
+def join_blocks(layers: Mapping[str, Mapping[str, Op]]) -> dict[str, Op]:
+    """Return the ops of several `blocks` in one mapping, in order."""
     ops: dict[str, Op] = {}
     for block in layers.values():
         assert not ops.keys() & block.keys()
@@ -93,16 +93,16 @@ def joined(layers: Mapping[str, Mapping[str, Op]]) -> dict[str, Op]:
 
 
 def four_layers(config: Config) -> None:
-    """Another network, of one column: conv1, conv2, conv3 and the classifier, fc4 (figure 1).
+    """Replace the model by one of a single column: conv1, conv2, conv3 and fc4 (figure 1).
 
-    The paper says of it no more than "a four-layer convolutional network". Here its sizes are
-    those of a network for CIFAR-10 that the authors published with their program cuda-convnet
+    The paper only calls it "a four-layer convolutional network". The sizes are those of a model
+    for CIFAR-10 that the authors published with their program cuda-convnet
     (example-layers/layers-18pct.cfg): 32, 32 and 64 kernels of 5 × 5, pooling after each of them,
-    then normalization after the first two, no hidden fully-connected layer, and no dropout. That
-    network averages in its second and third pooling, where this takes maxima; pooling windows
-    and normalization are the config's.
+    then normalization after the first two, no hidden fully-connected layer, and no dropout.
+    Pooling windows and normalization are those of the config. Unlike here, the second and third
+    pooling of that model compute averages.
     """
-    model = sequential(config)
+    model = sequential_model(config)
     norm = next(op for op in model.ops.values() if isinstance(op, LRN))
     pool = next(op for op in model.ops.values() if isinstance(op, MaxPool))
     ops: dict[str, Op] = {}
@@ -117,35 +117,40 @@ def four_layers(config: Config) -> None:
 
 
 def no_lrn(config: Config) -> None:
-    """No response normalization (section 3.3); nor any within a channel, as in run #148."""
+    """Remove response normalization (section 3.3), also within channels, as run #148 does."""
     _remove(config, LRN, WithinChannelLRN)
 
 
 def lrn_conv5(config: Config) -> None:
-    """Response normalization in layer 5 too, before its pooling (run #149)."""
-    model = sequential(config)
-    _need(config, "lrn_conv5", "conv5")
+    """Add response normalization to layer 5, before its pooling (run #149).
+
+    Raises:
+        InputError: the model has no conv5, or no_lrn has removed the normalization to copy.
+    """
+    model = sequential_model(config)
+    _require_ops(config, "lrn_conv5", "conv5")
     norms = [op for op in model.ops.values() if isinstance(op, LRN)]
     if not norms:
-        raise InputError("lrn_conv5 is one normalization more, but no_lrn has taken all away")
+        raise InputError("lrn_conv5 adds a normalization, but no_lrn has removed all of them")
     layers = blocks(model.ops)
-    before: dict[str, Op] = {}
+    conv5: dict[str, Op] = {}
     for name, op in layers["conv5"].items():
         if isinstance(op, MaxPool):
-            before["norm5"] = dataclasses.replace(norms[0])
-        before[name] = op
-    layers["conv5"] = before
-    model.ops = joined(layers)
+            conv5["norm5"] = dataclasses.replace(norms[0])
+        conv5[name] = op
+    layers["conv5"] = conv5
+    model.ops = join_blocks(layers)
 
 
 def no_overlap(config: Config) -> None:
-    """Pooling by windows of 2 × 2, two pixels apart (section 3.4, run #147).
+    """Use pooling windows of 2 × 2 pixels with stride 2 (section 3.4, run #147).
 
-    Layers after the first are padded less where their pooled maps would be larger than before: in
-    the paper's network conv2 by 1 and conv5 not at all, which is what #147 does. The maps are
-    55, 28 | 26, 13 | 13 | 13 | 11, 6 pixels wide, and the parameters as many.
+    The padding of layers after the first is reduced where their pooled activations would be
+    larger than with overlapping windows. For the paper's model this gives conv2 a padding of 1
+    and conv5 none, as in run #147. The widths of the activations before and after pooling are
+    55, 28 | 26, 13 | 13 | 13 | 11, 6, and the number of parameters is unchanged.
     """
-    ops, crop = sequential(config).ops, config.data.crop
+    ops, crop = sequential_model(config).ops, config.data.crop
     sizes = spatial_sizes(ops, crop)
     for op in ops.values():
         if isinstance(op, MaxPool):
@@ -159,32 +164,38 @@ def no_overlap(config: Config) -> None:
 
 
 def one_column(config: Config) -> None:
-    """One column, as one accelerator can hold it (section 3.2 of the paper, run #145-half).
+    """Use one column, which fits on one accelerator (section 3.2, run #145-half).
 
     conv1 to conv4 have half of their kernels. conv5 and the layers after it keep their sizes, so
-    that fc6, where most of the parameters are, is the same (the paper's second footnote).
+    that fc6, which has most of the parameters, is unchanged (the paper's second footnote).
+
+    Raises:
+        InputError: the model has one column already.
     """
-    model = sequential(config)
+    model = sequential_model(config)
     if model.num_columns == 1:
-        raise InputError("one_column takes one of two columns away, but there is one only")
+        raise InputError("one_column removes a column, but the model has only one")
     model.num_columns = 1
-    for name, op in _layers(config):
+    for name, op in parameter_ops(model.ops):
         op.groups = 1
         if name in ("conv1", "conv2", "conv3", "conv4"):
             op.features //= 2
 
 
 def no_communication(config: Config) -> None:
-    """Columns that never communicate before the last layer (run #150).
+    """Let each column take only its own channels before the last layer (run #150).
 
-    conv2 has a quarter more kernels (2 × 160) and fc6 twice the units (2 × 4096), which makes up
-    for the parameters that are lost where layers see one column.
+    conv2 has a quarter more kernels (2 × 160) and fc6 twice the units (2 × 4096), to compensate
+    for the parameters of the removed connections.
+
+    Raises:
+        InputError: the model has one column, or no conv2 or conv3.
     """
-    model = sequential(config)
+    model = sequential_model(config)
     if model.num_columns == 1:
-        raise InputError("no_communication is of columns, but there is one only")
-    _need(config, "no_communication", "conv2", "conv3")
-    for name, op in _layers(config):
+        raise InputError("no_communication separates columns, but the model has only one")
+    _require_ops(config, "no_communication", "conv2", "conv3")
+    for name, op in parameter_ops(model.ops):
         if name in ("conv3", "fc6", "fc7"):
             op.groups = model.num_columns
         if name == "conv2":
@@ -194,12 +205,16 @@ def no_communication(config: Config) -> None:
 
 
 def conv6(config: Config) -> None:
-    """A sixth convolution after the last pooling, which sees both columns (section 6.1, run #146).
+    """Add a sixth convolution after the last pooling, whose input is both columns (run #146).
 
-    Kernels, bias and spread are those of conv5.
+    It has the number and size of kernels and the initial values of conv5. Section 6.1 describes
+    it.
+
+    Raises:
+        InputError: the model has no conv5.
     """
-    model = sequential(config)
-    _need(config, "conv6", "conv5")
+    model = sequential_model(config)
+    _require_ops(config, "conv6", "conv5")
     conv5 = model.ops["conv5"]
     assert isinstance(conv5, Conv)
     layers: dict[str, dict[str, Op]] = {}
@@ -208,47 +223,48 @@ def conv6(config: Config) -> None:
         if name == "conv5":
             sixth = dataclasses.replace(conv5, padding=(1, 1), groups=1)
             layers["conv6"] = {"conv6": sixth, free_name(ReLU(), "conv6", model.ops): ReLU()}
-    model.ops = joined(layers)
+    model.ops = join_blocks(layers)
 
 
 def no_conv(name: str) -> Change:
-    """Without one of conv2 … conv5 (section 7: "removing any of the middle layers").
+    """Return the change that removes one of conv2 … conv5.
 
-    The paper does not say how the rest closed up. Here the maps keep their sizes and the columns
-    still meet: the next convolution takes over pooling and the sight of both columns; where there
-    is none, after conv5, the one before takes over the pooling, and fc6 sees its 384 maps in place
-    of 256 (79,396,968 parameters). A normalization goes with its layer.
+    Section 7 reports on "removing any of the middle layers", but not how the other layers were
+    connected. Here the next convolution inherits the pooling of the removed one and, where that
+    took both columns as input, does so too. After conv5 there is no convolution: conv4 inherits
+    the pooling, and fc6 has 384 input channels in place of 256 (79,396,968 parameters). The
+    response normalization of the removed layer is removed. Activations keep their sizes.
     """
 
     def change(config: Config) -> None:
-        model = sequential(config)
-        _need(config, f"no_{name}", name)
+        model = sequential_model(config)
+        _require_ops(config, f"no_{name}", name)
         layers = blocks(model.ops)
-        order = [layer for layer, block in layers.items() if isinstance(block[layer], Conv)]
-        place = order.index(name)
-        heir = (order[place + 1 :] or order[place - 1 :])[0]
-        gone, after = layers.pop(name), layers[heir]
-        old, new = gone.pop(name), after[heir]
-        assert isinstance(old, Conv)
-        assert isinstance(new, Conv)
-        if any(isinstance(op, MaxPool) for op in gone.values()):
-            if any(isinstance(op, MaxPool) for op in after.values()):
-                raise InputError(f"without {name}, {heir} would have to pool twice")
-            taken = joined({n: block for n, block in layers.items() if n != heir})
-            layers[heir] = {heir: new}
-            for op in gone.values():
+        convs = [layer for layer, block in layers.items() if isinstance(block[layer], Conv)]
+        index = convs.index(name)
+        neighbor = (convs[index + 1 :] or convs[index - 1 :])[0]
+        removed_ops, neighbor_ops = layers.pop(name), layers[neighbor]
+        removed_conv, neighbor_conv = removed_ops.pop(name), neighbor_ops[neighbor]
+        assert isinstance(removed_conv, Conv)
+        assert isinstance(neighbor_conv, Conv)
+        if any(isinstance(op, MaxPool) for op in removed_ops.values()):
+            if any(isinstance(op, MaxPool) for op in neighbor_ops.values()):
+                raise InputError(f"without {name}, {neighbor} would have to pool twice")
+            taken = join_blocks({n: block for n, block in layers.items() if n != neighbor})
+            layers[neighbor] = {neighbor: neighbor_conv}
+            for op in removed_ops.values():
                 if not isinstance(op, LRN | WithinChannelLRN):
-                    layers[heir][free_name(op, heir, taken)] = op
-        if old.groups == 1 and order.index(heir) > place:
-            new.groups = 1
-        model.ops = joined(layers)
+                    layers[neighbor][free_name(op, neighbor, taken)] = op
+        if removed_conv.groups == 1 and convs.index(neighbor) > index:
+            neighbor_conv.groups = 1
+        model.ops = join_blocks(layers)
 
     return change
 
 
 def tanh(config: Config) -> None:
-    """Units that saturate (section 3.1)."""
-    model = sequential(config)
+    """Use tanh in place of ReLU (section 3.1)."""
+    model = sequential_model(config)
     ops: dict[str, Op] = {}
     for name, op in model.ops.items():
         if isinstance(op, ReLU):
@@ -259,45 +275,40 @@ def tanh(config: Config) -> None:
 
 
 def no_dropout(config: Config) -> None:
-    """All units, always (section 4.2)."""
+    """Remove dropout (section 4.2)."""
     _remove(config, Dropout)
 
 
 def no_lighting(config: Config) -> None:
-    """The colors as they are (section 4.1).
+    """Turn off the color noise (section 4.1).
 
     Raises:
-        InputError: a config without lighting, which this would not change.
+        InputError: it is off already.
     """
     if config.data.lighting == "none":
         raise InputError(
-            f"{config.data.name} is trained without lighting; no_lighting is no variant"
+            f"{config.data.name} is trained without lighting, so no_lighting would change nothing"
         )
     config.data.lighting = "none"
 
 
 def no_crops(config: Config) -> None:
-    """The center of every image, never mirrored: no augmentation of section 4.1's first form."""
+    """Use the center of every image, never mirrored: turn off crops and flips (section 4.1)."""
     config.data.random_crop = False
     config.data.flip = False
 
 
-def _need(config: Config, word: str, *names: str) -> None:
+def _require_ops(config: Config, word: str, *names: str) -> None:
+    """Raise InputError for an ablation of an op that the model does not have."""
     for name in names:
-        if name not in sequential(config).ops:
-            raise InputError(f"{word} is about {name}, which this network does not have")
+        if name not in sequential_model(config).ops:
+            raise InputError(f"{word} changes {name}, which this model does not have")
 
 
 def _remove(config: Config, *kinds: type[Op]) -> None:
-    model = sequential(config)
+    """Remove all ops of some kinds."""
+    model = sequential_model(config)
     model.ops = {name: op for name, op in model.ops.items() if not isinstance(op, kinds)}
-
-
-def _layers(config: Config) -> Iterator[tuple[str, Conv | Dense]]:
-    """Yield the ops that have parameters."""
-    for name, op in sequential(config).ops.items():
-        if isinstance(op, Conv | Dense):
-            yield name, op
 
 
 ABLATIONS: dict[str, Change] = dict(

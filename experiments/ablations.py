@@ -1,4 +1,4 @@
-"""Run the paper's ablations, several seeds each, and compare with the authors' errors.
+"""Run the paper's ablations with several seeds and compare with the authors' errors.
 
     python -m experiments.ablations --config=configs/alexnet.py:sample --output=DIR [--seeds=3]
         [--only=base,no_lrn,…] [--list | --dry_run] [--config.FIELD=VALUE …]
@@ -18,14 +18,13 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from alexnet_jax import command
-from alexnet_jax import config as configs
 from alexnet_jax import fields as config_fields
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.writers import read_records
 from configs import variants
-from experiments import sweep
-from experiments.sweep import Base, Run
+from experiments.sweeps import sweep
+from experiments.sweeps.sweep import Base, Run
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Ablation:
 
     Attributes:
         name: a word of `configs.variants`, or "base", or a name for changes of `fields`.
-        description: what is different, in a few words.
+        description: the change in a few words.
         paper: the authors' change of top-1 / top-5 error on ImageNet, in points; "" if unknown.
-        program: the same from the logs of the 2012 program.
+        program: the same, from the logs of the 2012 program.
         fields: (path, value) of the config, set instead of a word.
     """
 
@@ -50,12 +49,12 @@ class Ablation:
 # Deltas of the program: its runs #148, #147, #150 against its run #145 (40.664 / 18.210), #145-half
 # against #145-2010 (37.473 / 16.999).
 ABLATIONS = (
-    Ablation("base", "nothing"),
+    Ablation("base", "base"),
     Ablation("no_lrn", "no response normalization", "+1.4 / +1.2", "+1.37 / +1.15"),
     Ablation("no_overlap", "pooling without overlap", "+0.4 / +0.3", "+0.39 / +0.30"),
     Ablation("no_dropout", "no dropout", "“substantial overfitting”"),
     Ablation("one_column", "one column", "+1.7 / +1.2", "+1.70 / +1.23"),
-    Ablation("no_communication", "columns that never meet", "", "+1.16 / +1.12"),
+    Ablation("no_communication", "no communication between columns", "", "+1.16 / +1.12"),
     Ablation("tanh", "tanh for ReLU", "slower (figure 1)"),
     Ablation("no_lighting", "no color noise", "over +1 / "),
     Ablation("no_crops", "no crops, no reflections", "“substantial overfitting”"),
@@ -65,7 +64,7 @@ ABLATIONS = (
 )
 
 
-FAR = 4.0  # times the least error: larger errors are not drawn to scale
+OUTLIER_FACTOR = 4.0  # times the least error: larger errors are not plotted to scale
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def plan_runs(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[
         raise InputError(f"--only={','.join(only)}: {unknown[0]} is none of {', '.join(known)}")
     chosen, skipped = [], []
     for name in dict.fromkeys(only or known):
-        if reason := _why_left_out(known[name], base.config):
+        if reason := _reason_to_skip(known[name], base.config):
             skipped.append(f"{name}: {reason}")
         else:
             chosen.append(known[name])
@@ -126,11 +125,11 @@ def plan_runs(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[
     return runs, skipped
 
 
-def _why_left_out(ablation: Ablation, base: Config) -> str:
+def _reason_to_skip(ablation: Ablation, base: Config) -> str:
     """Return why the ablation would change nothing, or cannot be made; "" if it can."""
-    values = dict(config_fields.leaves(configs.to_json(base)))
+    values = dict(config_fields.leaves(config_to_json(base)))
     if ablation.fields and all(values[path] == value for path, value in ablation.fields):
-        return "the base has it so"
+        return "the base has this setting"
     if ablation.name in variants.ABLATIONS:
         try:
             variants.ABLATIONS[ablation.name](config_fields.replace(base, {}))
@@ -167,7 +166,7 @@ def format_results(results: list[Result]) -> str:
     """Return Markdown: means over seeds, their spread, and changes from the base in points."""
     lines = [
         "| | top-1 error, ten views | seeds, lowest to highest | change of top-1 / top-5 "
-        "| center view | paper | its program |",
+        "| center view | paper | 2012 program |",
         "|---|---|---|---|---|---|---|",
     ]
     base = [_percents(results, "base", field) for field in ("top1_ten", "top5_ten")]
@@ -199,12 +198,12 @@ def format_results(results: list[Result]) -> str:
 
 
 def plot_results(results: list[Result]) -> Figure:
-    """Plot the errors of every run, an ablation a line, beside those of the base."""
+    """Plot the errors of every run, one line for each ablation, with the range of the base."""
     shown = [a for a in ABLATIONS if _percents(results, a.name, "top1_ten")]
     figure = Figure(figsize=(7, 0.8 + 0.34 * len(shown)), layout="constrained")
     axis = figure.subplots()
     means = {a.name: statistics.mean(_percents(results, a.name, "top1_ten")) for a in shown}
-    edge = FAR * min(means.values())
+    edge = OUTLIER_FACTOR * min(means.values())
     for line, ablation in enumerate(shown):
         firsts = _percents(results, ablation.name, "top1_ten")
         if means[ablation.name] > edge:  # one that learned nothing would compress all others
@@ -215,9 +214,7 @@ def plot_results(results: list[Result]) -> Figure:
         axis.plot(statistics.mean(firsts), line, "|", color="C0", markersize=16)
         if ablation.name == "base":
             axis.axvspan(min(firsts), max(firsts), color="0.9", zorder=0)
-    axis.set_yticks(
-        range(len(shown)), [a.description if a.name != "base" else "base" for a in shown]
-    )
+    axis.set_yticks(range(len(shown)), [a.description for a in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)  # the first above
     axis.set(xlabel="top-1 test error, ten views, % (bar: mean; gray: the base)")
     axis.spines[["top", "right"]].set_visible(False)
@@ -225,9 +222,9 @@ def plot_results(results: list[Result]) -> Figure:
 
 
 def make_report(results: list[Result]) -> tuple[str, Figure | None]:
-    """Return the table and the figure."""
+    """Return the Markdown table and the figure."""
     if all(r.top1_ten is None for r in results):
-        return "No run is done.", None
+        return "No run has finished.", None
     return format_results(results), plot_results(results)
 
 
@@ -245,7 +242,7 @@ def main(_: list[str]) -> int:
         print(f"left out: {reason}", file=sys.stderr)
     return sweep.Sweep(
         base, "ablations", flag.jobs,
-        kind=Result, plan=lambda _: runs, result=make_result, report=make_report,
+        row_type=Result, plan=lambda _: runs, make_row=make_result, make_report=make_report,
     ).main()  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Compare a run that changes its layout on devices twice with runs that do not.
+"""Compare a run that changes its device layout twice with runs that do not.
 
     python -m experiments.elastic --config=configs/alexnet.py:sample --output=DIR [--steps=300]
 
@@ -121,7 +121,7 @@ def main(_: list[str]) -> None:
     first = losses["four devices"]
     for name, values in list(losses.items())[1:]:
         distance = np.array([abs(values[step] / first[step] - 1) for step in first])
-        print(f"{name}: losses differ from four devices' by {distance.max():.1e} at the most")
+        print(f"{name}: losses differ from those on four devices by at most {distance.max():.1e}")
     print(output / "elastic.png", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Compute what a training step costs each device, in bytes, for every way of sharing it out.
+"""Compute the memory and the traffic of each device in a training step, for every layout.
 
     python -m experiments.layouts --config=configs/alexnet.py [--devices=1,2,4,8,16] [--output=DIR]
 
@@ -24,10 +24,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from alexnet_jax import command, fields, sharding
-from alexnet_jax import config as configs
-from alexnet_jax.analysis.collectives import collectives, lower_train_step
+from alexnet_jax.analysis.collectives import list_collectives, lower_train_step
 from alexnet_jax.analysis.summary import summarize
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, validated
 from alexnet_jax.describe import with_classes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import Dense, SequentialConfig
@@ -85,7 +84,7 @@ def make_config(base: Config, scheme: str, devices: int, batch: int) -> Config |
         columns = 1
     config.parallel.columns, config.parallel.data = columns, devices // columns
     config.parallel.scheme = "one_weird_trick" if scheme == ONE_WEIRD_TRICK else "columns"
-    return configs.validated(config)
+    return validated(config)
 
 
 def measure_compiled(config: Config, scheme: str) -> DeviceCost:
@@ -102,7 +101,7 @@ def measure_compiled(config: Config, scheme: str) -> DeviceCost:
         parameters=_bytes_on_device(state.params),
         optimizer=_bytes_on_device(state.opt_state),
         activations=memory.temp_size_in_bytes,
-        received=sum(one.bytes for one in collectives(lowered, config, mesh)),
+        received=sum(one.bytes for one in list_collectives(lowered, config, mesh)),
     )
 
 
@@ -120,16 +119,18 @@ def compute_fully_split(base: Config, devices: int, batch: int) -> DeviceCost:
     With n devices and b images on each: before the first fully-connected layer, of I inputs,
     a device receives its share of the others' examples, (n − 1)/n · I · b numbers. Where a
     layer's inputs are gathered, or its outputs added up, whichever are fewer, it receives their
-    number times (n − 1) · b. All of it is sent a second time on the way back, except for the
-    examples' numbers. What every device holds is reduced over all of them.
+    number times (n − 1) · b. The backward pass sends all of it again, except for the
+    example indices. What every device holds is reduced over all of them.
     """
     n, layers = devices, summarize(base)
     assert isinstance(base.model, SequentialConfig)
     dense = [layer for layer in layers if isinstance(base.model.ops[layer.name], Dense)]
     inputs = [layer.multiply_adds // layer.output[0] for layer in dense]
-    meet = sum(min(i, layer.output[0]) for i, layer in zip(inputs[:-1], dense[:-1], strict=True))
+    communicated = sum(
+        min(i, layer.output[0]) for i, layer in zip(inputs[:-1], dense[:-1], strict=True)
+    )
     num_classes = base.model.num_classes
-    exchanged = ((n - 1) / n * inputs[0] + (n - 1) * (meet + num_classes)) * batch
+    exchanged = ((n - 1) / n * inputs[0] + (n - 1) * (communicated + num_classes)) * batch
     examples = (n - 1) * batch
     split = sum(layer.parameters for layer in dense) - num_classes  # all but the last biases
     shared = sum(layer.parameters for layer in layers) - split

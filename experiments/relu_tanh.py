@@ -33,8 +33,8 @@ from matplotlib.figure import Figure
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.writers import Record, read_records
-from experiments import sweep
-from experiments.sweep import Base, Run
+from experiments.sweeps import sweep
+from experiments.sweeps.sweep import Base, Run
 
 UNITS = {"relu": "ReLU", "tanh": "tanh"}
 MODEL = ("four_layers", "no_lrn", "no_crops")  # words of configs/variants.py
@@ -114,7 +114,7 @@ def find_crossing(threshold: float, epochs: np.ndarray, errors: np.ndarray) -> f
     after = below[0]
     if not after:
         return float(epochs[0])
-    pair = [after, after - 1]  # np.interp wants what it looks up to rise
+    pair = [after, after - 1]  # np.interp needs ascending abscissas
     return float(np.interp(threshold, errors[pair], epochs[pair]))
 
 
@@ -157,7 +157,7 @@ def without_regularization(base: Base) -> Base:
     return replace(base, overrides={**fields, **base.overrides})
 
 
-def check(base: Base) -> None:
+def check_model(base: Base) -> None:
     """Raise InputError for a config file, or a variant, that has no four-layer model."""
     for words in WORDS.values():
         try:
@@ -202,14 +202,14 @@ def unknown_rates(results: list[Result], units: str, rates: Sequence[float]) -> 
     return {*rates} - ended
 
 
-def warn_of_edge(results: list[Result], units: str) -> str:
+def warn_if_at_edge(results: list[Result], units: str) -> str:
     """Return a warning where the fastest rate is the lowest or the highest; "" elsewhere."""
     best = fastest_rate(results, units)
     rates = sorted({r.rate for r in results if r.units == units and not sweep.has_failed(r)})
     if best is None or best not in (rates[0], rates[-1]):
         return ""
     side, more = ("lowest", "lower") if best == rates[0] else ("highest", "higher")
-    return f"{UNITS[units]}'s fastest rate, {best:g}, is the {side} that was tried: add {more} ones"
+    return f"{UNITS[units]}'s fastest rate, {best:g}, is the {side} tried: add {more} ones"
 
 
 def select_seeds(results: list[Result], units: str, rate: float) -> list[Result]:
@@ -237,39 +237,41 @@ def format_results(results: list[Result], threshold: float) -> str:
 
 def _format_cell(results: list[Result], units: str, rate: float) -> str:
     seeds = select_seeds(results, units, rate)
-    there = reached_epochs(seeds)
+    reached = reached_epochs(seeds)
     if not seeds:
         return "not run"
-    if not there:
+    if not reached:
         return "; ".join(dict.fromkeys(row.outcome.split(",")[0] for row in seeds))
-    mean = f"{statistics.mean(there):.1f}"
+    mean = f"{statistics.mean(reached):.1f}"
     mean = f"**{mean}**" if rate == fastest_rate(results, units) else mean
     return mean if len(seeds) == 1 else f"{mean} ({_format_spread(seeds)})"
 
 
 def _format_spread(seeds: list[Result]) -> str:
-    there = reached_epochs(seeds)
-    count = f"{len(there)}" if len(there) == len(seeds) else f"{len(there)} of {len(seeds)}"
-    return f"{count} seeds, {min(there):.1f} to {max(there):.1f}"
+    reached = reached_epochs(seeds)
+    count = f"{len(reached)}" if len(reached) == len(seeds) else f"{len(reached)} of {len(seeds)}"
+    return f"{count} seeds, {min(reached):.1f} to {max(reached):.1f}"
 
 
 def summarize_results(results: list[Result], threshold: float) -> list[str]:
     """Return the findings, a sentence a line."""
-    lines, means, there = [], {}, f"{_format_percent(threshold)} training error"
+    lines, means, goal = [], {}, f"{_format_percent(threshold)} training error"
     for units, name in UNITS.items():
         best = fastest_rate(results, units)
         if best is None:
-            lines.append(f"{name} is not at {there} with any rate.")
+            lines.append(f"{name} does not reach {goal} at any rate.")
             continue
         seeds = select_seeds(results, units, best)
         means[units] = statistics.mean(reached_epochs(seeds))
         some = f" ({_format_spread(seeds)})" if len(reached_epochs(seeds)) < len(seeds) else ""
         after = f"{means[units]:.1f} epochs, at learning rate {best:g}"
-        lines.append(f"{name} is at {there} after {after}{some}.")
+        lines.append(f"{name} reaches {goal} after {after}{some}.")
     if len(means) == len(UNITS):
         ratio = means["tanh"] / means["relu"]
         lines.append(f"tanh needs {ratio:.1f} times the epochs of ReLU ({PAPER}).")
-    return lines + [f"{warning}." for units in UNITS if (warning := warn_of_edge(results, units))]
+    return lines + [
+        f"{warning}." for units in UNITS if (warning := warn_if_at_edge(results, units))
+    ]
 
 
 def plot_results(base: Base, threshold: float, results: list[Result]) -> Figure:
@@ -336,19 +338,23 @@ def main(_: list[str]) -> int:
     base = without_regularization(Base.from_flags())
     if threshold is None:
         threshold = 0.10 if base.config.data.name == "sample" else 0.25
-    check(base)
-    whole = sweep.Sweep(
-        base, "relu_tanh", flag.jobs, kind=Result,
+    check_model(base)
+    experiment = sweep.Sweep(
+        base, "relu_tanh", flag.jobs, row_type=Result,
         plan=partial(plan_runs, base, rates, flag.seeds),
-        result=partial(make_result, base, threshold),
-        report=partial(make_report, base, threshold),
+        make_row=partial(make_result, base, threshold),
+        make_report=partial(make_report, base, threshold),
     )  # fmt: skip
-    whole.results = [measure_row(base, threshold, row) for row in whole.results]
-    later = [name for units, name in UNITS.items() if unknown_rates(whole.results, units, rates)]
+    experiment.results = [measure_row(base, threshold, row) for row in experiment.results]
+    later = [
+        name for units, name in UNITS.items() if unknown_rates(experiment.results, units, rates)
+    ]
     if more := len(later) * (flag.seeds - 1):
         rate = f"the fastest rate of {' and of '.join(later)}"
-        print(f"When all rates are known, {more} runs follow with {rate}.", file=sys.stderr)
-    return whole.main()
+        print(
+            f"Once all rates have finished, {more} more runs follow with {rate}.", file=sys.stderr
+        )
+    return experiment.main()
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@
 --workdir names models that began with random weights, and --pretrained models that began with
 those of another run (their config's init_from; the paper's asterisk). The first of each makes the
 row of one model, and all together make the rows of several, their softmax averaged over models and
-views. Every model is evaluated here, on all images of its test split (validation where there is no
-labeled one), with ten views and with the center view. What was not evaluated is "not run".
+views. Every model is evaluated on all images of its labeled test split, or else of validation, with
+ten views and with the center view. What was not evaluated is "not run".
 
-Errors on images other than a table's own stand in columns of their own, headed by which images
-and how many. ILSVRC-2012 is recognized by its name in TensorFlow Datasets; --folder tells that a
-folder of images holds ILSVRC-2010 or ILSVRC-2012.
+Errors on images other than a table's own are in separate columns, whose headings name the images
+and their number. ILSVRC-2012 is recognized by its name in TensorFlow Datasets; --folder declares
+that a folder of images holds ILSVRC-2010 or ILSVRC-2012.
 
 Prints Markdown, errors in percent; or with --json an object a row, errors as fractions: "paper",
-null where the paper has none; "here", on the table's images, and "other", on others, null where
-not run.
+null where the paper has none; "measured", on the table's images, and "other", on others, null
+where not run.
 """
 
 import json
@@ -48,7 +48,7 @@ class Row:
     """A row of a table in the paper.
 
     Attributes:
-        model: its name there.
+        model: its name in the paper.
         paper: errors in percent, a column each; None where the paper has none.
         counts: of the models whose average it is; None for the methods of others.
         views: "ten" or "center".
@@ -67,7 +67,7 @@ class Table:
     Attributes:
         number: in the paper.
         caption: in the paper.
-        images: the data set; split: the one that models can be evaluated on here.
+        images: the data set; split: the labeled one that models are evaluated on.
         count: images in that split; classes: of the data set.
         columns: (heading, split, error) of each.
         rows: the paper's, in its order.
@@ -121,15 +121,15 @@ TABLES = (
     ),
 )
 NOTE = (
-    "In italics: others' best, from the paper. Ten views unless it says the center view. An "
-    "asterisk: first trained on other images, in the paper ImageNet of Fall 2011; 7 CNNs*: five "
-    "without and two with."
+    "Italics: the best results of others, from the paper. Ten views unless stated otherwise. "
+    "Asterisk: pretrained on other images, in the paper on ImageNet of Fall 2011; 7 CNNs*: five "
+    "models without pretraining and two with."
 )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The errors of the models given.
+    """The errors of the given models.
 
     Attributes:
         images: the name of a table's data set, else that of the runs' data.
@@ -251,39 +251,41 @@ def _name_images(data: DataConfig, split: str, count: int, classes: int, folder:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A row with the errors measured here, as fractions; None where it was not run.
+    """A row with the measured errors as fractions; None where it was not run.
 
     Attributes:
-        here: on the table's images, a column each.
+        measured: on the table's images, a column each.
         other: top-1 and top-5 on others.
     """
 
     row: Row
-    here: tuple[float | None, ...]
+    measured: tuple[float | None, ...]
     other: tuple[float | None, ...]
 
 
 def result_rows(table: Table, evaluation: Evaluation | None) -> list[ResultRow]:
-    """Return the rows of a table, the paper's and then those that were only measured here."""
+    """Return the rows of a table, those of the paper and then those that were only measured."""
     if evaluation is None:
         return [ResultRow(row, (None,) * len(table.columns), (None, None)) for row in table.rows]
     own, other = evaluation.images == table.images, is_other(evaluation)
     rows = list(table.rows)
     if own or (other and table.number == 2):
-        there = {(row.counts, row.views) for row in rows}
+        in_paper = {(row.counts, row.views) for row in rows}
         nothing = (None,) * len(table.columns)
-        more = [key for key in evaluation.results if key not in there]
+        more = [key for key in evaluation.results if key not in in_paper]
         rows += [Row(_name_row(counts, views), nothing, counts, views) for counts, views in more]
     made = []
     for row in rows:
         found = evaluation.results.get((row.counts, row.views)) if row.counts else None
         result: dict[str, Any] = {**found} if found else {}
-        here = tuple(
+        measured = tuple(
             result.get(error) if own and split == evaluation.split else None
             for _, split, error in table.columns
         )
         made.append(
-            ResultRow(row, here, tuple(result.get(error) if other else None for error in ERRORS))
+            ResultRow(
+                row, measured, tuple(result.get(error) if other else None for error in ERRORS)
+            )
         )
     return made
 
@@ -304,16 +306,16 @@ def _name_row(counts: ModelCounts, views: str = "ten") -> str:
 def format_table(table: Table, evaluation: Evaluation | None) -> str:
     """Return a table as Markdown, errors in percent."""
     heads = ["", *(head for head, _, _ in table.columns)]
-    heads += [f"here: {head}" for head, _, _ in table.columns]
+    heads += [f"measured: {head}" for head, _, _ in table.columns]
     other = is_other(evaluation)
     if evaluation and other:
         where = f"{evaluation.images}, {evaluation.split}, {evaluation.count:,} images"
-        heads += [f"here, on {where}: {head}" for head in ("Top-1", "Top-5")]
+        heads += [f"measured on {where}: {head}" for head in ("Top-1", "Top-5")]
     text = [f"**Table {table.number}.** {table.caption}", ""]
     text += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for line in result_rows(table, evaluation):
         paper = [NONE if error is None else f"{error:.1f}" for error in line.row.paper]
-        ours = line.here + line.other * other
+        ours = line.measured + line.other * other
         cells = [
             NONE if line.row.counts is None else NOT_RUN if error is None else f"{100 * error:.2f}"
             for error in ours
@@ -323,14 +325,14 @@ def format_table(table: Table, evaluation: Evaluation | None) -> str:
 
 
 def to_json(table: Table, evaluation: Evaluation | None) -> list[dict[str, Any]]:
-    """Return a table's rows as JSON objects, which the head of this file describes."""
+    """Return a table's rows as JSON objects, as described at the top of this file."""
     objects = []
     for line in result_rows(table, evaluation):
         names = [f"{error.removesuffix('_error')}_{split}" for _, split, error in table.columns]
         paper = [None if error is None else round(error / 100, 3) for error in line.row.paper]
-        ours: dict[str, Any] = {"here": None, "other": None}
+        ours: dict[str, Any] = {"measured": None, "other": None}
         if line.row.counts is not None:
-            ours["here"] = dict(zip(names, line.here, strict=True))
+            ours["measured"] = dict(zip(names, line.measured, strict=True))
             if evaluation and line.other != (None, None):
                 images = {"images": evaluation.images, "split": evaluation.split}
                 errors = dict(zip(ERRORS, line.other, strict=True))
@@ -367,7 +369,7 @@ def main(_: list[str]) -> None:
     print("\n\n".join(format_table(table, evaluation) for table in TABLES))
     print(f"\n{NOTE}")
     if evaluation:
-        print("\nThe models here:\n")
+        print("\nModels:\n")
         for counts, runs in evaluation.runs.items():
             print(f"- {_name_row(counts)}: {', '.join(runs)}")
 

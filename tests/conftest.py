@@ -1,4 +1,8 @@
-"""Set up all tests: four simulated CPU devices, no GPU, one cache, the same random examples."""
+"""Set up all tests: four simulated CPU devices, no GPU, one cache, the same random examples.
+
+JAX refuses to broadcast arrays of different ranks, here and in the processes that tests start: an
+axis that is missing by mistake would be added without a word.
+"""
 
 import os
 import signal
@@ -7,11 +11,12 @@ from collections.abc import Iterator
 # Before JAX starts: the layouts 1×1 … 2×2 on one CPU.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 import jax
-import processes
 import pytest
+from helpers import processes
 from hypothesis import settings
 
 # A shell's job in the background ignores Ctrl-C, and what it starts would, too.

@@ -1,1 +1,1 @@
-"""What can be said about a model and its training step; used by commands and experiments only."""
+"""Analysis of models and training steps, for commands and experiments."""

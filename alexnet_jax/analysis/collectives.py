@@ -1,4 +1,4 @@
-"""The collectives of a compiled training step: which devices exchange what, and for which layer."""
+"""List the collectives of a training step: their layers, mesh axes and bytes."""
 
 import re
 from collections import Counter
@@ -20,33 +20,34 @@ from alexnet_jax.data.batch import Batch, training_batch_spec
 from alexnet_jax.models.ops import Conv, Dense, SequentialConfig
 from alexnet_jax.train_step import TrainState, abstract_state, make_train_step
 
-# Kind, and the share of the larger of operand and result that a device of a group of n receives.
+# For each kind, the share of the larger of operand and result that a device in a group of n
+# receives.
 RECEIVED = {
     "all_gather": lambda n: (n - 1) / n,
     "reduce_scatter": lambda n: (n - 1) / n,
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_to_all": lambda n: (n - 1) / n,
 }
-UNKNOWN = ("collective_permute", "collective_broadcast")  # nothing here makes them
+UNSUPPORTED = ("collective_permute", "collective_broadcast")  # not used by this program
 OTHER_SCOPES = ("logits", "loss")
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One exchange between devices.
+    """An exchange between devices.
 
     Attributes:
-        layer: that it feeds, conv1 … fc8, or "logits", or "loss" (which includes the counts of
+        layer: layer that uses the result, conv1 … fc8, or "logits", or "loss" (with the counts of
             errors).
-        kind: as in StableHLO, "all_gather" and so on.
-        axis: of the mesh, "data" or "column", or "data+column" for both at once.
+        kind: name in StableHLO, such as "all_gather".
+        axis: mesh axis, "data" or "column", or "data+column" for both at once.
         direction: "forward" or "backward".
-        bytes: received by a device in one step, by the ring algorithms: of an all-reduce
-            twice, of the others once the part that the device does not have.
-        minimum: the least bytes that would do. Between columns: the smaller of gathering the
-            layer's inputs and of scattering its summed outputs, in the type of the arithmetic.
-            Everything else is sent once, and all of it is needed.
-        dtype: of the numbers sent.
+        bytes: bytes that a device receives in a step with ring algorithms. An all-reduce receives
+            the part that the device does not have twice, other kinds receive it once.
+        minimum: least number of bytes that a device must receive. Between columns, this is the
+            smaller of the bytes for gathering the layer's inputs and for scattering its summed
+            outputs, in the type of the arithmetic. For other exchanges it equals `bytes`.
+        dtype: type of the numbers.
     """
 
     layer: str
@@ -59,9 +60,10 @@ class Collective:
 
 
 def lower_train_step(config: Config, mesh: Mesh) -> jax.stages.Lowered:
-    """Return the training step before a backend compiles it; nothing is computed.
+    """Return the lowered training step, before a backend compiles it; nothing is computed.
 
-    Args: as for `abstract_train_step`.
+    Args:
+        config, mesh: see `abstract_train_step`.
     """
     step, arguments = abstract_train_step(config, mesh)
     return step.lower(*arguments)
@@ -70,13 +72,15 @@ def lower_train_step(config: Config, mesh: Mesh) -> jax.stages.Lowered:
 def abstract_train_step(
     config: Config, mesh: Mesh
 ) -> tuple[jax.stages.Wrapped, tuple[TrainState, jax.ShapeDtypeStruct, Batch]]:
-    """Return the jitted training step, and shapes, types and places of its arguments.
+    """Return the jitted training step and its abstract arguments.
 
     Args:
-        config: with its number of classes; images as large as the crop stand in for the data.
+        config: config with the number of classes. The images are assumed to be as large as the
+            crop.
+        mesh: the mesh of devices.
 
     Returns:
-        The step, and its state, mean and batch as `jax.ShapeDtypeStruct`.
+        The step, and the state, mean and batch as trees of `jax.ShapeDtypeStruct`.
     """
     rows, crop = sharding.batch_sharding(config, mesh), config.data.crop
     batch: Batch = jax.tree.map(
@@ -89,17 +93,19 @@ def abstract_train_step(
     return step, (abstract_state(config, mesh), mean, batch)
 
 
-def collectives(lowered: jax.stages.Lowered, config: Config, mesh: Mesh) -> list[Collective]:
+def list_collectives(lowered: jax.stages.Lowered, config: Config, mesh: Mesh) -> list[Collective]:
     """Return the collectives of a lowered training step, in the order of the program.
 
-    Layers, types and sizes are read from its StableHLO, before a backend merges and widens
-    them. Groups of one device exchange nothing and are left out.
+    They are read from StableHLO, before a backend merges them or changes their types. Groups of
+    one device are omitted.
 
     Args:
-        lowered: for this config and mesh.
+        lowered: the training step for this config and mesh.
+        config: config with the number of classes.
+        mesh: the mesh of devices.
 
     Raises:
-        ValueError: an exchange over neither axis, or outside every layer.
+        ValueError: a collective is along no axis of the mesh, or outside every layer.
     """
     module = lowered.compiler_ir("stablehlo")
     assert module is not None
@@ -109,22 +115,22 @@ def collectives(lowered: jax.stages.Lowered, config: Config, mesh: Mesh) -> list
         for operation in _walk(module.operation)
         if _groups(operation, mesh).shape[1] > 1
     ]
-    needed, served = _least(config, mesh), set()
-    for i, one in enumerate(found):
-        gathers = one.kind in ("all_gather", "reduce_scatter") and one.dtype != "ui32"
-        meets = one.axis == "column" and (gathers or one.layer == "logits")
-        if meets and one.layer in needed:
-            # A second exchange for the same layer is more than would do.
-            place = one.layer, one.direction
-            found[i] = replace(one, minimum=0 if place in served else needed[one.layer])
-            served.add(place)
+    minimum, counted = _least_bytes(config, mesh), set()
+    for i, item in enumerate(found):
+        gathers = item.kind in ("all_gather", "reduce_scatter") and item.dtype != "ui32"
+        joins_columns = item.axis == "column" and (gathers or item.layer == "logits")
+        if joins_columns and item.layer in minimum:
+            # A second exchange for the same layer would not be necessary.
+            key = item.layer, item.direction
+            found[i] = replace(item, minimum=0 if key in counted else minimum[item.layer])
+            counted.add(key)
     return found
 
 
-def _least(config: Config, mesh: Mesh) -> dict[str, int]:
-    """Return the least bytes that a device must receive for columns to meet at a layer, by layer.
+def _least_bytes(config: Config, mesh: Mesh) -> dict[str, int]:
+    """Return the least bytes that a device must receive for layers that take all columns.
 
-    The logits are summed in float32: rounded to bfloat16, neighboring classes would tie.
+    The logits are summed in float32, since classes with similar logits would be equal in bfloat16.
     """
     assert isinstance(config.model, SequentialConfig)
     ops = config.model.ops
@@ -133,26 +139,26 @@ def _least(config: Config, mesh: Mesh) -> dict[str, int]:
     rows = config.batch_size // mesh.shape["data"]
     width, least = jnp.dtype(config.compute_dtype).itemsize, {}
     *_, last = ops
-    for before, name in pairwise(ops):
+    for previous, name in pairwise(ops):
         op = ops[name]
         if isinstance(op, Conv | Dense) and op.groups == 1:
             outputs = values[name] * (4 if name == last else width)
-            smaller = min(values[before] * width, outputs)
+            smaller = min(values[previous] * width, outputs)
             least["logits" if name == last else name] = round(smaller * rows * missing)
     return least
 
 
-def confirm(found: list[Collective], compiled: jax.stages.Compiled, mesh: Mesh) -> None:
-    """Check that the compiled program exchanges what the lowered one does, and no more.
+def check_compiled(found: list[Collective], compiled: jax.stages.Compiled, mesh: Mesh) -> None:
+    """Check that the compiled program has the collectives of the lowered one, and no others.
 
-    A backend may merge exchanges of one kind and axis, so there may be fewer of them, but not
-    none and not more; and all must come from where the lowered program's are, in `shard_map`:
-    what a sharded update needs beyond that, the compiler adds by itself.
+    A backend may merge collectives of one kind and axis, so there may be fewer of them, but at
+    least one. All must come from `shard_map`; others would be exchanges that the compiler has
+    added.
 
     Raises:
-        ValueError: what differs.
+        ValueError: the collectives differ.
     """
-    expected = Counter((one.kind, one.axis) for one in found)
+    expected = Counter((item.kind, item.axis) for item in found)
     counted = Counter(_compiled(compiled.as_text() or "", mesh))
     if set(expected) != set(counted) or counted - expected:
         raise ValueError(
@@ -162,19 +168,20 @@ def confirm(found: list[Collective], compiled: jax.stages.Compiled, mesh: Mesh) 
 
 
 def _walk(operation: Any) -> Iterator[Any]:
-    """Every collective operation inside an MLIR operation."""
+    """Yield every collective in an MLIR operation."""
     for region in operation.regions:
         for block in region:
             for inner in block:
                 kind = inner.operation.name.removeprefix("stablehlo.")
-                if kind in UNKNOWN:
-                    raise ValueError(f"a {kind}, whose devices are not looked into")
+                if kind in UNSUPPORTED:
+                    raise ValueError(f"the collective {kind} is not supported")
                 if kind in RECEIVED:
                     yield inner
                 yield from _walk(inner.operation)
 
 
 def _describe(operation: Any, mesh: Mesh, layers: list[str]) -> Collective:
+    """Return the description of a collective operation; `minimum` is that of other exchanges."""
     kind = operation.operation.name.removeprefix("stablehlo.")
     groups = _groups(operation, mesh)
     types = [value.type for value in (*operation.operands, *operation.results)]
@@ -209,15 +216,15 @@ def _groups(operation: Any, mesh: Mesh) -> np.ndarray:
 
 
 def _groups_along(axes: list[str], mesh: Mesh) -> np.ndarray:
-    """Return the groups of devices that share all mesh coordinates but those of some axes."""
+    """Return the groups of devices that differ only in their coordinates along some mesh axes."""
     numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
-    places = [mesh.axis_names.index(axis) for axis in axes]
+    indices = [mesh.axis_names.index(axis) for axis in axes]
     size = prod(mesh.shape[axis] for axis in axes)
-    return np.moveaxis(numbers, places, range(-len(places), 0)).reshape(-1, size)
+    return np.moveaxis(numbers, indices, range(-len(indices), 0)).reshape(-1, size)
 
 
 def _numpy_name(element: str) -> str:
-    """Return NumPy's name of an MLIR element type: f32, bf16, i32, …"""
+    """Return the name in NumPy of a type of the same width as an MLIR type: f32, bf16, i32, …"""
     return {"bf16": "uint16", "i1": "bool"}.get(element) or re.sub(
         r"^(f|i|ui)(\d+)$",
         lambda m: {"f": "float", "i": "int", "ui": "uint"}[m[1]] + m[2],
@@ -226,13 +233,13 @@ def _numpy_name(element: str) -> str:
 
 
 def _axis(groups: np.ndarray, mesh: Mesh) -> str:
-    """Return the mesh axis along which the devices of every group lie, or both."""
+    """Return the mesh axis along which the devices of every group differ, or both axes."""
     numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
     found = Counter(map(frozenset, groups.tolist()))
     if found == Counter([frozenset(numbers.ravel().tolist())]) and 1 not in numbers.shape:
         return "+".join(mesh.axis_names)
-    for place, name in enumerate(mesh.axis_names):
-        lines = np.moveaxis(numbers, place, -1).reshape(-1, numbers.shape[place])
+    for index, name in enumerate(mesh.axis_names):
+        lines = np.moveaxis(numbers, index, -1).reshape(-1, numbers.shape[index])
         if found == Counter(map(frozenset, lines.tolist())):
             return str(name)
     raise ValueError(f"an exchange along no axis of the mesh: groups {groups.tolist()}")
@@ -240,7 +247,7 @@ def _axis(groups: np.ndarray, mesh: Mesh) -> str:
 
 def _compiled(text: str, mesh: Mesh) -> Iterator[tuple[str, str]]:
     """Yield (kind, axis) of every collective in compiled HLO."""
-    kinds = "|".join(name.replace("_", "-") for name in (*RECEIVED, *UNKNOWN))
+    kinds = "|".join(name.replace("_", "-") for name in (*RECEIVED, *UNSUPPORTED))
     for line in text.splitlines():
         if not (match := re.search(rf" ({kinds})(?:-start)?\(", line)):
             continue
@@ -255,11 +262,11 @@ def _compiled(text: str, mesh: Mesh) -> Iterator[tuple[str, str]]:
 def parse_groups(line: str, mesh: Mesh) -> np.ndarray:
     """Return the replica groups of a collective in compiled HLO, (groups, devices of a group).
 
-    They are listed as {{0,1},{2,3}}, or as an iota, [2,2]<=[4] or [2,2]<=[2,2]T(1,0), or from JAX
-    0.11 on as axes of the mesh, mesh['data'=2,'column'=2] {'column'}.
+    Three formats are supported: a list, {{0,1},{2,3}}; an iota, [2,2]<=[4] or [2,2]<=[2,2]T(1,0);
+    and from JAX 0.11 on, axes of the mesh, mesh['data'=2,'column'=2] {'column'}.
 
     Raises:
-        ValueError: groups in none of these forms.
+        ValueError: the groups have another format.
     """
     if named := re.search(r"replica_groups=mesh\[[^\]]*\] \{([\w',\s]*)\}", line):
         return _groups_along(re.findall(r"\w+", named[1]), mesh)
@@ -270,6 +277,6 @@ def parse_groups(line: str, mesh: Mesh) -> np.ndarray:
     numbers = [[int(n) for n in part.split(",")] for part in re.findall(r"[\d,]*\d", written[1])]
     if written[1].startswith("{"):
         return np.array(numbers)
-    shape, dimensions, *order = numbers
+    shape, dimensions, *permutation = numbers
     devices = np.arange(prod(dimensions)).reshape(dimensions)
-    return devices.transpose(*order).reshape(shape)
+    return devices.transpose(*permutation).reshape(shape)

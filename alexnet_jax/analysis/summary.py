@@ -1,4 +1,4 @@
-"""The layers of a model: output shapes, parameters and multiply-adds."""
+"""Summarize the layers of a model: output shapes, parameters and multiply-adds."""
 
 from dataclasses import dataclass
 from math import prod
@@ -12,13 +12,13 @@ from alexnet_jax.models.ops import Conv, SequentialConfig, blocks
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A row of the table.
+    """The sizes of a layer.
 
     Attributes:
-        name: conv1 … fc8.
-        output: (height, width, channels) or (units,), of all columns, before what follows.
-        parameters: weights and biases.
-        multiply_adds: of one image, forward.
+        name: name of the op with parameters, conv1 … fc8.
+        output: shape of that op's output over all columns, (height, width, channels) or (units,).
+        parameters: number of weights and biases.
+        multiply_adds: number of multiply-adds in the forward pass of one image.
     """
 
     name: str
@@ -28,7 +28,7 @@ class LayerSummary:
 
 
 def summarize(config: Config) -> list[LayerSummary]:
-    """Return the layers with parameters, in order, of a config whose number of classes is known."""
+    """Return the layers with parameters, in order; the config must have a number of classes."""
     assert isinstance(config.model, SequentialConfig)
     params = registry.abstract_variables(config)["params"]
     outputs = abstract_activations(config)
@@ -43,7 +43,7 @@ def summarize(config: Config) -> list[LayerSummary]:
 
 
 def abstract_activations(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shape of every activation of one image, by the name of its op."""
+    """Return the shape of the activations of every op for one image, by name."""
     model, variables = registry.make_model(config), registry.abstract_variables(config)
     shapes: dict[str, jax.ShapeDtypeStruct] = jax.eval_shape(
         lambda variables, images: registry.compute_activations(model, variables, images),

@@ -1,1 +1,1 @@
-"""Weights in the files of other programs, and in this program's safetensors."""
+"""Read and write model files of other programs, and safetensors files of this one."""

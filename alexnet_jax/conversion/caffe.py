@@ -1,8 +1,8 @@
-"""Read models of Caffe: `.caffemodel`, with the definition inside it or in a prototxt beside it.
+"""Read Caffe models: `.caffemodel` files, with the definition inside them or in a prototxt file.
 
-Files are parsed by Google's protobuf from the part of `caffe.proto` (BVLC/caffe,
-src/caffe/proto) that such models use. Both generations of layers are read, `layer` and the older
-`layers`, whose types are an enumeration.
+Files are parsed by Google's protobuf with SCHEMA, the part of `caffe.proto` (BVLC/caffe,
+src/caffe/proto) that AlexNet-like models use. Both formats of layers are supported: `layer`, and
+the older `layers`, whose types are an enumeration.
 """
 
 import functools
@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError, Message
 
-from alexnet_jax.conversion.layout import ForeignNet, Weights
+from alexnet_jax.conversion.layout import ForeignModel, Weights, shortest_decimal
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import (
     LRN,
@@ -30,7 +30,7 @@ from alexnet_jax.models.ops import (
     WithinChannelLRN,
 )
 
-# The numbers of a blob are packed floats; read as bytes they need no list of Python numbers.
+# The numbers of a blob, packed floats, are declared as bytes, which NumPy reads without a list.
 SCHEMA = """
 message BlobShape { repeated int64 dim = 1; }
 message BlobProto {
@@ -91,27 +91,31 @@ message NetParameter {
   repeated LayerParameter layer = 100; }
 """
 
-DATA = ("Data", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData")
+DATA_LAYERS = ("Data", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData")
 WITH_WEIGHTS = ("Convolution", "InnerProduct")
-ENDS = ("Softmax", "SoftmaxWithLoss")
-OPS = (*WITH_WEIGHTS, "ReLU", "TanH", "LRN", "Pooling", "Dropout")
-# The older types, without their underlines, by their newer names.
-TYPES = {name.upper(): name for name in (*DATA, *OPS, "Softmax", "Split", "Accuracy")}
-TYPES["SOFTMAXLOSS"] = "SoftmaxWithLoss"
+SOFTMAX_LAYERS = ("Softmax", "SoftmaxWithLoss")
+OP_LAYERS = (*WITH_WEIGHTS, "ReLU", "TanH", "LRN", "Pooling", "Dropout")
+# Names of layer types by their names in the older format, without underscores.
+LAYER_TYPES = {
+    name.upper(): name for name in (*DATA_LAYERS, *OP_LAYERS, "Softmax", "Split", "Accuracy")
+}
+LAYER_TYPES["SOFTMAXLOSS"] = "SoftmaxWithLoss"
 
-# The weights of layers by name; messages of protobuf have no static types here.
+# The blobs of layers by the layer's name; protobuf messages have no static types here.
 Blobs = Mapping[str, Iterable[Any]]
 
 
-def read(path: Path, prototxt: Path | None) -> ForeignNet:
-    """Read a `.caffemodel`.
+def read_caffemodel(path: Path, prototxt: Path | None) -> ForeignModel:
+    """Read a `.caffemodel` file.
 
     Args:
-        prototxt: a definition of the model, whose geometry is taken instead of the one inside the
-            weights' file; layers are matched by name.
+        path: the file.
+        prototxt: definition of the model to use in place of that in the file; layers are matched
+            by name.
 
     Raises:
-        InputError: not such a file, a damaged one, or a model that the config cannot hold.
+        InputError: the file is damaged or no `.caffemodel`, or the config cannot represent the
+            model.
     """
     content = _parse(path.read_bytes(), "NetParameter", path)
     layers = _layers(content, path)
@@ -120,7 +124,9 @@ def read(path: Path, prototxt: Path | None) -> ForeignNet:
     with_blobs = [layer for layer in layers if layer.blobs]
     blobs = {layer.name: layer.blobs for layer in with_blobs}
     if len(blobs) < len(with_blobs):
-        raise InputError(f"{path} has two layers with weights of one name; expected one for each")
+        raise InputError(
+            f"{path} has two layers with weights and the same name; expected different names"
+        )
     source = path
     if prototxt is not None:
         content, source = _message("NetParameter"), prototxt
@@ -129,16 +135,16 @@ def read(path: Path, prototxt: Path | None) -> ForeignNet:
         except (text_format.ParseError, UnicodeDecodeError) as error:
             raise InputError(f"{prototxt} is not a Caffe prototxt: {error}") from None
     try:
-        return _net(content, blobs, source)
+        return _read_model(content, blobs, source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def read_mean(path: Path) -> np.ndarray:
-    """Read a mean image `.binaryproto`; return (height, width, channels) in RGB, 0…255.
+def read_mean_image(path: Path) -> np.ndarray:
+    """Read a mean image, a `.binaryproto` file; return (height, width, channels) RGB, 0…255.
 
     Raises:
-        InputError: not such a file, or a damaged one.
+        InputError: the file is damaged or no mean image.
     """
     try:
         mean = _array(_parse(path.read_bytes(), "BlobProto", path))
@@ -151,42 +157,49 @@ def read_mean(path: Path) -> np.ndarray:
     return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
 
 
-def _net(content: Any, blobs: Blobs, source: Path) -> ForeignNet:
-    """Return the ops of a definition with their weights, checked to be one chain."""
-    net = ForeignNet()
+def _read_model(content: Any, blobs: Blobs, source: Path) -> ForeignModel:
+    """Return the ops of a definition with their weights.
+
+    Raises:
+        InputError: the layers are not a chain that ends with a softmax.
+    """
+    model = ForeignModel()
     for dims in ([*content.input_dim], *(shape.dim for shape in content.input_shape)):
-        _set_crop(net, dims)
+        _set_crop(model, dims)
     names: set[str] = set()
-    at: set[str] = set()  # names of the activations that the next layer takes
+    outputs: set[str] = set()  # names of the outputs of the last layer
     ended = False
     for layer in _layers(content, source):
         kind = _kind(layer)
-        if kind in DATA:
-            _read_data(net, layer)
+        if kind in DATA_LAYERS:
+            _read_data(model, layer)
             continue
         if kind == "Accuracy":
             continue
-        if not layer.bottom or (at and layer.bottom[0] not in at):
+        if not layer.bottom or (outputs and layer.bottom[0] not in outputs):
             raise InputError(
-                f"layer {layer.name} takes {[*layer.bottom]}; expected {sorted(at)}, a chain of "
-                "layers"
+                f"layer {layer.name} takes {[*layer.bottom]}; expected {sorted(outputs)}, a chain "
+                "of layers"
             )
-        if kind in ENDS:
+        if kind in SOFTMAX_LAYERS:
             ended = True
             continue
         if kind in WITH_WEIGHTS and layer.name in names:
-            raise InputError(f"two layers are called {layer.name}; expected a name for each")
+            raise InputError(f"two layers are named {layer.name}; expected different names")
         names.add(layer.name)
         if kind == "Convolution":
-            net.add_layer(*_convolution(layer, blobs.get(layer.name, ())), layer.name)
+            model.add_layer(*_convolution(layer, blobs.get(layer.name, ())), layer.name)
         elif kind == "InnerProduct":
-            net.add_layer(*_inner_product(layer, blobs.get(layer.name, ())), layer.name)
-        elif kind != "Split":  # Caffe inserts it where two layers take the same
-            net.add(_op(layer, kind), layer.name)
-        at = {*layer.top}
+            model.add_layer(*_inner_product(layer, blobs.get(layer.name, ())), layer.name)
+        elif kind != "Split":  # Caffe inserts it where two layers have the same input
+            model.add(_op(layer, kind), layer.name)
+        outputs = {*layer.top}
     if not ended:
-        raise InputError("the model ends without a softmax; the file is cut off, or no classifier")
-    return net
+        raise InputError(
+            "the model does not end with a softmax; the file is cut off, or the model is no "
+            "classifier"
+        )
+    return model
 
 
 def _op(layer: Any, kind: str) -> Op:
@@ -200,70 +213,85 @@ def _op(layer: Any, kind: str) -> Op:
     if kind == "Pooling":
         return _pooling(layer)
     if kind == "Dropout":
-        return Dropout(_short(layer.dropout_param.dropout_ratio), inverted=True)
+        return Dropout(shortest_decimal(layer.dropout_param.dropout_ratio), inverted=True)
     raise InputError(
-        f"layer {layer.name} is {kind} of a kind that the config has not; expected one of "
-        f"{', '.join(OPS)} as AlexNet has it"
+        f"layer {layer.name} is a {kind} that the config cannot represent; expected one of "
+        f"{', '.join(OP_LAYERS)} as in AlexNet"
     )
 
 
-def _lrn(given: Any) -> LRN | WithinChannelLRN:
-    size, alpha, beta = given.local_size, _short(given.alpha), _short(given.beta)
-    if given.norm_region == 0:
-        k = _short(given.k)
+def _lrn(param: Any) -> LRN | WithinChannelLRN:
+    """Return the op of an LRNParameter."""
+    size, alpha, beta = (
+        param.local_size,
+        shortest_decimal(param.alpha),
+        shortest_decimal(param.beta),
+    )
+    if param.norm_region == 0:
+        k = shortest_decimal(param.k)
         return LRN(size, k, alpha, beta, alpha_over_size=True, across_columns=True)
-    return WithinChannelLRN(size, 1.0, alpha, beta, alpha_over_size=True)  # Caffe ignores k there
+    # Caffe ignores k within channels.
+    return WithinChannelLRN(size, 1.0, alpha, beta, alpha_over_size=True)
 
 
 def _convolution(layer: Any, blobs: Iterable[Any]) -> tuple[Conv, Weights]:
-    given = layer.convolution_param
-    if any(dilation != 1 for dilation in given.dilation):
-        raise InputError(f"layer {layer.name} has dilation {[*given.dilation]}; expected 1")
-    kernel, stride = _square(layer, given, "kernel", 0), _square(layer, given, "stride", 1)
-    pad = _square(layer, given, "pad", 0)
-    weights = _weights(layer, blobs, given, (kernel, kernel))
-    return Conv(given.num_output, kernel, stride, (pad, pad), given.group), weights
+    """Return the op and the weights of a Convolution layer."""
+    param = layer.convolution_param
+    if any(dilation != 1 for dilation in param.dilation):
+        raise InputError(f"layer {layer.name} has dilation {[*param.dilation]}; expected 1")
+    kernel, stride = _square(layer, param, "kernel", 0), _square(layer, param, "stride", 1)
+    pad = _square(layer, param, "pad", 0)
+    weights = _weights(layer, blobs, param, (kernel, kernel))
+    return Conv(param.num_output, kernel, stride, (pad, pad), param.group), weights
 
 
 def _inner_product(layer: Any, blobs: Iterable[Any]) -> tuple[Dense, Weights]:
-    given = layer.inner_product_param
-    if given.axis != 1 or given.transpose:
-        raise InputError(f"layer {layer.name} is transposed or along axis {given.axis}; expected 1")
-    return Dense(given.num_output), _weights(layer, blobs, given, ())
+    """Return the op and the weights of an InnerProduct layer."""
+    param = layer.inner_product_param
+    if param.axis != 1 or param.transpose:
+        raise InputError(f"layer {layer.name} is transposed or along axis {param.axis}; expected 1")
+    return Dense(param.num_output), _weights(layer, blobs, param, ())
 
 
 def _pooling(layer: Any) -> MaxPool:
-    given = layer.pooling_param
-    if given.pool != 0 or given.global_pooling or _square(layer, given, "pad", 0):
-        raise InputError(f"layer {layer.name} pools otherwise; expected MAX without padding")
-    window, stride = _square(layer, given, "kernel", 0), _square(layer, given, "stride", 1)
-    return MaxPool(window, stride, ceil_mode=given.round_mode == 0)
+    """Return the op of a Pooling layer."""
+    param = layer.pooling_param
+    if param.pool != 0 or param.global_pooling or _square(layer, param, "pad", 0):
+        raise InputError(
+            f"layer {layer.name} pools in an unsupported way; expected MAX without padding"
+        )
+    window, stride = _square(layer, param, "kernel", 0), _square(layer, param, "stride", 1)
+    return MaxPool(window, stride, ceil_mode=param.round_mode == 0)
 
 
-def _weights(layer: Any, blobs: Iterable[Any], given: Any, window: tuple[int, ...]) -> Weights:
-    """Return the arrays of a layer; its biases are zero where it has none.
+def _weights(layer: Any, blobs: Iterable[Any], param: Any, window: tuple[int, ...]) -> Weights:
+    """Return the weights of a layer, with biases of zero if it has none.
 
     Args:
+        layer: the layer of the definition.
+        blobs: the blobs of the layer in the `.caffemodel`.
+        param: the layer's convolution_param or inner_product_param.
         window: height and width of the kernels; () for a fully-connected layer.
     """
     try:
         arrays = [_array(blob) for blob in blobs]
     except InputError as error:
         raise InputError(f"layer {layer.name}: {error}") from None
-    if len(arrays) != 1 + given.bias_term:
+    if len(arrays) != 1 + param.bias_term:
         raise InputError(
-            f"layer {layer.name} has {len(arrays)} blobs; expected {1 + given.bias_term}"
+            f"layer {layer.name} has {len(arrays)} blobs; expected {1 + param.bias_term}"
         )
     weight, *biases = arrays
     if not window and weight.ndim == 4 and weight.shape[:2] == (1, 1):  # in older files
         weight = weight[0, 0]
-    expected = (given.num_output, *weight.shape[1:2], *window)
+    expected = (param.num_output, *weight.shape[1:2], *window)
     if weight.shape != expected:
         raise InputError(f"layer {layer.name} has weights {weight.shape}; expected {expected}")
     return Weights(weight, biases[0].reshape(-1) if biases else np.zeros(len(weight), np.float32))
 
 
 def _array(blob: Any) -> np.ndarray:
+    """Return the numbers of a blob."""
     shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
     kind, parts = ("<f8", blob.double_data) if blob.double_data else ("<f4", blob.data)
     content = b"".join(parts)
@@ -272,103 +300,101 @@ def _array(blob: Any) -> np.ndarray:
     return np.frombuffer(content, kind).reshape(shape)
 
 
-def _read_data(net: ForeignNet, layer: Any) -> None:
-    """Record what a data layer states of the crop and its preparation."""
+def _read_data(model: ForeignModel, layer: Any) -> None:
+    """Record the crop, mean and scale that a data layer states."""
     if _kind(layer) == "Input":
         for shape in layer.input_param.shape:
-            _set_crop(net, shape.dim)
+            _set_crop(model, shape.dim)
         return
-    given = layer.transform_param
-    if given.crop_size:
-        net.set_data("crop", given.crop_size)
-    if given.scale != 1:
-        net.set_data("scale", _short(given.scale))
-    if given.mean_file:
-        net.mean_file = given.mean_file
-    if given.mean_value:
-        mean = tuple(map(_short, given.mean_value))
-        net.set_data("given_mean", mean[::-1] if len(mean) == 3 else mean * 3)
+    param = layer.transform_param
+    if param.crop_size:
+        model.set_data("crop", param.crop_size)
+    if param.scale != 1:
+        model.set_data("scale", shortest_decimal(param.scale))
+    if param.mean_file:
+        model.mean_file = param.mean_file
+    if param.mean_value:
+        mean = tuple(map(shortest_decimal, param.mean_value))
+        model.set_data("given_mean", mean[::-1] if len(mean) == 3 else mean * 3)
 
 
-def _set_crop(net: ForeignNet, dims: Iterable[int]) -> None:
+def _set_crop(model: ForeignModel, dims: Iterable[int]) -> None:
+    """Record the crop from the shape of the input, (images, channels, height, width)."""
     match [*dims]:
         case []:
             return
         case [_, _, height, width] if height == width:
-            net.set_data("crop", height)
-        case other:
+            model.set_data("crop", height)
+        case shape:
             raise InputError(
-                f"the input is {other}; expected images, channels, and as many rows as columns"
+                f"the input has the shape {shape}; expected (images, channels, side, side)"
             )
 
 
 def _kind(layer: Any) -> str:
-    """Return the newer name of a layer's type."""
+    """Return the type of a layer by its name in the newer format."""
     if isinstance(layer.type, str):
         return layer.type
     name: str = type(layer).LayerType.Name(layer.type)
-    return TYPES.get(name.replace("_", ""), name)
+    return LAYER_TYPES.get(name.replace("_", ""), name)
 
 
-def _square(layer: Any, given: Any, name: str, default: int) -> int:
-    """Return a size that may be stated once, for each direction, or for both by themselves."""
-    stated = getattr(given, "kernel_size" if name == "kernel" else name)
-    sizes = {*stated} if not isinstance(stated, int) else {stated}
-    if given.HasField(f"{name}_h") or given.HasField(f"{name}_w"):
-        sizes = {getattr(given, f"{name}_h"), getattr(given, f"{name}_w")}
+def _square(layer: Any, param: Any, name: str, default: int) -> int:
+    """Return a size that must be the same for both axes; Caffe has several fields for it."""
+    values = getattr(param, "kernel_size" if name == "kernel" else name)
+    sizes = {*values} if not isinstance(values, int) else {values}
+    if param.HasField(f"{name}_h") or param.HasField(f"{name}_w"):
+        sizes = {getattr(param, f"{name}_h"), getattr(param, f"{name}_w")}
     if len(sizes) > 1:
         raise InputError(f"layer {layer.name} has {name} {sorted(sizes)}; expected squares")
     return next(iter(sizes), default)
 
 
-def _short(number: float) -> float:
-    """Return the shortest decimal number that is this float32: 0.0001 and not 9.99999974e-05."""
-    return float(str(np.float32(number)))
-
-
 def _layers(content: Any, source: Path) -> Sequence[Any]:
+    """Return the layers of a model, of either format."""
     if len(content.layer) and len(content.layers):
         raise InputError(f"{source} has both `layer` and `layers`; expected one of them")
     if any(layer.HasField("layer") for layer in content.layers):
         raise InputError(
-            f"{source} is in the format before `layers` had types; upgrade it with Caffe's "
-            "upgrade_net_proto_binary"
+            f"{source} is in the oldest format, whose `layers` have no types; upgrade it with "
+            "Caffe's upgrade_net_proto_binary"
         )
     layers: Sequence[Any] = content.layer or content.layers
     for layer in layers:
-        # What is no UTF-8 comes as bytes; the type may be a number.
-        words = (layer.name, *layer.bottom, *layer.top, layer.type)
-        if any(isinstance(word, bytes) for word in words):
-            raise InputError(f"{source} has a layer {layer.name!r} whose names are no text")
+        # protobuf returns text that is not UTF-8 as bytes; the type may be a number.
+        names = (layer.name, *layer.bottom, *layer.top, layer.type)
+        if any(isinstance(name, bytes) for name in names):
+            raise InputError(f"{source} has a layer {layer.name!r} whose names are not UTF-8 text")
     return layers
 
 
 def _parse(content: bytes, name: str, path: Path) -> Any:
+    """Return the message of a type in SCHEMA that a file contains."""
     message = _message(name)
     try:
         message.ParseFromString(content)
     except DecodeError as error:
-        raise InputError(f"{path} is not a file of Caffe's, or is damaged: {error}") from None
+        raise InputError(f"{path} is not a Caffe file, or is damaged: {error}") from None
     return message
 
 
 def _message(name: str) -> Any:
+    """Return an empty message of a type in SCHEMA."""
     message: Message = message_factory.GetMessageClass(_pool().FindMessageTypeByName(name))()
     return message
 
 
 @functools.cache
 def _pool() -> descriptor_pool.DescriptorPool:
-    """Return the descriptors of SCHEMA."""
+    """Return the protobuf descriptors of the messages in SCHEMA."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", syntax="proto2")
     field = descriptor_pb2.FieldDescriptorProto
     for name, body in re.findall(r"message (\w+) \{((?:[^{}]|\{[^{}]*\})*)\}", SCHEMA):
         message = file.message_type.add(name=name)
         for enum, values in re.findall(r"enum (\w+) \{([^}]*)\}", body):
-            numbers = [(word, int(number)) for word, number in re.findall(r"(\w+) = (\d+)", values)]
             kind = message.enum_type.add(name=enum)
-            for word, number in numbers:
-                kind.value.add(name=word, number=number)
+            for value, number in re.findall(r"(\w+) = (\d+)", values):
+                kind.value.add(name=value, number=int(number))
         for label, kind, name, number, _, default in re.findall(
             r"(optional|repeated) (\w+) (\w+) = (\d+)( \[(.*?)\])?;", body
         ):

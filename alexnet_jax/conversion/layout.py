@@ -1,20 +1,18 @@
-"""The layout of weights that other programs share, and this program's.
+"""Convert weights between the layout of other programs and that of this one.
 
-Caffe, ONNX and PyTorch keep all output channels of a layer side by side, (channels out, channels
-in of a group, height, width), and flatten feature maps as (channels, height, width). Here the
-columns of a model that has several lie on an axis of their own, and feature maps flatten as
-(column, height, width, channels); see `layers.columns`.
+Weights of Caffe, ONNX and PyTorch have the shape (output channels, input channels of a group,
+height, width), and their fully-connected layers flatten activations in the order (channels,
+height, width). Here kernels have an axis of columns, if the model has several, and activations
+are flattened in the order (column, height, width, channels); see `layers.columns`.
 """
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from alexnet_jax import config as configs
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import (
@@ -23,6 +21,7 @@ from alexnet_jax.models.ops import (
     Op,
     SequentialConfig,
     is_valid_name,
+    parameter_ops,
     spatial_sizes,
 )
 from alexnet_jax.pytree import Variables
@@ -30,18 +29,15 @@ from alexnet_jax.pytree import Variables
 Params = dict[str, dict[str, np.ndarray]]
 DataValue = int | float | str | tuple[float, ...]
 
-# Names of ops by kind, before the number of the layer that they are or follow, as Caffe's files
-# of AlexNet have them.
-
 
 @dataclass(frozen=True)
 class Weights:
-    """The arrays of a layer as other programs have them.
+    """The weights and biases of a layer in the layout of other programs.
 
     Attributes:
-        weight: (channels out, channels in of a group, height, width), or (units out, units in of
-            a group).
-        bias: (channels or units out,).
+        weight: (output channels, input channels of a group, height, width), or (output units,
+            input units of a group).
+        bias: (output channels or units,).
     """
 
     weight: np.ndarray
@@ -49,15 +45,14 @@ class Weights:
 
 
 @dataclass
-class ForeignNet:
-    """A chain of ops with its weights, as another program has it.
+class ForeignModel:
+    """A sequential model with its weights in the layout of other programs.
 
     Attributes:
-        ops: by name, in order; `features` of the classifier is the number of classes, and
-            `groups` are the file's.
-        weights: of every `Conv` and `Dense`, by its name, in the same order.
-        data: fields of `config.data` that the file states.
-        mean_file: the name of a mean image, which is another file; "" for none.
+        ops: the ops by name, in order. `features` of the classifier is the number of classes.
+        weights: weights of every `Conv` and `Dense` by its name, in the same order.
+        data: values of the fields of `config.data` that the file states.
+        mean_file: name of the file of the mean image that the file states; "" for none.
     """
 
     ops: dict[str, Op] = field(default_factory=dict)
@@ -69,11 +64,12 @@ class ForeignNet:
         """Append an op without weights.
 
         Args:
-            name: taken where it is valid and no other op has it; otherwise the op is named by
-                its kind and the number of the layer that it follows, relu1.
+            op: the op.
+            name: its name, if valid and unused; otherwise the op is named after its kind and the
+                number of the layer before it, such as relu1.
 
         Raises:
-            InputError: the op comes before any layer with weights.
+            InputError: no layer with weights comes before the op.
         """
         if not self.weights:
             raise InputError(f"{name or type(op).__name__} comes before any convolution")
@@ -83,21 +79,25 @@ class ForeignNet:
         """Append an op with weights.
 
         Args:
-            name: as for `add`; otherwise conv1, where the number is that of the layer.
+            op: the op.
+            weights: its weights.
+            name: its name, if valid and unused; otherwise the op is named after its kind and its
+                number, such as conv1.
         """
         name = self._free_name(op, name, len(self.weights) + 1)
         self.ops[name], self.weights[name] = op, weights
 
     def _free_name(self, op: Op, wanted: str, number: int) -> str:
+        """Return the wanted name if possible, else an unused one with the number of the layer."""
         base = f"{op.prefix}{number}"
         candidates = (wanted, base, *(f"{base}_{n}" for n in range(2, len(self.ops) + 3)))
         return next(n for n in candidates if is_valid_name(n) and n not in self.ops)
 
     def set_data(self, name: str, value: DataValue) -> None:
-        """Record a field of `config.data`.
+        """Record the value of a field of `config.data`.
 
         Raises:
-            InputError: it was set to another value before.
+            InputError: the field has been set to another value.
         """
         if self.data.setdefault(name, value) != value:
             raise InputError(
@@ -106,74 +106,63 @@ class ForeignNet:
             )
 
 
-def sequential_model(config: Config) -> SequentialConfig:
-    """Return the config's model.
-
-    Raises:
-        InputError: it is no chain of ops.
-    """
-    if not isinstance(config.model, SequentialConfig):
-        raise InputError(f"the model is {type(config.model).__name__}; expected a chain of ops")
-    return config.model
+def shortest_decimal(number: float) -> float:
+    """Return the shortest decimal number that rounds to a float32: 0.0001, not 9.99999974e-05."""
+    return float(str(np.float32(number)))
 
 
 def layer_names(model: SequentialConfig) -> list[str]:
     """Return the names of the ops with weights, in order."""
-    return [name for name, _ in layers_of(model)]
+    return [name for name, _ in parameter_ops(model.ops)]
 
 
-def layers_of(model: SequentialConfig) -> Iterator[tuple[str, Conv | Dense]]:
-    """Yield the ops with weights by name, in order."""
-    for name, op in model.ops.items():
-        if isinstance(op, Conv | Dense):
-            yield name, op
-
-
-def make_config(config: Config, net: ForeignNet) -> Config:
+def make_imported_config(config: Config, foreign: ForeignModel) -> Config:
     """Return the validated config of an imported model.
 
-    The model is the file's; its initial values, which matter for layers that are trained anew,
-    are those of the config's layers with the same names. The model has as many columns as the
-    layer with the most groups has groups.
+    The ops are those of the file. Their initial values, which are used for layers that are
+    initialized anew, are those of the config's ops with the same names. The number of columns is
+    the largest number of groups.
 
     Args:
-        config: whose other sections, and fields of `data` that the file does not state, are kept.
+        config: config from which to take other sections, and the fields of `data` that the file
+            does not state.
+        foreign: the imported model.
 
     Raises:
-        InputError: a model that the config cannot hold.
+        InputError: the config cannot represent the model.
     """
-    if not net.weights:
+    if not foreign.weights:
         raise InputError("the file has no layers with weights")
-    ours = config.model.ops if isinstance(config.model, SequentialConfig) else {}
-    model = SequentialConfig(channels=config.model.channels, ops=copy.deepcopy(net.ops))
+    config_ops = config.model.ops if isinstance(config.model, SequentialConfig) else {}
+    model = SequentialConfig(channels=config.model.channels, ops=copy.deepcopy(foreign.ops))
     if isinstance(config.model, SequentialConfig):
         model.init = config.model.init
-    for name, op in layers_of(model):
-        same = ours.get(name)
-        if isinstance(same, Conv | Dense):
-            op.std, op.bias = same.std, same.bias
+    for name, op in parameter_ops(model.ops):
+        config_op = config_ops.get(name)
+        if isinstance(config_op, Conv | Dense):
+            op.std, op.bias = config_op.std, config_op.bias
         model.num_columns = max(model.num_columns, op.groups)
     classifier = model.ops[layer_names(model)[-1]]
     if isinstance(classifier, Dense):
         model.num_classes, classifier.features = classifier.features, 0
-    changes = {f"data.{name}": value for name, value in net.data.items()}
-    if "given_mean" in net.data:
+    changes = {f"data.{name}": value for name, value in foreign.data.items()}
+    if "given_mean" in foreign.data:
         changes["data.mean"] = "given"
-    return configs.with_changes(config, {"model": model, **changes})
+    return with_changes(config, {"model": model, **changes})
 
 
-def from_foreign(config: Config, net: ForeignNet) -> Params:
-    """Return this program's parameters from those of another.
+def from_foreign(config: Config, foreign: ForeignModel) -> Params:
+    """Return the parameters of an imported model in the layout of this program.
 
     Args:
-        config: of `make_config`.
+        config: config of the model, from `make_imported_config`.
+        foreign: the imported model.
 
     Raises:
-        InputError: a shape that does not follow from the layers before, or numbers that are not
-            finite.
+        InputError: a shape does not fit the layers before it, or numbers are not finite.
     """
     for name, shape in _foreign_shapes(config).items():
-        weights = net.weights[name]
+        weights = foreign.weights[name]
         for part, array, expected in (
             ("weights", weights.weight, shape),
             ("biases", weights.bias, shape[:1]),
@@ -185,10 +174,10 @@ def from_foreign(config: Config, net: ForeignNet) -> Params:
     for name, layout in kernel_layouts(config).items():
         arrays = []
         for part, array in (
-            ("weights", net.weights[name].weight),
-            ("biases", net.weights[name].bias),
+            ("weights", foreign.weights[name].weight),
+            ("biases", foreign.weights[name].bias),
         ):
-            with np.errstate(over="ignore"):  # of float64
+            with np.errstate(over="ignore"):  # float64 may overflow to inf, which is checked
                 arrays.append(array.astype(np.float32))
             if not np.isfinite(arrays[-1]).all():
                 raise InputError(f"{name} has {part} that are not finite; the file is damaged")
@@ -198,7 +187,7 @@ def from_foreign(config: Config, net: ForeignNet) -> Params:
 
 
 def _foreign_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every layer's weights in other programs."""
+    """Return the shape of the weights of every layer in the layout of other programs."""
     model = sequential_model(config)
     sizes = spatial_sizes(model.ops, config.data.crop)
     side, inputs = config.data.crop, model.channels
@@ -215,39 +204,40 @@ def _foreign_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def to_foreign(config: Config, variables: Variables) -> ForeignNet:
-    """Return the model of a config as other programs would hold it.
+def to_foreign(config: Config, variables: Variables) -> ForeignModel:
+    """Return a model in the layout of other programs.
 
-    A dense layer that sees its own column alone has the weights (units out, units in of a column),
-    like a grouped convolution.
+    A dense layer with groups has weights (output units, input units of a column), like a grouped
+    convolution.
 
     Raises:
-        InputError: the model is no chain of ops, or has columns without a convolution.
+        InputError: the model is not sequential, or has columns without a convolution.
     """
-    net, params = ForeignNet(), variables["params"]
+    foreign, params = ForeignModel(), variables["params"]
     model, layouts = sequential_model(config), kernel_layouts(config)
     for name, op in copy.deepcopy(dict(model.ops)).items():
         if isinstance(op, Dense) and not op.features:
             op.features = model.num_classes
-        net.ops[name] = op
+        foreign.ops[name] = op
         if isinstance(op, Conv | Dense):
             kernel, bias = (np.asarray(params[name][part]) for part in ("kernel", "bias"))
-            net.weights[name] = Weights(layouts[name].to_foreign(kernel), bias.reshape(-1))
-    return net
+            foreign.weights[name] = Weights(layouts[name].to_foreign(kernel), bias.reshape(-1))
+    return foreign
 
 
 @dataclass(frozen=True)
 class KernelLayout:
-    """How one of this program's kernels is laid out.
+    """The layout of a kernel of this program.
 
     Attributes:
-        shape: of the kernel.
-        has_columns: whether its first axis is that of the columns.
-        is_conv: or dense.
-        by_input: of a dense kernel, whether its columns are those of its input.
-        channels: of a column, where a dense layer flattens feature maps; 0 where its inputs are
-            units.
-        seen: columns side by side along the inputs of the weights in other programs.
+        shape: shape of the kernel.
+        has_columns: whether the first axis of the kernel is that of the columns.
+        is_conv: whether the layer is a convolution; otherwise it is dense.
+        by_input: whether the columns of a dense kernel split its inputs rather than its outputs.
+        channels: channels per column of the activations that a dense layer flattens; 0 if its
+            inputs are units.
+        num_input_columns: number of columns along the input axis of the weights in the layout of
+            other programs.
     """
 
     shape: tuple[int, ...]
@@ -255,17 +245,17 @@ class KernelLayout:
     is_conv: bool
     by_input: bool
     channels: int
-    seen: int
+    num_input_columns: int
 
     def foreign_shape(self) -> tuple[int, ...]:
-        """Return the shape of the weights in other programs."""
+        """Return the shape of the weights in the layout of other programs."""
         columns, *inputs, out = self._column_shape()
         if self.is_conv:
             return (columns * out, inputs[2], *inputs[:2])
         return (out, columns * inputs[0]) if self.by_input else (columns * out, inputs[0])
 
     def to_foreign(self, kernel: np.ndarray) -> np.ndarray:
-        """Return a kernel as the weights of other programs."""
+        """Return a kernel in the layout of other programs."""
         kernel = kernel.reshape(self._column_shape())
         if self.is_conv:
             weight = kernel.transpose(0, 4, 3, 1, 2)
@@ -276,12 +266,12 @@ class KernelLayout:
             kernel = kernel.transpose(0, 2, 1).reshape(self.foreign_shape())
         if self.channels:
             side = self._side()
-            kernel = kernel.reshape(-1, self.seen, side, side, self.channels)
+            kernel = kernel.reshape(-1, self.num_input_columns, side, side, self.channels)
             kernel = kernel.transpose(0, 1, 4, 2, 3)
         return np.ascontiguousarray(kernel.reshape(self.foreign_shape()))
 
     def from_foreign(self, weight: np.ndarray) -> np.ndarray:
-        """Return the weights of other programs as a kernel: the inverse of `to_foreign`."""
+        """Return the kernel for weights in the layout of other programs; inverts `to_foreign`."""
         columns, *inputs, out = self._column_shape()
         if self.is_conv:
             height, width, channels = inputs
@@ -289,7 +279,7 @@ class KernelLayout:
             return np.ascontiguousarray(kernel.reshape(self.shape))
         if self.channels:
             side = self._side()
-            weight = weight.reshape(-1, self.seen, self.channels, side, side)
+            weight = weight.reshape(-1, self.num_input_columns, self.channels, side, side)
             weight = weight.transpose(0, 1, 3, 4, 2)
         if self.by_input:
             kernel = weight.reshape(out, -1).T
@@ -298,26 +288,26 @@ class KernelLayout:
         return np.ascontiguousarray(kernel.reshape(self.shape))
 
     def _column_shape(self) -> tuple[int, ...]:
-        """Return the shape with an axis of columns, of length 1 where the kernel has none."""
+        """Return the shape with an axis of columns, of length 1 if the kernel has none."""
         return self.shape if self.has_columns else (1, *self.shape)
 
     def _side(self) -> int:
-        """Return the pixels a side of the feature maps that a dense layer flattens."""
-        return math.isqrt(self.foreign_shape()[1] // (self.seen * self.channels))
+        """Return the side in pixels of the activations that a dense layer flattens."""
+        return math.isqrt(self.foreign_shape()[1] // (self.num_input_columns * self.channels))
 
 
 def kernel_layouts(config: Config) -> dict[str, KernelLayout]:
-    """Return the layout of every layer's kernel, by its name.
+    """Return the layout of the kernel of every layer, by name.
 
     Raises:
-        InputError: the model is no chain of ops, or has columns without a convolution.
+        InputError: the model is not sequential, or has columns without a convolution.
     """
     model = sequential_model(config)
     has_columns = model.num_columns > 1
     params = registry.abstract_variables(config)["params"]
     layouts: dict[str, KernelLayout] = {}
     channels = 0 if has_columns else model.channels
-    for name, op in layers_of(model):
+    for name, op in parameter_ops(model.ops):
         shape: tuple[int, ...] = params[name]["kernel"].shape
         if isinstance(op, Conv):
             layouts[name] = KernelLayout(shape, has_columns, True, False, 0, 1)
@@ -325,12 +315,14 @@ def kernel_layouts(config: Config) -> dict[str, KernelLayout]:
             continue
         if not layouts and has_columns:
             raise InputError(
-                f"{name} sees the image itself and the model has {model.num_columns} columns; "
+                f"the input of {name} is the image, and the model has {model.num_columns} columns; "
                 "expected convolutions first"
             )
-        # As `layers.columns.ColumnDense` and `ColumnClassifier` decide.
+        # This is the choice that `layers.columns.ColumnDense` and `ColumnClassifier` make.
         by_input = not op.features or (op.groups == 1 and shape[-1] == op.features)
-        seen = model.num_columns if op.groups == 1 else 1
-        layouts[name] = KernelLayout(shape, has_columns, False, by_input, channels, seen)
+        num_input_columns = model.num_columns if op.groups == 1 else 1
+        layouts[name] = KernelLayout(
+            shape, has_columns, False, by_input, channels, num_input_columns
+        )
         channels = 0
     return layouts

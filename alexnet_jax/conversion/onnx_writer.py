@@ -1,8 +1,8 @@
-"""Write a model as an ONNX file that stands alone: raw pixels in, logits out.
+"""Write a model as an ONNX file whose input is raw pixels and whose output is logits.
 
-The graph subtracts the mean and scales by itself. Columns are groups of channels that stand side by
-side; what each column does by itself otherwise, LRN and dense layers that see their own column
-alone, is split and put together again, which is exact.
+The graph includes the subtraction of the mean and the scaling of the input. Columns are groups of
+channels. For an LRN within columns, and for dense layers with groups, the channels are split into
+columns and concatenated again, which does not change the numbers.
 """
 
 import json
@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_jax.conversion.layout import Weights, sequential_model, to_foreign
+from alexnet_jax.config import sequential_model
+from alexnet_jax.conversion.layout import Weights, to_foreign
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of_center
 from alexnet_jax.models.ops import (
@@ -31,15 +32,15 @@ from alexnet_jax.models.ops import (
 from alexnet_jax.trained import TrainedModel
 
 PRODUCER = "alexnet_jax"
-OPSET = 13  # the first whose Split takes its sizes as an input; widely read
-IR_VERSION = 8  # what goes with it
+OPSET = 13  # the first whose Split takes its sizes as an input; widely supported
+IR_VERSION = 8  # the version that belongs to OPSET
 
 
-def write(path: Path, model: TrainedModel) -> None:
+def write_onnx(path: Path, model: TrainedModel) -> None:
     """Write a model; its input is named "images", its output "logits".
 
     Raises:
-        InputError: an op that has no operator.
+        InputError: ONNX has no operator for an op.
     """
     builder = _Builder(model)
     data, channels = model.config.data, model.config.model.channels
@@ -54,7 +55,7 @@ def write(path: Path, model: TrainedModel) -> None:
         doc_string=(
             f"images: {data.crop}×{data.crop} pixels, the central crop of a square of "
             f"{model.mean_image.shape[0]} (data.resize={data.resize}), channels R, G, B or gray, "
-            "0…255, nothing subtracted. logits: one a class, before the softmax."
+            "0…255, nothing subtracted. logits: one per class, before the softmax."
         ),
     )
     exported = helper.make_model(
@@ -69,34 +70,34 @@ def write(path: Path, model: TrainedModel) -> None:
 
 
 class _Builder:
-    """A chain of operators; `at` is the name of the last one's output."""
+    """Builds a chain of operators; `output` is the name of the last operator's output."""
 
     def __init__(self, model: TrainedModel) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
-        self.at = "images"
+        self.output = "images"
         self.num_columns = sequential_model(model.config).num_columns
         self._preprocess(model)
-        net = to_foreign(model.config, model.variables)
+        foreign = to_foreign(model.config, model.variables)
         channels, is_flat = model.config.model.channels, False
-        for name, op in net.ops.items():
+        for name, op in foreign.ops.items():
             if isinstance(op, Dense) and not is_flat:
                 self._append("Flatten", axis=1)
                 is_flat = True
             if isinstance(op, Conv | Dense):
-                self._append_layer(name, op, net.weights[name])
+                self._append_layer(name, op, foreign.weights[name])
                 channels = op.features
             elif is_flat and isinstance(op, LRN):
                 raise InputError(
-                    f"{name} normalizes the units of a fully-connected layer, and LRN of ONNX is "
-                    "of feature maps; expected it after a convolution"
+                    f"{name} normalizes the units of a fully-connected layer, which LRN of ONNX "
+                    "cannot; expected it after a convolution"
                 )
             else:
                 self._append_op(name, op, channels)
         self._append("Identity", name="logits")
 
     def _preprocess(self, model: TrainedModel) -> None:
-        """Append what `inputs.normalize` does to a central crop."""
+        """Append the operators for what `inputs.normalize` does to a central crop."""
         data, channels = model.config.data, model.config.model.channels
         mean = mean_of_center(model.mean_image, data, channels)
         self._append("Sub", mean.transpose(2, 0, 1)[None], name="subtracted")
@@ -107,9 +108,10 @@ class _Builder:
             self._append("Gather", np.arange(channels)[::-1].copy(), name="bgr", axis=1)
 
     def _append_layer(self, name: str, op: Conv | Dense, weights: Weights) -> None:
+        """Append the operators of a convolution or a fully-connected layer."""
         weight, bias = weights.weight, weights.bias
         if isinstance(op, Conv):
-            before, after = op.padding
+            begin, end = op.padding
             self._append(
                 "Conv",
                 weight,
@@ -117,7 +119,7 @@ class _Builder:
                 name=name,
                 kernel_shape=[op.kernel] * 2,
                 strides=[op.stride] * 2,
-                pads=[before, before, after, after],
+                pads=[begin, begin, end, end],
                 group=op.groups,
             )
         elif op.groups == 1:
@@ -128,6 +130,7 @@ class _Builder:
             self._append_each_column("Gemm", name, weight.shape[1] * op.groups, arrays, transB=1)
 
     def _append_op(self, name: str, op: Op, channels: int) -> None:
+        """Append the operators of an op without weights."""
         match op:
             case ReLU():
                 self._append("Relu", name=name)
@@ -153,6 +156,7 @@ class _Builder:
                 )
 
     def _append_lrn(self, name: str, op: LRN, channels: int) -> None:
+        """Append LRN, within each column or across columns."""
         alpha = op.alpha if op.alpha_over_size else op.alpha * op.size
         if op.across_columns or self.num_columns == 1:
             self._append("LRN", name=name, size=op.size, bias=op.k, alpha=alpha, beta=op.beta)
@@ -169,28 +173,28 @@ class _Builder:
             )
 
     def _append_within_channel_lrn(self, name: str, op: WithinChannelLRN) -> None:
-        """Append `layers.lrn.within_channel_lrn`, of which ONNX has no operator.
+        """Append `layers.lrn.within_channel_lrn`, for which ONNX has no operator, as
 
-        x · (k + coefficient · size² · mean of x²) ^ -beta
+        x · (k + coefficient · size² · mean of x²) ^ -beta.
         """
-        activations = self.at
+        activations = self.output
         self._multiply(activations, f"{name}_squares")
         self._append(
             "AveragePool",
             name=f"{name}_mean",
             kernel_shape=[op.size] * 2,
             pads=[op.size // 2] * 4,
-            count_include_pad=1,  # so that a sum is size² means at the edges too
+            count_include_pad=1,  # so that the sum is size² · mean at the edges too
         )
         scale = op.coefficient() * op.size**2
         for kind, number in (("Mul", scale), ("Add", op.k), ("Pow", -op.beta)):
             self._append(kind, np.array(number, np.float32), name=f"{name}_{kind.lower()}")
         self._multiply(activations, name)
 
-    def _multiply(self, other: str, name: str) -> None:
-        """Append the product of the last operator's output and another's."""
-        self.nodes.append(helper.make_node("Mul", [self.at, other], [name], name))
-        self.at = name
+    def _multiply(self, factor: str, name: str) -> None:
+        """Append the product of the last operator's output and another output."""
+        self.nodes.append(helper.make_node("Mul", [self.output, factor], [name], name))
+        self.output = name
 
     def _append_each_column(
         self,
@@ -200,25 +204,36 @@ class _Builder:
         arrays: Sequence[tuple[np.ndarray, ...]],
         **attributes: Any,
     ) -> None:
-        """Append one operator for each column of `channels`, which stand on axis 1."""
+        """Append an operator that is applied to each column of the channels, axis 1, separately.
+
+        Args:
+            kind: type of the operator.
+            name: name of the output.
+            channels: number of channels of all columns.
+            arrays: further inputs of the operator for each column.
+            attributes: attributes of the operator.
+        """
         parts = [f"{name}_column{c}" for c in range(len(arrays))]
         sizes = self._tensor(f"{name}_sizes", np.full(len(parts), channels // len(parts)))
-        self.nodes.append(helper.make_node("Split", [self.at, sizes], parts, axis=1))
-        done = []
-        for part, some in zip(parts, arrays, strict=True):
-            self.at = part
-            self._append(kind, *some, name=f"{part}_{kind.lower()}", **attributes)
-            done.append(self.at)
-        self.nodes.append(helper.make_node("Concat", done, [name], axis=1))
-        self.at = name
+        self.nodes.append(helper.make_node("Split", [self.output, sizes], parts, axis=1))
+        outputs = []
+        for part, inputs in zip(parts, arrays, strict=True):
+            self.output = part
+            self._append(kind, *inputs, name=f"{part}_{kind.lower()}", **attributes)
+            outputs.append(self.output)
+        self.nodes.append(helper.make_node("Concat", outputs, [name], axis=1))
+        self.output = name
 
     def _append(self, kind: str, *arrays: np.ndarray, name: str = "", **attributes: Any) -> None:
-        """Append an operator that takes the last one's output and these arrays."""
-        name = name or f"{self.at}_{kind.lower()}"
+        """Append an operator whose inputs are the last operator's output and these arrays."""
+        name = name or f"{self.output}_{kind.lower()}"
         tensors = [self._tensor(f"{name}_{i}", array) for i, array in enumerate(arrays)]
-        self.nodes.append(helper.make_node(kind, [self.at, *tensors], [name], name, **attributes))
-        self.at = name
+        self.nodes.append(
+            helper.make_node(kind, [self.output, *tensors], [name], name, **attributes)
+        )
+        self.output = name
 
     def _tensor(self, name: str, array: np.ndarray) -> str:
+        """Add an array to the file and return its name."""
         self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name

@@ -1,8 +1,8 @@
-"""Configs for the weights of other programs: their models, preprocessing and recipes.
+"""Configs for weights of other programs, with their models, preprocessing and recipes.
 
-Caffe's and ONNX's files hold the geometry of their model and not how images are prepared; a state
-dict of PyTorch holds arrays alone. configs/bvlc_alexnet.py and configs/one_weird_trick.py offer
-these configs for training.
+Caffe and ONNX files contain the model but not the preprocessing of images; a state dict of PyTorch
+contains arrays only. configs/bvlc_alexnet.py and configs/one_weird_trick.py offer these configs
+for training.
 """
 
 from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
@@ -10,7 +10,7 @@ from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU,
 
 
 def bvlc_alexnet() -> Config:
-    """Return Caffe's models/bvlc_alexnet: train_val.prototxt and solver.prototxt."""
+    """Return the config of Caffe's models/bvlc_alexnet (train_val.prototxt, solver.prototxt)."""
     return Config(
         batch_size=256,
         optimizer=OptimizerConfig(decay_multipliers=((".*/bias", 0.0),)),
@@ -21,7 +21,7 @@ def bvlc_alexnet() -> Config:
             channel_order="bgr",
             lighting="none",
             mean="given",
-            # Of ilsvrc_2012_mean.npy, which comes with Caffe; it lists them as B, G, R.
+            # Mean of each channel of ilsvrc_2012_mean.npy of Caffe, which is in the order B, G, R.
             given_mean=(122.67891434, 116.66876762, 104.00698793),
         ),
         model=SequentialConfig(num_columns=2, ops=bvlc_ops()),
@@ -29,7 +29,7 @@ def bvlc_alexnet() -> Config:
 
 
 def bvlc_ops() -> dict[str, Op]:
-    """Return the layers of bvlc_alexnet."""
+    """Return the ops of bvlc_alexnet."""
 
     def norm() -> LRN:
         return LRN(k=1.0, alpha_over_size=True, across_columns=True)
@@ -55,11 +55,11 @@ def bvlc_ops() -> dict[str, Op]:
 
 
 def torchvision_alexnet() -> Config:
-    """Return torchvision's `alexnet` and its reference training."""
+    """Return the config of torchvision's `alexnet` with the recipe of its reference training."""
     return Config(
         optimizer=OptimizerConfig(weight_decay=0.0001),
         schedule=ScheduleConfig(drop_epochs=(31, 61)),
-        # torchvision's normalization, in units of 0…255: x / 255, then minus mean, divided by std.
+        # torchvision's normalization of x / 255, with mean and std in units of 0…255.
         data=DataConfig(
             lighting="none",
             mean="given",
@@ -71,7 +71,7 @@ def torchvision_alexnet() -> Config:
 
 
 def torchvision_ops() -> dict[str, Op]:
-    """Return the layers of Krizhevsky 2014, "One weird trick", as torchvision has them."""
+    """Return the ops of torchvision's version of Krizhevsky 2014, "One weird trick"."""
 
     def pool() -> MaxPool:
         return MaxPool(ceil_mode=False)

@@ -1,8 +1,8 @@
-"""Write models as safetensors and read them back, exactly.
+"""Write models as safetensors files and read them back without loss.
 
-Every parameter is an array named by its path, `conv1.kernel`; other variables have their
-collection before it. The mean image is `mean_image`. The metadata hold all that a workdir needs
-beside them, the config and the class names, and the names of every array's axes.
+Every parameter is an array named by its path, such as `conv1.kernel`; names of other variables
+begin with their collection. The mean image is the array `mean_image`. The metadata contain the
+config, the class names and the names of the axes of every array.
 """
 
 import json
@@ -15,34 +15,39 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from alexnet_jax import config as configs
-from alexnet_jax.config import Config, ParallelConfig
+from alexnet_jax.config import (
+    Config,
+    ParallelConfig,
+    config_from_json,
+    config_to_text,
+    with_changes,
+)
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 
 FORMAT = "alexnet_jax"
-FORMAT_VERSION = "2"  # of the metadata; 1 had no number
+FORMAT_VERSION = "2"  # version of the metadata; version 1 did not record a number
 MEAN = "mean_image"
 
 
-def is_ours(path: Path) -> bool:
-    """Return whether this program wrote a safetensors file, by its metadata.
+def is_own_format(path: Path) -> bool:
+    """Return whether the metadata of a safetensors file state that this program wrote it.
 
     Raises:
-        InputError: no safetensors file, or a damaged one.
+        InputError: the file is damaged or no safetensors file.
     """
-    return _open(path)[0].get("format") == FORMAT
+    return read_arrays(path)[0].get("format") == FORMAT
 
 
-def write(path: Path, model: TrainedModel) -> None:
-    """Write a model."""
+def write_safetensors(path: Path, model: TrainedModel) -> None:
+    """Write a model as a safetensors file."""
     arrays = {name: np.asarray(leaf) for name, leaf in _by_name(model.variables).items()}
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "config": configs.dumps(model.config),
+        "config": config_to_text(model.config),
         "class_names": json.dumps(model.class_names),
         "axes": json.dumps(_axes(registry.abstract_boxed_variables(model.config))),
     }
@@ -52,14 +57,14 @@ def write(path: Path, model: TrainedModel) -> None:
     )
 
 
-def read(path: Path) -> TrainedModel:
-    """Read a model that `write` wrote.
+def read_safetensors(path: Path) -> TrainedModel:
+    """Read a model that `write_safetensors` has written.
 
     Raises:
-        InputError: a damaged file, one of another format version, or parameters that its config
-            does not have.
+        InputError: the file is damaged, has another format version, or has arrays that do not
+            belong to its config.
     """
-    metadata, arrays = _open(path)
+    metadata, arrays = read_arrays(path)
     version = metadata.get("format_version", "1")
     if version != FORMAT_VERSION:
         raise InputError(
@@ -70,7 +75,7 @@ def read(path: Path) -> TrainedModel:
     class_names = _read_json(path, metadata, "class_names")
     classes = config.model.num_classes
     if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
-        raise InputError(f"{path} has class_names that are no list of names; it is damaged")
+        raise InputError(f"{path} has class_names that are not a list of names; it is damaged")
     if not classes or len(class_names) != classes:
         raise InputError(f"{path} names {len(class_names)} of {classes} classes")
     mean = arrays.pop(MEAN, np.zeros(()))
@@ -90,6 +95,7 @@ def read(path: Path) -> TrainedModel:
 def _check_arrays(
     path: Path, arrays: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]
 ) -> None:
+    """Raise InputError unless the arrays have the expected names and shapes, and finite float32."""
     for name in {**expected, **arrays}:
         found = arrays[name].shape if name in arrays else "nothing"
         if found != expected.get(name):
@@ -99,26 +105,27 @@ def _check_arrays(
 
 
 def _read_config(path: Path, metadata: dict[str, str]) -> Config:
+    """Return the config in the metadata, for one device."""
     content = _read_json(path, metadata, "config")
     try:
-        # The devices are those of this machine.
-        return configs.with_changes(configs.from_json(content), {"parallel": ParallelConfig()})
+        return with_changes(config_from_json(content), {"parallel": ParallelConfig()})
     except InputError as error:
         raise InputError(f"{path} has a config that cannot be used: {error}") from None
 
 
 def _read_json(path: Path, metadata: dict[str, str], name: str) -> object:
+    """Return the JSON value of an entry of the metadata."""
     if name not in metadata:
         raise InputError(f"{path} has no {name} in its metadata; it is damaged")
     try:
         content: object = json.loads(metadata[name])
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} has {name} that is no JSON: {error}") from None
+        raise InputError(f"{path} has {name} that is not JSON: {error}") from None
     return content
 
 
 def _by_name(variables: Variables) -> dict[str, Any]:
-    """Return the leaves of variables by their names in a file."""
+    """Return the leaves of variables by their names in the file."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(variables), is_leaf=_is_box)
     return {_name(path): leaf for path, leaf in leaves}
 
@@ -128,20 +135,24 @@ def _is_box(leaf: object) -> bool:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """Return the name in a file of the variable at a path of keys, whose first is a collection."""
-    collection, *rest = (key.key for key in path)
-    return ".".join(rest if collection == "params" else [collection, *rest])
+    """Return the name in the file of the variable at a path; the first key is the collection."""
+    collection, *names = (key.key for key in path)
+    return ".".join(names if collection == "params" else [collection, *names])
 
 
 def _axes(boxed: Variables) -> dict[str, str]:
-    """Return the names of the axes of every array."""
+    """Return the names of the axes of every array, separated by commas."""
     return {name: ", ".join(box.names) for name, box in _by_name(boxed).items()}
 
 
-def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return the metadata and the arrays of a safetensors file."""
+def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Return the metadata and the arrays of any safetensors file.
+
+    Raises:
+        InputError: the file is damaged or no safetensors file.
+    """
     try:
         with safetensors.safe_open(path, "numpy") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in [*file.keys()]}
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file, or a damaged one: {error}") from None
+        raise InputError(f"{path} is not a safetensors file, or is damaged: {error}") from None

@@ -1,1 +1,1 @@
-"""Images: from their source to batches."""
+"""Data: sources of images, prepared images on disk, augmentation and batches."""

@@ -1,9 +1,9 @@
 """Deterministic random augmentation, keyed by (seed, epoch, position).
 
-Order, crop, flip and lighting of a training example are a function of the seed, the epoch and the
-position in the epoch, so the stream is the same for any number of processes and workers, and any
-step can be computed directly. The draws are raw bits of the Philox counter generator, whose
-stream NumPy keeps across versions.
+The order, crop, flip and lighting of training examples are functions of the seed, the epoch and
+the position in the epoch. Hence they do not depend on the number of processes and threads, and
+those of any step can be computed directly. The random bits are raw output of NumPy's Philox
+generator, which is stable across versions.
 """
 
 import dataclasses
@@ -15,21 +15,21 @@ from alexnet_jax.config import DataConfig
 from alexnet_jax.data.crops import center_offset
 from alexnet_jax.data.statistics import principal_components
 
-# Each kind of draw has its own stream: turning one off leaves the others unchanged.
-# The images held out for validation are drawn once, from the first.
-_ORDER, _CROP, _FLIP, _LIGHT = range(4)
+# Each kind of draw has its own stream, so that turning one off leaves the others unchanged.
+# `permutation` uses the stream _SHUFFLE, too.
+_SHUFFLE, _CROP, _FLIP, _LIGHT = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """What is drawn for some examples, in their order.
+    """The random draws of some examples, in the order of the examples.
 
     Attributes:
-        index: (b,) int64, which image of the split.
-        offset: (b, 2) int32, first row and column of the crop.
-        flip: (b,) bool.
+        index: (b,) int64, index of the image in the split.
+        offset: (b, 2) int32, y and x of the top left pixel of the crop.
+        flip: (b,) bool, whether the crop is mirrored.
         shift: (b, channels) float32, added to every pixel, in units of 0…255.
-        gain: (b,) float32, the factor of the pixels, mean subtracted and shift added.
+        gain: (b,) float32, factor of the pixels after mean and shift.
     """
 
     index: np.ndarray
@@ -40,14 +40,15 @@ class Draws:
 
 
 class Augmentation:
-    """The draws of all epochs over a split; safe to use from several threads.
+    """Computes the draws of all epochs over a split; safe to use from several threads.
 
     Args:
         seed: any integer.
-        count: images in the split.
-        image_size: pixels a side of the images; offsets are 0 … image_size - crop, both included.
-        data: its crop, random_crop, flip, crop_chunk, lighting_divisor and lighting_end are read.
-        lighting: (channels, channels), shift = lighting @ normals; see `lighting_matrix`.
+        count: number of images in the split.
+        image_size: side of the images in pixels; offsets are in 0 … image_size - crop, inclusive.
+        data: config.data, of which crop, random_crop, flip, crop_chunk, lighting_divisor and
+            lighting_end are used.
+        lighting: (channels, channels) matrix from `lighting_matrix`; shift = lighting @ normals.
     """
 
     def __init__(
@@ -58,34 +59,39 @@ class Augmentation:
         assert image_size >= data.crop
         self._seed, self._count, self._image_size = seed, count, image_size
         self._data, self._lighting = data, lighting
-        self._orders: dict[int, np.ndarray] = {}
+        self._permutations: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def draw(self, epochs: np.ndarray, positions: np.ndarray) -> Draws:
-        """Return the draws of examples, ascending by epoch and by position in it.
+        """Return the draws of examples, which ascend by epoch and by position in the epoch.
 
-        Only an epoch's order is drawn as a whole; the rest for the examples asked for, so that
-        a large split takes no more memory and an epoch begins with a pause for its order only.
+        Only the permutation is computed for an epoch at once. Other draws are computed for the
+        given examples, so that memory does not grow with the split.
 
         Args:
-            epochs: (b,), from 0; positions: (b,), in the order of their epoch.
+            epochs: (b,), from 0.
+            positions: (b,), positions in the epochs.
         """
         parts = []
         for epoch in np.unique(epochs):
-            draws = self._draw(int(epoch), positions[epochs == epoch])
+            draws = self._draw_epoch(int(epoch), positions[epochs == epoch])
             parts.append([getattr(draws, field.name) for field in dataclasses.fields(Draws)])
-        return Draws(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return Draws(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Return the order of an epoch; it is kept with that of the epoch before."""
+    def _permutation(self, epoch: int) -> np.ndarray:
+        """Return the permutation of an epoch; it is cached with that of the previous epoch."""
         with self._lock:
-            if epoch not in self._orders:
-                self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-                bits = _bits(self._seed, epoch, _ORDER, 0, self._count)
-                self._orders[epoch] = np.argsort(bits, kind="stable")
-            return self._orders[epoch]
+            if epoch not in self._permutations:
+                self._permutations = {
+                    cached: order
+                    for cached, order in self._permutations.items()
+                    if cached == epoch - 1
+                }
+                bits = _bits(self._seed, epoch, _SHUFFLE, 0, self._count)
+                self._permutations[epoch] = np.argsort(bits, kind="stable")
+            return self._permutations[epoch]
 
-    def _draw(self, epoch: int, positions: np.ndarray) -> Draws:
+    def _draw_epoch(self, epoch: int, positions: np.ndarray) -> Draws:
         """Return the draws at ascending positions (b,) of one epoch."""
         data, channels = self._data, len(self._lighting)
         chunks = positions // data.crop_chunk * data.crop_chunk  # the first of each image's chunk
@@ -93,7 +99,7 @@ class Augmentation:
         center = center_offset(self._image_size, data.crop)
         offset = np.full((len(positions), 2), center, np.int32)
         if data.random_crop:
-            # Multiplying 32 random bits spreads them over the offsets evenly to one part in 2^26.
+            # (bits · offsets) >> 32 is uniform over the offsets up to a relative error of 2^-26.
             bits = _bits(self._seed, epoch, _CROP, first, last)[chunks - first]
             halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
             offsets = np.uint64(self._image_size - data.crop + 1)
@@ -109,26 +115,29 @@ class Augmentation:
             span = (first * channels, last * channels)
             normals = _normals(self._seed, epoch, _LIGHT, *span, self._count * channels)
             normals = normals.reshape(-1, channels)[positions - first]
-            # Not a product of matrices, whose last bits may depend on the number of rows.
+            # A matrix product could round differently depending on the number of examples.
             shift = sum(normals[:, k, None] * self._lighting[:, k] for k in range(channels))
             gain[:] = 1 / data.lighting_divisor
-        return Draws(self._order(epoch)[positions], offset, flip, shift.astype(np.float32), gain)
+        return Draws(
+            self._permutation(epoch)[positions], offset, flip, shift.astype(np.float32), gain
+        )
 
 
 def lighting_matrix(covariance: np.ndarray, data: DataConfig, channels: int) -> np.ndarray:
     """Return the (channels, channels) matrix that turns standard normals into a shift.
 
-    Section 4.1 adds [p1 p2 p3][α1 λ1, α2 λ2, α3 λ3]ᵀ, α ~ N(0, lighting_std), with p and λ the
-    eigenvectors and eigenvalues of the pixels' covariance. data.lighting chooses
+    Section 4.1 adds [p1 p2 p3][α1 λ1, α2 λ2, α3 λ3]ᵀ, α ~ N(0, lighting_std), where p and λ are
+    the eigenvectors and eigenvalues of the pixels' covariance. data.lighting selects
 
-        "paper": literally so, for pixels in [0, 1]; the shift is then scaled by 255. For
-            0-255 pixels λ would be 65025 times as large and the shift would drown the image.
-        "source2012": with √λ, the standard deviation, in place of λ, as the 2012 program has it.
+        "paper": this equation for pixels in [0, 1], with the shift scaled by 255. For pixels in
+            0…255, λ would be 65025 times as large, and the shift much larger than the pixels.
+        "source2012": √λ, the standard deviation, in place of λ, as in the 2012 program.
         "none": zeros.
 
     Args:
-        covariance: (c, c) of the training split's pixels, 0-255 units.
-        channels: of the model; the one shift of gray images is repeated.
+        covariance: (c, c) covariance of the training split's pixels, in units of 0…255.
+        data: config.data.
+        channels: number of channels of the model; the shift of gray images is repeated.
     """
     if data.lighting == "none":
         return np.zeros((channels, channels))
@@ -143,12 +152,12 @@ def lighting_matrix(covariance: np.ndarray, data: DataConfig, channels: int) -> 
 
 
 def permutation(seed: int, count: int) -> np.ndarray:
-    """Return a permutation of `count` things, for use outside training: held-out images."""
-    return np.argsort(_bits(seed, 0, _ORDER, 0, count), kind="stable")
+    """Return a random permutation of 0 … count - 1, used to select held-out images."""
+    return np.argsort(_bits(seed, 0, _SHUFFLE, 0, count), kind="stable")
 
 
 def _bits(seed: int, epoch: int, kind: int, first: int, last: int) -> np.ndarray:
-    """Return random uint64: the numbers `first` … `last` - 1 of a stream."""
+    """Return the random uint64 with indices `first` … `last` - 1 of a stream."""
     key = np.array([seed % 2**64, epoch * 16 + kind], np.uint64)
     skipped = first % 4  # the generator counts in blocks of four
     return np.random.Philox(key=key, counter=first // 4).random_raw(skipped + last - first)[
@@ -157,11 +166,11 @@ def _bits(seed: int, epoch: int, kind: int, first: int, last: int) -> np.ndarray
 
 
 def _normals(seed: int, epoch: int, kind: int, first: int, last: int, count: int) -> np.ndarray:
-    """Return standard normals (Box and Muller): the numbers `first` … `last` - 1 of `count`."""
-    radius, turn = (
+    """Return the standard normals `first` … `last` - 1 of `count` (Box-Muller transform)."""
+    radius_bits, angle_bits = (
         _bits(seed, epoch, kind, start + first, start + last) >> np.uint64(11)
         for start in (0, count)
     )
-    length = np.sqrt(-2 * np.log((radius + np.uint64(1)) * 2.0**-53))
-    normals: np.ndarray = length * np.cos(2 * np.pi * (turn * 2.0**-53))
+    radius = np.sqrt(-2 * np.log((radius_bits + np.uint64(1)) * 2.0**-53))
+    normals: np.ndarray = radius * np.cos(2 * np.pi * (angle_bits * 2.0**-53))
     return normals

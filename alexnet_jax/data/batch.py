@@ -1,4 +1,4 @@
-"""A batch: its arrays, their shapes, and which examples a training step takes."""
+"""Batches: their arrays and shapes, and the examples that a training step takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from jax.typing import DTypeLike
 from alexnet_jax.config import Config
 from alexnet_jax.data.crops import center_offset
 
-BatchArray = np.ndarray | Array  # on the host; on devices, or traced
+BatchArray = np.ndarray | Array
 
 
 class Batch(flax.struct.PyTreeNode):
-    """Images with their labels and all that was drawn for them, NumPy or JAX arrays.
+    """Crops of images with their labels and random draws, as NumPy or JAX arrays.
+
+    In batches for evaluation, image, offset and flip have an axis of views after the batch axis.
 
     Attributes:
         image: (batch, crop, crop, channels) uint8.
-        offset: (batch, 2) int32, the crop's first row and column in its image.
-        flip: (batch,) bool, whether it is mirrored.
-        label: (batch,) int32; None where no labels are known.
-        mask: (batch,) bool, False for what only fills up the batch; None where nothing does.
-        example: (batch,) uint32, the number of each in the run, modulo 2^32; while training.
-        shift: (batch, channels) float32, added to every pixel; while training.
-        gain: (batch,) float32, the factor of every pixel after that; while training.
-
-    Batches for evaluation have an axis of views after the batch's in image, offset and flip.
+        offset: (batch, 2) int32, y and x of the top left pixel of the crop in its image.
+        flip: (batch,) bool, whether the crop is mirrored.
+        label: (batch,) int32; None if labels are unknown.
+        mask: (batch,) bool, False for padding; None if there is no padding.
+        example: (batch,) uint32, number of each example in the run modulo 2^32; training only.
+        shift: (batch, channels) float32, added to every pixel; training only.
+        gain: (batch,) float32, factor of every pixel after the shift; training only.
     """
 
     image: BatchArray
@@ -42,7 +42,7 @@ class Batch(flax.struct.PyTreeNode):
     gain: BatchArray | None = None
 
     def labels(self) -> "Labels":
-        """Return the labels of a batch that has them."""
+        """Return the labels and the mask of a batch that has them."""
         assert self.label is not None
         assert self.mask is not None
         return Labels(self.label, self.mask)
@@ -53,7 +53,7 @@ class Batch(flax.struct.PyTreeNode):
 
 
 class Labels(flax.struct.PyTreeNode):
-    """The labels of a batch: `label` and `mask` as in `Batch`."""
+    """The labels and the mask of a batch; see `Batch`."""
 
     label: BatchArray
     mask: BatchArray
@@ -64,7 +64,8 @@ def center_crops(images: np.ndarray, crop: int, channels: int) -> Batch:
 
     Args:
         images: (batch, side, side, 1 or channels) uint8.
-        channels: of the model; a gray image is repeated to fit.
+        crop: side of the crops in pixels.
+        channels: number of channels of the model; that of a gray image is repeated.
     """
     start = center_offset(images.shape[1], crop)
     crops = images[:, start : start + crop, start : start + crop]
@@ -95,15 +96,14 @@ def training_batch_spec(config: Config) -> Batch:
 
 @dataclass(frozen=True)
 class StepExamples:
-    """The examples of a training step, or some rows of them.
+    """The examples of a training step, or of some rows of its batch.
 
     Attributes:
-        stage: of a recipe in several stages, from 0.
+        stage: stage of a recipe with several stages, from 0.
         epoch: (batch,) int64, from 0.
-        position: (batch,) int64, the place in the order of the epoch.
-        number: (batch,) int64, the number in the run, from 0.
-        mask: (batch,) bool, False for what only fills up a short batch; None for a rule whose
-            batches are all full, which the training step then need not count.
+        position: (batch,) int64, position in the epoch.
+        number: (batch,) int64, number in the run, from 0.
+        mask: (batch,) bool, False for padding; None for rules whose batches are always full.
     """
 
     stage: int
@@ -113,15 +113,15 @@ class StepExamples:
     mask: np.ndarray | None
 
 
-# From a step, counted from 0, and rows of its batch to their examples.
+# Function from a step, counted from 0, and rows of its batch to the examples of these rows.
 ExamplesOfStep = Callable[[int, np.ndarray], StepExamples]
 
 
 def consecutive_examples(batch_size: int, num_images: int) -> ExamplesOfStep:
     """Return the default rule: step s takes the examples g = s · batch_size + i of the run.
 
-    Example g is at position g % num_images of epoch g // num_images. So a batch may straddle
-    epochs, every image comes once an epoch, and every batch is full.
+    Example g is at position g % num_images of epoch g // num_images. A batch may contain examples
+    of two epochs. Every image occurs once per epoch, and every batch is full.
     """
 
     def examples(step: int, rows: np.ndarray) -> StepExamples:

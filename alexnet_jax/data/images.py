@@ -1,4 +1,4 @@
-"""Decode an image file of any common format to a square of uint8 pixels."""
+"""Decode image files of common formats and scale them to squares of uint8 pixels."""
 
 import contextlib
 import io
@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Bitmap formats that Pillow decodes in its own process, the common ones first. Vector formats are
-# left out: Pillow hands EPS to Ghostscript, whatever the file's name ends in, and so would run an
-# interpreter on files that nobody has looked at. JPEG includes MPO. TGA has no signature and must
-# come last.
+# Bitmap formats that Pillow decodes in its own process, the common ones first. EPS is omitted,
+# since Pillow would run Ghostscript, an interpreter, on untrusted files with any suffix. JPEG
+# includes MPO. TGA has no signature and must come last.
 FORMATS = (
     "JPEG",
     "PNG",
@@ -31,7 +30,7 @@ FORMATS = (
     "TGA",
 )
 
-# Pillow and the libraries below it raise these for damaged content; OSError is the usual one.
+# Exceptions that Pillow and its libraries raise for damaged content, most often OSError.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -52,10 +51,10 @@ class UnreadableImageError(Exception):
 
 
 def ignore_pillow_warnings() -> None:
-    """Ignore Pillow's warnings, which are about damaged metadata and do not affect the pixels.
+    """Ignore Pillow's warnings, which concern damaged metadata and not the pixels.
 
-    For commands, not libraries: the filter applies to the whole process, because Python's
-    `warnings.catch_warnings` is not safe in threads.
+    The filter applies to the process, because `warnings.catch_warnings` is not thread-safe. Hence
+    commands call this, and library functions do not.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -63,22 +62,21 @@ def ignore_pillow_warnings() -> None:
 def load(
     image: Path | bytes | np.ndarray, *, side: int | None, channels: int, resize: str = "crop"
 ) -> np.ndarray:
-    """Return an image as a square, (side, side, channels) uint8.
+    """Return an image as a square of pixels, (side, side, channels) uint8.
 
     As in section 2 of the paper, the image is scaled up or down so that its shorter side is
-    `side`, and the central square is cut out. Scaling uses Pillow's bicubic filter, whose support
-    grows with the reduction and so prevents aliasing. A JPEG at least four times too large is
-    first reduced by its own cosine transform, to no less than twice the size.
-    Camera orientation (EXIF) is applied, transparent areas become white, CMYK and palettes become
-    RGB, and 16-bit gray is rounded to 8 bits.
+    `side`, and the central square is cut out. Scaling uses Pillow's bicubic filter with
+    antialiasing. JPEGs that are at least four times too large are decoded at a reduced size of at
+    least twice the target. Camera orientation (EXIF) is applied, transparent areas become white,
+    CMYK and palettes are converted to RGB, and 16-bit gray is rounded to 8 bits.
 
     Args:
         image: A file in one of `FORMATS`, the bytes of one, or (height, width, 1 or 3) uint8
             pixels.
-        side: In pixels; None keeps the shorter side as it is.
+        side: Side of the square in pixels; None keeps the length of the shorter side.
         channels: 1 or 3.
-        resize: "crop" as above; "squash" scales width and height each to `side` and cuts nothing
-            off, as the images were prepared on which Caffe's weights were trained.
+        resize: "crop" scales as above; "squash" scales both width and height to `side` without
+            cropping, as for Caffe's published weights.
 
     Raises:
         UnreadableImageError: The content is damaged, or not in one of `FORMATS`.
@@ -108,21 +106,21 @@ def to_pillow(pixels: np.ndarray) -> Image.Image:
 
 
 def to_jpeg(pixels: np.ndarray, quality: int, subsampling: str) -> bytes:
-    """Encode (side, side, 1 or 3) uint8 pixels as JPEG; `subsampling` is "4:4:4" or the like."""
+    """Encode (side, side, 1 or 3) uint8 pixels as JPEG, with subsampling such as "4:4:4"."""
     file = io.BytesIO()
     to_pillow(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
     return file.getvalue()
 
 
 def _decode(image: Path | bytes, side: int | None, channels: int) -> Image.Image:
-    """Return the image upright, in 8-bit gray or RGB."""
+    """Decode an image and return it upright, in 8-bit gray or RGB."""
     file = io.BytesIO(image) if isinstance(image, bytes) else image
     with _damage_as_unreadable():
         opened = Image.open(file, formats=FORMATS)
     with opened:
         with _damage_as_unreadable():
             if side is not None:
-                # Only JPEGs support drafts; Pillow never goes below the size asked for.
+                # Only JPEGs support drafts; Pillow never reduces below the requested size.
                 opened.draft(None, (2 * side, 2 * side))
             opened.load()
         return _convert(_transpose(opened), channels)
@@ -161,5 +159,5 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        # Pillow has already undone Adobe's inversion of CMYK when it decoded the JPEG.
+        # Pillow has undone Adobe's inversion of CMYK while decoding the JPEG.
         return image if image.mode == mode else image.convert(mode)

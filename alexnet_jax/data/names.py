@@ -1,26 +1,27 @@
-"""Readable names for classes that are called by their WordNet synset, as ImageNet's are."""
+"""Readable names for classes that are named by WordNet synsets, such as those of ImageNet."""
 
 import functools
 from pathlib import Path
 
 
 def readable_name(name: str) -> str:
-    """'tench, Tinca tinca (n01440764)' for 'n01440764'; a name that is no synset as it is."""
+    """Return 'tench, Tinca tinca (n01440764)' for 'n01440764'; other names are unchanged."""
     lemmas = _lemmas().get(name)
     return f"{lemmas} ({name})" if lemmas else name
 
 
 def short_name(name: str) -> str:
-    """'tench' for 'n01440764': the first of its words; a name that is no synset as it is."""
+    """Return 'tench', the first lemma, for 'n01440764'; other names are unchanged."""
     return _lemmas()[name].split(", ")[0] if name in _lemmas() else name
 
 
 def synsets() -> tuple[str, ...]:
-    """The 1,000 classes of ILSVRC-2012 in the order of their synsets, the usual numbering."""
+    """Return the synsets of the 1,000 classes of ILSVRC-2012, sorted, which is the usual order."""
     return tuple(sorted(_lemmas()))
 
 
 @functools.cache
 def _lemmas() -> dict[str, str]:
+    """Return the lemmas of every synset, separated by commas."""
     lines = Path(__file__).with_name("imagenet_names.tsv").read_text(encoding="utf-8").splitlines()
     return dict(line.split("\t") for line in lines if not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""The pack: prepared images on disk, readable in any order.
+"""Packs: prepared images on disk, which can be read in any order.
 
     manifest.json           settings, class names, counts, shards, skipped images; written last
     mean_image.npy          (side, side, channels) float32, of the training split
@@ -7,8 +7,8 @@
     SPLIT.sizes.npy         (count,) int32, bytes of each record
     SPLIT-00000.records …   concatenated records, one file per shard
 
-A record is a JPEG file or, for small images, raw pixels. Plain files read with pread take a
-third of ArrayRecord's time per record at 40 KB and an eighth at 784 bytes.
+A record is a JPEG file or, for small images, raw pixels. Reading plain files with pread takes a
+third of the time of ArrayRecord for records of 40 KB, and an eighth for 784 bytes.
 """
 
 import json
@@ -24,7 +24,7 @@ from alexnet_jax.fields import Json, differences
 FORMAT = "alexnet_jax pack"
 VERSION = 1
 
-# The fields of the manifest that are read, and their types.
+# Fields of the manifest that are read, and their types.
 _MANIFEST: dict[str, type] = dict(
     settings=dict, class_names=list, side=int, channels=int, encoding=str, splits=dict
 )
@@ -36,7 +36,7 @@ class Split:
     """A split of a pack.
 
     Attributes:
-        name: Of the split.
+        name: Name of the split.
         count: Number of images.
         labels: (count,) int32.
     """
@@ -62,24 +62,24 @@ class Split:
                 )
         counts = [shard["count"] for shard in shards]
         self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-        before = np.concatenate([[0], np.cumsum([shard["bytes"] for shard in shards])])
-        self._start = np.cumsum(sizes) - sizes - before[self._shard]
+        shard_starts = np.concatenate([[0], np.cumsum([shard["bytes"] for shard in shards])])
+        self._start = np.cumsum(sizes) - sizes - shard_starts[self._shard]
         self._size = sizes
         self._descriptors: dict[int, int] = {}
         weakref.finalize(self, _close_all, self._descriptors).atexit = False
 
     def read(self, indices: np.ndarray) -> list[bytes]:
-        """Return the records at `indices` (b,), in that order; threads may call this at once."""
-        places = zip(
+        """Return the records at `indices` (b,), in that order; thread-safe."""
+        locations = zip(
             self._shard[indices].tolist(),
             self._size[indices].tolist(),
             self._start[indices].tolist(),
             strict=True,
         )
-        return [os.pread(self._descriptor(shard), size, start) for shard, size, start in places]
+        return [os.pread(self._descriptor(shard), size, start) for shard, size, start in locations]
 
     def _descriptor(self, shard: int) -> int:
-        """Return the shard's descriptor; `setdefault` keeps one if two threads open the file."""
+        """Return the file descriptor of a shard, which two threads may open at the same time."""
         if shard not in self._descriptors:
             opened = os.open(self._paths[shard], os.O_RDONLY)
             if self._descriptors.setdefault(shard, opened) != opened:
@@ -88,6 +88,7 @@ class Split:
 
 
 def _close_all(descriptors: dict[int, int]) -> None:
+    """Close file descriptors."""
     for descriptor in descriptors.values():
         os.close(descriptor)
 
@@ -96,14 +97,14 @@ class Pack:
     """A complete pack.
 
     Attributes:
-        directory: Of the pack.
-        splits: Name to `Split`, for those of "train", "validation" and "test" that exist.
-        class_names: In the order of the labels.
-        side: Of the images, in pixels.
+        directory: Folder of the pack.
+        splits: `Split` by name, for those of "train", "validation" and "test" that exist.
+        class_names: Names of the classes in the order of the labels.
+        side: Side of the images in pixels.
         channels: 1 or 3.
         encoding: "jpeg" or "raw".
-        mean_image: (side, side, channels) float32, of the training split, 0-255.
-        covariance: (channels, channels) float64, of the training split's 0-255 pixels.
+        mean_image: Mean image of the training split, (side, side, channels) float32, 0…255.
+        covariance: Covariance of the training split's pixels, (channels, channels) float64.
     """
 
     def __init__(self, directory: Path, manifest: Json):
@@ -146,11 +147,11 @@ def contains_pack(directory: Path, settings: Json) -> bool:
     """Return whether `directory` contains a complete pack made with `settings`.
 
     Args:
-        directory: Need not exist.
-        settings: Those that must agree; others may differ.
+        directory: Folder that need not exist.
+        settings: Settings that must agree; others may differ.
 
     Raises:
-        InputError: It contains a pack made with other settings, or something else.
+        InputError: The folder contains a pack made with other settings, or other files.
     """
     manifest = read_manifest(directory)
     if manifest is not None:
@@ -166,10 +167,10 @@ def contains_pack(directory: Path, settings: Json) -> bool:
 
 def check_settings(directory: Path, made: Json, settings: Json) -> None:
     """Raise InputError if the pack in `directory`, made with `made`, differs in `settings`."""
-    there = {field: made.get(field) for field in settings}
+    pack_settings = {field: made.get(field) for field in settings}
     different = [
-        f"config.data.{field} is {here!r}, there it is {value!r}"
-        for field, value, here in differences(there, settings)
+        f"config.data.{field} is {value!r}, there it is {pack_value!r}"
+        for field, pack_value, value in differences(pack_settings, settings)
     ]
     if different:
         raise InputError(
@@ -209,6 +210,7 @@ def read_manifest(directory: Path) -> Json | None:
 
 
 def _check_fields(content: object, fields: dict[str, type], directory: Path) -> None:
+    """Raise InputError if a field of the manifest is missing or has another type."""
     for name, kind in fields.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
             raise _damaged(directory, f"manifest.json lacks or garbles {name!r}")
@@ -220,11 +222,12 @@ def partial_directory(directory: Path) -> Path:
 
 
 def shard_path(directory: Path, split: str, number: int) -> Path:
-    """Return the file of the records of a shard."""
+    """Return the path of a shard."""
     return directory / f"{split}-{number:05d}.records"
 
 
 def _load_array(path: Path, directory: Path) -> np.ndarray:
+    """Return the array in a file of a pack."""
     try:
         array: np.ndarray = np.load(path)
     except (OSError, ValueError, EOFError):
@@ -233,6 +236,7 @@ def _load_array(path: Path, directory: Path) -> np.ndarray:
 
 
 def _damaged(directory: Path, what: str) -> InputError:
+    """Return the error for a damaged pack."""
     return InputError(
         f"the pack in {directory} is damaged: {what}; delete the folder and prepare it again"
     )

@@ -1,4 +1,4 @@
-"""Write a pack shard by shard, and continue one after an interruption."""
+"""Write packs shard by shard, and continue after interruptions."""
 
 import dataclasses
 import io
@@ -20,21 +20,21 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import write_atomically
 
-SHARD_IMAGES = 8192  # candidates, readable or not
+SHARD_IMAGES = 8192  # images per shard, including unreadable ones
 
 
 @dataclasses.dataclass
 class Chunk:
-    """Some prepared images, in order.
+    """Consecutive prepared images and their sums.
 
     The sums are integers, so that the mean does not depend on the order of additions.
 
     Attributes:
-        records: Of the readable images.
-        labels: Of the readable images.
+        records: Records of the readable images.
+        labels: Labels of the readable images.
         skipped: Names of the unreadable images.
-        pixel_sum: (side, side, channels) int64, over the images.
-        product_sum: (channels, channels) int64, over the images and their pixels.
+        pixel_sum: Sum of the images, (side, side, channels) int64.
+        product_sum: Sum of the products of channels over all pixels, (channels, channels) int64.
     """
 
     records: list[bytes]
@@ -45,7 +45,7 @@ class Chunk:
 
     @classmethod
     def empty(cls, side: int, channels: int) -> "Chunk":
-        """Return a chunk without images, with sums for (side, side, channels) images."""
+        """Return a chunk without images, for images of (side, side, channels)."""
         zeros = np.zeros((side, side, channels), np.int64)
         return cls([], [], [], zeros, np.zeros((channels, channels), np.int64))
 
@@ -54,8 +54,8 @@ class Chunk:
         self.records.append(record)
         self.labels.append(label)
         self.pixel_sum += pixels
-        # float64 is exact here: an image's sums of products stay far below 2^53. One row per
-        # channel, because a product with a matrix of three columns takes three times as long.
+        # float64 is exact, since an image's sums of products are far below 2^53. The layout is
+        # (channels, pixels), since the product of (pixels, channels) takes three times as long.
         planes = pixels.transpose(2, 0, 1).astype(np.float64, order="C")
         self.product_sum += np.vecdot(planes[:, None], planes).sum(axis=-1).astype(np.int64)
 
@@ -63,7 +63,8 @@ class Chunk:
 class PackWriter:
     """Writes a pack to DIRECTORY.partial, shard by shard.
 
-    A shard is finished when its summary exists, an .npz file of sizes, labels, skipped and sums.
+    A shard is finished when its summary exists, an .npz file with the sizes and labels of its
+    records, the names of skipped images, and the sums.
     """
 
     def __init__(
@@ -81,13 +82,13 @@ class PackWriter:
         """Begin a pack, or continue an unfinished one.
 
         Args:
-            directory: Of the complete pack.
-            settings: What the pack is made from.
-            class_names: In the order of the labels.
-            side: Of the images, in pixels.
+            directory: Folder of the complete pack.
+            settings: Settings with which the pack is made.
+            class_names: Names of the classes in the order of the labels.
+            side: Side of the images in pixels.
             channels: 1 or 3.
             encoding: "jpeg" or "raw".
-            candidates: Number of images of each split, readable or not.
+            candidates: Number of images of each split, including unreadable ones.
             digest: Hash of the source's listing.
 
         Raises:
@@ -130,7 +131,7 @@ class PackWriter:
         return skipped
 
     def write_shard(self, split: str, number: int, chunks: Iterable[Chunk]) -> None:
-        """Write shard `number` of `split`, holding one chunk in memory at a time."""
+        """Write a shard, with one chunk in memory at a time."""
         total = Chunk.empty(self.side, self.channels)
         sizes: list[int] = []
 
@@ -185,6 +186,7 @@ class PackWriter:
         seal(self._directory)
 
     def _write_statistics(self, total: Chunk, count: int) -> None:
+        """Write the mean image and the covariance of the training split."""
         pixels = count * self.side**2
         mean = total.pixel_sum.sum(axis=(0, 1)) / pixels
         covariance = total.product_sum / pixels - np.outer(mean, mean)
@@ -193,15 +195,17 @@ class PackWriter:
         _write_array(self._partial / "covariance.npy", covariance)
 
     def _summary(self, split: str, number: int) -> dict[str, np.ndarray]:
+        """Return the arrays of a shard's summary."""
         with np.load(self._summary_path(split, number)) as summary:
             return dict(summary)
 
     def _summary_path(self, split: str, number: int) -> Path:
+        """Return the path of a shard's summary."""
         return self._partial / f"{split}-{number:05d}.npz"
 
 
 def complete_partial(directory: Path, settings: Json) -> bool:
-    """Finish a pack that lacks only its name, and return whether there was one.
+    """Rename the folder of a pack that is complete but for that; return whether there was one.
 
     Raises:
         InputError: The pack was made with other settings; see `pack.contains_pack`.
@@ -224,10 +228,12 @@ def seal(directory: Path) -> None:
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
-    content = io.BytesIO()  # NumPy's exception for a full disk has no errno
+    """Write an array as .npy file."""
+    content = io.BytesIO()  # since np.save to a file raises an OSError without errno on full disks
     np.save(content, array)
     write_atomically(path, content.getvalue())
 
 
 def _to_json(content: Json) -> str:
+    """Return a JSON object as text."""
     return json.dumps(content, indent=1) + "\n"

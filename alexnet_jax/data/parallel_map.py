@@ -16,25 +16,26 @@ def available_cores() -> int:
 
 
 def ordered_map(
-    function: Callable[[A], R], arguments: Iterable[A], *, workers: int, ahead: int
+    function: Callable[[A], R], arguments: Iterable[A], *, workers: int, max_pending: int
 ) -> Generator[R, None, None]:
-    """Yield `function(argument)` for each argument in order, computed by threads.
+    """Yield `function(argument)` for each argument, in order, computed by a pool of threads.
 
-    Threads help if `function` releases Python's global lock, as Pillow and most of NumPy do.
-    Closing the generator waits for running calls and starts no others.
+    Threads help if `function` releases Python's global interpreter lock, as Pillow and most of
+    NumPy do. Closing the generator waits for running calls and cancels queued ones.
 
     Args:
-        function: Called in the threads.
-        arguments: Consumed in the calling thread.
+        function: Function to call in the threads.
+        arguments: Arguments, which are consumed in the calling thread.
         workers: Number of threads.
-        ahead: Maximum number of calls that are queued, running, or finished and not yet yielded.
+        max_pending: Largest number of calls that are queued, running, or finished but not yet
+            yielded.
     """
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     pending: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     try:
         for argument in arguments:
             pending.append(pool.submit(function, argument))
-            if len(pending) == ahead:
+            if len(pending) == max_pending:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

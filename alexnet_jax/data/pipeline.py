@@ -1,11 +1,11 @@
-"""Batches of a pack: read, decoded, cropped and mirrored by tf.data, or raw pixels by NumPy.
+"""Make batches from packs: JPEGs are decoded and cropped by tf.data, raw pixels by NumPy.
 
-Images leave as uint8 crops; subtracting the mean and adding the lighting shift is left to the
-device, which needs each crop's offset and flip for it. A quarter of the bytes, same numbers.
+Images are uint8 crops. The device subtracts the mean and adds the lighting shift, for which it
+needs the offset and flip of each crop; this reduces the transferred bytes to a quarter of float32.
 
-JPEGs are decoded with libjpeg's accurate integer transform and smooth chroma upsampling, as
-Pillow does, so that training sees what preparation and prediction see; the fast transform, which
-is TensorFlow's default, is not measurably faster.
+JPEGs are decoded with libjpeg's accurate integer transform and smooth chroma upsampling, as in
+Pillow, so that the pixels are those of preparation and prediction. The fast transform,
+TensorFlow's default, is not measurably faster.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -19,11 +19,12 @@ from alexnet_jax.data.crops import center_offset
 from alexnet_jax.data.pack import Pack, Split
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.errors import InputError
+from alexnet_jax.extras import check_installed
 
-_BATCHES_AHEAD = 2  # read, and again decoded, before they are asked for
+_PREFETCH_BATCHES = 2  # batches read in advance, and as many decoded
 VIEWS = ("center", "ten")
 
-# What to read for a step: index (b,) in the split, offset (b, views, 2), flip (b, views).
+# The images to read for a step: index (b,) in the split, offset (b, views, 2), flip (b, views).
 Request = tuple[np.ndarray, np.ndarray, np.ndarray]
 Requests = Callable[[int], Request]
 
@@ -38,16 +39,18 @@ def train_batches(
     rows: np.ndarray | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """Return the training batches of steps first_step … last_step - 1, NumPy arrays.
+    """Return the training batches of steps first_step … last_step - 1, as NumPy arrays.
 
     Args:
-        config: its seed and batch_size, what `data` says of crops, flips and lighting, and the
-            model's channels are read.
-        examples_of_step: which examples a step takes.
-        first_step: any step, counted from 0; nothing before it is read.
-        last_step: the first step not taken.
-        rows: (b,) ascending, of the batch that this process takes part in; None for all.
-        workers: threads that decode, None for one per core. No effect on the stream.
+        pack: the prepared images.
+        config: config, of which the seed, the batch size, the augmentation and the number of
+            channels are used.
+        examples_of_step: rule that returns the examples of a step.
+        first_step: first step, counted from 0; no images of earlier steps are read.
+        last_step: end of the range of steps, exclusive.
+        rows: (b,) ascending rows of the batch to return; None for all.
+        workers: number of threads that decode; None for one per core. It does not affect the
+            batches.
 
     Raises:
         InputError: the images are smaller than the crop or have other channels than the model.
@@ -63,7 +66,7 @@ def train_batches(
         lighting=lighting_matrix(pack.covariance, data, channels),
     )
     steps = range(first_step, last_step)
-    drawn: dict[int, tuple[StepExamples, Draws]] = {}  # of steps that are read, not yet yielded
+    drawn: dict[int, tuple[StepExamples, Draws]] = {}  # draws of steps that are not yet yielded
 
     def request(step: int) -> Request:
         examples = examples_of_step(step, rows)
@@ -99,19 +102,19 @@ def evaluation_batches(
     rows: np.ndarray | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """Return batches of the images of a split, each once, the last batch filled up and masked.
+    """Return batches with every image of a split once; the last batch is padded and masked.
 
     Args:
-        split: one of pack.splits.
-        config: its batch_size, the crop and the model's channels are read.
-        views: "center", the central crop; or "ten", section 4.1's: top left, top right, bottom
-            left, bottom right and central crop, then the same five mirrored.
-        index: (n,) which images of the split, in that order; None for all of them in the split's.
-        rows: as in train_batches; the number of batches does not depend on them.
-        workers: as in train_batches.
+        pack: the prepared images.
+        split: name of a split of the pack.
+        config: config, of which the batch size, the crop and the number of channels are used.
+        views: "center" for the central crop; "ten" for the crops of section 4.1: top left, top
+            right, bottom left, bottom right and center, then the same five mirrored.
+        index: (n,) indices of images in the split; None for all images in order.
+        rows, workers: see `train_batches`; the number of batches does not depend on them.
 
     Raises:
-        InputError: as train_batches, or the pack has no such split, or unknown views.
+        InputError: see `train_batches`; or the split or the views are unknown.
     """
     if split not in pack.splits:
         raise InputError(
@@ -145,10 +148,12 @@ def evaluation_batches(
 
 
 def check_images(pack: Pack, data: DataConfig, channels: int) -> None:
-    """Raise InputError for images smaller than the crop, or of other channels than the model's.
+    """Raise InputError for images smaller than the crop, or with other channels than the model.
 
     Args:
-        channels: of the model.
+        pack: the prepared images.
+        data: config.data.
+        channels: number of channels of the model.
     """
     if data.crop > pack.side:
         raise InputError(
@@ -164,10 +169,10 @@ def check_images(pack: Pack, data: DataConfig, channels: int) -> None:
 
 
 def view_offsets(image_size: int, crop: int, views: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the offsets (views, 2) int32 and flips (views,) bool of a test protocol.
+    """Return the offsets (views, 2) int32 and flips (views,) bool of the views of an image.
 
     Raises:
-        InputError: unknown views.
+        InputError: the views are unknown.
     """
     if views not in VIEWS:
         raise InputError(f"views {views!r} are unknown; expected {' or '.join(VIEWS)}")
@@ -189,8 +194,13 @@ def _images(
     """Return the images of each step, (b, views, crop, crop, channels) uint8.
 
     Args:
-        request: called once for each step, from other threads.
-        shape: of these images without one crop.
+        pack: the prepared images.
+        split: the split of the pack.
+        request: function that returns what to read for a step; called once per step, from other
+            threads.
+        steps: the steps.
+        shape: (b, views, crop, channels).
+        workers: see `train_batches`.
     """
     make = _raw_images if pack.encoding == "raw" else _jpeg_images
     return make(pack, split, request, steps, shape, workers or available_cores())
@@ -204,21 +214,24 @@ def _raw_images(
     shape: tuple[int, int, int, int],
     workers: int,
 ) -> Iterator[np.ndarray]:
-    """Whole batches in NumPy: small images cost less than a call of TensorFlow for each."""
+    """Return the images of a pack of raw pixels; see `_images`.
+
+    Batches are cropped in NumPy, which is faster than calling TensorFlow for every small image.
+    """
     batch, _, crop, channels = shape
-    along = np.arange(crop)
+    pixel = np.arange(crop)
 
     def images(step: int) -> np.ndarray:
         index, offset, flip = request(step)
         pixels = np.frombuffer(b"".join(split.read(index)), np.uint8)
         pixels = pixels.reshape(batch, pack.side, pack.side, pack.channels)
-        rows = offset[:, :, :1] + along
-        columns = offset[:, :, 1:] + np.where(flip[:, :, None], along[::-1], along)
+        y = offset[:, :, :1] + pixel
+        x = offset[:, :, 1:] + np.where(flip[:, :, None], pixel[::-1], pixel)
         image = np.arange(batch)[:, None, None, None]
-        crops = pixels[image, rows[:, :, :, None], columns[:, :, None, :]]
+        crops = pixels[image, y[:, :, :, None], x[:, :, None, :]]
         return np.repeat(crops, channels // pack.channels, axis=-1)
 
-    return ordered_map(images, steps, workers=workers, ahead=workers + _BATCHES_AHEAD)
+    return ordered_map(images, steps, workers=workers, max_pending=workers + _PREFETCH_BATCHES)
 
 
 def _jpeg_images(
@@ -229,10 +242,14 @@ def _jpeg_images(
     shape: tuple[int, int, int, int],
     workers: int,
 ) -> Iterator[np.ndarray]:
-    """Records of a batch are read in one call, decoded each by itself."""
-    import tensorflow as tf  # takes seconds, and raw packs do without it
+    """Return the images of a pack of JPEGs; see `_images`.
 
-    tf.config.set_visible_devices([], "GPU")  # JAX has the accelerators; TF would take their memory
+    The records of a batch are read in one call, and decoded one by one.
+    """
+    check_installed("data", f"decoding the JPEG images of {pack.directory}", "tensorflow")
+    import tensorflow as tf  # takes seconds, and raw packs do not need it
+
+    tf.config.set_visible_devices([], "GPU")  # leave the accelerators to JAX
     batch, views, crop, channels = shape
     settings = dict(channels=channels, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
 
@@ -255,7 +272,7 @@ def _jpeg_images(
         return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
 
     def decode(record: tf.Tensor, offset: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-        if views == 1:  # decodes the crop's rows and columns alone
+        if views == 1:  # decode the crop only
             window = tf.concat([offset[0], [crop, crop]], 0)
             image = tf.io.decode_and_crop_jpeg(record, window, **settings)
             return mirrored(image, flip[0])[None]
@@ -267,12 +284,12 @@ def _jpeg_images(
 
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
     dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)
-    dataset = dataset.prefetch(_BATCHES_AHEAD).unbatch()
-    # More than one record a thread, so that none waits for its next to be handed out.
+    dataset = dataset.prefetch(_PREFETCH_BATCHES).unbatch()
+    # Several records per thread, so that no thread waits for its next record.
     dataset = dataset.map(decode, num_parallel_calls=4 * workers, deterministic=True)
-    dataset = dataset.batch(batch, drop_remainder=True).prefetch(_BATCHES_AHEAD)
+    dataset = dataset.batch(batch, drop_remainder=True).prefetch(_PREFETCH_BATCHES)
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
-    options.autotune.enabled = False  # all sizes are set here
+    options.autotune.enabled = False  # all sizes are set above
     images: Iterator[np.ndarray] = dataset.with_options(options).as_numpy_iterator()
     return images

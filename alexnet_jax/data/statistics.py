@@ -13,7 +13,8 @@ def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray
         covariance: (c, c), symmetric.
 
     Returns:
-        Eigenvalues (c,), largest first and at least 0, and eigenvectors (c, c), one per column.
+        Eigenvalues (c,), largest first and at least 0, and eigenvectors (c, c), of which [:, i]
+        belongs to eigenvalue i.
     """
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]

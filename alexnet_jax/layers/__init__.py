@@ -1,1 +1,1 @@
-"""Layers: they know nothing of configs, training or data."""
+"""Layers, as Flax modules and functions. They do not depend on configs, training or data."""

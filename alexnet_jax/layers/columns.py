@@ -1,13 +1,13 @@
-"""Layers per column, and the exchanges between columns.
+"""Layers that are split into columns, and the exchanges between columns.
 
 The paper puts half of the kernels on each of two accelerators, which "communicate only in
-certain layers" (section 3.2). Here such a layer works on a list of columns: those that this
-device holds. A column is an array of activations with the channels last. Where a layer sees all
-columns they meet in one of two ways, whichever sends less: `cross_columns` gathers the inputs of
-the layer, `add_columns` adds up what each column contributes to its outputs.
+certain layers" (section 3.2). The layers in this module take and return a list of arrays: the
+activations of the columns on this device, channels last. A layer that takes all columns as input
+exchanges data in one of two ways, whichever sends less: `cross_columns` gathers the inputs of the
+layer, `add_columns` sums the contributions of the columns to its outputs.
 
-Parameters have a leading axis of columns: all of them at initialization and on one device,
-the local ones inside `jax.shard_map` over the mesh axis "column".
+The first axis of parameters is that of the columns. It has all columns at initialization and on
+one device, and the local columns inside `jax.shard_map` over the mesh axis "column".
 """
 
 from dataclasses import dataclass
@@ -22,49 +22,52 @@ from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
 from alexnet_jax.layers.conv import KernelInit, convolve
-from alexnet_jax.layers.parameter import parameter
+from alexnet_jax.layers.parameter import add_bias, parameter
 
 
 @dataclass(frozen=True)
 class ColumnSharding:
-    """Which columns of a model are on this device.
+    """The distribution of a model's columns over devices.
 
     Attributes:
-        num_local: columns on this device.
-        axis_name: the mesh axis over which the others lie; None when all are local.
+        num_local: number of columns on this device.
+        axis_name: mesh axis over which the columns are split; None if all are local.
     """
 
     num_local: int = 2
     axis_name: str | None = None
 
     def global_index(self, position: int) -> int | Array:
-        """Return the number, in the whole model, of the local column at `position`."""
+        """Return the index in the model of the local column at `position`."""
         if self.axis_name is None:
             return position
         return lax.axis_index(self.axis_name) * self.num_local + position
 
     def num_columns(self) -> int:
-        """Return the number of columns of the whole model."""
+        """Return the number of columns of the model."""
         return self.num_local * (1 if self.axis_name is None else lax.axis_size(self.axis_name))
 
 
 def cross_columns(columns: list[Array], sharding: ColumnSharding) -> Array:
-    """Put all columns side by side along the last axis: the crossing lines of figure 2.
+    """Concatenate all columns along the last axis, as the crossing lines of figure 2 show.
 
     Without an axis name all columns are local and nothing is communicated.
     """
-    here = jnp.concatenate(columns, axis=-1) if len(columns) > 1 else columns[0]
+    local = jnp.concatenate(columns, axis=-1) if len(columns) > 1 else columns[0]
     if sharding.axis_name is None:
-        return here
-    gathered: Array = lax.all_gather(here, sharding.axis_name, axis=-1, tiled=True)
+        return local
+    gathered: Array = lax.all_gather(local, sharding.axis_name, axis=-1, tiled=True)
     return gathered
 
 
 def add_columns(contributions: Array, sharding: ColumnSharding) -> list[Array]:
-    """Sum a layer's outputs over all columns' inputs; return the local columns (batch, units).
+    """Sum contributions to a layer's outputs over devices; return the local columns.
 
     Args:
-        contributions: (batch, units of all columns), the sum over the local columns' inputs.
+        contributions: (batch, units of all columns), computed from the local columns' inputs.
+
+    Returns:
+        The local columns, each (batch, units).
     """
     if sharding.axis_name is not None:
         contributions = lax.psum_scatter(
@@ -74,74 +77,79 @@ def add_columns(contributions: Array, sharding: ColumnSharding) -> list[Array]:
 
 
 def all_to_all_columns(columns: list[Array], sharding: ColumnSharding) -> list[Array]:
-    """Trade all columns of this device's examples for local columns of all devices' examples.
+    """Exchange all columns of this device's examples for local columns of all devices' examples.
 
     Args:
         columns: every column of the model, each (batch, units).
 
     Returns:
-        Local columns, each (batch × devices of the axis, units), in the order of the devices.
+        The local columns, each (batch × devices of the axis, units), in the order of the devices.
     """
     assert sharding.axis_name is not None
-    traded = lax.all_to_all(
+    exchanged = lax.all_to_all(
         jnp.stack(columns), sharding.axis_name, split_axis=0, concat_axis=1, tiled=True
     )
-    return list(traded)
+    return list(exchanged)
 
 
 def gather_batch(examples: Array, sharding: ColumnSharding) -> Array:
-    """Return the numbers (batch × devices of the axis,) of all devices' examples, in order."""
+    """Return the numbers of the examples of all devices, (batch × devices of the axis,)."""
     assert sharding.axis_name is not None
     gathered: Array = lax.all_gather(examples, sharding.axis_name, tiled=True)
     return gathered
 
 
-def halo_exchange(columns: list[Array], reach: int, sharding: ColumnSharding) -> Array:
-    """Put the local columns side by side, with `reach` neighboring channels at both ends.
+def halo_exchange(columns: list[Array], halo: int, sharding: ColumnSharding) -> Array:
+    """Concatenate the local columns, with `halo` channels of the neighboring columns at both ends.
 
-    A normalization over the channels of all columns needs no more than these. Beyond the first
-    and the last column of the model lie zeros.
+    A normalization across columns needs no more channels. Only these are sent between devices.
+    The halos outside the first and the last column of the model are zeros.
 
     Args:
-        columns: (batch, height, width, channels).
-        reach: channels at each end, of which only these travel between devices; at most the
-            channels of a device.
+        columns: the local columns, each (batch, height, width, channels).
+        halo: number of channels at each end, at most the channels on a device.
 
     Returns:
-        (batch, height, width, reach + channels of the local columns + reach).
+        (batch, height, width, halo + channels of the local columns + halo).
+
+    Raises:
+        ValueError: a device has fewer channels than the halo.
     """
-    here = jnp.concatenate(columns, axis=-1)
-    channels = here.shape[-1]
+    local = jnp.concatenate(columns, axis=-1)
+    channels = local.shape[-1]
     if sharding.axis_name is None:
-        return jnp.pad(here, [(0, 0)] * (here.ndim - 1) + [(reach, reach)])
-    if channels < reach:
-        raise ValueError(f"a halo of {reach} channels from devices that hold {channels} each")
-    ends = jnp.concatenate([here[..., :reach], here[..., channels - reach :]], axis=-1)
+        return jnp.pad(local, [(0, 0)] * (local.ndim - 1) + [(halo, halo)])
+    if channels < halo:
+        raise ValueError(f"a halo of {halo} channels from devices that hold {channels} each")
+    ends = jnp.concatenate([local[..., :halo], local[..., channels - halo :]], axis=-1)
     ends = lax.all_gather(ends, sharding.axis_name)
-    ends = jnp.pad(ends, [(1, 1)] + [(0, 0)] * here.ndim)  # nothing before the first device
+    ends = jnp.pad(ends, [(1, 1)] + [(0, 0)] * local.ndim)  # zeros for the missing neighbors
     index = lax.axis_index(sharding.axis_name)
-    before = lax.dynamic_index_in_dim(ends, index, keepdims=False)[..., reach:]
-    after = lax.dynamic_index_in_dim(ends, index + 2, keepdims=False)[..., :reach]
-    return jnp.concatenate([before, here, after], axis=-1)
+    lower = lax.dynamic_index_in_dim(ends, index, keepdims=False)[..., halo:]
+    upper = lax.dynamic_index_in_dim(ends, index + 2, keepdims=False)[..., :halo]
+    return jnp.concatenate([lower, local, upper], axis=-1)
 
 
 class ColumnConv(nn.Module):
-    """A convolution per column; kernel (columns, height, width, input, output channels).
+    """A convolution per column; the kernel is (columns, height, width, input, output channels).
 
     Attributes:
-        features: output channels, of one column.
-        kernel: pixels a side; stride: pixels between windows.
-        padding: pixels of zeros before and after, in both directions.
-        sees_all: whether each column's input is all columns, or its own.
-        kernel_init: of one column's kernel; `bias` is the initial bias.
-        dtype: of the arithmetic; parameters are float32.
+        features: number of output channels of a column.
+        kernel: side of the kernels in pixels.
+        stride: distance between windows in pixels.
+        padding: pixels of zeros before and after the input, both vertically and horizontally.
+        takes_all_columns: whether the input of a column is all columns, or its own alone.
+        kernel_init: initializer of the kernel.
+        bias: initial value of the biases.
+        sharding: distribution of the columns over devices.
+        dtype: type of the arithmetic; parameters are float32.
     """
 
     features: int
     kernel: int
     stride: int
     padding: tuple[int, int]
-    sees_all: bool
+    takes_all_columns: bool
     kernel_init: KernelInit
     bias: float
     sharding: ColumnSharding
@@ -150,7 +158,7 @@ class ColumnConv(nn.Module):
     @nn.compact
     def __call__(self, columns: list[Array]) -> list[Array]:
         """Map columns (batch, height, width, channels) to columns of the same form."""
-        if self.sees_all:
+        if self.takes_all_columns:
             columns = [cross_columns(columns, self.sharding)] * len(columns)
         num_local, inputs = len(columns), columns[0].shape[-1]
         shape = (num_local, self.kernel, self.kernel, inputs, self.features)
@@ -168,24 +176,26 @@ class ColumnConv(nn.Module):
                 convolve(column.astype(self.dtype), kernel[c], self.stride, self.padding)
                 for c, column in enumerate(columns)
             ]
-        return [output + bias[c] for c, output in enumerate(outputs)]
+        return [add_bias(output, bias[c]) for c, output in enumerate(outputs)]
 
 
 class ColumnDense(nn.Module):
-    """A fully-connected layer per column; feature maps arrive flattened.
+    """A fully-connected layer per column, for flattened inputs.
 
-    Where a column sees itself alone, the kernel is (columns, its input units, its output units).
-    Where it sees all columns and has no more inputs than outputs, its inputs are gathered and the
-    kernel is (columns, input units of all columns, its output units). Where it has fewer outputs,
-    as fc6, each column multiplies its own inputs, the kernel is (columns, its input units, output
-    units of all columns), and the products are added up: 2,048 numbers an image are exchanged in
-    place of 4,608.
+    The shape of the kernel depends on what is exchanged:
 
-    Attributes are those of `ColumnConv`.
+    - If a column takes only its own units: (columns, its input units, its output units).
+    - If it takes all columns and has no more inputs than outputs, the inputs are gathered:
+      (columns, input units of all columns, its output units).
+    - If it takes all columns and has fewer outputs than inputs, such as fc6, each column
+      multiplies its own inputs and the products are summed: (columns, its input units, output
+      units of all columns). Then fc6 exchanges 2,048 numbers per image instead of 4,608.
+
+    The attributes are those of `ColumnConv`, with units in place of channels.
     """
 
     features: int
-    sees_all: bool
+    takes_all_columns: bool
     kernel_init: KernelInit
     bias: float
     sharding: ColumnSharding
@@ -194,9 +204,10 @@ class ColumnDense(nn.Module):
     @nn.compact
     def __call__(self, columns: list[Array]) -> list[Array]:
         """Map columns (batch, units) to columns of the same form."""
-        total, num_local, own = self.sharding.num_columns(), len(columns), columns[0].shape[-1]
-        adds = self.sees_all and self.features < own
-        if self.sees_all and not adds:
+        total, num_local = self.sharding.num_columns(), len(columns)
+        local_inputs = columns[0].shape[-1]
+        adds = self.takes_all_columns and self.features < local_inputs
+        if self.takes_all_columns and not adds:
             columns = [cross_columns(columns, self.sharding)] * num_local
         inputs = columns[0].shape[-1]
         shape = (num_local, inputs, self.features * (total if adds else 1))
@@ -207,7 +218,7 @@ class ColumnDense(nn.Module):
         bias_shape = (num_local, self.features)
         bias = parameter(self, "bias", (axes[0], axes[-1]), constant(self.bias), bias_shape)
         bias = bias.astype(self.dtype)
-        # Of all columns at once: a slice of the kernel would be a copy of up to 75 MB on CPUs.
+        # All columns at once, since slicing the kernel would copy up to 75 MB on CPUs.
         products = jnp.einsum("cbi,cio->cbo", jnp.stack(columns).astype(self.dtype), kernel)
         if adds:
             products = jnp.stack(add_columns(products.sum(axis=0), self.sharding))
@@ -215,15 +226,16 @@ class ColumnDense(nn.Module):
 
 
 class ColumnClassifier(nn.Module):
-    """The last layer, one for all columns, split by its input.
+    """The last layer, whose inputs are split into columns and whose outputs are not.
 
-    Each column contributes the product of its own units, (columns, input units, classes), and
-    the contributions are added up: so any number of classes, odd ones too, fits any number
-    of columns, and the devices exchange one number a class instead of a column of units.
+    Each column multiplies its own units by its part of the kernel (columns, input units,
+    classes), and the products are summed. Hence the number of classes need not be a multiple of
+    the number of columns, and devices exchange one number per class instead of their units.
 
     Attributes:
-        scatter: give each device of the axis the logits of its share of the batch instead of all
-            of them; the others as in `ColumnConv`.
+        classes: number of classes.
+        scatter: return on each device only the logits of its part of the batch.
+        kernel_init, bias, sharding, dtype: see `ColumnConv`.
     """
 
     classes: int
@@ -253,4 +265,4 @@ class ColumnClassifier(nn.Module):
                     logits = lax.psum_scatter(logits, axis, scatter_dimension=0, tiled=True)
                 else:
                     logits = lax.psum(logits, axis)
-        return logits + bias
+        return add_bias(logits, bias)

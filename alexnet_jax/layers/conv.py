@@ -1,7 +1,8 @@
-"""Two-dimensional convolution, with its own gradient on CPUs, where XLA's is slow.
+"""Two-dimensional convolution, with a faster gradient of the kernels on CPUs than XLA's.
 
-On CPUs the gradient of the kernels is a sum of matrix products. XLA's own form of it slides feature
-maps as large as the layer's over each other, at a quarter to a half of that rate.
+On CPUs the gradient of the kernels is computed as a sum of matrix products. XLA computes it as a
+convolution of the inputs with the gradient of the outputs, which runs at a quarter to a half of
+that rate.
 """
 
 from collections.abc import Callable
@@ -15,30 +16,31 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
-from alexnet_jax.layers.parameter import parameter
+from alexnet_jax.layers.parameter import add_bias, parameter
 
-# (key, shape of a layer's kernels, number of inputs that one of its units sums) → kernels
-KernelInit = Callable[[Array, tuple[int, ...], int], Array]
+KernelInit = Callable[[Array, tuple[int, ...], int], Array]  # (key, shape, fan-in) → kernel
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Windows whose products are added up at a time: enough for a matrix product to run at its full
-# rate, few enough for their maps to stay in the cache for all offsets.
+# Number of windows in a matrix product: enough for it to run at its full rate, few enough for the
+# activations to stay in the CPU's cache for all offsets.
 WINDOWS = 1500
 
-# Below either, XLA's own gradient is as fast: windows of an image, weights of an offset.
-MANY_WINDOWS, MANY_WEIGHTS = 100, 4096
+# With fewer windows in an image, or fewer weights per offset, XLA's gradient is as fast.
+MIN_WINDOWS, MIN_WEIGHTS = 100, 4096
 
 
 class Conv(nn.Module):
-    """A convolution with a bias; kernel (height, width, input channels, output channels).
+    """A convolution with a bias; the kernel is (height, width, input channels, output channels).
 
     Attributes:
-        features: output channels.
-        kernel: pixels a side; stride: pixels between windows.
-        padding: pixels of zeros before and after, in both directions.
-        kernel_init: of the kernel; `bias` is the initial bias.
-        dtype: of the arithmetic; parameters are float32.
+        features: number of output channels.
+        kernel: side of the kernels in pixels.
+        stride: distance between windows in pixels.
+        padding: pixels of zeros before and after the input, both vertically and horizontally.
+        kernel_init: initializer of the kernel.
+        bias: initial value of the biases.
+        dtype: type of the arithmetic; parameters are float32.
     """
 
     features: int
@@ -51,34 +53,34 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Map (batch, height, width, input channels) to the same with output channels."""
+        """Return (batch, height, width, output channels) for x with input channels."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         axes = ("conv_height", "conv_width", "conv_inputs", "conv_outputs")
         kernel = parameter(self, "kernel", axes, self.kernel_init, shape, prod(shape[:-1]))
         bias = parameter(self, "bias", axes[-1:], constant(self.bias), (self.features,))
         x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
-        return convolve(x, kernel, self.stride, self.padding) + bias
+        return add_bias(convolve(x, kernel, self.stride, self.padding), bias)
 
 
 def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """Convolve images or feature maps with square kernels.
+    """Convolve images or activations with square kernels.
 
     Args:
         x: (batch, height, width, input channels).
-        kernel: (side, side, input channels, output channels), of the same type.
-        stride: pixels between windows.
-        padding: pixels of zeros before and after, in both directions.
+        kernel: (side, side, input channels, output channels), with the type of x.
+        stride: distance between windows in pixels.
+        padding: pixels of zeros before and after the input, both vertically and horizontally.
 
     Returns:
         (batch, height, width, output channels).
     """
     # Inside shard_map the batch is split and the kernels are not. Marking the kernels as varying
-    # here adds up their gradients over devices once, for every form of the gradient.
+    # makes JAX sum their gradients over devices, whichever way the gradient is computed.
     if (
-        split := jax.typeof(x).manual_axis_type.varying
+        batch_axes := jax.typeof(x).manual_axis_type.varying
         - jax.typeof(kernel).manual_axis_type.varying
     ):
-        kernel = lax.pcast(kernel, tuple(split), to="varying")
+        kernel = lax.pcast(kernel, tuple(batch_axes), to="varying")
     return _convolve(x, kernel, stride, padding)
 
 
@@ -96,31 +98,31 @@ def _forward(
 
 
 def _backward(
-    stride: int, padding: tuple[int, int], kept: tuple[Array, Array], gradient: Array
+    stride: int, padding: tuple[int, int], residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    x, kernel = kept
-    plain = partial(
+    x, kernel = residuals
+    convolution = partial(
         lax.conv_general_dilated,
         window_strides=(stride, stride),
         padding=(padding, padding),
         dimension_numbers=LAYOUT,
     )
-    (to_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
+    (x_gradient,) = jax.linear_transpose(lambda x: convolution(x, kernel), x)(gradient)
     size = kernel.shape[0]
 
     def by_xla(x: Array, gradient: Array) -> Array:
-        transpose = jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)
-        to_kernel: Array = transpose(gradient)[0]
-        return to_kernel
+        transpose = jax.linear_transpose(lambda kernel: convolution(x, kernel), kernel)
+        kernel_gradient: Array = transpose(gradient)[0]
+        return kernel_gradient
 
     def by_offsets(x: Array, gradient: Array) -> Array:
         return kernel_gradient_by_offsets(x, gradient, size, stride, padding)
 
-    rows, columns, outputs = gradient.shape[1:]
-    weights = stride**2 * x.shape[-1] * outputs
-    if rows * columns < MANY_WINDOWS or weights < MANY_WEIGHTS:
-        return to_x, by_xla(x, gradient)
-    return to_x, lax.platform_dependent(x, gradient, cpu=by_offsets, default=by_xla)
+    height, width, features = gradient.shape[1:]
+    weights = stride**2 * x.shape[-1] * features
+    if height * width < MIN_WINDOWS or weights < MIN_WEIGHTS:
+        return x_gradient, by_xla(x, gradient)
+    return x_gradient, lax.platform_dependent(x, gradient, cpu=by_offsets, default=by_xla)
 
 
 _convolve.defvjp(_forward, _backward)
@@ -129,41 +131,43 @@ _convolve.defvjp(_forward, _backward)
 def kernel_gradient_by_offsets(
     x: Array, gradient: Array, size: int, stride: int, padding: tuple[int, int]
 ) -> Array:
-    """The gradient of the kernels: one matrix product for each offset in the window.
+    """Return the gradient of the kernels, from one matrix product for each offset in the window.
 
         dk[i, j] = sum over images and windows of x[stride · window + (i, j)] ⊗ gradient[window]
 
-    With a stride, blocks of stride × stride pixels are first folded into maps, so that the windows
-    move by one block and the offsets are fewer and have more maps. The images are taken a few at
-    a time, which then stay in the cache for all offsets. Elsewhere `jax.grad` of the plain
-    convolution says the same in one operation.
+    With a stride above 1, blocks of stride × stride pixels are first folded into channels, so
+    that windows are one block apart and there are fewer offsets, with more channels each. A few
+    images are processed at a time, so that they stay in the CPU's cache for all offsets. The
+    result is that of `jax.grad` of a plain convolution, up to rounding.
 
     Args:
-        x: (batch, height, width, maps in).
-        gradient: (batch, rows, columns, maps out), of the convolution's result.
-        size: pixels a side of the kernels; the others as for `convolve`.
+        x: (batch, height, width, input channels).
+        gradient: (batch, output height, output width, output channels), with respect to the
+            result of the convolution.
+        size: side of the kernels in pixels.
+        stride, padding: see `convolve`.
 
     Returns:
-        (size, size, maps in, maps out).
+        (size, size, input channels, output channels).
     """
-    batch, _, _, inputs = x.shape
-    rows, columns, outputs = gradient.shape[1:]
-    blocks = -(-size // stride)  # offsets a side
-    folded = _fold(x, stride, padding, (rows + blocks - 1, columns + blocks - 1))
-    maps = folded.shape[-1]
+    batch, _, _, channels = x.shape
+    height, width, features = gradient.shape[1:]
+    blocks = -(-size // stride)  # offsets along a side
+    folded = _fold(x, stride, padding, (height + blocks - 1, width + blocks - 1))
+    folded_channels = folded.shape[-1]
 
-    exact = jnp.promote_types(x.dtype, jnp.float32)  # in which the many products are added up
-    some = _divisor(batch, WINDOWS // (rows * columns))  # images at a time
+    sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    chunk = _largest_divisor(batch, WINDOWS // (height * width))  # images per matrix product
 
-    def of_images(number: int | Array) -> Array:
-        pixels = lax.dynamic_slice_in_dim(folded, number * some, some)
-        g = lax.dynamic_slice_in_dim(gradient, number * some, some).reshape(-1, outputs)
+    def sum_products(index: int | Array) -> Array:
+        pixels = lax.dynamic_slice_in_dim(folded, index * chunk, chunk)
+        g = lax.dynamic_slice_in_dim(gradient, index * chunk, chunk).reshape(-1, features)
         products = [
             lax.dot_general(
-                pixels[:, i : i + rows, j : j + columns].reshape(-1, maps),
+                pixels[:, i : i + height, j : j + width].reshape(-1, folded_channels),
                 g,
                 (((0,), (0,)), ((), ())),
-                preferred_element_type=exact,
+                preferred_element_type=sum_dtype,
             )
             for i in range(blocks)
             for j in range(blocks)
@@ -171,29 +175,29 @@ def kernel_gradient_by_offsets(
         return jnp.stack(products)
 
     total: Array = lax.fori_loop(
-        1, batch // some, lambda number, total: total + of_images(number), of_images(0)
+        1, batch // chunk, lambda index, total: total + sum_products(index), sum_products(0)
     )
-    total = total.reshape(blocks, blocks, stride, stride, inputs, outputs)
-    whole = total.transpose(0, 2, 1, 3, 4, 5).reshape(
-        blocks * stride, blocks * stride, inputs, outputs
+    total = total.reshape(blocks, blocks, stride, stride, channels, features)
+    unfolded = total.transpose(0, 2, 1, 3, 4, 5).reshape(
+        blocks * stride, blocks * stride, channels, features
     )
-    return whole[:size, :size].astype(x.dtype)
+    return unfolded[:size, :size].astype(x.dtype)
 
 
 def _fold(x: Array, stride: int, padding: tuple[int, int], blocks: tuple[int, int]) -> Array:
-    """Padded and cut to `blocks` of stride × stride pixels, each of which becomes a pixel.
+    """Pad or cut x to `blocks` of stride × stride pixels, and turn each block into a pixel.
 
     Returns:
-        (batch, *blocks, stride² × maps).
+        (batch, *blocks, stride² × channels).
     """
     pads = [(padding[0], side * stride - size - padding[0], 0)
             for side, size in zip(blocks, x.shape[1:3], strict=True)]  # fmt: skip
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])  # negative: cut off
-    batch, _, _, maps = x.shape
-    x = x.reshape(batch, blocks[0], stride, blocks[1], stride, maps)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *blocks, stride**2 * maps)
+    batch, _, _, channels = x.shape
+    x = x.reshape(batch, blocks[0], stride, blocks[1], stride, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *blocks, stride**2 * channels)
 
 
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is not above `most`, at least 1."""
-    return max(d for d in range(1, max(1, min(number, most)) + 1) if number % d == 0)
+def _largest_divisor(number: int, limit: int) -> int:
+    """Return the largest divisor of a number that is at most `limit`, or 1."""
+    return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)

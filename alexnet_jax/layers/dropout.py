@@ -1,4 +1,4 @@
-"""Dropout as in the paper (section 4.2): a mask while training, a factor at test."""
+"""Dropout as in the paper (section 4.2): a mask while training, a factor at test time."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,16 @@ from jax import Array
 
 
 def dropout(x: Array, rate: float, key: Array, examples: Array) -> Array:
-    """Zero each activation with probability `rate`; what survives is not scaled up.
+    """Set each activation to zero with probability `rate`, and leave the others unscaled.
 
-    The mask of an example is a function of the key and its number alone, so it is the same
-    in whatever batch and on whatever device the example comes.
+    The mask of an example is a function of the key and the number of the example only. Hence it
+    does not depend on the batch or the device of the example.
 
     Args:
         x: activations (batch, …).
-        key: one key for the op and the column.
-        examples: (batch,) integers, the number of each example in the run.
+        rate: probability of dropping an activation.
+        key: key of the op and the column.
+        examples: (batch,) integers, number of each example in the run.
     """
 
     def keep(example: Array) -> Array:
@@ -24,13 +25,14 @@ def dropout(x: Array, rate: float, key: Array, examples: Array) -> Array:
 
 
 def scale_by_keep_prob(x: Array, rate: float) -> Array:
-    """Multiply by the probability of staying: the paper's form of dropout at test."""
+    """Multiply by the probability of being kept, as the paper does at test time."""
     return x * jnp.asarray(1 - rate, x.dtype)
 
 
 def rescale_kept(x: Array, rate: float) -> Array:
-    """Divide what survived `dropout` by the probability of staying: inverted dropout.
+    """Divide the output of `dropout` by the probability of being kept (inverted dropout).
 
-    Then nothing is multiplied at test; Caffe's and PyTorch's weights were trained so.
+    Inverted dropout needs no factor at test time. Weights of Caffe and PyTorch are trained with
+    it.
     """
     return x / jnp.asarray(1 - rate, x.dtype)

@@ -8,44 +8,51 @@ from jax import Array, lax
 
 
 def lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
-    """Divide each activation by a power of the squares in neighboring channels.
+    """Normalize each activation by the squared activations of neighboring channels.
 
         b_i = a_i / (k + alpha * sum_j a_j^2) ^ beta,   |i - j| <= size // 2
 
-    with the sum cut off at the first and the last channel. The paper has size 5, k 2, alpha
-    1e-4, beta 0.75. Caffe, cuda-convnet, ONNX and PyTorch name alpha what is here
-    alpha * size; TensorFlow's depth_radius is size // 2.
+    The sum is cut off at the first and the last channel. The paper has size 5, k 2, alpha 1e-4
+    and beta 0.75. In Caffe, cuda-convnet, ONNX and PyTorch, alpha stands for alpha * size of this
+    function; depth_radius of TensorFlow is size // 2.
 
     Args:
         x: activations (..., channels) of any float type; the arithmetic is float32 or wider.
-        size: channels in a window, odd.
+        size: number of channels in a window, odd.
+        k, alpha, beta: parameters of the equation.
 
     Returns:
-        The normalized activations, shape and type of x.
+        The normalized activations, with the shape and type of x.
 
     Raises:
-        ValueError: an even size, whose window has no center.
+        ValueError: the size is even, so that a window has no center.
     """
-    return _divide(x, (-1,), size, k, alpha, beta)
+    return _normalize(x, (-1,), size, k, alpha, beta)
 
 
 def within_channel_lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
-    """Divide each activation by a power of the squares around it in its own channel.
+    """Normalize each activation by the squared activations around it in its channel.
 
-    As `lrn`, but the sum is over the size × size activations around each, cut off at the edges.
-    The 2012 program has it in layer 2 (`rnorm`, layers/layers-145.cfg), the paper does not.
+    The equation is that of `lrn`, with the sum over a window of size × size pixels, cut off at
+    the edges. The 2012 program has it in layer 2 (`rnorm`, layers/layers-145.cfg); the paper does
+    not mention it.
 
     Args:
         x: activations (..., height, width, channels) of any float type.
-        size: pixels a side of the window, odd.
+        size: side of the window in pixels, odd.
+        k, alpha, beta: see `lrn`.
 
-    Returns and raises as `lrn`.
+    Returns:
+        The normalized activations, with the shape and type of x.
+
+    Raises:
+        ValueError: the size is even.
     """
-    return _divide(x, (-3, -2), size, k, alpha, beta)
+    return _normalize(x, (-3, -2), size, k, alpha, beta)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
-def _divide(
+def _normalize(
     x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
 ) -> Array:
     return _forward(x, axes, size, k, alpha, beta)[0]
@@ -69,9 +76,11 @@ def _backward(
     x: Array,
     gradient: Array,
 ) -> tuple[Array]:
-    """d_i = g_i s_i^-beta - 2 alpha beta a_i sum_j g_j a_j s_j^-(beta + 1), s = k + alpha sum a².
+    """Return the gradient with respect to the input.
 
-    Only x is kept from the forward pass: s costs less to compute again than to store.
+        d_i = g_i s_i^-beta - 2 alpha beta a_i sum_j g_j a_j s_j^-(beta + 1),  s = k + alpha sum a²
+
+    Only x is kept from the forward pass, since it is faster to recompute s than to store it.
     """
     wide, g = _wide(x), _wide(gradient)
     scale = _scale(x, axes, size, k, alpha)
@@ -80,7 +89,7 @@ def _backward(
     return ((direct - 2 * alpha * beta * wide * through).astype(x.dtype),)
 
 
-_divide.defvjp(_forward, _backward)
+_normalize.defvjp(_forward, _backward)
 
 
 def _scale(x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float) -> Array:
@@ -92,22 +101,22 @@ def _wide(x: Array) -> Array:
 
 
 def _window_sum(x: Array, axes: tuple[int, ...], size: int) -> Array:
-    """Sum over windows of `size` along each of the axes, smaller at both ends."""
+    """Sum over windows of `size` along each of the axes, cut off at both ends."""
     return reduce(lambda total, axis: _sum_along(total, axis % x.ndim, size), axes, x)
 
 
 def _sum_along(x: Array, axis: int, size: int) -> Array:
-    count, reach = x.shape[axis], size // 2
-    padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)])
+    count, radius = x.shape[axis], size // 2
+    padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(x.ndim)])
     total = x
     for shift in range(size):
-        if shift != reach:
+        if shift != radius:
             total = total + lax.slice_in_dim(padded, shift, shift + count, axis=axis)
     return total
 
 
 def _power(x: Array, exponent: float) -> Array:
-    """x ** exponent; the paper's -0.75 by two reciprocal square roots, far cheaper than pow."""
+    """Return x ** exponent; for the paper's -0.75 by square roots, which are far faster."""
     if exponent == -0.75:
         root = lax.rsqrt(x)
         return root * jnp.sqrt(root)

@@ -1,10 +1,10 @@
-"""Parameters with logical axis names, by which `sharding` lays them out on devices."""
+"""Declare parameters with the logical axis names by which `sharding` lays them out on devices."""
 
 from collections.abc import Callable
 from typing import cast
 
 import flax.linen as nn
-from jax import Array
+from jax import Array, lax
 
 
 def parameter(
@@ -13,8 +13,14 @@ def parameter(
     """Declare a parameter of a module, in its compact method, and return its value.
 
     Args:
-        axes: the logical name of each axis.
-        init: (key, *args) to the initial value, whose shape is the first of args.
+        axes: logical name of each axis.
+        init: function from (key, *args) to the initial value.
+        args: arguments of `init` after the key, the shape first.
     """
     boxed_init = nn.with_logical_partitioning(init, axes)
     return cast(Array, module.param(name, boxed_init, *args))
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """Add a bias (channels,) to activations (…, channels)."""
+    return x + lax.expand_dims(bias, range(x.ndim - 1))

@@ -1,1 +1,1 @@
-"""Models: what computes logits from images. They know nothing of training or data."""
+"""Models, which compute logits from images. They do not depend on training or data."""

@@ -1,4 +1,4 @@
-"""What all models share: their outputs, and what the program has to know of a model family."""
+"""The interface of all models: their call, their outputs and the description of a family."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ M = TypeVar("M", bound=ModelConfig)
 
 
 class Outputs(flax.struct.PyTreeNode):
-    """What a model computes from images.
+    """The outputs of a model.
 
     Attributes:
         logits: (batch, classes) float32.
-        aux_logits: the same of auxiliary classifiers, by name; only while training.
+        aux_logits: logits of the auxiliary classifiers by name, only while training.
     """
 
     logits: Array
@@ -29,13 +29,13 @@ class Outputs(flax.struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model lies on the devices.
+    """The layout of a model on devices.
 
     Attributes:
-        columns: which columns are on this device; None holds all of them.
-        batch_sharded_convs: "one weird trick" (Krizhevsky 2014): the devices of the column axis
-            share the batch, each with all columns, up to the last convolution; from there on they
-            share the columns, each with the batch of all of them; and at the loss the batch again.
+        columns: the columns on this device; None for all of them.
+        batch_sharded_convs: use "one weird trick" (Krizhevsky 2014). Up to the last convolution
+            and again at the loss, the batch is split over the devices of the column axis. In the
+            fully-connected layers the columns are split over them instead.
     """
 
     columns: ColumnSharding | None = None
@@ -43,7 +43,7 @@ class Layout:
 
 
 class Model(Protocol):
-    """The call of a model, a Flax module."""
+    """A Flax module that computes `Outputs` from images."""
 
     def __call__(
         self, images: Array, *, train: bool = False, examples: Array | None = None
@@ -51,24 +51,24 @@ class Model(Protocol):
         """Return the outputs of preprocessed images (batch, height, width, channels).
 
         Args:
-            train: use dropout (needs the rng "dropout") and the batch's own statistics.
-            examples: (batch,) the number of each image in the run, on which its dropout masks
-                depend; by default its place in the batch.
+            train: use dropout, which needs the rng "dropout", and the statistics of the batch.
+            examples: (batch,) number of each image in the run, on which its dropout masks
+                depend; by default its index in the batch.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ModelFamily(Generic[M]):
-    """What the program has to know of a kind of model.
+    """A family of models, with the functions that the rest of the program needs.
 
     Attributes:
-        config_class: of its configs.
-        build: (config, layout, compute dtype) to the Flax module.
-        aux_weights: the weight in the loss of each auxiliary classifier of a config.
-        feature_layer: the name of the activation that the classifier sees; None where that is
-            the image.
-        first_conv: the name of the first convolution; None without one.
+        config_class: class of the family's configs.
+        build: function from (config, layout, compute dtype) to the Flax module.
+        aux_weights: function from a config to the weights of auxiliary classifiers in the loss.
+        feature_layer: function from a config to the name of the activation that is the input of
+            the classifier; None if that input is the image.
+        first_conv: function from a config to the name of the first convolution; None without one.
     """
 
     config_class: type[M]

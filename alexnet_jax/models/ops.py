@@ -1,11 +1,11 @@
-"""The ops of a sequential model, as data: what its config lists, in order and by name.
+"""Configs of models: the ops of a sequential model with their hyperparameters.
 
-Names are Caffe's: conv1, relu1, norm1, pool1, …, fc8. Every op carries its own hyperparameters.
+A config lists the ops by name, in order. Names follow Caffe: conv1, relu1, norm1, pool1, …, fc8.
 `models/sequential.py` computes them.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,8 +13,8 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Section
 
 INITIALIZERS = ("normal", "scaled")
-# Attributes of Flax modules and of `models.sequential.Sequential`. Listed, since this module loads
-# neither Flax nor JAX.
+# Attributes of Flax modules and of `models.sequential.Sequential`, listed here because this module
+# imports neither Flax nor JAX.
 RESERVED_NAMES = frozenset(
     """
     apply bind clone config copy dtype get_variable has_rng has_variable init init_with_output
@@ -26,10 +26,10 @@ RESERVED_NAMES = frozenset(
 
 @dataclass
 class Op(Section):
-    """One step from images to logits.
+    """Base class of ops.
 
     Attributes:
-        prefix: of the usual names of such ops, after which stands the number of their layer.
+        prefix: beginning of the usual names of such ops, before the number of the layer.
     """
 
     is_variant: ClassVar[bool] = True
@@ -41,13 +41,14 @@ class Conv(Op):
     """A convolution with square kernels, and its bias.
 
     Attributes:
-        features: output channels, of all groups together.
-        kernel: pixels a side.
-        stride: pixels between windows.
-        padding: pixels of zeros before and after, in both directions.
-        groups: 1 sees all input channels; as many as the model has columns: each its own column.
-        std: of the initial kernel, where the model's init is "normal".
-        bias: its initial value.
+        features: number of output channels of all groups.
+        kernel: side of the kernels in pixels.
+        stride: distance between windows in pixels.
+        padding: pixels of zeros before and after the input, both vertically and horizontally.
+        groups: 1, or the number of the model's columns, so that each column takes only its own
+            channels as input.
+        std: standard deviation of the initial kernel if the model's init is "normal".
+        bias: initial value of the biases.
     """
 
     prefix: ClassVar[str] = "conv"
@@ -62,11 +63,12 @@ class Conv(Op):
 
 @dataclass
 class Dense(Op):
-    """A fully-connected layer, which flattens feature maps as (height, width, channels).
+    """A fully-connected layer, which flattens its input in the order (height, width, channels).
 
     Attributes:
-        features: output units, of all groups together; 0 in the last one: the classes.
-        groups, std, bias: as in `Conv`.
+        features: number of output units of all groups; 0 in the last layer, which has one unit
+            per class.
+        groups, std, bias: see `Conv`.
     """
 
     prefix: ClassVar[str] = "fc"
@@ -78,14 +80,14 @@ class Dense(Op):
 
 @dataclass
 class ReLU(Op):
-    """max(0, x)."""
+    """Rectified linear activation, max(0, x)."""
 
     prefix: ClassVar[str] = "relu"
 
 
 @dataclass
 class Tanh(Op):
-    """tanh(x)."""
+    """Hyperbolic tangent activation, tanh(x)."""
 
     prefix: ClassVar[str] = "tanh"
 
@@ -95,11 +97,11 @@ class LRN(Op):
     """Local response normalization across neighboring channels (section 3.3 of the paper).
 
     Attributes:
-        size: channels in a window, odd.
-        k, alpha, beta: of x / (k + alpha · Σ x²) ^ beta.
+        size: number of channels in a window, odd.
+        k, alpha, beta: parameters of x / (k + alpha · Σ x²) ^ beta.
         alpha_over_size: divide alpha by `size`, as Caffe, ONNX and PyTorch do.
-        across_columns: let the window reach over the boundary between columns, as those programs
-            do; in 2012 each column was normalized over its own channels.
+        across_columns: let windows extend into the neighboring columns, as those programs do; in
+            2012 each column was normalized over its own channels.
     """
 
     prefix: ClassVar[str] = "norm"
@@ -111,20 +113,20 @@ class LRN(Op):
     across_columns: bool = False
 
     def coefficient(self) -> float:
-        """Return the factor of each squared activation."""
+        """Return the coefficient of each squared activation."""
         return self.alpha / self.size if self.alpha_over_size else self.alpha
 
 
 @dataclass
 class WithinChannelLRN(Op):
-    """Response normalization over a square of pixels within each channel.
+    """Response normalization over a square window of pixels within each channel.
 
-    cuda-convnet's rnorm, which the 2012 program has in layer 2 (layers/layers-145.cfg) and the
-    paper nowhere; Caffe's WITHIN_CHANNEL.
+    This is `rnorm` of cuda-convnet and WITHIN_CHANNEL of Caffe. The 2012 program has it in layer 2
+    (layers/layers-145.cfg); the paper does not mention it.
 
     Attributes:
-        size: pixels a side of the window, odd.
-        k, alpha, beta: as in `LRN`.
+        size: side of the window in pixels, odd.
+        k, alpha, beta: see `LRN`.
         alpha_over_size: divide alpha by size².
     """
 
@@ -136,7 +138,7 @@ class WithinChannelLRN(Op):
     alpha_over_size: bool = True
 
     def coefficient(self) -> float:
-        """Return the factor of each squared activation."""
+        """Return the coefficient of each squared activation."""
         return self.alpha / self.size**2 if self.alpha_over_size else self.alpha
 
 
@@ -145,9 +147,10 @@ class MaxPool(Op):
     """Max pooling (section 3.4).
 
     Attributes:
-        window: pixels a side; stride: pixels between windows, at most `window`.
+        window: side of the windows in pixels.
+        stride: distance between windows in pixels, at most `window`.
         ceil_mode: round the number of windows up and clip the last one, as the 2012 program and
-            Caffe do; False leaves out a window that overhangs, as PyTorch does by default.
+            Caffe do; False omits a window that overhangs, as PyTorch does by default.
     """
 
     prefix: ClassVar[str] = "pool"
@@ -161,9 +164,10 @@ class Dropout(Op):
     """Dropout (section 4.2).
 
     Attributes:
-        rate: the probability that a unit is dropped.
-        inverted: divide what survives by 1 - rate while training and leave the test alone, as
-            Caffe and PyTorch do; False multiplies by 1 - rate at test, as the paper.
+        rate: probability that an activation is dropped.
+        inverted: divide the kept activations by 1 - rate while training and do nothing at test
+            time, as Caffe and PyTorch do; False multiplies by 1 - rate at test time, as the paper
+            does.
     """
 
     prefix: ClassVar[str] = "drop"
@@ -173,11 +177,11 @@ class Dropout(Op):
 
 @dataclass
 class ModelConfig(Section):
-    """What the configs of all model families have.
+    """Base class of the configs of all model families.
 
     Attributes:
-        channels: of the images.
-        num_classes: outputs of the model; 0 takes the number that the data have.
+        channels: number of channels of the input images.
+        num_classes: number of classes; 0 takes that of the data.
     """
 
     is_variant: ClassVar[bool] = True
@@ -185,7 +189,7 @@ class ModelConfig(Section):
     num_classes: int = 0
 
     def check(self, crop: int) -> None:
-        """Raise InputError for fields that do not make a model for crops of `crop` pixels."""
+        """Raise InputError if the fields do not describe a model for crops of `crop` pixels."""
         raise NotImplementedError
 
     def columns(self) -> int:
@@ -193,10 +197,10 @@ class ModelConfig(Section):
         return 1
 
     def check_columns(self, devices: int) -> None:
-        """Raise InputError where devices cannot share the columns.
+        """Raise InputError if the columns cannot be split over the devices.
 
         Args:
-            devices: of the mesh's column axis.
+            devices: size of the mesh axis "column".
         """
         if self.columns() % devices:
             raise InputError(
@@ -207,14 +211,14 @@ class ModelConfig(Section):
 
 @dataclass
 class SequentialConfig(ModelConfig):
-    """A chain of ops.
+    """The config of a sequential model: a chain of ops from images to logits.
 
     Attributes:
-        num_columns: parts of the model, each with its own kernels, which can lie on devices of
-            their own (section 3.2); 1 for a model without groups.
-        init: "normal" draws kernels from N(0, std²) with each op's std, as the paper; "scaled"
-            from N(0, 2 / inputs of a unit), which narrow models need.
-        ops: by name, in order; the last one is the classifier.
+        num_columns: number of columns, groups of layers with kernels of their own that can be
+            placed on different devices (section 3.2); 1 for a model without groups.
+        init: "normal" draws kernels from N(0, std²) with the std of each op, as the paper does;
+            "scaled" draws them from N(0, 2 / fan-in), which narrow models need.
+        ops: the ops by name, in order; the last one is the classifier.
     """
 
     num_columns: int = 1
@@ -236,7 +240,7 @@ class SequentialConfig(ModelConfig):
 
 
 def blocks(ops: Mapping[str, Op]) -> dict[str, dict[str, Op]]:
-    """Return every op with parameters together with the ops that follow it, by its name."""
+    """Group ops into layers: an op with parameters and the ops that follow it, by its name."""
     found: dict[str, dict[str, Op]] = {}
     for name, op in ops.items():
         if isinstance(op, Conv | Dense):
@@ -246,19 +250,26 @@ def blocks(ops: Mapping[str, Op]) -> dict[str, dict[str, Op]]:
     return found
 
 
+def parameter_ops(ops: Mapping[str, Op]) -> Iterator[tuple[str, Conv | Dense]]:
+    """Yield (name, op) for the ops that have parameters, in order."""
+    for name, op in ops.items():
+        if isinstance(op, Conv | Dense):
+            yield name, op
+
+
 def free_name(op: Op, layer: str, taken: Collection[str]) -> str:
     """Return a name for an op that follows a layer, such as relu1 after conv1.
 
     Args:
-        layer: the name of the op with parameters before it.
-        taken: names that other ops have; if relu6 is one, conv6's ReLU is called relu_conv6.
+        layer: name of the op with parameters before it.
+        taken: names of other ops. If relu6 is among them, the ReLU of conv6 is named relu_conv6.
     """
     usual = op.prefix + layer.removeprefix("conv").removeprefix("fc")
     return next(name for name in (usual, f"{op.prefix}_{layer}") if name not in taken)
 
 
 def _check_sequential(model: SequentialConfig, crop: int) -> None:
-    """Raise InputError for ops that do not make a model for crops of `crop` pixels."""
+    """Raise InputError if the ops do not form a model for crops of `crop` pixels."""
     if model.init not in INITIALIZERS:
         raise InputError(f"model.init is {model.init!r}; expected {' or '.join(INITIALIZERS)}")
     _at_least_one("model", model.num_columns, "num_columns")
@@ -269,7 +280,7 @@ def _check_sequential(model: SequentialConfig, crop: int) -> None:
             "layer, Dense, with features=0 (the classes) and groups=1"
         )
     flat = False
-    for place, (name, op) in enumerate(model.ops.items()):
+    for index, (name, op) in enumerate(model.ops.items()):
         where = f"model.ops.{name}"
         if not is_valid_name(name):
             raise InputError(
@@ -284,7 +295,7 @@ def _check_sequential(model: SequentialConfig, crop: int) -> None:
             )
         flat = flat or isinstance(op, Dense)
         if isinstance(op, Conv | Dense):
-            _check_groups(where, op, model.num_columns, first=place == 0)
+            _check_groups(where, op, model.num_columns, first=index == 0)
             if op is not last[1]:
                 _at_least_one(where, op.features, "features")
                 if op.features % model.num_columns:
@@ -293,11 +304,11 @@ def _check_sequential(model: SequentialConfig, crop: int) -> None:
                         f"model.num_columns={model.num_columns}"
                     )
     first_name, first_op = next(iter(model.ops.items()))
-    sees_image_once = isinstance(first_op, Conv) or first_op is last[1]
-    if model.num_columns > 1 and not sees_image_once:
+    splits_into_columns = isinstance(first_op, Conv) or first_op is last[1]
+    if model.num_columns > 1 and not splits_into_columns:
         raise InputError(
-            f"model.ops begins with {first_name}: {first_op}; expected a convolution, which sees "
-            f"the image once for all of the {model.num_columns} columns"
+            f"model.ops begins with {first_name}: {first_op}; expected a convolution, which takes "
+            f"the image as the input of all {model.num_columns} columns"
         )
     spatial_sizes(model.ops, crop)
 
@@ -305,17 +316,17 @@ def _check_sequential(model: SequentialConfig, crop: int) -> None:
 def is_valid_name(name: str) -> bool:
     """Return whether an op can have this name.
 
-    An op's parameters are at a path of names, and its Flax module is an attribute of the model's,
-    so that a name must not be one of Flax's own.
+    The name is part of the paths of the op's parameters and an attribute of the model's Flax
+    module, so it must not be an attribute of all Flax modules.
     """
     return re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None and name not in RESERVED_NAMES
 
 
 def _check_halo(model: SequentialConfig, devices: int) -> None:
-    """Raise InputError where an LRN across columns reaches beyond a neighboring device.
+    """Raise InputError if the window of an LRN across columns extends beyond neighboring devices.
 
     Args:
-        devices: that share the columns.
+        devices: number of devices over which the columns are split.
     """
     channels = model.channels
     for name, op in model.ops.items():
@@ -357,7 +368,7 @@ def _check_groups(where: str, op: Conv | Dense, num_columns: int, *, first: bool
             "(model.num_columns)"
         )
     if first and op.groups != 1:
-        raise InputError(f"{where}.groups is {op.groups}; expected 1, since it sees the image")
+        raise InputError(f"{where}.groups is {op.groups}; expected 1, since its input is the image")
 
 
 def _at_least_one(where: str, value: int, name: str) -> None:
@@ -366,13 +377,13 @@ def _at_least_one(where: str, value: int, name: str) -> None:
 
 
 def spatial_sizes(ops: Mapping[str, Op], size: int) -> dict[str, int]:
-    """Return the pixels a side of every op's output before the first fully-connected layer.
+    """Return the side in pixels of the output of every op before the first `Dense`, by name.
 
     Args:
-        size: pixels a side of the image, data.crop.
+        size: side of the image in pixels, data.crop.
 
     Raises:
-        InputError: an op whose window does not fit into its input.
+        InputError: the window of an op is larger than its padded input.
     """
     crop, sizes = size, dict[str, int]()
     for name, op in ops.items():
@@ -384,8 +395,8 @@ def spatial_sizes(ops: Mapping[str, Op], size: int) -> dict[str, int]:
             size = 1 + (padded - op.kernel) // op.stride
         elif isinstance(op, MaxPool):
             _check_fits(name, op.window, size, crop)
-            spare = size - op.window
-            size = 1 + (-(-spare // op.stride) if op.ceil_mode else spare // op.stride)
+            extent = size - op.window
+            size = 1 + (-(-extent // op.stride) if op.ceil_mode else extent // op.stride)
         sizes[name] = size
     return sizes
 

@@ -1,4 +1,4 @@
-"""The model of a config: built, initialized, applied."""
+"""Build, initialize and apply the model of a config."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ FAMILIES: tuple[ModelFamily[Any], ...] = (SEQUENTIAL,)
 
 
 def family_of(model: ModelConfig) -> ModelFamily[Any]:
-    """Return the family of a model's config."""
+    """Return the family to which the config of a model belongs."""
     return next(family for family in FAMILIES if isinstance(model, family.config_class))
 
 
@@ -27,7 +27,7 @@ def make_model(config: Config, layout: Layout | None = None) -> nn.Module:
     """Build the model of a config whose number of classes is known.
 
     Args:
-        layout: on the devices; None holds all of it in one place.
+        layout: layout on devices; None for one device.
     """
     dtype = jnp.dtype(config.compute_dtype)
     return family_of(config.model).build(config.model, layout or Layout(), dtype)
@@ -40,10 +40,10 @@ def dummy_images(config: Config) -> jax.ShapeDtypeStruct:
 
 
 def init_boxed_variables(config: Config) -> Variables:
-    """Return the initial variables, a function of config.seed, each with its logical axes.
+    """Return the initial variables, a function of config.seed, boxed with their logical axes.
 
-    The boxes (`flax.linen.LogicallyPartitioned`) never reach the state: they are for `sharding`,
-    and for the names of axes in files.
+    The boxes are of `flax.linen.LogicallyPartitioned`. They are removed before training; only
+    `sharding` and the names of axes in files use them.
     """
     images = dummy_images(config)
     initialize = jax.jit(make_model(config).init)
@@ -60,13 +60,13 @@ def init_variables(config: Config) -> Variables:
 
 
 def abstract_variables(config: Config) -> Variables:
-    """Return shapes and types of the variables without computing them."""
+    """Return the shapes and types of the variables without computing them."""
     variables: Variables = meta.unbox(abstract_boxed_variables(config))
     return variables
 
 
 def abstract_boxed_variables(config: Config) -> Variables:
-    """Return shapes and types of the variables, each with its logical axes."""
+    """Return the shapes and types of the variables, boxed with their logical axes."""
     variables: Variables = jax.eval_shape(lambda: init_boxed_variables(config))
     return variables
 
@@ -80,11 +80,11 @@ def apply_model(
     examples: Array | None = None,
     dropout_key: Array | None = None,
 ) -> tuple[Outputs, Variables]:
-    """Return the outputs of preprocessed images, and the batch statistics after them.
+    """Return the outputs of a model and its updated batch statistics.
 
     Args:
-        images, train, examples: as for `models.api.Model`.
-        dropout_key: of the dropout masks; needed while training a model with dropout.
+        images, train, examples: see `models.api.Model`.
+        dropout_key: key of the dropout masks; needed to train a model with dropout.
     """
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     outputs, updated = model.apply(
@@ -95,25 +95,26 @@ def apply_model(
 
 
 def compute_activations(model: nn.Module, variables: Variables, images: Array) -> dict[str, Array]:
-    """Return every activation at test time by the name of its op, in order.
+    """Return the activations of every op at test time, by name and in order.
 
     Args:
-        images: preprocessed, as for `models.api.Model`.
+        images: preprocessed images, see `models.api.Model`.
 
     Returns:
-        {"conv1": (batch, height, width, channels), "relu1": …, …, "fc6": (batch, units), …}, the
-        channels of all columns side by side, and last the logits, {"fc8": (batch, classes)}.
+        {"conv1": (batch, height, width, channels), "relu1": …, …, "fc6": (batch, units), …},
+        with the channels of all columns concatenated. The last entry, {"fc8": (batch, classes)},
+        holds the logits.
     """
     _, state = model.apply(variables, images, mutable=["intermediates"])
-    kept: dict[str, list[Array]] = state["intermediates"]["activations"]
-    return {name: jnp.concatenate(columns, axis=-1) for name, columns in kept.items()}
+    activations: dict[str, list[Array]] = state["intermediates"]["activations"]
+    return {name: jnp.concatenate(columns, axis=-1) for name, columns in activations.items()}
 
 
 def feature_layer(config: Config) -> str:
-    """Return the name of the activation that the classifier sees.
+    """Return the name of the activation that is the input of the classifier.
 
     Raises:
-        InputError: the classifier sees the image itself.
+        InputError: the input of the classifier is the image.
     """
     name = family_of(config.model).feature_layer(config.model)
     if name is None:

@@ -1,4 +1,4 @@
-"""Models that are a chain of ops: AlexNet, its replicas and ablations."""
+"""Sequential models, chains of ops: AlexNet, its replicas and ablations."""
 
 import flax.linen as nn
 import jax
@@ -26,14 +26,14 @@ from alexnet_jax.models.ops import SequentialConfig
 
 
 class Sequential(nn.Module):
-    """A chain of ops, images to logits.
+    """A model that applies a chain of ops to images and returns logits.
 
-    Activations are a list of columns, of which a model without groups has one.
+    Activations are a list of arrays, one per column; a model without groups has one column.
 
     Attributes:
-        config: its ops.
-        layout: where its columns lie.
-        dtype: of convolutions and matrix products; normalization, logits and parameters are
+        config: config of the model, with its ops.
+        layout: layout of the columns on devices.
+        dtype: type of convolutions and matrix products; normalization, logits and parameters are
             float32.
     """
 
@@ -45,12 +45,12 @@ class Sequential(nn.Module):
     def __call__(
         self, images: Array, *, train: bool = False, examples: Array | None = None
     ) -> Outputs:
-        """Return the logits, as `models.api.Model` says."""
-        everything = ColumnSharding(self.config.num_columns)
-        sharding = self.layout.columns or everything
-        here = everything if self.layout.batch_sharded_convs else sharding
+        """Return the logits; see `models.api.Model`."""
+        unsharded = ColumnSharding(self.config.num_columns)
+        dense_sharding = self.layout.columns or unsharded
+        sharding = unsharded if self.layout.batch_sharded_convs else dense_sharding
         examples = jnp.arange(len(images)) if examples is None else examples
-        columns = [images.astype(self.dtype)] * here.num_local
+        columns = [images.astype(self.dtype)] * sharding.num_local
         activations: dict[str, list[Array]] = {}
         first = True
         for name, op in self.config.ops.items():
@@ -58,23 +58,23 @@ class Sequential(nn.Module):
                 columns = [column.reshape(len(column), -1) for column in columns]
                 if self.layout.batch_sharded_convs:
                     with jax.named_scope(name):
-                        columns = all_to_all_columns(columns, sharding)
-                        examples = gather_batch(examples, sharding)
-                here = sharding
+                        columns = all_to_all_columns(columns, dense_sharding)
+                        examples = gather_batch(examples, dense_sharding)
+                sharding = dense_sharding
             if isinstance(op, ops.Dense) and not op.features:
-                logits = self._classify(name, op, columns, here)
+                logits = self._classify(name, op, columns, sharding)
                 activations[name] = [logits]
                 self.sow("intermediates", "activations", activations, reduce_fn=lambda _, new: new)
                 return Outputs(logits)
             if isinstance(op, ops.Conv):
-                columns = self._convolve(name, op, columns, here, sees_image=first)
+                columns = self._convolve(name, op, columns, sharding, takes_image=first)
             elif isinstance(op, ops.Dense):
-                columns = self._connect(name, op, columns, here)
+                columns = self._connect(name, op, columns, sharding)
             else:
                 with jax.named_scope(name):
-                    columns = self._apply(op, columns, here, train, examples)
+                    columns = self._apply(op, columns, sharding, train, examples)
             activations[name], first = columns, False
-        raise AssertionError("a config without a classifier")
+        raise AssertionError("the config has no classifier")
 
     def _convolve(
         self,
@@ -83,8 +83,9 @@ class Sequential(nn.Module):
         columns: list[Array],
         sharding: ColumnSharding,
         *,
-        sees_image: bool,
+        takes_image: bool,
     ) -> list[Array]:
+        """Apply a convolution, whose input is the image if `takes_image`."""
         init = self._kernel_init(op.std)
         if self.config.num_columns == 1:
             layer = Conv(
@@ -96,7 +97,7 @@ class Sequential(nn.Module):
             op.kernel,
             op.stride,
             op.padding,
-            op.groups == 1 and not sees_image,
+            op.groups == 1 and not takes_image,
             init,
             op.bias,
             sharding,
@@ -107,6 +108,7 @@ class Sequential(nn.Module):
     def _connect(
         self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
     ) -> list[Array]:
+        """Apply a hidden fully-connected layer."""
         init = self._kernel_init(op.std)
         if self.config.num_columns == 1:
             return [
@@ -121,6 +123,7 @@ class Sequential(nn.Module):
     def _classify(
         self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
     ) -> Array:
+        """Apply the last layer, and return the logits."""
         init, classes = self._kernel_init(op.std), self.config.num_classes
         if self.config.num_columns == 1:
             wide = jnp.promote_types(self.dtype, jnp.float32)
@@ -143,22 +146,22 @@ class Sequential(nn.Module):
         train: bool,
         examples: Array,
     ) -> list[Array]:
-        """Apply an op without parameters, to each column by itself but for an LRN across them."""
+        """Apply an op without parameters: to each column alone, or an LRN across columns."""
         match op:
             case ops.ReLU():
                 return [nn.relu(column) for column in columns]
             case ops.Tanh():
                 return [jnp.tanh(column) for column in columns]
             case ops.LRN():
-                rule = op.size, op.k, op.coefficient(), op.beta
+                window = op.size, op.k, op.coefficient(), op.beta
                 if not op.across_columns:
-                    return [lrn(column, *rule) for column in columns]
-                reach = op.size // 2
-                wide = lrn(halo_exchange(columns, reach, sharding), *rule)
-                return jnp.split(wide[..., reach : wide.shape[-1] - reach], len(columns), axis=-1)
+                    return [lrn(column, *window) for column in columns]
+                halo = op.size // 2
+                wide = lrn(halo_exchange(columns, halo, sharding), *window)
+                return jnp.split(wide[..., halo : wide.shape[-1] - halo], len(columns), axis=-1)
             case ops.WithinChannelLRN():
-                rule = op.size, op.k, op.coefficient(), op.beta
-                return [within_channel_lrn(column, *rule) for column in columns]
+                window = op.size, op.k, op.coefficient(), op.beta
+                return [within_channel_lrn(column, *window) for column in columns]
             case ops.MaxPool():
                 return [
                     max_pool(column, op.window, op.stride, ceil_mode=op.ceil_mode)
@@ -166,7 +169,7 @@ class Sequential(nn.Module):
                 ]
             case ops.Dropout():
                 return self._dropout(op, columns, sharding, train, examples)
-        raise AssertionError(f"an op of unknown kind: {op}")
+        raise AssertionError(f"unknown op {op}")
 
     def _dropout(
         self,
@@ -176,9 +179,10 @@ class Sequential(nn.Module):
         train: bool,
         examples: Array,
     ) -> list[Array]:
+        """Apply dropout with a mask per example and column, or its factor at test time."""
         if not train:
             return columns if op.inverted else [scale_by_keep_prob(x, op.rate) for x in columns]
-        key = self.make_rng("dropout")  # another one for every op
+        key = self.make_rng("dropout")  # a different key in every op
         dropped = [
             dropout(x, op.rate, jax.random.fold_in(key, sharding.global_index(c)), examples)
             for c, x in enumerate(columns)
@@ -186,20 +190,23 @@ class Sequential(nn.Module):
         return [rescale_kept(x, op.rate) for x in dropped] if op.inverted else dropped
 
     def _kernel_init(self, std: float) -> KernelInit:
-        def init(key: Array, shape: tuple[int, ...], inputs: int) -> Array:
-            scale = std if self.config.init == "normal" else (2 / inputs) ** 0.5
+        """Return the initializer of a kernel; `std` is used if the config's init is "normal"."""
+
+        def init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
+            scale = std if self.config.init == "normal" else (2 / fan_in) ** 0.5
             return scale * jax.random.normal(key, shape)
 
         return init
 
 
 def _feature_layer(config: SequentialConfig) -> str | None:
-    """Return the name of the op before the classifier."""
+    """Return the name of the op before the classifier; None without one."""
     *hidden, _ = config.ops
     return hidden[-1] if hidden else None
 
 
 def _first_conv(config: SequentialConfig) -> str | None:
+    """Return the name of the first convolution; None without one."""
     return next((name for name, op in config.ops.items() if isinstance(op, ops.Conv)), None)
 
 

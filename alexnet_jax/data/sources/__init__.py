@@ -1,4 +1,4 @@
-"""Sources of labeled images: folders, IDX files and TensorFlow Datasets behind one interface.
+"""Sources of labeled images with a common interface: folders, IDX files, TensorFlow Datasets.
 
 A source lists its splits and reads images by index. alexnet_jax/prepare.py resizes and stores
 them.
@@ -29,7 +29,7 @@ __all__ = [
 
 SAMPLE_DIRECTORY = Path(__file__).parents[1] / "sample"
 
-# Of data sets whose number of classes is known without reading them.
+# Number of classes of data sets for which it is known without reading them.
 NUM_CLASSES = {
     "imagenet2012": 1000,
     "imagenette": 10,
@@ -43,7 +43,7 @@ def open_source(data: DataConfig) -> Source:
     """Open the source that config.data names.
 
     Raises:
-        InputError: The source does not exist, or its files are damaged or of another kind.
+        InputError: The source does not exist, or its files are damaged or have another format.
     """
     if data.name == "sample":
         return IdxSource(SAMPLE_DIRECTORY)
@@ -70,16 +70,15 @@ def location(data: DataConfig) -> Path:
 def hold_out(source: Source, data: DataConfig) -> dict[str, tuple[str, np.ndarray]]:
     """Divide a source into the splits of the pack.
 
-    The source's own splits stay as they are. Without a validation split,
-    `data.validation_share` of the training images become one; if there is neither a validation
-    nor a test split, `data.test_share` of them become the test split. `data.split_seed` decides
-    which images are held out.
+    The splits of the source are kept. If it has no validation split, `data.validation_share` of
+    the training images become one; if it has neither a validation nor a test split,
+    `data.test_share` of them become the test split. `data.split_seed` selects these images.
 
     Returns:
-        For each split of the pack: the source's split and ascending indices in it.
+        For each split of the pack, the name of the source's split and ascending indices in it.
 
     Raises:
-        InputError: no training image is left.
+        InputError: No training image would remain.
     """
     splits = {name: (name, np.arange(count)) for name, count in source.counts.items()}
     count = source.counts["train"]

@@ -16,8 +16,8 @@ class Example:
     """A labeled image before preparation.
 
     Attributes:
-        name: For messages.
-        label: Index into the class names.
+        name: Name of the image, for messages.
+        label: Index of the class.
         image: A file, the bytes of one, or (height, width, 1 or 3) uint8 pixels.
     """
 
@@ -30,11 +30,11 @@ class Source(Protocol):
     """A set of labeled images.
 
     Attributes:
-        class_names: In the order of the labels.
+        class_names: Names of the classes in the order of the labels.
         counts: Number of images of each existing split of `SPLITS`.
-        shape: (height, width) if all images share it, else None.
+        shape: (height, width) if all images have the same, else None.
         channels: 1 or 3.
-        digest: Hash of the listing; changes with the images, as far as the listing shows it.
+        digest: Hash of the listing, to detect changes of the images that the listing shows.
     """
 
     class_names: tuple[str, ...]

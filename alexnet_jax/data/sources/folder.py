@@ -1,4 +1,4 @@
-"""Folders of image files, one folder per class."""
+"""Image files in one folder per class."""
 
 import os
 from array import array
@@ -12,7 +12,7 @@ from alexnet_jax.errors import InputError
 
 
 class FolderSource(Source):
-    """Folders of image files, one folder per class; see `Source`.
+    """A source that reads image files in one folder per class; see `Source`.
 
     `directory` contains train/ and optionally validation/ and test/, each with class folders; or
     it contains the class folders itself. The class names are those of the training split, sorted
@@ -93,7 +93,7 @@ class _Files:
 
 
 def _split_folders(directory: Path) -> dict[str, Path]:
-    """Return the folder of each split; a train/ without subfolders is a class called train."""
+    """Return the folder of each split; train/ without subfolders is a class named "train"."""
     if not ((directory / "train").is_dir() and _folders(directory / "train")):
         return {"train": directory}
     unknown = sorted(set(_folders(directory)) - set(SPLITS))
@@ -121,7 +121,8 @@ def _visible_files(directory: Path) -> list[str]:
 
 
 def _file_size(path: Path) -> int:
+    """Return the size of a file in bytes; -1 for a broken link."""
     try:
         return path.stat().st_size
-    except OSError:  # a broken link; decoding it reports the error
+    except OSError:  # decoding reports the error
         return -1

@@ -14,7 +14,7 @@ from alexnet_jax.errors import InputError
 
 
 class IdxSource(Source):
-    """IDX files in one folder, plain or gzipped; see `Source`.
+    """A source that reads IDX files in one folder, plain or gzipped; see `Source`.
 
     The class names are the lines of classes.txt if it exists, else the labels as text.
     """
@@ -41,9 +41,9 @@ class IdxSource(Source):
                 )
             self._images[split], self._labels[split] = _read_pair(images, labels)
         shapes = {pixels.shape[1:] for pixels in self._images.values()}
-        height, width, *rest = next(iter(shapes))
+        height, width, *channels = next(iter(shapes))
         self.shape = (height, width)
-        self.channels = rest[0] if rest else 1
+        self.channels = channels[0] if channels else 1
         if len(shapes) > 1 or self.channels not in (1, 3) or not height * width:
             raise InputError(
                 f"the images in {directory} have shapes {sorted(shapes)}; one shape is expected, "
@@ -55,6 +55,7 @@ class IdxSource(Source):
         self.digest = compute_digest(array.tobytes() for array in arrays)
 
     def _name_classes(self, path: Path) -> tuple[str, ...]:
+        """Return the class names, read from a file if it exists."""
         classes = 1 + max(int(labels.max()) for labels in self._labels.values())
         if not path.exists():
             return tuple(str(label) for label in range(classes))
@@ -72,7 +73,7 @@ class IdxSource(Source):
 
 
 def _find_idx(directory: Path, prefix: str, kind: str) -> Path | None:
-    """Find train-images-idx3-ubyte or the like, also with a dot, as some unpackers write it."""
+    """Return the path of a file such as train-images-idx3-ubyte or train-images.idx3-ubyte."""
     pattern = re.compile(rf"{prefix}-{kind}[-.]idx\d-ubyte(\.gz)?")
     found = sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name))
     return found[0] if found else None

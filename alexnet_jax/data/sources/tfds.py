@@ -1,4 +1,4 @@
-"""Image classification sets of TensorFlow Datasets, by name."""
+"""Image classification data sets of TensorFlow Datasets."""
 
 import difflib
 import os
@@ -14,6 +14,7 @@ import numpy as np
 
 from alexnet_jax.data.sources.base import SPLITS, Example, Source
 from alexnet_jax.errors import InputError
+from alexnet_jax.extras import check_installed
 
 _IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
@@ -25,18 +26,18 @@ def data_directory(directory: str) -> Path:
 
 
 class TfdsSource(Source):
-    """A data set of TensorFlow Datasets; see `Source`.
+    """A source that reads a data set of TensorFlow Datasets; see `Source`.
 
-    Images keep their stored encoding. Splits without labels, such as ImageNet's test split, and
-    splits not called train, validation or test are left out.
+    Images are returned in their stored encoding. Splits without labels, such as ImageNet's test
+    split, and splits with names other than train, validation and test are omitted.
     """
 
     def __init__(self, name: str, directory: str):
-        """Open the data set; download it first if needed and possible.
+        """Open the data set; download it first if necessary and possible.
 
         Args:
-            name: As in TensorFlow Datasets: "cifar10", "imagenet2012:5.1.0".
-            directory: Its `data_dir`; "" selects the default.
+            name: Name in TensorFlow Datasets, such as "cifar10" or "imagenet2012:5.1.0".
+            directory: `data_dir` of TensorFlow Datasets; "" selects the default.
 
         Raises:
             InputError: The data set does not exist, does not consist of labeled images, or is
@@ -78,7 +79,7 @@ class TfdsSource(Source):
         )
         examples = self._builder.as_dataset(
             split=tfds.core.ReadInstruction(split, from_=first, to=last + 1, unit="abs"),
-            # Read one file after the other, so that an index always refers to the same image.
+            # Read files one after another, so that an index always refers to the same image.
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
             shuffle_files=False,
             decoders=partial,
@@ -92,7 +93,14 @@ class TfdsSource(Source):
 
 
 def _open_builder(name: str, directory: Path) -> Any:
-    """Return the builder without reading or downloading anything."""
+    """Return the builder of a data set, without reading or downloading anything."""
+    check_installed(
+        "data",
+        f"--config.data.name={name} is neither sample, folder nor idx; TensorFlow Datasets, which "
+        "may have it,",
+        "tensorflow",
+        "tensorflow_datasets",
+    )
     import tensorflow_datasets as tfds
 
     try:
@@ -104,7 +112,7 @@ def _open_builder(name: str, directory: Path) -> Any:
             f"--config.data.name={name} is neither sample, folder or idx nor a set of TensorFlow "
             f"Datasets{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
         ) from None
-    except (ValueError, AssertionError) as error:  # of an unknown version or variant of the set
+    except (ValueError, AssertionError) as error:  # for an unknown version or variant
         raise InputError(
             f"TensorFlow Datasets cannot open --config.data.name={name}: "
             f"{str(error).strip().splitlines()[0]}"
@@ -171,7 +179,7 @@ def _download(name: str, builder: Any, directory: Path) -> None:
 
 
 def _check_imagenet(name: str, builder: Any, directory: Path, manual: Path) -> None:
-    """Require both archives: without one, the builder would leave a split out."""
+    """Raise InputError unless both archives exist; the builder would omit a split without one."""
     missing = [tar for tar in _IMAGENET_TARS if not (manual / tar).is_file()]
     if not missing:
         return
@@ -193,7 +201,7 @@ def _check_imagenet(name: str, builder: Any, directory: Path, manual: Path) -> N
 
 
 def _check_network(name: str, builder: Any, directory: Path) -> None:
-    """Fail at once if a host of the data set has no address; TFDS would retry for minutes."""
+    """Raise InputError if a host name cannot be resolved; TFDS would retry for minutes."""
     if urllib.request.getproxies():
         return
     hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos}

@@ -1,0 +1,1 @@
+"""Measure speed and memory, also of PyTorch for comparison."""

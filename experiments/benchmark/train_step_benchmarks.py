@@ -1,0 +1,183 @@
+"""Benchmark the training step against PyTorch's: time, memory, and time by batch size.
+
+The cases train_step/…, sample_train_step/…, train_step_memory, restore_memory and
+train_step_scaling of experiments.benchmark.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.config import Config, with_changes
+from alexnet_jax.data.parallel_map import available_cores
+from alexnet_jax.errors import InputError
+from configs.alexnet import get_config
+from experiments.benchmark.memory import call_in_new_process, peak_during
+from experiments.benchmark.scaling import fit_line
+from experiments.benchmark.timing import OURS, Result, compare_times, time_interleaved
+
+LAYOUTS = ("contiguous", "channels_last")
+BATCHES = (16, 32, 64, 128, 256, 512)
+
+
+def paper_config() -> Config:
+    """Return the config of the paper's model, batch 128."""
+    return with_changes(get_config(), {"model.num_classes": 1000})
+
+
+def sample_config() -> Config:
+    """Return the config of the sample's model."""
+    return with_changes(get_config("sample"), {"model.num_classes": 10})
+
+
+def time_train_step(config: Config, repeats: int, kinds: tuple[str, ...]) -> list[Result]:
+    """Time the whole training step on random images against PyTorch's, all in one run.
+
+    Args:
+        kinds: of "eager" and "compile"; the reference of each is the faster of two memory layouts.
+
+    Returns:
+        For each kind the result of `compare_times`, with images_per_second and
+        reference_images_per_second.
+    """
+    from experiments.benchmark.synthetic_step import SyntheticTrainStep
+
+    calls: dict[str, Callable[[], None]] = {OURS: SyntheticTrainStep(config)}
+    for kind in kinds:
+        for layout in LAYOUTS:
+            calls[f"{kind}, {layout}"] = _make_torch_step(config, kind, layout)
+    seconds = time_interleaved(calls, repeats)
+    results = []
+    for kind in kinds:
+        result = compare_times(seconds, [name for name in calls if name.startswith(kind)])
+        rate, reference = (config.batch_size / result[k] for k in ("seconds", "reference_seconds"))
+        results.append(
+            {"images_per_second": rate, "reference_images_per_second": reference, **result}
+        )
+    return results
+
+
+def _make_torch_step(config: Config, kind: str, layout: str) -> Callable[[], None]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            "this case compares with PyTorch, which is not installed; "
+            "pip install -r requirements-test.txt, or name other cases with --only"
+        ) from None
+    from experiments.benchmark.torch_reference import TorchTrainStep
+
+    torch.set_num_threads(available_cores())
+    formats = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
+    return TorchTrainStep(config, formats[layout], compiled=kind == "compile")
+
+
+def measure_step_memory(repeats: int) -> Result:
+    """Measure the most memory that a process holds during a training step, after compiling.
+
+    Our step and PyTorch's eager one, in both memory layouts, run in a new process each.
+    """
+    del repeats
+    peaks = {layout: call_in_new_process(_torch_peak, layout) for layout in LAYOUTS}
+    peaks[OURS] = call_in_new_process(_jax_peak)
+    reference = min(LAYOUTS, key=lambda layout: peaks[layout])
+    return {
+        "mib": peaks[OURS],
+        "reference": f"eager, {reference}",
+        "reference_mib": peaks[reference],
+        "ratio": peaks[reference] / peaks[OURS],
+        "summary": f"{peaks[OURS]:,.0f} MiB, reference (eager, {reference}) "
+        f"{peaks[reference]:,.0f} MiB",
+    }
+
+
+def measure_restore_memory(repeats: int) -> Result:
+    """Measure what reading a checkpoint of the paper's model adds to a process: peak and end.
+
+    At least the difference of the two was in transit: freed memory may still be counted.
+    """
+    del repeats
+    with tempfile.TemporaryDirectory() as folder:
+        size = call_in_new_process(_save, folder)
+        peak, kept = call_in_new_process(_measure_read, folder)
+    summary = (
+        f"reading {size:,.0f} MiB of parameters and optimizer state adds {peak:,.0f} MiB at the "
+        f"peak, {kept:,.0f} MiB in the end"
+    )
+    return {"mib": peak, "kept_mib": kept, "state_mib": size, "summary": summary}
+
+
+def time_scaling(repeats: int) -> Result:
+    """Time a step of the paper's model for batches of 16 to 512, alternately.
+
+    Their states are held at the same time, 465 MiB each.
+    """
+    from experiments.benchmark.synthetic_step import SyntheticTrainStep
+
+    calls: dict[str, Callable[[], None]] = {}
+    for batch in BATCHES:
+        config = with_changes(paper_config(), {"batch_size": batch})
+        calls[str(batch)] = SyntheticTrainStep(config)
+    seconds = time_interleaved(calls, repeats)
+    return fit_line([(batch, statistics.median(seconds[str(batch)])) for batch in BATCHES])
+
+
+def _jax_peak() -> float:
+    from experiments.benchmark.synthetic_step import SyntheticTrainStep
+
+    step = SyntheticTrainStep(paper_config())
+    step()
+    return peak_during(step)[2]
+
+
+def _torch_peak(layout: str) -> float:
+    step = _make_torch_step(paper_config(), "eager", layout)
+    step()
+    return peak_during(step)[2]
+
+
+def _save(folder: str) -> float:
+    """Save a checkpoint of a state of the paper's model; return the MiB of its arrays.
+
+    All arrays are noise: zeros, as in the first optimizer state, would take no memory when read.
+    """
+    import jax
+
+    from alexnet_jax.checkpoint import Checkpoints
+
+    draw = np.random.default_rng(0).standard_normal
+    variables, optimizer = jax.tree.map(
+        lambda leaf: jax.device_put(draw(leaf.shape, leaf.dtype)), _abstract_trees()
+    )
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(1, variables, optimizer, np.zeros((1, 1, 3), np.float32), {})
+    return sum(array.nbytes for array in jax.tree.leaves([variables, optimizer])) / 2**20
+
+
+def _measure_read(folder: str) -> tuple[float, float]:
+    """Return the MiB that reading the checkpoint adds at the peak, and in the end."""
+    trees: list[Any] = []
+    before, after, peak = peak_during(lambda: trees.extend(_read(folder)))
+    return peak - before, after - before
+
+
+def _read(folder: str) -> tuple[Any, Any]:
+    """Read the parameters and the optimizer state of the checkpoint as a resumed run does."""
+    from alexnet_jax.checkpoint import Checkpoints
+
+    variables, optimizer = _abstract_trees()
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.variables(1, variables), checkpoints.train_state(1, optimizer)
+
+
+def _abstract_trees() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return shapes and places of the parameters and the optimizer state in a checkpoint."""
+    from alexnet_jax import sharding
+    from alexnet_jax.train_step import abstract_state
+
+    config = paper_config()
+    state = abstract_state(config, sharding.make_mesh(config.parallel))
+    return {"params": state.params}, {"opt_state": state.opt_state}

@@ -1,0 +1,392 @@
+"""Compute predictions, activations, neighbors and kernel statistics of a trained model, as arrays.
+
+`plots.py` plots them, and `workdir_figures.py` does both for a workdir.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.stats import permutation_test
+
+from alexnet_jax import evaluate, sharding
+from alexnet_jax.config import Config
+from alexnet_jax.data.augmentation import permutation
+from alexnet_jax.data.batch import Batch, center_crops
+from alexnet_jax.data.crops import center_offset
+from alexnet_jax.errors import InputError
+from alexnet_jax.inputs import mean_of, normalize
+from alexnet_jax.models import registry
+from alexnet_jax.models.ops import Conv, Dense, ReLU, SequentialConfig, Tanh, blocks
+from alexnet_jax.pytree import leaves_by_path
+from alexnet_jax.trained import TrainedModel
+
+GRAY_TEXT = "The images are gray, so the columns' specialization in color cannot be measured."
+NUM_ASSIGNMENTS = 9_999  # random assignments of the kernels to columns
+GRAY = 0.5  # units of 0…255: a mean image whose channels differ by less is of gray images
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The outputs of a model for the center crops of images of a split.
+
+    Attributes:
+        split: its name.
+        index: (n,) places of the images in the split.
+        labels: (n,) class numbers.
+        log_probabilities: (n, classes), natural logarithms.
+        features: (n, units) the input of the classifier, fc7's activations; None if not asked for.
+    """
+
+    split: str
+    index: np.ndarray
+    labels: np.ndarray
+    log_probabilities: np.ndarray
+    features: np.ndarray | None
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The probabilities (n, classes)."""
+        return np.exp(self.log_probabilities)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The most probable classes (n,); of equals the lower number, as in `metrics`."""
+        return self.log_probabilities.argmax(1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is the label (n,)."""
+        return self.classes == self.labels
+
+    def select(self, rows: np.ndarray) -> "Predictions":
+        """Return the predictions of some rows, in the order given."""
+        features = None if self.features is None else self.features[rows]
+        parts = self.index[rows], self.labels[rows], self.log_probabilities[rows], features
+        return Predictions(self.split, *parts)
+
+
+def predict_split(
+    model: TrainedModel,
+    split: str | None = None,
+    *,
+    index: Sequence[int] | np.ndarray | None = None,
+    features: bool = False,
+) -> Predictions:
+    """Compute a model's predictions for images of its data, with a progress bar.
+
+    Args:
+        split: None takes test, and validation where there is no labeled test.
+        index: (n,) which images of the split, in that order; None for all.
+        features: keep the input of the classifier, units × 4 bytes an image.
+
+    Raises:
+        InputError: as `evaluate.open_split`; an image that the split does not have; features of
+            a model without a hidden layer.
+    """
+    pack, split = evaluate.open_split(model, split)
+    count = pack.splits[split].count
+    index = np.arange(count) if index is None else np.asarray(index)
+    if len(wrong := index[(index < 0) | (index >= count)]):
+        raise InputError(
+            f"image {wrong[0]} of {split} does not exist; {model.config.data.name} has {count} "
+            f"there, 0 to {count - 1}"
+        )
+    mesh = sharding.make_data_mesh(model.config.batch_size)
+    batches = evaluate.split_batches(model, pack, split, mesh, index=index)
+    predict = model.make_features_fn(mesh) if features else model.make_predict_fn(mesh)
+    functions: list[Callable[[Batch], Any]] = [predict]
+    logs, kept = [], []
+    for labels, ((view,),) in evaluate.apply_to_views(functions, batches, mesh):
+        mask = np.asarray(labels.mask)
+        log_probabilities, units = jax.device_get(view if features else (view, None))
+        logs.append(log_probabilities[mask])
+        if features:
+            kept.append(units[mask])
+    return Predictions(
+        split,
+        index,
+        pack.splits[split].labels[index],
+        np.concatenate(logs),
+        np.concatenate(kept) if features else None,
+    )
+
+
+def load_crops(model: TrainedModel, split: str, index: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Load the center crops of images of a split in true colors.
+
+    Args:
+        index: (n,) places in the split.
+
+    Returns:
+        (n, crop, crop, channels) uint8; three channels are red, green, blue whatever the
+        channel order of the model's inputs.
+
+    Raises:
+        InputError: as `evaluate.open_split`.
+    """
+    pack, split = evaluate.open_split(model, split)
+    mesh = sharding.make_data_mesh(1)
+    batches = evaluate.split_batches(model, pack, split, mesh, index=np.asarray(index))
+    return np.concatenate([batch.image[batch.mask, 0] for batch in batches])
+
+
+def compute_image_activations(model: TrainedModel, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute every activation for one image.
+
+    Args:
+        image: (crop, crop, channels) uint8, a center crop as from `load_crops`.
+
+    Returns:
+        {"conv1": (height, width, channels), "relu1": …, …, "relu7": (units,), …} by the name of
+        the op, in order, the channels of all columns side by side; last the logits,
+        {"fc8": (classes,)}.
+    """
+    config = model.config
+    batch = center_crops(image[None], config.data.crop, config.model.channels)
+    offset = center_offset(model.mean_image.shape[0], config.data.crop)  # in the mean image
+    batch = jax.tree.map(jnp.asarray, batch.replace(offset=np.full((1, 2), offset, np.int32)))
+    mean = mean_of(model.mean_image, config.data, config.model.channels)
+    activations = registry.compute_activations(
+        registry.make_model(config),
+        model.variables,
+        normalize(batch, jnp.asarray(mean), config.data),
+    )
+    return {name: np.asarray(activation[0]) for name, activation in activations.items()}
+
+
+def layer_activations(config: Config, activations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the activations of every hidden layer after its nonlinearity, its columns apart.
+
+    Normalization and pooling after the nonlinearity are left out.
+
+    Args:
+        config: of a sequential model.
+        activations: from `compute_image_activations`.
+
+    Returns:
+        {"conv1": (columns, height, width, channels), …, "fc7": (columns, units)}.
+    """
+    model = config.model
+    assert isinstance(model, SequentialConfig)
+    *hidden, _ = blocks(model.ops).items()
+    found = {}
+    for layer, block in hidden:
+        *_, last = (n for n, op in block.items() if isinstance(op, Conv | Dense | ReLU | Tanh))
+        columns = np.split(activations[last], model.num_columns, axis=-1)
+        found[layer] = np.stack(columns)
+    return found
+
+
+def nearest_neighbors(
+    query: np.ndarray, candidates: np.ndarray, k: int = 6
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest vectors by Euclidean distance, as section 6.1 compares images by fc7.
+
+    Args:
+        query: (q, units); candidates: (n, units).
+
+    Returns:
+        Rows of `candidates` (q, min(k, n)), nearest first, the lower row first where they are
+        equally near, and their distances, float64.
+    """
+    distances = cdist(query, candidates)
+    rows = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return rows, np.take_along_axis(distances, rows, axis=1)
+
+
+def sample_index(count: int, wanted: int) -> np.ndarray:
+    """Return `wanted` of `count` places, ascending, all if there are not more; never random."""
+    return np.sort(permutation(0, count)[:wanted])
+
+
+def choose_rows(predictions: Predictions, correct: int, wrong: int) -> np.ndarray:
+    """Choose rows to show: some correct predictions, then some wrong ones.
+
+    Each kind is taken in one fixed random order, a class for the second time only after every
+    other class: images are not selected by content or by the model's confidence.
+    """
+    order = permutation(0, len(predictions.labels))
+
+    def first(rows: np.ndarray, wanted: int) -> np.ndarray:
+        labels = predictions.labels[rows]
+        repeats = [np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)]
+        return rows[np.argsort(repeats, kind="stable")[:wanted]]
+
+    is_correct = predictions.correct[order]
+    return np.concatenate([first(order[is_correct], correct), first(order[~is_correct], wrong)])
+
+
+def worst_mistakes(predictions: Predictions, n: int) -> np.ndarray:
+    """Return the rows of up to n mistakes made with the highest confidence, highest first."""
+    confidence = predictions.log_probabilities.max(1)
+    rows = np.argsort(-confidence, kind="stable")
+    return rows[~predictions.correct[rows]][:n]
+
+
+def confusion_matrix(labels: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return how many images of the row's class were predicted as the column's.
+
+    Args:
+        labels: (n,); classes: (n,) predicted.
+
+    Returns:
+        (num_classes, num_classes).
+    """
+    flat = np.bincount(labels.astype(np.int64) * num_classes + classes, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def most_confused(counts: np.ndarray, n: int) -> list[tuple[int, int, int]]:
+    """Return up to n pairs of classes most often confused: (true, predicted, images), most first.
+
+    Args:
+        counts: from `confusion_matrix`.
+    """
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:n]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [(int(a), int(b), int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
+
+
+def split_columns(config: Config, kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel with a leading axis of columns, of which a model without groups has one."""
+    model = config.model
+    has_columns = isinstance(model, SequentialConfig) and model.num_columns > 1
+    return kernel if has_columns else kernel[None]
+
+
+def first_conv_kernels(model: TrainedModel) -> np.ndarray:
+    """Return the kernels of the first convolution, as they weight an image's pixels.
+
+    Returns:
+        (columns, height, width, channels, kernels), one column for a model without groups; three
+        channels are red, green, blue, and the weights are divided by `data.std`.
+
+    Raises:
+        InputError: the model has no convolution.
+    """
+    config = model.config
+    name = registry.family_of(config.model).first_conv(config.model)
+    if name is None:
+        raise InputError("the model has no convolution, and so no kernels to plot")
+    kernel = split_columns(config, np.asarray(leaves_by_path(model.params)[f"{name}/kernel"]))
+    if config.data.channel_order == "bgr":
+        kernel = kernel[:, :, :, ::-1]
+    return kernel / np.asarray(config.data.std, kernel.dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class ColorSpecialization:
+    """How much of conv1 responds to color, column by column.
+
+    Attributes:
+        columns: the colorfulness of each column; () where the images are gray.
+        difference: between the most and the least colorful column; None with one column.
+        share: of random assignments of the same kernels to columns of the same size, those
+            with at least so large a difference; None with one column.
+        text: the same in a sentence or two, or why it is not measured.
+    """
+
+    columns: tuple[float, ...]
+    difference: float | None
+    share: float | None
+    text: str
+
+
+def compute_colorfulness(kernel: np.ndarray) -> np.ndarray:
+    """Return the share of each kernel's energy that is not on the gray axis, (columns, kernels).
+
+        1 - Σ (r + g + b)² / 3  /  Σ (r² + g² + b²)    over the kernel's pixels
+
+    (r + g + b) / √3 is the part of a pixel's three weights along (1, 1, 1) / √3, which responds
+    to brightness. By Pythagoras the remainder responds to color alone. So 0 is a gray kernel, and 1
+    one that no gray image excites. It does not depend on the kernel's size, sign or scale.
+    Independent random weights have 2/3 on average, one direction in three being gray: an
+    untrained model is colorful too, and only the columns of a trained one are informative.
+
+    Args:
+        kernel: (columns, height, width, 3, kernels).
+    """
+    gray, total = _energies(kernel)
+    return 1 - gray / np.maximum(total, 1e-30)
+
+
+def compute_column_colorfulness(kernel: np.ndarray) -> np.ndarray:
+    """Return the same share of each column's energy, (columns,).
+
+    That is the mean of its kernels' colorfulness weighted by their energies. Without the weights
+    kernels that were never used, decayed to faint noise, would count as color.
+    """
+    gray, total = _energies(kernel)
+    return 1 - gray.sum(1) / np.maximum(total.sum(1), 1e-30)
+
+
+def _energies(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each kernel's energy on the gray axis and its total energy, (columns, kernels)."""
+    exact = kernel.astype(np.float64)
+    return (exact.sum(3) ** 2 / 3).sum((1, 2)), (exact**2).sum((1, 2, 3))
+
+
+def measure_specialization(model: TrainedModel, seed: int = 0) -> ColorSpecialization:
+    """Measure whether the columns of conv1 divide gray and color (figure 3, section 6.1).
+
+    The paper's columns do: "The kernels on GPU 1 are largely color-agnostic, while the kernels
+    on GPU 2 are largely color-specific." The measure is the difference of the columns'
+    colorfulness, compared with that after random assignments of the same kernels: two columns
+    never agree exactly, and a difference that one assignment in three reaches means nothing.
+
+    Args:
+        seed: of the random assignments.
+    """
+    # The mean image of imported weights (step 0) need not be that of any images.
+    same = model.step > 0 and np.ptp(model.mean_image, axis=-1).max() < GRAY
+    if model.config.model.channels == 1 or same:
+        return ColorSpecialization((), None, None, GRAY_TEXT)
+    kernel = first_conv_kernels(model)
+    columns = tuple(compute_column_colorfulness(kernel).tolist())
+    if len(columns) == 1:
+        text = f"Colorfulness {columns[0]:.2f}; one column."
+        return ColorSpecialization(columns, None, None, text)
+    difference, share = compare_with_random_assignments(kernel, seed)
+    listed = " and ".join(f"{value:.2f}" for value in columns)
+    text = (
+        f"Colorfulness {listed}: a difference of {difference:.2f}, which {100 * share:.3g} % of "
+        "random assignments of these kernels to columns reach."
+    )
+    return ColorSpecialization(columns, difference, share, text)
+
+
+def compare_with_random_assignments(kernel: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Compute the difference between the most and the least colorful column, and test it.
+
+    Args:
+        kernel: (columns, height, width, 3, kernels), at least two columns.
+
+    Returns:
+        The difference, and the share of random assignments of kernels to columns with one at
+        least as large: of NUM_ASSIGNMENTS and the actual one, or of all assignments where there
+        are not more.
+    """
+    gray, total = (energy.ravel() for energy in _energies(kernel))
+    numbers = np.arange(len(gray)).reshape(len(kernel), -1)
+
+    def difference(*columns: np.ndarray, axis: int) -> np.ndarray:
+        values = [1 - gray[c].sum(axis) / np.maximum(total[c].sum(axis), 1e-30) for c in columns]
+        return np.max(values, axis=0) - np.min(values, axis=0)
+
+    found = permutation_test(
+        tuple(numbers),
+        difference,
+        vectorized=True,
+        n_resamples=NUM_ASSIGNMENTS,
+        batch=1000,
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.statistic), float(found.pvalue)

@@ -1,0 +1,203 @@
+"""Summarize a model's parameters and plot their distributions and norms over training.
+
+`inspect_params.ipynb` shows them for a run.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alexnet_jax import sharding
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.config import Config
+from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.registry import init_variables
+from alexnet_jax.pytree import PyTree, leaves_by_path
+from alexnet_jax.trained import TrainedModel, load_trained, load_variables
+from alexnet_jax.writers import read_records
+from experiments.figures.predictions import split_columns
+
+HISTOGRAMS_PER_ROW = 3
+MAX_BINS = 80
+
+
+@dataclass(frozen=True)
+class ParameterSummary:
+    """An array of a model's parameters, in numbers.
+
+    Attributes:
+        path: such as conv1/kernel.
+        shape: of a model with columns with these first, but for the classifier's bias, which
+            they share.
+        norm: the square root of the sum of squares.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    count: int
+    mean: float
+    std: float
+    norm: float
+
+
+def layer_order(config: Config) -> list[str]:
+    """Return the names of the layers of a sequential model, in order; of other models none."""
+    return list(config.model.ops) if isinstance(config.model, SequentialConfig) else []
+
+
+def ordered_arrays(params: PyTree, layers: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return arrays by paths such as "conv1/kernel", in the order of layers, kernels first.
+
+    Args:
+        params: a tree, nested to any depth.
+        layers: first parts of paths; what they do not list comes last.
+    """
+    place = {layer: number for number, layer in enumerate(layers)}
+
+    def key(path: str) -> tuple[int, str, bool, str]:
+        layer, (parent, _, kind) = path.split("/")[0], path.rpartition("/")
+        return place.get(layer, len(place)), parent, kind != "kernel", kind
+
+    arrays = leaves_by_path(params)
+    return {path: np.asarray(arrays[path]) for path in sorted(arrays, key=key)}
+
+
+def summarize_parameters(params: PyTree, layers: Sequence[str]) -> list[ParameterSummary]:
+    """Summarize every array, computed in float64; arguments are those of `ordered_arrays`."""
+    found = []
+    for path, array in ordered_arrays(params, layers).items():
+        exact = array.astype(np.float64)
+        mean, std, norm = float(exact.mean()), float(exact.std()), float(np.linalg.norm(exact))
+        found.append(ParameterSummary(path, array.shape, array.size, mean, std, norm))
+    return found
+
+
+def format_parameters(params: PyTree, layers: Sequence[str]) -> str:
+    """Return `summarize_parameters` as Markdown, with the number of all parameters."""
+    lines = ["| | shape | parameters | mean | std | norm |", "|:--|:--|--:|--:|--:|--:|"]
+    rows = summarize_parameters(params, layers)
+    for row in rows:
+        shape = " × ".join(map(str, row.shape))
+        numbers = f"{row.count:,} | {row.mean:+.4f} | {row.std:.4f} | {row.norm:.2f}"
+        lines.append(f"| {row.path} | {shape} | {numbers} |")
+    lines.append(f"| all | | {sum(row.count for row in rows):,} | | | |")
+    return "\n".join(lines)
+
+
+def initial_params(model: TrainedModel) -> PyTree | None:
+    """Return the parameters before training, drawn again from the run's seed.
+
+    None where they are not known: for a run that initial with another run's parameters
+    (init_from), and for imported weights, which were not trained here.
+    """
+    if model.config.init_from or not model.step:
+        return None
+    return init_variables(model.config)["params"]
+
+
+def plot_histograms(model: TrainedModel) -> Figure:
+    """Plot the distribution of each layer's weights, each column by itself, and the initial one."""
+    initial, layers = initial_params(model), layer_order(model.config)
+    kernels = _kernels(ordered_arrays(model.params, layers))
+    first = _kernels(ordered_arrays(initial, layers)) if initial is not None else {}
+    down = -(-len(kernels) // HISTOGRAMS_PER_ROW)
+    figure = Figure(figsize=(3.3 * HISTOGRAMS_PER_ROW, 2.1 * down + 0.5), layout="constrained")
+    axes = figure.subplots(down, HISTOGRAMS_PER_ROW, squeeze=False).flat
+    for axis, (layer, kernel) in zip(axes, kernels.items(), strict=False):
+        columns = split_columns(model.config, kernel)
+        both = [kernel, *([first[layer]] if first else [])]
+        reach = max(float(np.quantile(np.abs(array), 0.999)) for array in both)
+        count = min(MAX_BINS, math.isqrt(columns[0].size))
+        bins = np.linspace(-reach, reach, count + 1)
+        if first:
+            axis.hist(first[layer].ravel(), bins, density=True, color="0.85", label="initial")
+        for c, column in enumerate(columns):
+            style: dict[str, Any] = dict(histtype="step", color=f"C{c}", label=f"column {c}")
+            axis.hist(column.ravel(), bins, density=True, **style)
+        axis.set_title(layer, fontsize=10)
+        axis.set_yticks([])
+        axis.set_xlim(-reach, reach)
+        axis.locator_params(axis="x", nbins=5)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    for axis in figure.axes[len(kernels) :]:
+        axis.set_axis_off()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _kernels(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of paths that end in "kernel", by the layer before it."""
+    suffix = "/kernel"
+    return {p.removesuffix(suffix): value for p, value in arrays.items() if p.endswith(suffix)}
+
+
+@dataclass(frozen=True)
+class NormHistory:
+    """The norms of a run's arrays at some of its steps.
+
+    Attributes:
+        steps: ascending; 0 is the start.
+        norms: by the path of the array, one for each step.
+        drops: steps by which the learning rate had been divided.
+    """
+
+    steps: list[int]
+    norms: dict[str, list[float]]
+    drops: list[int]
+
+
+def load_norm_history(workdir: str | Path) -> NormHistory:
+    """Load the norms at the start and in every checkpoint of a run.
+
+    Raises:
+        InputError: as `load_trained`.
+    """
+    model = load_trained(workdir)
+    initial, layers = initial_params(model), layer_order(model.config)
+    found = {} if initial is None else {0: summarize_parameters(initial, layers)}
+    mesh = sharding.make_data_mesh(1)
+    with Checkpoints(workdir) as checkpoints:
+        for step in checkpoints.steps():
+            if step <= model.step:  # later ones could not be read
+                variables = load_variables(checkpoints, step, model.config, mesh)
+                found[step] = summarize_parameters(variables["params"], layers)
+    paths = [row.path for row in found[model.step]]
+    norms = {path: [rows[i].norm for rows in found.values()] for i, path in enumerate(paths)}
+    train = [record for record in read_records(Path(workdir)) if record["split"] == "train"]
+    drops = [
+        after["step"]
+        for before, after in pairwise(train)
+        if after["learning_rate"] < before["learning_rate"]
+    ]
+    return NormHistory(list(found), norms, drops)
+
+
+def plot_norms(history: NormHistory) -> Figure:
+    """Plot the norm of every layer's weights over training, absolute and relative to the first."""
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, (layer, norms) in enumerate(_kernels(history.norms).items()):
+        style: dict[str, Any] = dict(color=f"C{i}", marker=".", label=layer)
+        left.plot(history.steps, norms, **style)
+        right.plot(history.steps, np.divide(norms, norms[0]), **style)
+    left.set(title="norm of the weights")
+    left.set_ylim(bottom=0)
+    right.set(title=f"norm relative to step {history.steps[0]}")
+    right.axhline(1, color="0.85", linewidth=1, zorder=0)
+    for axis in (left, right):
+        for step in history.drops:
+            axis.axvline(step, color="0.85", linewidth=1, zorder=0)
+        axis.set_xlabel(f"steps{' (line: learning rate divided)' if history.drops else ''}")
+        axis.set_xlim(left=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return figure

@@ -1,0 +1,194 @@
+"""Make the figures of a workdir by name, with `predictions.py` and `plots.py`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alexnet_jax import evaluate
+from alexnet_jax.data.names import short_name
+from alexnet_jax.errors import InputError
+from alexnet_jax.trained import load_trained
+from alexnet_jax.writers import read_records
+from experiments.figures import plots
+from experiments.figures.predictions import (
+    Predictions,
+    choose_rows,
+    compute_image_activations,
+    confusion_matrix,
+    first_conv_kernels,
+    layer_activations,
+    load_crops,
+    measure_specialization,
+    nearest_neighbors,
+    predict_split,
+    sample_index,
+    worst_mistakes,
+)
+
+NAMES = ("kernels", "curves", "predictions", "neighbors", "activations", "confusion", "mistakes")
+NUM_NEIGHBORS = 6  # of each image, as in the paper
+NEIGHBOR_CANDIDATES = 10_000  # training images searched: 160 MB of fc7's activations
+
+
+class Figures:
+    """The figures of a workdir, by name; each is made when asked for."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        split: str | None = None,
+        images: tuple[int, ...] = (),
+        neighbors_among: int = NEIGHBOR_CANDIDATES,
+    ) -> None:
+        """Load the model in `workdir`.
+
+        Args:
+            split: whose images to use; None takes test, and validation without a test.
+            images: places in the split of those to show; () chooses.
+            neighbors_among: training images to search for neighbors.
+        """
+        self.workdir = workdir
+        self.model = load_trained(workdir)
+        self._split, self._images, self._neighbors_among = split, images, neighbors_among
+
+    @cached_property
+    def split(self) -> str:
+        """The split whose images are used; what was assumed about it is printed on stderr."""
+        pack, split = evaluate.open_split(self.model, self._split)
+        evaluate.print_assumptions(self.model, pack, self._split)
+        return split
+
+    @cached_property
+    def all_predictions(self) -> Predictions:
+        """The predictions for the whole split."""
+        return predict_split(self.model, self.split)
+
+    @cached_property
+    def shown(self) -> Predictions:
+        """The predictions for the images to show."""
+        if self._images:
+            return predict_split(self.model, self.split, index=np.array(self._images))
+        rows = choose_rows(self.all_predictions, correct=4, wrong=4)
+        return self.all_predictions.select(rows)
+
+    def make(self, name: str) -> Figure:
+        """Return the figure of a name, one of NAMES.
+
+        Raises:
+            InputError: something that it needs is missing.
+        """
+        figure = getattr(self, name)()
+        assert isinstance(figure, Figure)
+        return figure
+
+    def kernels(self) -> Figure:
+        """Plot figure 3."""
+        color = measure_specialization(self.model)
+        return plots.plot_kernels(first_conv_kernels(self.model), color.columns, color.text)
+
+    def curves(self) -> Figure:
+        """Plot errors over epochs."""
+        records = read_records(self.workdir)
+        if not records:
+            raise InputError(
+                f"{self.workdir} has no metrics.jsonl: the model was not trained there"
+            )
+        title = f"{self.model.config.data.name}, {self.model.step} steps"
+        return plots.plot_curves(records, title)
+
+    def predictions(self) -> Figure:
+        """Plot figure 4, left."""
+        return self._plot(self.shown, f"Images of the {self.split} split (red: misclassified)")
+
+    def mistakes(self) -> Figure:
+        """Plot the mistakes with the highest confidence."""
+        predictions, split = self.all_predictions, self.split
+        rows = worst_mistakes(predictions, 8)
+        if not len(rows):
+            raise InputError(f"no image of the {split} split is misclassified")
+        wrong, count = np.count_nonzero(~predictions.correct), len(predictions.labels)
+        title = f"The most confident of {wrong} mistakes on {count} images of the {split} split"
+        return self._plot(predictions.select(rows), title)
+
+    def neighbors(self) -> Figure:
+        """Plot figure 4, right."""
+        model, shown = self.model, self.shown
+        pack, _ = evaluate.open_split(model, "train")
+        index = sample_index(pack.splits["train"].count, self._neighbors_among)
+        queries = predict_split(model, shown.split, index=shown.index, features=True)
+        train = predict_split(model, "train", index=index, features=True)
+        assert queries.features is not None
+        assert train.features is not None
+        rows, distances = nearest_neighbors(queries.features, train.features, NUM_NEIGHBORS)
+        found = load_crops(model, "train", index[rows.ravel()])
+        return plots.plot_neighbors(
+            load_crops(model, shown.split, shown.index),
+            shown.labels,
+            found.reshape(*rows.shape, *found.shape[1:]),
+            train.labels[rows],
+            distances,
+            model.class_names,
+            f"Images of the {shown.split} split, and the nearest of {len(index)} training images "
+            "by fc7's activations\n(with distances; red: another class)",
+        )
+
+    def activations(self) -> Figure:
+        """Plot the activations of each layer for the first image."""
+        place = self.shown.index[:1]
+        (image,) = load_crops(self.model, self.shown.split, place)
+        activations = compute_image_activations(self.model, image)
+        layers = layer_activations(self.model.config, activations)
+        name = short_name(self.model.class_names[self.shown.labels[0]])
+        title = f"Image {place[0]} of the {self.shown.split} split: {name}"
+        return plots.plot_activations(image, layers, title)
+
+    def confusion(self) -> Figure:
+        """Plot the confusion matrix."""
+        predictions, names = self.all_predictions, self.model.class_names
+        wrong = 100 * (~predictions.correct).mean()
+        counts = confusion_matrix(predictions.labels, predictions.classes, len(names))
+        count = len(predictions.labels)
+        images = f"{count} images of the {predictions.split} split"
+        title = f"True and predicted class of {images}, {wrong:.2f} % misclassified"
+        return plots.plot_confusion(counts, names, title)
+
+    def _plot(self, predictions: Predictions, title: str) -> Figure:
+        images = load_crops(self.model, predictions.split, predictions.index)
+        labels, probabilities = predictions.labels, predictions.probabilities
+        names = self.model.class_names
+        return plots.plot_predictions(images, labels, probabilities, names, title)
+
+
+def make_figures(
+    figures: Figures, names: Sequence[str], needed: bool, images_needed: bool = False
+) -> Iterator[tuple[str, Figure]]:
+    """Yield some figures with their names, in the order of NAMES.
+
+    Args:
+        needed: raise where one cannot be plotted; otherwise it is left out, with the reason on
+            stderr.
+        images_needed: raise where the images to show cannot be read.
+    """
+
+    def leave_out(which: Sequence[str], error: InputError, needed: bool = needed) -> None:
+        if needed:
+            raise error
+        print(f"left out: {', '.join(which)}: {error}", file=sys.stderr)
+
+    names = [name for name in NAMES if name in names]
+    of_images = [name for name in names if name not in ("kernels", "curves")]
+    if of_images:
+        try:
+            figures.shown  # noqa: B018 - the images are opened once for all that need them
+        except InputError as error:
+            leave_out(of_images, error, needed or images_needed)
+            names = [name for name in names if name not in of_images]
+    for name in names:
+        try:
+            yield name, figures.make(name)
+        except InputError as error:
+            leave_out([name], error)

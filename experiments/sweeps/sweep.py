@@ -1,0 +1,354 @@
+"""Run many trainings as one experiment: start, resume and collect them.
+
+Each training is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started by
+submitit: on this machine, --jobs at a time, or under SLURM with --slurm_partition. Its outcome is
+a row of OUTPUT/NAME.csv. When the same command is given again, finished runs are left alone and
+the others continue from their checkpoints. A run that fails does not stop the others. A run whose
+status.json has "diverged" is not tried again, since it would diverge again. The report on the
+rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
+"""
+
+import csv
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+
+import submitit
+from absl import flags
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from alexnet_jax import command
+from alexnet_jax.config import Config, config_to_json
+from alexnet_jax.errors import InputError
+from alexnet_jax.fields import differences
+from alexnet_jax.files import replace_when_complete, write_atomically
+from alexnet_jax.status import read_status
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        key: identifies the run; its row begins with it.
+        description: what distinguishes the run, in a few words.
+        workdir: its folder.
+        arguments: of `alexnet_jax.main`.
+    """
+
+    key: tuple[Any, ...]
+    description: str
+    workdir: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder and of its row."""
+        return run_name(*self.key)
+
+
+def run_name(*key: Any) -> str:
+    """Return the name of a run, such as tanh-0.01-2."""
+    return "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The settings that all runs of a sweep share.
+
+    Attributes:
+        file: the value of --config, with its variant.
+        overrides: fields set for every run, as on the command line.
+        config: the config that results from both.
+        output: the sweep's folder.
+    """
+
+    file: str
+    overrides: dict[str, Any]
+    config: Config
+    output: Path
+
+    @classmethod
+    def from_flags(cls) -> "Base":
+        """Return the settings given by the flags."""
+        config = command.validated_config()
+        return cls(*command.given_config(), config, Path(flags.FLAGS.output))
+
+    def variant(self, *words: str) -> str:
+        """Return the config file with words appended to its variant."""
+        path, _, before = self.file.partition(":")
+        return ":".join(filter(None, [path, ",".join(filter(None, [before, *words]))]))
+
+    def workdir(self, name: str) -> Path:
+        """Return the folder of a run."""
+        return self.output / "runs" / name
+
+    def make_run(
+        self, key: tuple[Any, ...], description: str, words: Sequence[str], fields: dict[str, Any]
+    ) -> Run:
+        """Return the run with words appended to the variant and fields set over the overrides."""
+        workdir = self.workdir(run_name(*key))
+        overrides = (f"--config.{f}={value}" for f, value in {**self.overrides, **fields}.items())
+        arguments = (f"--config={self.variant(*words)}", f"--workdir={workdir}", *overrides)
+        return Run(key, description, workdir, arguments)
+
+
+class Row(Protocol):
+    """The row of a run: a dataclass of strings and numbers, some of which may be None.
+
+    Attributes:
+        name: the run's name.
+        status: "done", "diverged, …" or "failed, …".
+        seconds: duration of the whole command, None if unknown.
+        outcome: a few words, printed when the run ends.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def status(self) -> str: ...  # noqa: D102
+    @property
+    def seconds(self) -> float | None: ...  # noqa: D102
+    @property
+    def outcome(self) -> str: ...  # noqa: D102
+
+
+R = TypeVar("R", bound=Row)
+
+
+def has_failed(row: Row) -> bool:
+    """Return whether a run has to be tried again."""
+    return row.status.startswith("failed")
+
+
+class Sweep(Generic[R]):
+    """The runs of an experiment and their results."""
+
+    def __init__(
+        self,
+        base: Base,
+        name: str,
+        jobs: int,
+        *,
+        row_type: type[R],
+        plan: Callable[[list[R]], list[Run]],
+        make_row: Callable[[Run, str, float | None], R],
+        make_report: Callable[[list[R]], tuple[str, Figure | None]],
+    ) -> None:
+        """Read the results of earlier commands.
+
+        Args:
+            name: of the sweep's files in `base.output`.
+            jobs: how many runs to run at the same time.
+            row_type: class of the rows.
+            plan: returns all runs wanted, given the rows so far.
+            make_row: returns the row of a run, given its status and its duration in seconds.
+            make_report: returns the Markdown text about the rows, and a figure or None.
+        """
+        self.base, self.name, self.jobs = base, name, jobs
+        self.plan, self.make_row, self.make_report = plan, make_row, make_report
+        self.results = read_rows(self._path("csv"), row_type)
+
+    @property
+    def runs(self) -> list[Run]:
+        """Return the runs wanted, given the results so far."""
+        return self.plan(self.results)
+
+    def main(self) -> int:
+        """List the runs or run them, by the flags; return the exit status, 1 if any has failed."""
+        flag = flags.FLAGS
+        if flag.list:
+            self.print_runs()
+            return 0
+        if flag.dry_run:
+            self.dry_run()
+            return 0
+        record_config(self.base)
+        ended = self.run_waiting(make_executor())
+        for row in ended:
+            print(f"{row.name}: {row.status}", file=sys.stderr)
+        print(self._write_report())
+        return int(any(map(has_failed, ended)))
+
+    def waiting(self) -> list[Run]:
+        """Return the runs that are neither done nor diverged."""
+        ended = {row.name for row in self.results if not has_failed(row)}
+        return [run for run in self.runs if run.name not in ended]
+
+    def estimate(self) -> float | None:
+        """Return the seconds left, by the median of finished runs; None if none has finished."""
+        seconds = [r.seconds for r in self.results if r.seconds and r.status == "done"]
+        if not seconds:
+            return None
+        return statistics.median(seconds) * len(self.waiting()) / self.jobs
+
+    def print_runs(self) -> None:
+        """Print all runs."""
+        for run in self.runs:
+            print(f"{run.name}: {run.description}")
+
+    def dry_run(self) -> None:
+        """Print the commands still to run, and an estimate of their duration."""
+        for run in self.waiting():
+            print(f"python -m alexnet_jax.main {' '.join(run.arguments)}")
+        seconds = self.estimate()
+        remaining = "no run has finished, so the time is not known"
+        if seconds is not None:
+            remaining = f"about {seconds / 60:.0f} minutes, by the median of the finished runs"
+        print(f"{len(self.waiting())} of {len(self.runs)} runs to do: {remaining}", file=sys.stderr)
+
+    def run_waiting(self, executor: submitit.AutoExecutor) -> list[R]:
+        """Start waiting runs and collect those that end; return the rows of all not done.
+
+        On Ctrl-C, interrupt the running ones, which save, and raise KeyboardInterrupt again.
+        """
+        started: set[Run] = set()
+        running: dict[Run, tuple[submitit.Job[str], float]] = {}
+        total = len(self.runs)
+        bar = tqdm(total=total, initial=total - len(self.waiting()), unit="run",
+                   disable=not sys.stderr.isatty())  # fmt: skip
+        try:
+            while (waiting := [run for run in self.waiting() if run not in started]) or running:
+                for run in waiting[: self.jobs - len(running)]:
+                    started.add(run)
+                    running[run] = _start(run, executor), time.monotonic()
+                bar.total = len(self.runs)
+                bar.set_postfix_str(", ".join(run.name for run in running))
+                for run, (job, begin) in [*running.items()]:
+                    if job.done():
+                        del running[run]
+                        self._collect(run, job, time.monotonic() - begin)
+                        bar.update()
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            for job, _ in running.values():
+                job.cancel()
+            for job, _ in running.values():
+                job.wait()
+            raise
+        finally:
+            bar.close()
+        planned = {run.name for run in self.runs}
+        return [row for row in self.results if row.status != "done" and row.name in planned]
+
+    def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
+        status = "done"
+        if job.exception() is not None:
+            ended = read_status(run.workdir)
+            diverged = ended is not None and ended.status == "diverged"
+            status = f"{'diverged' if diverged else 'failed'}, see {job.paths.stderr}"
+        new = self.make_row(run, status, round(seconds, 1))
+        self.results = [row for row in self.results if row.name != new.name]
+        self.results.append(new)
+        write_rows(self._path("csv"), self.results)
+        self._write_report()
+        tqdm.write(f"{run.name}: {new.outcome}, {seconds:.0f} s", file=sys.stderr)
+
+    def _write_report(self) -> str:
+        """Write the report on the rows and its figure; return the text."""
+        text, figure = self.make_report(self.results)
+        write_atomically(self._path("md"), text + "\n")
+        if figure is not None:
+            with replace_when_complete(self._path("png")) as path:
+                figure.savefig(path, dpi=120)
+        return text
+
+    def _path(self, kind: str) -> Path:
+        return self.base.output / f"{self.name}.{kind}"
+
+
+def _start(run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", "alexnet_jax.main", *run.arguments]
+    return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
+
+
+def read_rows(path: Path, row_type: type[R]) -> list[R]:
+    """Return the rows of a CSV file; none if there is no file.
+
+    Raises:
+        InputError: the file has other columns than `row_type` has fields.
+    """
+    if not path.exists():
+        return []
+    types = get_type_hints(row_type)
+
+    def value(name: str, text: str) -> Any:
+        if types[name] == float | None:
+            return float(text) if text else None
+        return types[name](text)
+
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if rows.fieldnames is None or set(rows.fieldnames) != {
+            field.name for field in fields(row_type)
+        }:
+            raise InputError(
+                f"{path} is not a table of this sweep; move it away, or give another --output"
+            )
+        return [row_type(**{name: value(name, text) for name, text in row.items()}) for row in rows]
+
+
+def write_rows(path: Path, rows: list[R]) -> None:
+    """Write rows as a CSV file."""
+    with replace_when_complete(path) as new, new.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(type(rows[0]))])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def record_config(base: Base) -> None:
+    """Write the config shared by all runs to the sweep's folder.
+
+    Raises:
+        InputError: the folder has runs of another config, which would not be comparable; or it
+            cannot be written to.
+    """
+    output = base.output
+    path, new = output / "config.json", config_to_json(base.config)
+    if path.exists():
+        for name, old, new_value in differences(json.loads(path.read_text()), new):
+            raise InputError(
+                f"--output={output} has runs with {name}={old!r}; given is {new_value!r}; expected "
+                "the same config, or another --output"
+            )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(new, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"--output={output} cannot be written to: {error.strerror}") from None
+
+
+def define_flags() -> None:
+    """Define the flags of every sweep."""
+    flags.DEFINE_string("output", None, "Folder of the sweep.", required=True)
+    flags.DEFINE_bool("list", False, "List the runs and exit.")
+    flags.DEFINE_bool(
+        "dry_run", False, "List the commands still to run, with the estimated time, and exit."
+    )
+    flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
+    flags.DEFINE_integer("timeout_min", 60 * 24, "Minutes that a run may take.", lower_bound=1)
+    flags.DEFINE_string("slurm_partition", None, "Run under SLURM, in this partition.")
+    flags.DEFINE_integer("cpus", 8, "CPUs of a run, under SLURM.", lower_bound=1)
+    flags.DEFINE_integer("gpus", 1, "GPUs of a run, under SLURM.", lower_bound=0)
+
+
+def make_executor() -> submitit.AutoExecutor:
+    """Return the executor chosen by the flags."""
+    flag = flags.FLAGS
+    cluster = "slurm" if flag.slurm_partition else "local"
+    executor = submitit.AutoExecutor(folder=Path(flag.output) / "logs", cluster=cluster)
+    executor.update_parameters(timeout_min=flag.timeout_min, cpus_per_task=flag.cpus)
+    if flag.slurm_partition:
+        executor.update_parameters(slurm_partition=flag.slurm_partition, gpus_per_node=flag.gpus)
+    return executor

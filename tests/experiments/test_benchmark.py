@@ -1,0 +1,55 @@
+"""The time to the first step is taken from the run's records."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmark import sample_benchmarks
+
+RECORDS = """
+import sys, time
+path = sys.argv[1] + "/metrics.jsonl"
+print("step 1/2 is near", flush=True)
+open(path, "w").write('{"split": "validation"}\\n')
+time.sleep(0.3)
+open(path, "a").write('{"split": "train"')
+time.sleep(0.3)
+open(path, "a").write('}\\n')
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A program in place of the sample command."""
+
+    @contextmanager
+    def run(*_: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+        with subprocess.Popen(
+            [sys.executable, "-c", request.param, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            yield process, tmp_path
+
+    monkeypatch.setattr(sample_benchmarks, "_sample_run", run)
+
+
+@pytest.mark.usefixtures("replaced")
+@pytest.mark.parametrize("replaced", [RECORDS], indirect=True)
+def test_the_first_step_is_the_first_training_record() -> None:
+    """Catches: a time taken from what the run prints, from a record of another split, or from
+    half a line; a wait for the run's end."""
+    assert 0.6 < sample_benchmarks._time_first_step("cache") < 30
+
+
+@pytest.mark.usefixtures("replaced")
+@pytest.mark.parametrize("replaced", ["print('no room')"], indirect=True)
+def test_a_run_without_a_step_is_an_error() -> None:
+    """Catches: a time for a run that failed; its output lost; a wait that does not end."""
+    with pytest.raises(RuntimeError, match="before its first step:\nno room"):
+        sample_benchmarks._time_first_step("cache")

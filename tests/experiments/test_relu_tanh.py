@@ -1,0 +1,223 @@
+"""Figure 1: when a curve comes to the threshold, which rate is taken, and what is run."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import processes
+from helpers.image_sets import write_idx_set
+
+from alexnet_jax.config import validated
+from alexnet_jax.errors import InputError
+from alexnet_jax.writers import Record
+from configs.alexnet import get_config
+from experiments import relu_tanh
+from experiments.relu_tanh import Result
+from experiments.sweeps import sweep
+from experiments.sweeps.sweep import Base
+
+
+def records(errors: list[float], every: float = 0.25) -> list[Record]:
+    """Return training records `every` epochs apart, with one of validation to be ignored."""
+    found = [
+        Record(split="train", epoch=every * n, top1_error=error)
+        for n, error in enumerate(errors, start=1)
+    ]
+    found.insert(2, Record(split="validation", epoch=0.5, top1_error=0.0))
+    return found
+
+
+def crossing(errors: list[float], threshold: float) -> float | None:
+    return relu_tanh.find_crossing(threshold, *relu_tanh.compute_training_error(records(errors)))
+
+
+def test_the_training_error_is_that_of_an_epoch() -> None:
+    """Catches a window that lags behind, one that is not an epoch wide, and records that are
+    averaged whatever they cover."""
+    epochs, errors = relu_tanh.compute_training_error(records(4 * [0.8] + 4 * [0.4]))
+    assert epochs.tolist() == [0.5, 0.75, 1.0, 1.25, 1.5]
+    np.testing.assert_allclose(errors, [0.8, 0.7, 0.6, 0.5, 0.4])
+    uneven = records([0.8, 0.8, 0.2, 0.2])
+    for record, epoch in zip([r for r in uneven if r["split"] == "train"], (0.4, 0.5, 0.6, 1.1),
+                             strict=True):  # fmt: skip
+        record["epoch"] = epoch
+    epochs, errors = relu_tanh.compute_training_error(uneven)
+    assert epochs.tolist() == [0.5, 0.6]
+    np.testing.assert_allclose(errors, [0.5, 0.44])  # (0.5 · 0.8 + 0.5 · 0.2), (0.4 · 0.8 + …)
+
+
+def test_epochs_to_a_threshold() -> None:
+    """Catches the point after the crossing for the crossing, the last one for the first, and a
+    number for a curve that is never there."""
+    falling = 4 * [0.8] + 4 * [0.4]
+    assert crossing(falling, 0.55) == pytest.approx(1.125)
+    assert crossing(falling, 0.5) == pytest.approx(1.25)
+    assert crossing([*falling, *4 * [0.8]], 0.55) == pytest.approx(1.125)  # and up again
+    assert crossing(falling, 0.3) is None
+    assert crossing(falling, 0.9) == 0.5
+    assert crossing([0.5, 0.5], 0.9) is None  # half an epoch has no such error
+
+
+def test_a_lucky_batch_is_no_crossing() -> None:
+    """Catches the error of a few steps taken for that of the training images."""
+    noisy = [0.3, 0.1, 0.3, 0.1] * 3  # 0.2 over every epoch
+    assert crossing(noisy, 0.15) is None
+    assert crossing(noisy, 0.21) == 0.5
+
+
+def row(units: str, rate: float, epochs: float | None, seed: int = 0, **more: Any) -> Result:
+    return Result(units, rate, seed, **{"status": "done", "threshold": 0.1, "epochs": epochs,
+                                        "last_error": 0.05, "seconds": 9.0, **more})  # fmt: skip
+
+
+def grid() -> list[Result]:
+    """ReLU is fastest in the midst of the rates; tanh at the lowest."""
+    return [
+        *(row("relu", 0.01, 6.0), row("relu", 0.05, 2.0)),
+        row("relu", 0.2, None, status="diverged, see x"),
+        *(row("tanh", 0.01, 4.0), row("tanh", 0.05, 5.0), row("tanh", 0.2, None, last_error=0.5)),
+    ]
+
+
+RATES = (0.01, 0.05, 0.2)
+
+
+def test_the_fastest_rate() -> None:
+    """Catches the slowest rate, one that never came to the threshold, and a choice by the seeds
+    that only the chosen rate is run with."""
+    results = [*grid(), row("relu", 0.05, 9.0, seed=1), row("tanh", 0.05, 1.0, seed=1)]
+    assert relu_tanh.fastest_rate(results, "relu") == 0.05
+    assert relu_tanh.fastest_rate(results, "tanh") == 0.01
+    assert relu_tanh.fastest_rate([row("relu", 0.01, None)], "relu") is None
+
+
+def test_a_best_rate_at_the_edge_is_reported() -> None:
+    """Catches a best rate with nothing tried beyond it, and a warning where there was: a rate
+    that diverged was tried, one that failed was not."""
+    assert relu_tanh.warn_if_at_edge(grid(), "relu") == ""
+    warning = relu_tanh.warn_if_at_edge(grid(), "tanh")
+    assert warning.endswith("0.01, is the lowest tried: add lower ones")
+    failed = [replace(r, status="failed, see x") if r.rate == 0.2 else r for r in grid()]
+    assert "the highest" in relu_tanh.warn_if_at_edge(failed, "relu")
+
+
+def base(**overrides: Any) -> Base:
+    config = validated(get_config("sample"))
+    return Base("configs/alexnet.py:sample", overrides, config, Path("out"))
+
+
+def test_the_grid_is_run_with_one_seed() -> None:
+    """Catches units, a rate or a means against overfitting that does not reach its run."""
+    plain = relu_tanh.without_regularization(base(epochs=7, log_every=5))
+    relu, tanh, *_ = runs = relu_tanh.plan_runs(plain, [0.01, 0.2], 3, [])
+    assert [run.name for run in runs] == ["relu-0.01-0", "tanh-0.01-0", "relu-0.2-0", "tanh-0.2-0"]
+    assert relu.arguments[:2] == (
+        "--config=configs/alexnet.py:sample,four_layers,no_lrn,no_crops",
+        "--workdir=out/runs/relu-0.01-0",
+    )
+    assert tanh.arguments[0].endswith(",four_layers,no_lrn,no_crops,tanh")
+    for run in runs:
+        assert {
+            *(
+                "--config.optimizer.weight_decay=0.0",
+                "--config.data.lighting=none",
+                "--config.data.crop=28",
+            ),
+            *("--config.schedule.drop_epochs=()", "--config.epochs=7", "--config.log_every=5"),
+            *("--config.seed=0", f"--config.learning_rate={run.name.split('-')[1]}"),
+        } <= {*run.arguments}
+
+
+def test_the_other_seeds_are_for_the_fastest_rate() -> None:
+    """Catches seeds run before the choice is made, the first seed run twice, and one rate taken
+    for both units."""
+
+    def others(results: list[Result], rates: tuple[float, ...], seeds: int) -> list[str]:
+        names = [run.name for run in relu_tanh.plan_runs(base(), rates, seeds, results)]
+        return names[len(rates) * 2 :]
+
+    assert others(grid(), RATES, 3) == [
+        *("relu-0.05-1", "relu-0.05-2"),
+        *("tanh-0.01-1", "tanh-0.01-2"),
+    ]
+    failed = [replace(r, status="failed, see x") if r.name == "relu-0.01-0" else r for r in grid()]
+    assert others(failed, RATES, 2) == ["tanh-0.01-1"]
+    assert others(grid(), (*RATES, 0.5), 2) == []
+
+
+def test_the_table_and_what_it_says() -> None:
+    """Catches a ratio upside down or of first seeds only, a diverged rate left out, and a mean of
+    some seeds that is given as that of all."""
+    results = [*grid(), row("relu", 0.05, 3.0, seed=1), row("relu", 0.05, None, seed=2)]
+    _, _, *lines = relu_tanh.format_results(results, 0.1).splitlines()
+    assert lines == [
+        "| 0.01 | 6.0 | **4.0** |",
+        "| 0.05 | **2.5** (2 of 3 seeds, 2.0 to 3.0) | 5.0 |",
+        "| 0.2 | diverged | not reached |",
+    ]
+    findings = relu_tanh.summarize_results(results, 0.1)
+    assert findings[:2] == [
+        "ReLU reaches 10 % training error after 2.5 epochs, at learning rate 0.05 "
+        "(2 of 3 seeds, 2.0 to 3.0).",
+        "tanh reaches 10 % training error after 4.0 epochs, at learning rate 0.01.",
+    ]
+    assert findings[2].startswith("tanh needs 1.6 times the epochs of ReLU")
+    assert len(findings) == 4  # tanh's edge
+    assert (
+        "does not reach 10 % training error at any rate" in relu_tanh.summarize_results([], 0.1)[0]
+    )
+
+
+@pytest.mark.parametrize("given", [[], ["0.1", "fast"], ["0"], ["-1"], ["nan"], ["inf"]])
+def test_wrong_rates(given: list[str]) -> None:
+    """Catches a rate that only its run would refuse."""
+    with pytest.raises(InputError, match=r"--rates=.*; expected numbers above 0"):
+        relu_tanh.parse_rates(given)
+    assert relu_tanh.parse_rates(["0.1", "0.02", "0.10"]) == [0.1, 0.02]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("configs/alexnet.py:sample,tanh", "names the model four_layers after tanh"),
+        ("configs/bvlc_alexnet.py", "unknown variant"),
+    ],
+)
+def test_a_config_without_the_model(file: str, message: str) -> None:
+    """Catches ten runs that are started in order to fail."""
+    with pytest.raises(InputError, match=f"--config={file} does not make the model.*{message}"):
+        relu_tanh.check_model(replace(base(), file=file))
+    relu_tanh.check_model(base())
+
+
+def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
+    """Catches a divergence that is not told from a failure, and a second start that repeats what
+    is done. A rate that no float32 holds diverges at once."""
+    write_idx_set(tmp_path / "data", train=60, test=10)
+    arguments = [
+        *("--config=configs/alexnet.py:sample", f"--output={tmp_path / 'out'}", "--jobs=2"),
+        *("--config.data.name=idx", f"--config.data.dir={tmp_path / 'data'}"),
+        *("--config.batch_size=8", "--config.max_steps=20", "--config.log_every=2"),
+        *("--rates=0.01,1e39", "--threshold=1", "--seeds=1"),
+    ]
+    first = processes.run("relu_tanh", *arguments, package="experiments")
+    rows = sweep.read_rows(tmp_path / "out" / "relu_tanh.csv", Result)
+    logs = {*(tmp_path / "out" / "logs").iterdir()}
+    again = processes.run("relu_tanh", *arguments, package="experiments")
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr
+    assert {row.name: row.status.split(",")[0] for row in rows} == {
+        "relu-0.01-0": "done",
+        "tanh-0.01-0": "done",
+        "relu-1e+39-0": "diverged",
+        "tanh-1e+39-0": "diverged",
+    }
+    assert all(row.epochs == pytest.approx(0.5, abs=0.3) for row in rows if row.status == "done")
+    assert "| 1e+39 | diverged | diverged |" in first.stdout
+    assert "ReLU's fastest rate, 0.01, is the lowest tried" in first.stdout
+    assert again.stdout == first.stdout
+    assert "-0.01-0" not in again.stderr
+    assert "tanh-1e+39-0: diverged, see " in again.stderr
+    assert {*(tmp_path / "out" / "logs").iterdir()} == logs
+    assert (tmp_path / "out" / "relu_tanh.png").stat().st_size > 1000

@@ -1,0 +1,186 @@
+"""What all sweeps share: their table, their folder, their flags."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from helpers import processes
+
+from alexnet_jax.config import Config
+from alexnet_jax.errors import InputError
+from alexnet_jax.status import Status, write_status
+from configs.alexnet import get_config
+from experiments.sweeps import sweep
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    seed: int
+    status: str
+    error: float | None = None
+    seconds: float | None = None
+
+    @property
+    def outcome(self) -> str:
+        return self.status
+
+
+def make(
+    output: Path, names: list[str], jobs: int = 1, at_once: int | None = None
+) -> sweep.Sweep[Row]:
+    """Return a sweep of `at_once` runs (None is all), and one more for each that has ended."""
+    base = sweep.Base("tiny.py", {}, Config(), output)
+    runs = [base.make_run((name,), "", (), {}) for name in names]
+    return sweep.Sweep(
+        *(base, "rows", jobs),
+        row_type=Row,
+        plan=lambda rows: runs if at_once is None else runs[: at_once + len(rows)],
+        make_row=lambda run, status, seconds: Row(run.name, 0, status, seconds=seconds),
+        make_report=lambda rows: (f"{len(rows)} rows", None),
+    )
+
+
+class Job:
+    """A job of submitit that has ended."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error, self.paths = error, SimpleNamespace(stderr="its.log")
+
+    def done(self) -> bool:
+        return True
+
+    def exception(self) -> Exception | None:
+        return self.error
+
+
+class Executor:
+    """Ends every job at once, those of these workdirs with an error that leaves a status."""
+
+    def __init__(self, errors: dict[str, Status | None]) -> None:
+        self.errors = errors
+        self.started: list[str] = []
+
+    def submit(self, function: Any) -> Job:
+        word = next(word for word in function.command if word.startswith("--workdir="))
+        workdir = Path(word.removeprefix("--workdir="))
+        self.started.append(name := workdir.name)
+        if name not in self.errors:
+            return Job(None)
+        if status := self.errors[name]:
+            write_status(workdir, status)
+        return Job(OSError("it is not finite at step 7"))
+
+
+def test_what_failed_is_tried_again_and_nothing_else(tmp_path: Path) -> None:
+    """Catches a sweep that ends at the first failure, starts again what is done or what would
+    diverge again, leaves out what failed, or goes by the words of a message."""
+    first = Executor({"b": "failed", "c": "diverged", "d": None})
+    ended = make(tmp_path, ["a", "b", "c", "d"]).run_waiting(cast(Any, first))
+    assert [(row.name, row.status) for row in ended] == [
+        ("b", "failed, see its.log"),
+        ("c", "diverged, see its.log"),
+        ("d", "failed, see its.log"),
+    ]
+    assert first.started == ["a", "b", "c", "d"]
+    second = Executor({})
+    ended = make(tmp_path, ["a", "b", "c", "d"]).run_waiting(cast(Any, second))
+    assert second.started == ["b", "d"]
+    assert [row.name for row in ended] == ["c"]
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_what_the_rows_call_for_is_run_too(tmp_path: Path, jobs: int) -> None:
+    """Catches a plan that is made before there are rows, and a run that is started twice."""
+    executor = Executor({"b": "failed"})
+    make(tmp_path, ["a", "b", "c", "d"], jobs, at_once=2).run_waiting(cast(Any, executor))
+    assert executor.started == ["a", "b", "c", "d"]
+
+
+def test_the_end_says_what_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a divergence that is passed over, or that is a failure to the shell, and a report
+    that is not written or not printed where nothing is left to run."""
+    monkeypatch.setattr(sweep.flags, "FLAGS", SimpleNamespace(list=False, dry_run=False))
+    for errors, status, message in [
+        ({"b": "failed", "c": "diverged"}, 1, "b: failed, see its.log\nc: diverged, "),
+        ({}, 0, "\nc: diverged, see its.log\n"),
+        ({}, 0, "c: diverged, see its.log\n"),
+    ]:
+        monkeypatch.setattr(sweep, "make_executor", lambda errors=errors: Executor(errors))
+        assert make(tmp_path, ["a", "b", "c"]).main() == status
+        out, err = capsys.readouterr()
+        assert out == "3 rows\n" == (tmp_path / "rows.md").read_text()
+        assert message in err
+    assert make(tmp_path / "nothing", []).main() == 0
+    assert capsys.readouterr().out == "0 rows\n"
+
+
+def test_a_table_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    """Catches what is done forgotten because the writing of one more row was cut off."""
+    rows = [Row("a", 0, "done"), Row("b", 0, "done")]
+    sweep.write_rows(tmp_path / "rows.csv", rows)
+    with pytest.raises(TypeError):
+        sweep.write_rows(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
+    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    """Catches a number read as a word, and an empty field as 0 or as "None"."""
+    rows = [Row("base-0", 0, "done", 0.1, 5.0), Row("tanh-1", 1, "failed, see x,y")]
+    sweep.write_rows(tmp_path / "rows.csv", rows)
+    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
+    assert sweep.read_rows(tmp_path / "none.csv", Row) == []
+
+
+def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
+    """Catches a run that failed at once counted as a short one, or as done."""
+    sweep.write_rows(
+        tmp_path / "rows.csv",
+        [Row("a", 0, "done", seconds=100.0), Row("b", 0, "failed, see x", seconds=2.0)],
+    )
+    partly_done = make(tmp_path, ["a", "b", "c", "d"], jobs=2)
+    assert [run.name for run in partly_done.waiting()] == ["b", "c", "d"]
+    assert partly_done.estimate() == 150.0
+    assert make(tmp_path / "new", ["a"]).estimate() is None
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "expected"),
+    [
+        ("a.py:sample", ("tanh",), "a.py:sample,tanh"),
+        ("a.py", ("four", "tanh"), "a.py:four,tanh"),
+        ("a.py:sample", (), "a.py:sample"),
+        ("a.py", (), "a.py"),
+    ],
+)
+def test_words_go_after_the_variant(file: str, words: tuple[str, ...], expected: str) -> None:
+    """Catches a comma or a colon too many, which no config knows."""
+    assert sweep.Base(file, {}, Config(), Path("out")).variant(*words) == expected
+
+
+def test_another_config_is_refused(tmp_path: Path) -> None:
+    """Catches runs of one schedule taken for finished ones of another."""
+    config = get_config("sample")
+    base = sweep.Base("configs/alexnet.py:sample", {}, config, tmp_path)
+    sweep.record_config(base)
+    sweep.record_config(base)
+    config.epochs = 7
+    with pytest.raises(InputError, match="has runs with epochs=16; given is 7"):
+        sweep.record_config(base)
+
+
+def test_help_lists_the_shared_flags() -> None:
+    """Catches flags of this module that --help passes over."""
+    output = processes.run("ablations", "--help", package="experiments").stdout
+    for flag in ("--config", "--seeds", "--jobs", "--slurm_partition", "--[no]dry_run"):
+        assert flag in output
+    assert "--verbosity" not in output

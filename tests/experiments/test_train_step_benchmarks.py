@@ -1,0 +1,118 @@
+"""The benchmarks of the training step run, small; what they measure is not asserted."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from helpers import processes
+
+from alexnet_jax.config import Config, sequential_model, with_changes
+from alexnet_jax.layers.lrn import within_channel_lrn
+from alexnet_jax.models.ops import LRN, Dropout, MaxPool, ReLU, Tanh, WithinChannelLRN
+from alexnet_jax.models.registry import abstract_variables
+from configs import alexnet, one_weird_trick, source2012
+from experiments.benchmark import memory, synthetic_step, train_step_benchmarks
+from experiments.benchmark.cases import CASES, SCALING, format_result, result_names, run_cases
+from experiments.benchmark.torch_reference import TorchWithinChannelLRN, make_torch_model
+
+
+def test_the_step_beside_pytorch() -> None:
+    """Catches a reference that no longer fits the config, and a result that lacks a number.
+
+    In a process of its own: PyTorch's compiler does not bear all the libraries of the tests.
+    """
+    ran = processes.run(
+        *("benchmark", "--only=sample_train_step/torch_eager", "--repeats=1", "--json"),
+        package="experiments",
+    )
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["reference"].startswith("eager, ")
+    assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
+    assert "images/s" in format_result(result)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(alexnet.get_config(f"sample{words}") for words in ("", ",no_communication,tanh")),
+        alexnet.get_config("sample,one_column,no_overlap"),
+        source2012.get_config("sample"),
+        one_weird_trick.get_config(),
+    ],
+    ids=["columns", "columns apart", "one column", "2012", "pools rounded down"],
+)
+def test_the_reference_is_the_model_of_the_config(config: Config) -> None:
+    """Catches a reference that lacks an op, connects separate groups, or pools to another size:
+    each changes its parameters, its layers or the shape of its output."""
+    config = with_changes(config, {"model.num_classes": 10})
+    ops = sequential_model(config).ops.values()
+    reference = make_torch_model(config).eval()
+    ours = jax.tree.leaves(abstract_variables(config)["params"])
+    assert sum(p.numel() for p in reference.parameters()) == sum(leaf.size for leaf in ours)
+    images = torch.ones(2, config.model.channels, config.data.crop, config.data.crop)
+    assert reference(images).shape == (2, 10)
+    for op, layer in (
+        *((ReLU, torch.nn.ReLU), (Tanh, torch.nn.Tanh), (LRN, torch.nn.LocalResponseNorm)),
+        *((MaxPool, torch.nn.MaxPool2d), (Dropout, torch.nn.Dropout)),
+        (WithinChannelLRN, TorchWithinChannelLRN),
+    ):
+        wanted = sum(isinstance(one, op) for one in ops)
+        assert sum(isinstance(one, layer) for one in reference) == wanted, op
+
+
+def test_within_channel_lrn_of_the_reference() -> None:
+    """Catches an alpha that is divided once too often, and means over what lies outside."""
+    x = np.random.default_rng(0).normal(0, 30, (2, 7, 6, 3)).astype(np.float32)
+    op = WithinChannelLRN(size=3)
+    ours = within_channel_lrn(jnp.asarray(x), op.size, op.k, op.coefficient(), op.beta)
+    reference = TorchWithinChannelLRN(op)(torch.from_numpy(x).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(reference.permute(0, 2, 3, 1).numpy(), ours, rtol=1e-5)
+
+
+def test_names_are_those_of_kinds() -> None:
+    """Catches two results of one name, and a kind of reference that no name ends with."""
+    known = result_names(CASES)
+    assert len(set(known)) == len(known)
+    assert {"train_step/torch_eager", "train_step/torch_compile"} <= set(known)
+
+
+def test_peak_is_of_the_call() -> None:
+    """Catches a peak from before the call, and one that misses what the call freed again."""
+    before = np.ones(2**25)  # 256 MiB, freed before
+    del before
+    held, after, peak = memory.peak_during(lambda: np.ones(2**24).sum())  # 128 MiB
+    assert peak - held == pytest.approx(128, abs=64)
+    assert after - held < 64
+
+
+def test_restored_arrays_are_all_of_them(tmp_path, monkeypatch) -> None:
+    """Catches a checkpoint without the optimizer state, whose reading would look cheap."""
+    monkeypatch.setattr(train_step_benchmarks, "paper_config", train_step_benchmarks.sample_config)
+    size = train_step_benchmarks._save(str(tmp_path))
+    params = jax.tree.leaves(abstract_variables(train_step_benchmarks.sample_config())["params"])
+    assert size * 2**20 == 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in params)
+    trees = train_step_benchmarks._read(str(tmp_path))
+    assert size * 2**20 == sum(array.nbytes for array in jax.tree.leaves(trees))
+    _, kept = train_step_benchmarks._measure_read(str(tmp_path))
+    assert kept > 0
+
+
+def test_scaling_of_a_step(monkeypatch) -> None:
+    """Catches steps of another batch size than reported, and a result that has no scaling plot."""
+    monkeypatch.setattr(train_step_benchmarks, "paper_config", train_step_benchmarks.sample_config)
+    monkeypatch.setattr(train_step_benchmarks, "BATCHES", (8, 16))
+    seen = []
+
+    class Seen(synthetic_step.SyntheticTrainStep):
+        def __init__(self, config: Config) -> None:
+            seen.append(config.batch_size)
+            super().__init__(config)
+
+    monkeypatch.setattr(synthetic_step, "SyntheticTrainStep", Seen)
+    (result,) = run_cases(CASES, ["train_step_scaling"], repeats=1)
+    assert seen == [size for size, _ in result["points"]] == [8, 16]
+    assert result["name"] in SCALING

@@ -1,0 +1,116 @@
+"""Parameters in numbers and figures, and their norms over a run."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.image_sets import write_idx_set
+from helpers.in_process import train_here
+from helpers.tiny_model import tiny_config
+
+from alexnet_jax.models.registry import init_variables
+from alexnet_jax.trained import load_trained
+from alexnet_jax.writers import append_record
+from experiments.figures import weights
+
+STEPS = (2, 4, 6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of a run that kept every checkpoint, and one that began with its weights."""
+    path = tmp_path_factory.mktemp("parameters")
+    write_idx_set(path / "data", train=60, test=20)
+    fields = dict(max_steps=STEPS[-1], checkpoint_every=2, keep_checkpoints=9)
+    assert train_here(tiny_config(path / "data", **fields), path / "run") == 0
+    later = tiny_config(path / "data", init_from=str(path / "run"))
+    assert train_here(later, path / "later") == 0
+    return path
+
+
+def test_numbers_of_an_array() -> None:
+    """Catches a norm of the mean, a standard deviation over n - 1, layers in the order of text,
+    biases before kernels or left out of the sum, arrays deeper in the tree lost, and float32 where
+    a large mean hides the spread."""
+    params = {
+        "conv10": {"kernel": np.full((2, 3), 2.0, np.float32), "bias": np.zeros(2, np.float32)},
+        "conv2": {"kernel": np.array([4096, 4096.5] * 8, "f4"), "bias": np.array([3, 4], "f4")},
+        "block11": {"conv1": {"kernel": np.ones(3, "f4")}},
+    }
+    layers = ["conv2", "relu2", "conv10", "block11"]
+    rows = {row.path: row for row in weights.summarize_parameters(params, layers)}
+    assert [*rows] == [
+        *("conv2/kernel", "conv2/bias", "conv10/kernel", "conv10/bias"),
+        "block11/conv1/kernel",
+    ]
+    assert rows["conv2/kernel"].mean == 4096.25
+    assert rows["conv2/kernel"].std == 0.25
+    assert rows["conv2/bias"].norm == 5
+    assert rows["conv10/kernel"].shape == (2, 3)
+    text = weights.format_parameters(params, layers)
+    assert text.splitlines()[-1] == "| all | | 29 | | | |"
+    assert "| conv10/kernel | 2 × 3 | 6 | +2.0000 | 0.0000 | 4.90 |" in text
+
+
+def test_norms_from_the_start_to_the_end(folder: Path) -> None:
+    """Catches checkpoints left out or mixed up, and a start that is not where the run began."""
+    model = load_trained(folder / "run")
+    found = weights.load_norm_history(folder / "run")
+    assert found.steps == [0, *STEPS]
+    ends = {0: init_variables(model.config)["params"], -1: model.params}
+    layers = weights.layer_order(model.config)
+    for at, params in ends.items():
+        for name, array in weights.ordered_arrays(params, layers).items():
+            expected = np.sqrt(np.sum(np.square(array, dtype=np.float64)))
+            np.testing.assert_allclose(found.norms[name][at], expected, rtol=1e-12)
+    assert len(set(found.norms["conv1/kernel"])) == 4
+    left, right = weights.plot_norms(found).axes
+    for line, name in zip(left.lines[:4], ("conv1", "conv2", "fc6", "fc8"), strict=True):
+        assert line.get_label() == name
+        np.testing.assert_array_equal(line.get_ydata(), found.norms[f"{name}/kernel"])
+        np.testing.assert_array_equal(line.get_xdata(), found.steps)
+    assert [np.asarray(line.get_ydata())[0] for line in right.lines[:4]] == [1.0] * 4
+
+
+def test_where_the_rate_was_divided(tmp_path: Path, folder: Path) -> None:
+    """Catches marks at every record, at the first one, or one record too early."""
+    workdir = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    (workdir / "metrics.jsonl").unlink()
+    for step, split, rate in ((1, "train", 0.1), (3, "train", 0.1), (5, "train", 0.01)):
+        append_record(workdir, dict(step=step, split=split, learning_rate=rate))
+    append_record(workdir, dict(step=6, split="validation"))
+    assert weights.load_norm_history(workdir).drops == [5]
+
+
+def test_a_start_that_is_not_known(folder: Path) -> None:
+    """Catches random numbers shown as the start of a model that began with another's weights."""
+    assert weights.initial_params(load_trained(folder / "later")) is None
+    assert weights.load_norm_history(folder / "later").steps == [3]
+
+
+@pytest.mark.parametrize(("name", "start"), [("run", ["initial"]), ("later", [])])
+def test_histograms_of_every_layer_and_column(folder: Path, name: str, start: list[str]) -> None:
+    """Catches a layer or a column left out, and columns that are shown as one."""
+    model = load_trained(folder / name)
+    figure = weights.plot_histograms(model)
+    drawn = [axis for axis in figure.axes if axis.get_title()]
+    assert [axis.get_title() for axis in drawn] == ["conv1", "conv2", "fc6", "fc8"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*start, "column 0", "column 1"]
+    shapes = [patch for patch in drawn[1].patches if not patch.get_fill()]
+    outlines = [np.asarray(shape.get_path().vertices) for shape in shapes]
+    assert len(outlines) == 2
+    assert not np.array_equal(outlines[0], outlines[1])
+
+
+def test_histograms_of_a_model_of_one_column(folder: Path) -> None:
+    """Catches rows of a kernel without a column axis that are shown as its columns."""
+    config = tiny_config(folder / "data", **{"model.num_columns": 1, "model.num_classes": 5})
+    model = dataclasses.replace(
+        load_trained(folder / "run"), config=config, variables=init_variables(config)
+    )
+    figure = weights.plot_histograms(model)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["initial", "column 0"]

@@ -1,0 +1,37 @@
+"""Read what a run has written so far."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax import sharding
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.train_step import abstract_state
+from alexnet_jax.workdir import read_config
+
+
+def newest_state(workdir: Path) -> tuple[int, Any]:
+    """Return the step and the whole state of a run's newest checkpoint."""
+    state = abstract_state(read_config(workdir), sharding.make_data_mesh(1))
+    train_state = {"step": state.step, "opt_state": state.opt_state}
+    if state.schedule_state is not None:
+        train_state["schedule_state"] = state.schedule_state
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.steps()[-1]
+        found = (
+            checkpoints.variables(step, {"params": state.params}),
+            checkpoints.train_state(step, train_state),
+        )
+    return step, jax.tree.map(np.asarray, found)
+
+
+def last_recorded_step(workdir: Path) -> int:
+    """Return the step of the last record in metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return json.loads(complete[-1])["step"] if complete else 0

@@ -1,0 +1,45 @@
+"""A loss that stays at ln(classes) is reported once, and no other is."""
+
+import math
+
+import pytest
+
+from alexnet_jax.diagnostics import ConstantLossDetector
+
+UNIFORM = math.log(10)
+
+
+def test_constant_loss_warns_once_after_its_patience() -> None:
+    """Catches: a warning at once, or every time; patience in records instead of steps."""
+    detector = ConstantLossDetector(10, steps_per_epoch=20)  # patient for 100 steps
+    warnings = {step: detector.observe(step, UNIFORM * 1.005) for step in range(10, 400, 10)}
+    assert [step for step, text in warnings.items() if text] == [110]
+    assert "since step 10" in (warnings[110] or "")
+    assert "2.303" in (warnings[110] or "")
+
+
+def test_constant_loss_starts_again_when_the_loss_leaves() -> None:
+    """Catches: counting the steps at ln(classes) before a departure from it."""
+    detector = ConstantLossDetector(10, steps_per_epoch=20)
+    for step in range(0, 100, 10):
+        assert detector.observe(step, UNIFORM) is None
+    assert detector.observe(100, UNIFORM * 1.02) is None
+    warnings = {step: detector.observe(step, UNIFORM) for step in range(110, 300, 10)}
+    assert [step for step, text in warnings.items() if text] == [210]
+
+
+@pytest.mark.parametrize("start", [UNIFORM, 15.0, 2.5])
+def test_constant_loss_is_silent_while_a_run_learns(start: float) -> None:
+    """Catches: a tolerance so wide, or a patience so short, that slow starts are suspected."""
+    detector = ConstantLossDetector(10, steps_per_epoch=100)  # patient for 500 steps
+    losses = (1.0 + (start - 1.0) * math.exp(-step / 5000) for step in range(0, 20000, 50))
+    assert not any(detector.observe(50 * number, loss) for number, loss in enumerate(losses))
+
+
+def test_patience_is_at_most_2000_steps() -> None:
+    """Catches: five epochs of ImageNet, 50,000 steps, before a word."""
+    detector = ConstantLossDetector(1000, steps_per_epoch=10000)
+    uniform = math.log(1000)
+    assert detector.observe(0, uniform) is None
+    assert detector.observe(1999, uniform) is None
+    assert detector.observe(2000, uniform)

@@ -1,0 +1,161 @@
+"""Ten steps of training, ours and PyTorch's, from the same weights on the same images."""
+
+import gzip
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.torch_reference import (
+    TorchReference,
+    make_one_column,
+    random_params,
+    small_config,
+    torch_weights,
+)
+
+from alexnet_jax import sharding
+from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.data.batch import Batch
+from alexnet_jax.data.sources import SAMPLE_DIRECTORY
+from alexnet_jax.inputs import mean_of
+from alexnet_jax.models.ops import Dropout
+from alexnet_jax.train_step import make_state, make_train_step
+
+STEPS, IMAGES = 10, 40  # two epochs of five batches
+
+
+def sample() -> tuple[np.ndarray, np.ndarray]:
+    """The first images and labels of the embedded data, straight from their IDX files."""
+    with gzip.open(SAMPLE_DIRECTORY / "train-images-idx3-ubyte.gz") as file:
+        pixels = np.frombuffer(file.read(16 + IMAGES * 28 * 28)[16:], np.uint8)
+    with gzip.open(SAMPLE_DIRECTORY / "train-labels-idx1-ubyte.gz") as file:
+        labels = np.frombuffer(file.read(8 + IMAGES)[8:], np.uint8)
+    return pixels.reshape(IMAGES, 28, 28, 1), labels.astype(np.int32)
+
+
+def draws(rng: np.random.Generator, step: int) -> dict[str, np.ndarray]:
+    """What chance decides for a batch, with large shifts of light."""
+    return {
+        "index": np.arange(8 * step, 8 * step + 8) % IMAGES,
+        "offset": rng.integers(0, 5, (8, 2)).astype(np.int32),
+        "flip": rng.integers(0, 2, 8).astype(bool),
+        "shift": rng.normal(0, 10, (8, 1)).astype(np.float32),
+        "gain": rng.uniform(0.8, 1, 8).astype(np.float32),
+    }
+
+
+def our_batch(drawn: dict[str, np.ndarray], pixels: np.ndarray, labels: np.ndarray) -> Batch:
+    """Crops of bytes: the mean and the light are for the step to apply."""
+    crops = []
+    for index, (top, left), flip in zip(
+        drawn["index"], drawn["offset"], drawn["flip"], strict=True
+    ):
+        crop = pixels[index, top : top + 24, left : left + 24]
+        crops.append(crop[:, ::-1] if flip else crop)
+    return Batch(
+        image=np.stack(crops),
+        label=labels[drawn["index"]],
+        offset=drawn["offset"],
+        flip=drawn["flip"],
+        shift=drawn["shift"],
+        gain=drawn["gain"],
+        example=np.arange(8, dtype=np.uint32),
+        mask=np.ones(8, bool),
+    )
+
+
+def torch_images(drawn: dict[str, np.ndarray], pixels: np.ndarray) -> torch.Tensor:
+    """The mean is subtracted from whole images first, as the paper says; then crop and flip.
+
+    The config's scale is 0.5, in the light too.
+    """
+    centered = pixels.astype(np.float64) - pixels.astype(np.float64).mean(0)
+    images = []
+    for row, index in enumerate(drawn["index"]):
+        top, left = drawn["offset"][row]
+        image = torch.tensor(centered[index]).permute(2, 0, 1)[:, top : top + 24, left : left + 24]
+        image = image.flip(-1) if drawn["flip"][row] else image
+        images.append(drawn["gain"][row] * (image + float(drawn["shift"][row, 0])))
+    return 0.5 * torch.stack(images).float()
+
+
+def our_training(
+    config: Config, params: Any, batches: list[Batch], pixels: np.ndarray
+) -> tuple[dict[str, Any], list[float], list[float]]:
+    """Final parameters, losses and rates."""
+    mesh = sharding.make_mesh(config.parallel)
+    step = make_train_step(config, mesh, IMAGES)
+    state = make_state(config, {"params": params})
+    mean = jnp.asarray(mean_of(pixels.astype(np.float32).mean(0), config.data, 1))
+    places = sharding.batch_sharding(config, mesh)
+    losses, rates = [], []
+    for batch in batches:
+        state, metrics = step(state, mean, sharding.shard_batch(batch, places))
+        losses.append(float(metrics.sums.loss) / float(metrics.sums.count))
+        rates.append(float(metrics.learning_rate))
+    assert int(state.step) == STEPS
+    return state.params, losses, rates
+
+
+def torch_training(
+    reference: TorchReference, batches: list[tuple[torch.Tensor, torch.Tensor]], rates: list[float]
+) -> list[float]:
+    """Section 5's rule, written out; returns the losses."""
+    buffers = [torch.zeros_like(w) for w in reference.parameters()]
+    losses = []
+    for (images, labels), rate in zip(batches, rates, strict=True):
+        loss = F.cross_entropy(reference(images), labels)
+        gradients = torch.autograd.grad(loss, list(reference.parameters()))
+        losses.append(loss.item())
+        with torch.no_grad():
+            for w, v, g in zip(reference.parameters(), buffers, gradients, strict=True):
+                v.mul_(0.9).sub_(0.0005 * rate * w).sub_(rate * g)
+                w.add_(v)
+    return losses
+
+
+# Initial values with which no rounding decides between two maxima, or on which side of 0 a ReLU is.
+@pytest.mark.parametrize(("columns", "seed"), [(1, 2), (2, 0)])
+def test_ten_steps(columns: int, seed: int) -> None:
+    """Catches anything that one step hides: momentum, decay, rate drops, means and light.
+
+    Both compute in float32 and add up in another order: 6e-8 of each sum, and more after some
+    steps. Seen were 2e-7 of a loss, and 3e-6 of what training moved a parameter.
+    """
+    config = small_config()
+    config.learning_rate = 0.01
+    config.schedule.drop_epochs = (2,)
+    for op in sequential_model(config).ops.values():
+        if isinstance(op, Dropout):
+            op.rate = 0.0
+    if columns == 1:
+        make_one_column(config)
+    pixels, labels = sample()
+    rng = np.random.default_rng(0)
+    drawn = [draws(rng, step) for step in range(STEPS)]
+    model = sequential_model(config)
+    start = jax.tree.map(np.float32, random_params(config, seed))
+    reference = TorchReference(model, start)
+
+    params, losses, rates = our_training(
+        config,
+        jax.tree.map(jnp.asarray, start),
+        [our_batch(d, pixels, labels) for d in drawn],
+        pixels,
+    )
+    expected_rates = [0.01] * 5 + [0.001] * 5
+    np.testing.assert_allclose(rates, expected_rates, rtol=1e-6)
+    batches = [(torch_images(d, pixels), torch.tensor(labels[d["index"]]).long()) for d in drawn]
+    expected = torch_training(reference, batches, expected_rates)
+
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    assert max(losses) - min(losses) > 0.1  # something was learned, or unlearned
+    before, after = torch_weights(model, start), torch_weights(model, params)
+    for name, weight in reference.weights.items():
+        moved = np.abs(after[name] - before[name]).max()
+        assert moved > 1e-4
+        np.testing.assert_allclose(after[name], weight.detach(), rtol=1.2e-7, atol=1e-5 * moved)
