@@ -84,7 +84,7 @@ class _Start:
 
 @dataclass(frozen=True)
 class _Run:
-    """The objects that a run uses, which do not change while it trains."""
+    """The objects that a run creates once, before its first step."""
 
     config: Config
     pack: Pack
