@@ -35,8 +35,8 @@ from configs import variants
 
 MIB = 2**20
 ONE_WEIRD_TRICK = "one weird trick"
-COLUMNS_APART = "columns apart"
-SCHEMES = ("data parallel", "columns", ONE_WEIRD_TRICK, COLUMNS_APART, "one column")
+NO_COMMUNICATION = "no communication"
+SCHEMES = ("data parallel", "columns", ONE_WEIRD_TRICK, NO_COMMUNICATION, "one column")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def make_config(base: Config, scheme: str, devices: int, batch: int) -> Config |
     if scheme == "one column":
         variants.one_column(config)
         columns = 1
-    elif scheme == COLUMNS_APART:
+    elif scheme == NO_COMMUNICATION:
         variants.no_communication(config)
     elif scheme == "data parallel":
         columns = 1

@@ -28,13 +28,13 @@ def fit_line(points: Sequence[tuple[int, float]]) -> Result:
         "seconds_before": float(intercept),
         "largest_deviation": deviation,
         "summary": ", ".join(f"{size:,} images {time:.3g} s" for size, time in points)
-        + f"; straight line {1000 * slope:.3g} ms an image and {intercept:.2g} s, "
+        + f"; straight line {1000 * slope:.3g} ms per image and {intercept:.2g} s, "
         f"largest deviation {deviation:.1%}",
     }
 
 
 def plot_scaling(measured: Mapping[str, Result]) -> "Figure":
-    """Plot seconds, and milliseconds an image, against size, with the fitted line.
+    """Plot seconds, and milliseconds per image, against size, with the fitted line.
 
     Args:
         measured: results of `fit_line` by the title of their panels.
@@ -57,7 +57,7 @@ def plot_scaling(measured: Mapping[str, Result]) -> "Figure":
             axis.spines[["top", "right"]].set_visible(False)
         above.set_title(title, fontsize=11)
         above.set_ylabel("seconds")
-        below.set_ylabel("milliseconds an image")
+        below.set_ylabel("milliseconds per image")
         below.set_xlabel("images")
         below.set_xticks(sizes[-3:], [f"{size:,}" for size in sizes[-3:]])
     axes[0, 0].legend(frameon=False)

@@ -137,7 +137,7 @@ def some_model(kind: str) -> TrainedModel:
         for op in sequential_model(config).ops.values():
             if isinstance(op, WithinChannelLRN):
                 op.alpha = 5.0  # as strong as can be seen after random weights
-    elif kind == "columns apart, pools that round down":
+    elif kind == "no communication, pools that round down":
         conv_op(config, "conv3").groups = dense_op(config, "fc6").groups = 2
         del model.ops["norm1"]
         model.ops["relu1"], model.ops["pool1"] = Tanh(), MaxPool(ceil_mode=False)
@@ -172,7 +172,7 @@ def some_model(kind: str) -> TrainedModel:
 KINDS = [
     "paper, shrunk",
     "the 2012 program's, shrunk",
-    "columns apart, pools that round down",
+    "no communication, pools that round down",
     "BGR in units of a deviation, LRN across",
     "one column, ops that differ",
     "one column, no convolution",

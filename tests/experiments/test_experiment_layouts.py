@@ -35,7 +35,7 @@ def test_computed_as_compiled() -> None:
 def test_who_holds_and_receives_what() -> None:
     """Catches schemes that are mixed up, and sizes of the whole where a device's are meant."""
     found = {}
-    for scheme in ("data parallel", "columns", layouts.COLUMNS_APART, "one column"):
+    for scheme in ("data parallel", "columns", layouts.NO_COMMUNICATION, "one column"):
         config = layouts.make_config(small_config(), scheme, 2, batch=4)
         assert config is not None
         found[scheme] = layouts.measure_compiled(config, scheme)
@@ -48,7 +48,7 @@ def test_who_holds_and_receives_what() -> None:
     # Gradients go round twice, halves of them on two devices, and four numbers of the loss.
     assert data_parallel.received == data_parallel.parameters + 4 * 4
     # The logits' sums alone; the small model's other layers see their own column.
-    assert found[layouts.COLUMNS_APART].received == 8 * 10 * 4
+    assert found[layouts.NO_COMMUNICATION].received == 8 * 10 * 4
 
 
 def test_the_table_is_markdown_and_says_what_is_computed() -> None:

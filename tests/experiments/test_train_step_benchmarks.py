@@ -43,7 +43,7 @@ def test_the_step_beside_pytorch() -> None:
         source2012.get_config("sample"),
         one_weird_trick.get_config(),
     ],
-    ids=["columns", "columns apart", "one column", "2012", "pools rounded down"],
+    ids=["columns", "no communication", "one column", "2012", "pools rounded down"],
 )
 def test_the_reference_is_the_model_of_the_config(config: Config) -> None:
     """Catches a reference that lacks an op, connects separate groups, or pools to another size:

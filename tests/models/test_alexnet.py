@@ -215,7 +215,7 @@ def variant(change: str) -> Config:
             norm.size, norm.across_columns = 5, True
         for drop in drops:
             drop.inverted = True
-    elif change == "no overlap, three channels, columns apart":
+    elif change == "no overlap, three channels, no communication":
         for pool in pools:
             pool.window = pool.stride = 2
         model.channels = 3
@@ -248,7 +248,7 @@ def variant(change: str) -> Config:
         "",
         "tanh, Caffe's LRN after pooling",
         "LRN across columns, inverted dropout",
-        "no overlap, three channels, columns apart",
+        "no overlap, three channels, no communication",
         "one column",
         "pools rounded down, dropout of other rates",
         "one column that ends in convolutions",
