@@ -11,6 +11,7 @@ A record is a JPEG file or, for small images, raw pixels. Reading plain files wi
 third of the time of ArrayRecord for records of 40 KB, and an eighth for 784 bytes.
 """
 
+import io
 import json
 import os
 import weakref
@@ -229,7 +230,8 @@ def shard_path(directory: Path, split: str, number: int) -> Path:
 def _load_array(path: Path, directory: Path) -> np.ndarray:
     """Return the array in a file of a pack."""
     try:
-        array: np.ndarray = np.load(path)
+        # From memory, since np.fromfile turns a KeyboardInterrupt into a TypeError (NumPy 2.4).
+        array: np.ndarray = np.load(io.BytesIO(path.read_bytes()))
     except (OSError, ValueError, EOFError):
         raise _damaged(directory, f"{path.name} is missing or unreadable") from None
     return array

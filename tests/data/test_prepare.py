@@ -613,6 +613,13 @@ def test_damaged_packs(tmp_path, how, message):
         pack.open_pack(directory)
 
 
+def test_an_interrupt_while_a_pack_is_opened(tmp_path, monkeypatch):
+    """Catches: reading the arrays with np.fromfile, which answers an interrupt with a TypeError."""
+    monkeypatch.delattr(np, "fromfile")
+    directory = prepare(idx_data(tmp_path), progress=False).directory
+    assert pack.open_pack(directory).mean_image.dtype == np.float32
+
+
 def test_folders_that_are_no_packs(tmp_path):
     """Mutation: hours of preparation, and then a rename that fails."""
     with pytest.raises(InputError, match="there is no pack"):
