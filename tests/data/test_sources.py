@@ -96,9 +96,12 @@ def test_a_class_may_be_called_train(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        ({"train/a": 1, "validation/b": 1}, r"validation has the class folders b"),
-        ({"train/a": 1, "val/a": 1}, r"also val; rename"),
-        ({"train/a": 1, "validation/a": 0}, r"validation has class folders without any file"),
+        ({"train/a": 1, "train/c": 1, "validation/b": 1}, r"validation has the class folders b"),
+        ({"train/a": 1, "train/b": 1, "more/a": 1}, r"also more; rename"),
+        (
+            {"train/a": 1, "train/b": 1, "validation/a": 0},
+            r"validation has class folders without any file",
+        ),
         ({"a": 0}, r"without any file"),
         ({}, r"no class folders"),
     ],

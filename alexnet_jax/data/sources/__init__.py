@@ -43,8 +43,23 @@ def open_source(data: DataConfig) -> Source:
     """Open the source that config.data names.
 
     Raises:
-        InputError: The source does not exist, or its files are damaged or have another format.
+        InputError: The source does not exist, its files are damaged or have another format, they
+            cannot be read, or all images are of one class.
     """
+    try:
+        source = _open_source(data)
+    except OSError as error:
+        raise InputError(f"cannot read the images of --config.data.dir: {error}") from error
+    if len(source.class_names) < 2:
+        raise InputError(
+            f"the images of --config.data.name={data.name} are of one class only, "
+            f"{source.class_names[0]}; expected are two classes or more"
+        )
+    return source
+
+
+def _open_source(data: DataConfig) -> Source:
+    """Open the source; see `open_source`."""
     if data.name == "sample":
         return IdxSource(SAMPLE_DIRECTORY)
     if data.name in ("folder", "idx"):
@@ -74,6 +89,11 @@ def hold_out(source: Source, data: DataConfig) -> dict[str, tuple[str, np.ndarra
     the training images become one; if it has neither a validation nor a test split,
     `data.test_share` of them become the test split. `data.split_seed` selects these images.
 
+    From folders and IDX files each class gives its share, and at least one image to each split if
+    the split is large enough and two are left. For the sample and the
+    sets of TensorFlow Datasets, the selection does not look at the classes: their labels are known
+    only by reading them, and published results depend on the selection.
+
     Returns:
         For each split of the pack, the name of the source's split and ascending indices in it.
 
@@ -87,17 +107,60 @@ def hold_out(source: Source, data: DataConfig) -> dict[str, tuple[str, np.ndarra
         shares["validation"] = data.validation_share
         if "test" not in source.counts:
             shares["test"] = data.test_share
-    shuffled = permutation(data.split_seed, count)
-    taken = 0
-    for name, share in shares.items():
-        size = round(share * count)
-        if size:
-            splits[name] = ("train", np.sort(shuffled[taken : taken + size]))
-        taken += size
-    if taken >= count:
+    sizes = {name: round(share * count) for name, share in shares.items()}
+    if sum(sizes.values()) >= count:
         raise InputError(
-            f"of {count} training images {taken} would be held out and none left; lower "
-            + " and ".join(f"--config.data.{name}_share" for name in shares)
+            f"of {count} training images {sum(sizes.values())} would be held out and none left; "
+            "lower " + " and ".join(f"--config.data.{name}_share" for name in shares)
         )
-    splits["train"] = ("train", np.sort(shuffled[taken:]))
+    labels = None if data.name == "sample" else source.train_labels
+    remaining = permutation(data.split_seed, count)
+    for name, size in sizes.items():
+        is_taken = _select(remaining, size, labels)
+        if is_taken.any():
+            splits[name] = ("train", np.sort(remaining[is_taken]))
+            remaining = remaining[~is_taken]
+    splits["train"] = ("train", np.sort(remaining))
     return {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _select(candidates: np.ndarray, size: int, labels: np.ndarray | None) -> np.ndarray:
+    """Return which candidates to hold out, (n,) bool: the first ones, of each class if labeled.
+
+    Args:
+        candidates: (n,) indices of images, in random order.
+        size: number of images to hold out.
+        labels: (count,) label of each image; None selects without regard to classes.
+    """
+    if labels is None:
+        return np.arange(len(candidates)) < size
+    candidate_labels = labels[candidates]
+    available = np.bincount(candidate_labels)
+    order = np.argsort(candidate_labels, kind="stable")  # by class, each in the random order
+    rank = np.empty(len(candidates), np.int64)  # the place of a candidate in its class
+    rank[order] = np.arange(len(candidates)) - np.repeat(
+        np.cumsum(available) - available, available
+    )
+    selected: np.ndarray = rank < _share_out(size, available)[candidate_labels]
+    return selected
+
+
+def _share_out(size: int, available: np.ndarray) -> np.ndarray:
+    """Return how many images of each class to hold out, in proportion to its images.
+
+    A class with three or more images gives at least one, as far as `size` allows, and every class
+    keeps at least one. Without that, these are the proportions rounded by largest remainders.
+
+    Args:
+        size: number of images to hold out, which is less than their number.
+        available: (classes,) number of images of each class.
+    """
+    exact = size * available / available.sum()
+    least, most = np.where(available > 2, 1, 0), np.maximum(available - 1, 0)
+    counts: np.ndarray = np.clip(np.floor(exact).astype(np.int64), least, most)
+    while counts.sum() > size:
+        can_give = counts > (least if (counts > least).any() else 0)
+        counts[np.argmax(np.where(can_give, counts - exact, -np.inf))] -= 1
+    while counts.sum() < min(size, most.sum()):
+        counts[np.argmax(np.where(counts < most, exact - counts, -np.inf))] += 1
+    return counts

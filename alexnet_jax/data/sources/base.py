@@ -1,8 +1,7 @@
 """The interface of all image sources."""
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -34,7 +33,12 @@ class Source(Protocol):
         counts: Number of images of each existing split of `SPLITS`.
         shape: (height, width) if all images have the same, else None.
         channels: 1 or 3.
-        digest: Hash of the listing, to detect changes of the images that the listing shows.
+        digest: Hash of the listing: the names and sizes of files, or the pixels. It does not depend
+            on where the source is.
+        stamp: Hash that changes with `digest` and with the files' times of change.
+        train_labels: Labels of the training images, (count,) int32; None if listing them would
+            mean to read the images.
+        notes: Lines for the user about the listing, such as what is ignored.
     """
 
     class_names: tuple[str, ...]
@@ -42,14 +46,9 @@ class Source(Protocol):
     shape: tuple[int, int] | None
     channels: int
     digest: str
+    stamp: str
+    train_labels: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def read(self, split: str, indices: np.ndarray) -> Iterator[Example]:
         """Yield the examples of `split` at `indices`, which ascend."""
-
-
-def compute_digest(parts: Iterable[bytes]) -> str:
-    """Return a hash of the concatenated parts, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]

@@ -1,22 +1,25 @@
 """Image files in one folder per class."""
 
+import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data.sources.base import SPLITS, Example, Source, compute_digest
+from alexnet_jax.data.sources import layout
+from alexnet_jax.data.sources.base import Example, Source
 from alexnet_jax.errors import InputError
 
 
 class FolderSource(Source):
     """A source that reads image files in one folder per class; see `Source`.
 
-    `directory` contains train/ and optionally validation/ and test/, each with class folders; or
-    it contains the class folders itself. The class names are those of the training split, sorted
-    as text. Files in subfolders of a class folder belong to that class. Hidden files are ignored.
+    `directory` contains train/ and optionally validation/ and test/, or other usual names of
+    these, each with class folders; or it contains the class folders itself. The class names are
+    those of the training split, sorted as text. Files in subfolders of a class folder belong to
+    that class. Hidden files, and those that operating systems leave, are ignored.
     """
 
     shape = None  # unknown until the images are read
@@ -26,43 +29,60 @@ class FolderSource(Source):
         """List the files below `directory`.
 
         Raises:
-            InputError: There are no images, or a split has a class that the training split lacks.
+            InputError: There are no images, or of one class only; or a split has a class that the
+                training split lacks; or the names of the folders are ambiguous.
         """
-        self._directory = directory
-        roots = _split_folders(directory)
-        self.class_names = tuple(_folders(roots["train"]))
-        if not self.class_names:
-            raise InputError(
-                f"{roots['train']} has no class folders; expected are DIR/CLASS/IMAGE, or "
-                "DIR/train/CLASS/IMAGE and the same with validation and test"
+        self._directory = directory = directory.absolute()
+        prefix = len(os.path.join(directory, ""))
+        has_own_files = False  # whether a class folder has files outside of subfolders
+        notes: list[str] = []
+        roots = layout.find_splits(directory, notes)
+        folders = layout.class_folders(roots["train"])
+        listing, times = hashlib.sha256(), hashlib.sha256()
+        self._files: dict[str, _Files] = {}
+        for split, root in roots.items():
+            self._files[split] = files = _Files()
+            _check_classes(root, folders)
+            for label, name in enumerate(folders):
+                if not (root / name).is_dir():
+                    continue
+                for file in layout.list_files(root / name, [directory, root], notes):
+                    has_own_files |= os.path.dirname(file.path) == str(root / name)
+                    path = os.fsencode(file.path[prefix:])
+                    files.append(label, path)
+                    listing.update(b"%s %s %d\n" % (split.encode(), path, file.size))
+                    times.update(b"%d\n" % file.changed)
+            if not len(files):
+                raise InputError(f"{root} has class folders without any file")
+        self.class_names = self._drop_empty_classes(folders, notes)
+        if len(self.class_names) < 2:
+            raise _single_class(roots["train"], self.class_names[0])
+        if not has_own_files and all(
+            len(layout.subfolders(roots["train"] / name)) > 1 for name in self.class_names
+        ):
+            notes.append(
+                f"the class folders {_listed([*self.class_names])} in {roots['train']} hold only "
+                "folders; if these are the classes, --config.data.dir is one level too high"
             )
-        self._files = {split: self._list(root) for split, root in roots.items()}
         self.counts = {split: len(files) for split, files in self._files.items()}
-        self.digest = compute_digest(
-            f"{split} {label} {name} {_file_size(directory / name)}\n".encode(
-                errors="surrogateescape"
-            )
-            for split, files in self._files.items()
-            for label, name in map(files.__getitem__, range(len(files)))
-        )
+        self.digest = listing.hexdigest()[:16]
+        self.stamp = f"{self.digest} {times.hexdigest()[:16]}"
+        self.train_labels = self._files["train"].labels()
+        self.notes = tuple(notes)
 
-    def _list(self, root: Path) -> "_Files":
-        """List all files of a split, by class and path."""
-        unknown = sorted(set(_folders(root)) - set(self.class_names))
-        if unknown:
-            raise InputError(
-                f"{root} has the class folders {', '.join(unknown)}, which the training split has "
-                f"not; its classes are {', '.join(self.class_names[:10])}"
-                f"{', …' if len(self.class_names) > 10 else ''}"
-            )
-        files = _Files(
-            (label, os.path.relpath(path, self._directory))
-            for label, name in enumerate(self.class_names)
-            for path in _visible_files(root / name)
+    def _drop_empty_classes(self, folders: list[str], notes: list[str]) -> tuple[str, ...]:
+        """Return the names of the classes that have files, and number the labels by them."""
+        counts = sum(
+            np.bincount(files.labels(), minlength=len(folders)) for files in self._files.values()
         )
-        if not files:
-            raise InputError(f"{root} has class folders without any file")
-        return files
+        has_files = np.asarray(counts) > 0
+        if empty := [name for name, has in zip(folders, has_files, strict=True) if not has]:
+            notes.append(
+                f"class folders without images, which do not become classes: {', '.join(empty)}"
+            )
+            for files in self._files.values():
+                files.renumber(np.cumsum(has_files) - 1)
+        return tuple(name for name, has in zip(folders, has_files, strict=True) if has)
 
     def read(self, split: str, indices: np.ndarray) -> Iterator[Example]:
         """See `Source`. Yields paths; decoding reads the files."""
@@ -74,13 +94,23 @@ class FolderSource(Source):
 class _Files:
     """A compact list of (label, path); a million `str` would take hundreds of megabytes."""
 
-    def __init__(self, files: Iterable[tuple[int, str]]):
-        """Store all of `files`."""
+    def __init__(self) -> None:
+        """Begin without files."""
         self._paths, self._ends, self._labels = bytearray(), array("q", [0]), array("i")
-        for label, path in files:
-            self._paths += os.fsencode(path)
-            self._ends.append(len(self._paths))
-            self._labels.append(label)
+
+    def append(self, label: int, path: bytes) -> None:
+        """Append a file."""
+        self._paths += path
+        self._ends.append(len(self._paths))
+        self._labels.append(label)
+
+    def labels(self) -> np.ndarray:
+        """Return the labels, (count,) int32."""
+        return np.array(self._labels, np.int32)
+
+    def renumber(self, labels: np.ndarray) -> None:
+        """Replace each label by `labels[label]`."""
+        self._labels = array("i", labels[self.labels()].tolist())
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -92,37 +122,27 @@ class _Files:
         return self._labels[index], os.fsdecode(bytes(path))
 
 
-def _split_folders(directory: Path) -> dict[str, Path]:
-    """Return the folder of each split; train/ without subfolders is a class named "train"."""
-    if not ((directory / "train").is_dir() and _folders(directory / "train")):
-        return {"train": directory}
-    unknown = sorted(set(_folders(directory)) - set(SPLITS))
-    if unknown:
+def _check_classes(root: Path, classes: list[str]) -> None:
+    """Raise InputError for class folders of a split that the training split lacks."""
+    if unknown := sorted(set(layout.subfolders(root)) - set(classes)):
         raise InputError(
-            f"{directory} has a train folder, so the others should be validation and test, but "
-            f"there is also {', '.join(unknown)}; rename or move it"
+            f"{root} has the class folders {_listed(unknown)}, which the training split has not; "
+            f"its classes are {_listed(classes)}"
         )
-    return {split: directory / split for split in SPLITS if (directory / split).is_dir()}
 
 
-def _folders(directory: Path) -> list[str]:
-    """Return the names of visible subfolders, sorted as text: "10" comes before "2"."""
-    with os.scandir(directory) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+def _single_class(root: Path, name: str) -> InputError:
+    """Return the error for a training split with one class."""
+    inside = layout.subfolders(root / name)
+    advice = "expected are two or more class folders"
+    if inside:
+        advice = (
+            f"it holds the folders {_listed(inside)}. If these are the classes, "
+            f"--config.data.dir is one level too high: give --config.data.dir={root / name}"
+        )
+    return InputError(f"{root} has images of one class only, {name}; {advice}")
 
 
-def _visible_files(directory: Path) -> list[str]:
-    """Return the paths of all visible files below `directory`, sorted as text."""
-    found = []
-    for parent, folders, files in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
-    return sorted(found)
-
-
-def _file_size(path: Path) -> int:
-    """Return the size of a file in bytes; -1 for a broken link."""
-    try:
-        return path.stat().st_size
-    except OSError:  # decoding reports the error
-        return -1
+def _listed(names: list[str]) -> str:
+    """Return up to ten names as text."""
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -1,6 +1,7 @@
 """IDX files, the format of MNIST."""
 
 import gzip
+import hashlib
 import math
 import re
 import zlib
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data.sources.base import Example, Source, compute_digest
+from alexnet_jax.data.sources.base import Example, Source
 from alexnet_jax.errors import InputError
 
 
@@ -51,8 +52,11 @@ class IdxSource(Source):
             )
         self.counts = {split: len(labels) for split, labels in self._labels.items()}
         self.class_names = self._name_classes(directory / "classes.txt")
-        arrays = [*self._images.values(), *self._labels.values()]
-        self.digest = compute_digest(array.tobytes() for array in arrays)
+        self.train_labels = self._labels["train"]
+        digest = hashlib.sha256()
+        for array in (*self._images.values(), *self._labels.values()):
+            digest.update(array.tobytes())
+        self.digest = self.stamp = digest.hexdigest()[:16]
 
     def _name_classes(self, path: Path) -> tuple[str, ...]:
         """Return the class names, read from a file if it exists."""

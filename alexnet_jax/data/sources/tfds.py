@@ -65,7 +65,7 @@ class TfdsSource(Source):
             raise InputError(
                 f"{name} has no labeled train split (but {', '.join(counts) or 'none at all'})"
             )
-        self.digest = f"{self._builder.info.full_name} {self.counts}"
+        self.digest = self.stamp = f"{self._builder.info.full_name} {self.counts}"
 
     def read(self, split: str, indices: np.ndarray) -> Iterator[Example]:
         """See `Source`."""
