@@ -36,6 +36,8 @@ class DataConfig(Section):
         pack_dir: folder of the prepared images; "" selects one in the user's cache.
         image_size: length in pixels to which the shorter side of an image is scaled, before its
             central square is cut out (section 2).
+        enlarge: also scale up the images of a source whose images all have one size below
+            image_size, such as IDX files; False leaves them as they are.
         resize: "crop" scales as above; "squash" scales both sides to image_size, as Caffe's
             published weights need.
         jpeg_quality, jpeg_subsampling: encoding of prepared images that are too large to be
@@ -68,6 +70,7 @@ class DataConfig(Section):
     dir: str = ""
     pack_dir: str = ""
     image_size: int = 256
+    enlarge: bool = False
     resize: str = "crop"
     jpeg_quality: int = 95
     jpeg_subsampling: str = "4:4:4"

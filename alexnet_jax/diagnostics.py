@@ -1,35 +1,99 @@
-"""Diagnostics of training: detection of a constant loss, and the speed."""
+"""Diagnostics of training: constant losses, constant predictions, and the speed."""
 
 import math
 import time
 
+import numpy as np
+
+_PATIENCE = 5  # validations before constant predictions are reported
+
 
 class ConstantLossDetector:
-    """Detect a loss that stays at ln(classes), the loss of uniform predictions."""
+    """Detect a loss that stays at that of predictions which do not depend on the image.
 
-    def __init__(self, classes: int, steps_per_epoch: float) -> None:
-        """Set the patience to five epochs or 2,000 steps, whichever is less."""
-        self.uniform_loss = math.log(classes)
+    This is ln(classes) for uniform predictions, and the entropy of the labels' frequencies for
+    predictions of these.
+    """
+
+    def __init__(
+        self, classes: int, steps_per_epoch: float, labels: np.ndarray | None = None
+    ) -> None:
+        """Set the patience to five epochs or 2,000 steps, whichever is less.
+
+        Args:
+            classes: number of classes.
+            steps_per_epoch: number of steps in an epoch.
+            labels: labels of the training images; None looks for ln(classes) only.
+        """
+        self.levels = {math.log(classes): "ln(classes)"}
+        if labels is not None:
+            shares = np.unique(labels, return_counts=True)[1] / len(labels)
+            entropy = float(-np.sum(shares * np.log(shares)))
+            self.levels.setdefault(entropy, "the entropy of the classes' frequencies")
         self.patience = min(2000, 5 * steps_per_epoch)
+        self.level = 0.0
         self.since: int | None = None
         self.has_warned = False
 
     def observe(self, step: int, loss: float) -> str | None:
-        """Return a warning, once, if the loss has stayed within 1 % of ln(classes) for too long."""
-        if abs(loss - self.uniform_loss) > 0.01 * self.uniform_loss:
-            self.since = None
-        elif self.since is None:
-            self.since = step
-        elif step - self.since >= self.patience and not self.has_warned:
+        """Return a warning, once, if the loss has stayed within 1 % of a level for too long."""
+        if self.since is not None and abs(loss - self.level) <= 0.01 * self.level:
+            if step - self.since < self.patience or self.has_warned:
+                return None
             self.has_warned = True
             return (
-                f"The loss has stayed at ln(classes) = {self.uniform_loss:.3f} since step "
-                f"{self.since}: the model predicts all classes alike. Likely causes: inputs not "
-                "in units of 0…255 (data.scale) under initial weights of standard deviation 0.01 "
-                "(model.init=scaled suits narrow models); a learning rate too low or too high; "
-                "labels that do not belong to their images."
+                f"The loss has stayed at {self.levels[self.level]} = {self.level:.3f} since step "
+                f"{self.since}: the model predicts the same for all images. Likely causes: inputs "
+                "not in units of 0…255 (data.scale) under initial weights of standard deviation "
+                "0.01 (model.init=scaled suits narrow models); a learning rate too low or too "
+                "high; labels that do not belong to their images."
             )
+        self.since = None
+        for level in self.levels:
+            if self.since is None and abs(loss - level) <= 0.01 * level:
+                self.level, self.since = level, step
         return None
+
+
+def compare_with_majority(
+    split: str, labels: np.ndarray, class_names: tuple[str, ...], error: float
+) -> str | None:
+    """Return a line for the user if a model is no better than always answering one class.
+
+    Args:
+        split: name of the split.
+        labels: labels of its images.
+        class_names: names of the classes.
+        error: top-1 error of the model.
+    """
+    counts = np.bincount(labels)
+    majority_error = 1 - counts.max() / counts.sum()
+    if error < majority_error - 1e-6:
+        return None
+    return (
+        f"{split}: the model is no better than always answering {class_names[counts.argmax()]}, "
+        f"the most frequent class: top-1 error {majority_error:.2%}"
+    )
+
+
+class MajorityDetector:
+    """Detect a model that stays no better than always answering the most frequent class."""
+
+    def __init__(self, class_names: tuple[str, ...]) -> None:
+        """See `compare_with_majority`."""
+        self._class_names = class_names
+        self._count = 0
+
+    def observe(self, labels: np.ndarray, error: float) -> str | None:
+        """Return a warning at the fifth validation in a row that is no better, once for these.
+
+        Args:
+            labels: labels of the validation images.
+            error: top-1 error of the model.
+        """
+        line = compare_with_majority("validation", labels, self._class_names, error)
+        self._count = 0 if line is None else self._count + 1
+        return line if self._count == _PATIENCE else None
 
 
 class StepTimer:

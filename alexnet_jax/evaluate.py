@@ -26,6 +26,7 @@ from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import VIEWS, evaluation_batches
+from alexnet_jax.diagnostics import compare_with_majority
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.prepare import prepare
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 # Fields of config.data that must be equal for models whose predictions are averaged.
 SHARED_FIELDS = (
-    *("name", "image_size", "resize", "crop"),
+    *("name", "image_size", "enlarge", "resize", "crop"),
     *("validation_share", "test_share", "split_seed"),
 )
 
@@ -95,6 +96,7 @@ def evaluate(
     split: str | None = None,
     views: str = "center",
     mesh: Mesh | None = None,
+    pack: Pack | None = None,
 ) -> tuple[str, list[Metrics]]:
     """Compute the errors of trained models on their data, with a progress bar.
 
@@ -103,6 +105,7 @@ def evaluate(
         split: name of the split; None takes test, or validation if there is no labeled test split.
         views: "center" or "ten".
         mesh: the mesh of devices; None splits the batch over all devices.
+        pack: result of `open_data` for the first model; None calls it.
 
     Returns:
         The name of the split, and the results of `evaluate_batches`.
@@ -113,7 +116,8 @@ def evaluate(
     """
     for model in models[1:]:
         _check_compatible(models[0], model)
-    pack, split = open_split(models[0], split)
+    pack = pack or open_data(models[0])
+    split = choose_split(models[0], pack, split)
     mesh = mesh or sharding.make_data_mesh(models[0].config.batch_size)
     predicts = [model.make_predict_fn(mesh) for model in models]
     batches = split_batches(models[0], pack, split, mesh, views)
@@ -162,24 +166,55 @@ def split_batches(
     return writers.progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
 
 
-def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str]:
-    """Return the data set of a model, prepared, and the name of the split to use.
+def open_data(model: TrainedModel) -> Pack:
+    """Return the data set of a model, prepared.
+
+    Raises:
+        InputError: the data set is not available, has other classes, or is not the one on which
+            the model was trained.
+    """
+    data = model.config.data
+    pack = prepare(data, source_digest=model.source_digest)
+    check_classes(model.class_names, tuple(pack.class_names), data.name)
+    return pack
+
+
+def choose_split(model: TrainedModel, pack: Pack, split: str | None = None) -> str:
+    """Return the name of the split to use.
 
     Args:
         model: the model.
+        pack: its data set.
         split: name of the split; None takes test, or validation if there is no labeled test split.
 
     Raises:
-        InputError: the data set is not available, has other classes, or has no such split.
+        InputError: the data set has no such split.
     """
-    data = model.config.data
-    pack = prepare(data)
-    check_classes(model.class_names, tuple(pack.class_names), data.name)
+    name = model.config.data.name
+    if split is None and not has_held_out(pack):
+        raise InputError(
+            f"{name} has training images only, so that there is nothing to evaluate on; give "
+            "--split=train, or hold images out with --config.data.test_share in a new run"
+        )
     split = split or ("test" if "test" in pack.splits else "validation")
     if split not in pack.splits:
-        have = ", ".join(pack.splits)
-        raise InputError(f"--split={split}: {data.name} has the splits {have}")
-    return pack, split
+        raise InputError(f"--split={split}: {name} has the splits {', '.join(pack.splits)}")
+    return split
+
+
+def has_held_out(pack: Pack) -> bool:
+    """Return whether there are other images than those for training."""
+    return len(pack.splits) > 1
+
+
+def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str]:
+    """Return the data set of a model, prepared, and the name of the split to use.
+
+    Raises:
+        InputError: see `open_data` and `choose_split`.
+    """
+    pack = open_data(model)
+    return pack, choose_split(model, pack, split)
 
 
 def check_classes(
@@ -216,25 +251,34 @@ def print_assumptions(model: TrainedModel, pack: Pack, split: str | None) -> Non
             f"{name}'s, {data_classes[0]} first.",
             file=sys.stderr,
         )
-    if split is None and "test" not in pack.splits:
+    if split is None and "test" not in pack.splits and has_held_out(pack):
         print(f"{name} has no labeled test split: using validation.", file=sys.stderr)
 
 
 def final_evaluation(workdir: Path, mesh: Mesh) -> None:
     """Evaluate a model after training, with center and ten views; print and record the errors.
 
-    An evaluation that is recorded already is not repeated. With several processes, all must call
-    this; the first one prints and writes.
+    An evaluation that is recorded already is not repeated. Without images besides those for
+    training there is none. With several processes, all must call this; the first one prints and
+    writes.
     """
     model = load_trained(workdir, mesh)
+    pack = open_data(model)
+    if not has_held_out(pack):
+        if distributed.is_first():
+            print(
+                f"{model.config.data.name} has training images only: nothing to evaluate on.",
+                file=sys.stderr,
+            )
+        return
     records = writers.read_records(workdir)
     recorded = {(r["step"], r.get("views")): r for r in records}
-    print_assumptions(model, prepare(model.config.data), None)
+    print_assumptions(model, pack, None)
     for views in VIEWS:
         record = recorded.get((model.step, views))
         # Only the first process decides, since others may not see its file yet.
         if distributed.broadcast_bool(record is None):
-            split, (result,) = evaluate([model], views=views, mesh=mesh)
+            split, (result,) = evaluate([model], views=views, mesh=mesh, pack=pack)
             epoch = next((r["epoch"] for r in records if r["step"] == model.step), None)
             record = writers.make_record(model.step, epoch, split, result)
             record["views"] = views
@@ -242,6 +286,15 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
                 writers.append_record(workdir, record)
         if record is not None and distributed.is_first():
             print(format_result(str(workdir), record["split"], views, record))
+            _print_majority(pack, record["split"], record)
+
+
+def _print_majority(pack: Pack, split: str, result: Metrics | writers.Record) -> None:
+    """Print on stderr if a model is no better than always answering one class."""
+    labels = pack.splits[split].labels
+    line = compare_with_majority(split, labels, pack.class_names, result["top1_error"])
+    if line is not None:
+        print(line, file=sys.stderr)
 
 
 def format_result(name: str, split: str, views: str, result: Metrics | writers.Record) -> str:
@@ -259,13 +312,15 @@ def main(_: list[str]) -> None:
     images.ignore_pillow_warnings()
     flag = flags.FLAGS
     models = [load_trained(workdir) for workdir in flag.workdir]
-    print_assumptions(models[0], prepare(models[0].config.data), flag.split)
-    split, results = evaluate(models, flag.split, flag.views)
+    pack = open_data(models[0])
+    print_assumptions(models[0], pack, flag.split)
+    split, results = evaluate(models, flag.split, flag.views, pack=pack)
     for name, result in zip([*flag.workdir, "average"], results, strict=False):
         if flag.json:
             print(json.dumps({"workdir": name, "split": split, "views": flag.views, **result}))
         else:
             print(format_result(name, split, flag.views, result))
+        _print_majority(pack, split, result)
 
 
 if __name__ == "__main__":

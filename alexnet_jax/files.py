@@ -1,15 +1,43 @@
-"""Atomic writes, file locks, and error messages for full disks."""
+"""Atomic writes, file locks, NumPy's files, and error messages for full disks."""
 
 import errno
 import fcntl
+import io
 import os
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from alexnet_jax.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Exceptions of np.load for damaged content. It parses headers as Python source.
+_DAMAGED_ARRAY = (
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,  # an encrypted archive
+    OSError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class DamagedArrayError(Exception):
+    """The content is not that of a .npy or .npz file."""
 
 
 @contextmanager
@@ -103,3 +131,33 @@ def disk_full_as_input_error(path: Path, advice: str) -> Iterator[None]:
         if not (full or "RESOURCE_EXHAUSTED" in str(error)):
             raise
         raise InputError(f"the disk is full: {path}; {advice}") from error
+
+
+def parse_array(content: bytes) -> np.ndarray:
+    """Return the array in the content of a .npy file.
+
+    The content is in memory, since np.fromfile turns a KeyboardInterrupt into a TypeError.
+
+    Raises:
+        DamagedArrayError: The content is not that of such a file.
+    """
+    try:
+        array = np.load(io.BytesIO(content))
+    except _DAMAGED_ARRAY as error:
+        raise DamagedArrayError(str(error)) from error
+    if not isinstance(array, np.ndarray):
+        raise DamagedArrayError("an archive of arrays")
+    return array
+
+
+def parse_arrays(content: bytes) -> dict[str, np.ndarray]:
+    """Return the arrays in the content of a .npz file by name.
+
+    Raises:
+        DamagedArrayError: The content is not that of such a file.
+    """
+    try:
+        with np.load(io.BytesIO(content)) as arrays:
+            return dict(arrays)
+    except _DAMAGED_ARRAY as error:
+        raise DamagedArrayError(str(error)) from error

@@ -22,7 +22,7 @@ def main(_: list[str]) -> int:
     from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
     from alexnet_jax.status import track_status
-    from alexnet_jax.workdir import check_config, lock_workdir
+    from alexnet_jax.workdir import check_config, lock_workdir, read_source_digest
 
     cache.keep_compiled()
     images.ignore_pillow_warnings()
@@ -33,7 +33,7 @@ def main(_: list[str]) -> int:
         with lock_workdir(directory) if distributed.is_first() else nullcontext():
             check_config(directory, config)
             finetune.check_init_from(config, directory)
-            pack = prepare(config.data)
+            pack = prepare(config.data, source_digest=read_source_digest(directory))
             config = train.complete_config(config, pack)
             distributed.check_same(
                 {

@@ -5,11 +5,11 @@
 As in section 2 of the paper, each image is scaled so that its shorter side is
 config.data.image_size, its central square is cut out, and the mean image is computed over the
 training split. config.data.resize=squash scales both sides instead, as for Caffe's weights. If
-all images have the same, smaller size, they are not enlarged.
+all images have the same, smaller size, they are enlarged only with config.data.enlarge=True.
 
 The pack is written to config.data.pack_dir, or to a folder in the user's cache. After an
-interruption the same command continues and produces the same bytes. Later changes of the source
-do not affect a finished pack; delete its folder to prepare it again.
+interruption the same command continues and produces the same bytes. If a folder or IDX files have
+changed since, the pack in the cache is prepared again, and one in config.data.pack_dir is refused.
 """
 
 import contextlib
@@ -21,18 +21,19 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import cache, command
 from alexnet_jax.config import DataConfig
-from alexnet_jax.data import images, pack, pack_writer, sources
-from alexnet_jax.data.pack import Pack
+from alexnet_jax.data import freshness, images, manifest, pack_writer, sources
+from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.data.pack_writer import Chunk, PackWriter
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
-from alexnet_jax.data.sources import Example
+from alexnet_jax.data.sources import Example, Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
 from alexnet_jax.files import disk_full_as_input_error, exclusive_lock
@@ -47,6 +48,7 @@ _LINE_SECONDS = 30  # time between two lines of progress if stderr is not a term
 _FIELDS = (
     "name",
     "image_size",
+    "enlarge",
     "resize",
     "jpeg_quality",
     "jpeg_subsampling",
@@ -60,38 +62,58 @@ def pack_dir(data: DataConfig) -> Path:
     """Return the folder of config.data's pack: data.pack_dir, or one in the user's cache."""
     if data.pack_dir:
         return Path(data.pack_dir).expanduser().absolute()
-    content = json.dumps([pack.VERSION, _settings(data)], sort_keys=True)
+    content = json.dumps([manifest.VERSION, _settings(data)], sort_keys=True)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]", "-", data.name)  # TensorFlow Datasets has names with / and :
     return cache.directory() / f"{name}-{fingerprint}"
 
 
-def prepare(data: DataConfig, *, progress: bool = True, workers: int | None = None) -> Pack:
-    """Open the pack of config.data; make it first if it is missing or unfinished.
+def prepare(
+    data: DataConfig,
+    *,
+    progress: bool = True,
+    workers: int | None = None,
+    source_digest: str | None = None,
+) -> Pack:
+    """Open the pack of config.data; make it first if it is missing, unfinished or outdated.
 
     Two processes may call this at the same time; the second waits for the first.
 
     Args:
         data: config.data.
-        progress: Report progress on stderr. Unreadable images are reported in any case.
+        progress: Report progress on stderr. Other messages are printed in any case.
         workers: Number of threads that decode and scale; None for one per core. It does not
             affect the pack.
+        source_digest: Digest of the images on which a run was trained, see `Pack.source_digest`;
+            None accepts any images.
 
     Raises:
-        InputError: The source, the settings or the pack's folder cannot be used, more than
-            data.max_bad_share of a split is unreadable, or the disk is full.
+        InputError: The source, the settings or the pack's folder cannot be used, the images have
+            changed, more than data.max_bad_share of a split is unreadable, or the disk is full.
     """
     directory = pack_dir(data)
-    required = _required_settings(data)
-    if not pack.contains_pack(directory, required):
+    settings = _required_settings(data)
+    manifest.find_manifest(directory, settings)  # refuse another pack before listing the source
+    source = freshness.current_source(data)
+    freshness.check_digest(directory, data, source, source_digest)
+    workers = workers or available_cores()
+
+    def is_current(report: Callable[[str], None]) -> bool:
+        return freshness.is_current(directory, settings, data, source, workers, report)
+
+    if pack_writer.replaced_directory(directory).exists() or not is_current(_print):
         with _write_errors_as_input_errors(directory):
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory):
+                pack_writer.remove_replaced(directory)
                 # Another process may have made it meanwhile, or only the last rename is missing.
-                done = pack.contains_pack(directory, required)
-                if not (done or pack_writer.complete_partial(directory, required)):
-                    _make(directory, data, progress, workers or available_cores())
-    return pack.open_pack(directory)
+                if not (
+                    is_current(lambda _: None)
+                    or pack_writer.complete_partial(directory, settings, source)
+                ):
+                    _make(directory, data, source, progress, workers)
+    freshness.check_digest(directory, data, source, source_digest)
+    return open_pack(directory)
 
 
 def _settings(data: DataConfig) -> Json:
@@ -115,7 +137,7 @@ def _write_errors_as_input_errors(directory: Path) -> Iterator[None]:
     """Turn the errors of a full disk or an unwritable folder into InputErrors."""
     advice = "the finished shards in it are kept. Make room and run the same command again"
     try:
-        with disk_full_as_input_error(pack.partial_directory(directory), advice):
+        with disk_full_as_input_error(manifest.partial_directory(directory), advice):
             yield
     except OSError as error:
         if error.errno not in _UNWRITABLE:
@@ -134,25 +156,27 @@ def _lock(directory: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _make(directory: Path, data: DataConfig, progress: bool, workers: int) -> None:
+def _make(
+    directory: Path, data: DataConfig, source: Source | None, progress: bool, workers: int
+) -> None:
     """Write the pack, except for the shards that are finished."""
-    try:
-        source = sources.open_source(data)
-    except OSError as error:
-        raise InputError(f"cannot read the images of --config.data.dir: {error}") from error
+    source = source or sources.open_source(data)
+    for note in source.notes:
+        _print(note)
     splits = sources.hold_out(source, data)
-    keeps_size = source.shape is not None and min(source.shape) < data.image_size
-    side = min(source.shape) if source.shape and keeps_size else data.image_size
+    smallest = data.image_size if source.shape is None else min(source.shape)
+    side = data.image_size if data.enlarge else min(smallest, data.image_size)
     writer = PackWriter(
         directory,
         settings=_settings(data),
-        class_names=source.class_names,
+        source=source,
         side=side,
-        channels=source.channels,
         encoding="raw" if side <= RAW_SIDE else "jpeg",
         candidates={name: len(indices) for name, (_, indices) in splits.items()},
-        digest=source.digest,
+        discard=not data.pack_dir,
     )
+    if writer.discarded:
+        _print(f"starting the unfinished pack anew: {writer.discarded}")
     total = sum(writer.candidates.values())
     with _Progress(total, progress) as report:
         for name, (source_split, indices) in splits.items():
@@ -174,6 +198,18 @@ def _make(directory: Path, data: DataConfig, progress: bool, workers: int) -> No
                     writer.write_shard(name, number, _report_chunks(chunks, unreadable, report))
             unreadable.summarize()
     writer.finish()
+    for warning in _missing_classes(open_pack(directory)):
+        _print(warning)
+
+
+def _missing_classes(made: Pack) -> Iterator[str]:
+    """Yield a line for each split that has no image of some classes."""
+    for split in made.splits.values():
+        counts = np.bincount(split.labels, minlength=len(made.class_names))
+        missing = [made.class_names[label] for label in np.flatnonzero(counts == 0)]
+        if missing:
+            names = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+            yield f"{split.name}: no images of {len(missing)} classes: {names}"
 
 
 def _print(text: str) -> None:
@@ -192,6 +228,7 @@ def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataCon
     side, channels = writer.side, writer.channels
     chunk = Chunk.empty(side, channels)
     for example in examples:
+        chunk.contents.append(freshness.checksum_of_file(example.image))
         try:
             pixels = images.load(example.image, side=side, channels=channels, resize=data.resize)
         except images.UnreadableImageError as error:

@@ -16,7 +16,7 @@ from alexnet_jax.config import Config, config_to_json, with_changes
 from alexnet_jax.data.batch import Batch, consecutive_examples
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import check_images, evaluation_batches, train_batches
-from alexnet_jax.diagnostics import ConstantLossDetector, StepTimer
+from alexnet_jax.diagnostics import ConstantLossDetector, MajorityDetector, StepTimer
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.evaluate import evaluate_batches
 from alexnet_jax.inputs import mean_of
@@ -96,6 +96,7 @@ class _Run:
     checkpoints: Checkpoints
     writer: RunWriter | NullWriter
     detector: ConstantLossDetector
+    majority: MajorityDetector
 
 
 def train(config: Config, pack: Pack, workdir: Path) -> int:
@@ -128,7 +129,7 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
             return 0
         writer: RunWriter | NullWriter = NullWriter()
         if distributed.is_first():
-            for change in write_config(workdir, config, step, start.init_step):
+            for change in write_config(workdir, config, step, start.init_step, pack.source_digest):
                 print(f"config.{change}", file=sys.stderr)
             if step:
                 print(
@@ -148,8 +149,11 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
             checkpoints=checkpoints,
             writer=writer,
             detector=ConstantLossDetector(
-                config.model.num_classes, schedule.num_images / config.batch_size
+                config.model.num_classes,
+                schedule.num_images / config.batch_size,
+                pack.splits["train"].labels,
             ),
+            majority=MajorityDetector(pack.class_names),
         )
         try:
             return _train_steps(run, start)
@@ -175,11 +179,7 @@ def _start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints) -> 
             metadata["class_names"],
             checkpoints.mean(step).tobytes(),
         )
-        given = (
-            pack.splits["train"].count,
-            list(pack.class_names),
-            pack.mean_image.tobytes(),
-        )
+        given = (pack.splits["train"].count, list(pack.class_names), pack.mean_image.tobytes())
         if trained_on != given:
             raise InputError(
                 f"the run in {checkpoints.directory.parent} was trained on other images than "
@@ -357,6 +357,9 @@ def _validate(run: _Run, state: TrainState, step: int) -> TrainState:
     )
     epoch = run.schedule.epoch(step)
     run.writer.write_record(make_record(step, epoch, "validation", result))
+    labels = run.pack.splits["validation"].labels
+    if warning := run.majority.observe(labels, result["top1_error"]):
+        run.writer.write_line(warning)
     # If the last step does not end an epoch, a longer run would not validate after it, so the
     # schedule must not count this validation.
     if state.schedule_state is None or not run.schedule.ends_epoch(step):

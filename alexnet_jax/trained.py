@@ -22,7 +22,7 @@ from alexnet_jax.inputs import mean_of, normalize
 from alexnet_jax.losses import log_probabilities
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import PyTree, Variables
-from alexnet_jax.workdir import read_config
+from alexnet_jax.workdir import read_config, read_source_digest
 
 T = TypeVar("T")
 
@@ -97,6 +97,8 @@ class TrainedModel:
             with averaged parameters if the run has them.
         mean_image: mean image of the training split, (side, side, channels of the data), 0…255.
         class_names: names of the classes in the order of the labels.
+        source_digest: digest of the images on which the model was trained, see `data.pack.Pack`;
+            None if it is unknown.
     """
 
     config: Config
@@ -104,6 +106,7 @@ class TrainedModel:
     variables: Variables
     mean_image: np.ndarray
     class_names: tuple[str, ...]
+    source_digest: str | None = None
 
     @property
     def params(self) -> PyTree:
@@ -149,7 +152,7 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
         config = with_changes(config, {"data.dir": recorded.data.dir})
         variables = load_variables(checkpoints, step, config, mesh or sharding.make_data_mesh(1))
         mean, names = checkpoints.mean(step), tuple(metadata["class_names"])
-        return TrainedModel(config, step, variables, mean, names)
+        return TrainedModel(config, step, variables, mean, names, read_source_digest(workdir))
 
     found = checkpoints.newest(read)
     checkpoints.close()

@@ -12,7 +12,8 @@ from alexnet_jax.fields import Difference, differences
 from alexnet_jax.files import exclusive_lock, write_atomically
 
 FORMAT_VERSION = 2  # version of config.json; version 1 did not record a number
-ADDED = ("format_version", "changes", "init_step")  # entries of config.json besides the config
+# Entries of config.json besides the config.
+ADDED = ("format_version", "changes", "init_step", "source_digest")
 MAY_CHANGE = ("parallel.", "max_steps", "epochs", "checkpoint_every", "data.dir")
 
 
@@ -79,12 +80,17 @@ def check_config(directory: Path, config: Config) -> list[Difference]:
 
 
 def write_config(
-    directory: Path, config: Config, step: int, init_step: int | None = None
+    directory: Path,
+    config: Config,
+    step: int,
+    init_step: int | None = None,
+    source_digest: str | None = None,
 ) -> list[str]:
     """Record the config in config.json.
 
     The file contains the current config, under "changes" all earlier changes of fields, and under
-    "init_step" the step of the checkpoint of `init_from` from which the run started.
+    "init_step" the step of the checkpoint of `init_from` from which the run started, and under
+    "source_digest" the digest of the images on which it is trained.
 
     Args:
         directory: the workdir.
@@ -92,6 +98,7 @@ def write_config(
         step: step at which the run begins or continues.
         init_step: step of the checkpoint of another run from which a new run starts; None keeps
             the recorded one.
+        source_digest: digest of the images, see `data.pack.Pack`; None for imported weights.
 
     Returns:
         A line of text for each field that has changed.
@@ -110,6 +117,7 @@ def write_config(
         "format_version": FORMAT_VERSION,
         "changes": changes,
         "init_step": init_step,
+        "source_digest": source_digest,
     }
     write_atomically(path, json.dumps(content, indent=2) + "\n")
     return [f"{name} was {old!r}, is now {new!r}" for name, old, new in differing]
@@ -148,6 +156,19 @@ def read_recorded(directory: Path, flag: str = "--workdir") -> fields.Json:
             "as python -m alexnet_jax.main --workdir=DIR makes it"
         )
     return _read(path, flag)
+
+
+def read_source_digest(directory: Path) -> str | None:
+    """Return the digest of the images on which a run was trained.
+
+    None if there is no checkpoint, or if the digest was not recorded: for imported weights, and in
+    workdirs of earlier versions.
+    """
+    path = directory / "config.json"
+    if not path.exists() or not saved_steps(directory):
+        return None
+    digest: str | None = _read(path).get("source_digest")
+    return digest
 
 
 def saved_steps(workdir: Path) -> list[int]:

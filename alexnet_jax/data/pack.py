@@ -1,40 +1,36 @@
 """Packs: prepared images on disk, which can be read in any order.
 
-    manifest.json           settings, class names, counts, shards, skipped images; written last
+    manifest.json           settings, class names, counts, shards, checksums; written last
     mean_image.npy          (side, side, channels) float32, of the training split
     covariance.npy          (channels, channels) float64, of the training split's 0-255 pixels
     SPLIT.labels.npy        (count,) int32
     SPLIT.sizes.npy         (count,) int32, bytes of each record
+    SPLIT.crc32.npy         (count,) uint32, checksum of each record
     SPLIT-00000.records …   concatenated records, one file per shard
 
 A record is a JPEG file or, for small images, raw pixels. Reading plain files with pread takes a
 third of the time of ArrayRecord for records of 40 KB, and an eighth for 784 bytes.
 """
 
-import io
-import json
+import errno
 import os
 import weakref
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.data.manifest import damaged, partial_directory, read_manifest, shard_path
 from alexnet_jax.errors import InputError
-from alexnet_jax.fields import Json, differences
-
-FORMAT = "alexnet_jax pack"
-VERSION = 1
-
-# Fields of the manifest that are read, and their types.
-_MANIFEST: dict[str, type] = dict(
-    settings=dict, class_names=list, side=int, channels=int, encoding=str, splits=dict
-)
-_MANIFEST_SPLIT: dict[str, type] = dict(shards=list, skipped=list)
-_MANIFEST_SHARD: dict[str, type] = dict(count=int, bytes=int)
+from alexnet_jax.fields import Json
+from alexnet_jax.files import DamagedArrayError, parse_array
 
 
 class Split:
     """A split of a pack.
+
+    The files of the records stay open, so that a pack that another process replaces is still read
+    to the end. A record is compared with its checksum when it is read for the first time.
 
     Attributes:
         name: Name of the split.
@@ -42,55 +38,84 @@ class Split:
         labels: (count,) int32.
     """
 
-    def __init__(self, directory: Path, name: str, shards: list[dict[str, int]]):
+    def __init__(self, directory: Path, name: str, manifest: Json):
         """Open split `name` of the pack in `directory`.
 
         Raises:
-            InputError: A file is missing or does not have the size stated in the manifest.
+            InputError: A file is missing, or does not have the content stated in the manifest.
         """
+        shards = manifest["splits"][name]["shards"]
         self.name = name
-        self.labels = _load_array(directory / f"{name}.labels.npy", directory)
-        sizes = _load_array(directory / f"{name}.sizes.npy", directory).astype(np.int64)
         self.count = sum(shard["count"] for shard in shards)
-        if len(self.labels) != self.count or len(sizes) != self.count:
-            raise _damaged(directory, f"{name}.labels.npy or {name}.sizes.npy is too short")
-        self._paths = [shard_path(directory, name, number) for number in range(len(shards))]
-        for path, shard in zip(self._paths, shards, strict=True):
-            actual = path.stat().st_size if path.exists() else 0
-            if actual != shard["bytes"]:
-                raise _damaged(
-                    directory, f"{path.name} has {actual} bytes instead of {shard['bytes']}"
-                )
-        counts = [shard["count"] for shard in shards]
-        self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-        shard_starts = np.concatenate([[0], np.cumsum([shard["bytes"] for shard in shards])])
-        self._start = np.cumsum(sizes) - sizes - shard_starts[self._shard]
-        self._size = sizes
-        self._descriptors: dict[int, int] = {}
+        self._directory = directory
+        self.labels, sizes, self._crc32 = (
+            _load_array(directory, f"{name}.{kind}.npy", manifest["arrays"], (self.count,), dtype)
+            for kind, dtype in (("labels", np.int32), ("sizes", np.int32), ("crc32", np.uint32))
+        )
+        if self.count and not 0 <= self.labels.min() <= self.labels.max() < len(
+            manifest["class_names"]
+        ):
+            raise damaged(directory, f"{name}.labels.npy has labels without a class")
+        self._shard = np.repeat(np.arange(len(shards)), [shard["count"] for shard in shards])
+        shard_bytes = [shard["bytes"] for shard in shards]
+        sums = np.bincount(self._shard, sizes, minlength=len(shards))
+        if (self.count and sizes.min() < 0) or (sums != shard_bytes).any():
+            raise damaged(directory, f"{name}.sizes.npy does not fit the shards")
+        self._size = sizes.astype(np.int64)
+        shard_starts = np.concatenate([[0], np.cumsum(shard_bytes)])
+        self._start = np.cumsum(self._size) - self._size - shard_starts[self._shard]
+        self._verified = np.zeros(self.count, bool)
+        self._descriptors: list[int] = []
         weakref.finalize(self, _close_all, self._descriptors).atexit = False
+        for number, size in enumerate(shard_bytes):
+            self._descriptors.append(_open_shard(directory, shard_path(directory, name, number)))
+            actual = os.fstat(self._descriptors[-1]).st_size
+            if actual != size:
+                path = shard_path(directory, name, number)
+                raise damaged(directory, f"{path.name} has {actual} bytes instead of {size}")
 
     def read(self, indices: np.ndarray) -> list[bytes]:
-        """Return the records at `indices` (b,), in that order; thread-safe."""
+        """Return the records at `indices` (b,), in that order; thread-safe.
+
+        Raises:
+            InputError: A record is damaged.
+        """
         locations = zip(
             self._shard[indices].tolist(),
             self._size[indices].tolist(),
             self._start[indices].tolist(),
             strict=True,
         )
-        return [os.pread(self._descriptor(shard), size, start) for shard, size, start in locations]
+        records = [
+            os.pread(self._descriptors[shard], size, start) for shard, size, start in locations
+        ]
+        if not self._verified[indices].all():
+            sums = np.fromiter(map(zlib.crc32, records), np.uint32, len(records))
+            if (wrong := np.flatnonzero(sums != self._crc32[indices])).size:
+                shard = shard_path(self._directory, self.name, self._shard[indices[wrong[0]]])
+                raise damaged(
+                    self._directory,
+                    f"image {indices[wrong[0]]} of the {self.name} split, in {shard.name}, is not "
+                    "as it was written",
+                )
+            self._verified[indices] = True
+        return records
 
-    def _descriptor(self, shard: int) -> int:
-        """Return the file descriptor of a shard, which two threads may open at the same time."""
-        if shard not in self._descriptors:
-            opened = os.open(self._paths[shard], os.O_RDONLY)
-            if self._descriptors.setdefault(shard, opened) != opened:
-                os.close(opened)
-        return self._descriptors[shard]
+
+def _open_shard(directory: Path, path: Path) -> int:
+    """Return the file descriptor of a shard."""
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise damaged(directory, f"{path.name} has 0 bytes: it is missing") from None
+    except OSError as error:
+        advice = "; raise the limit of open files with ulimit -n" * (error.errno == errno.EMFILE)
+        raise InputError(f"cannot open {path}: {error.strerror}{advice}") from None
 
 
-def _close_all(descriptors: dict[int, int]) -> None:
+def _close_all(descriptors: list[int]) -> None:
     """Close file descriptors."""
-    for descriptor in descriptors.values():
+    for descriptor in descriptors:
         os.close(descriptor)
 
 
@@ -106,6 +131,7 @@ class Pack:
         encoding: "jpeg" or "raw".
         mean_image: Mean image of the training split, (side, side, channels) float32, 0…255.
         covariance: Covariance of the training split's pixels, (channels, channels) float64.
+        source_digest: Hash of the listing of the source that the pack was made from.
     """
 
     def __init__(self, directory: Path, manifest: Json):
@@ -115,12 +141,15 @@ class Pack:
         self.side: int = manifest["side"]
         self.channels: int = manifest["channels"]
         self.encoding: str = manifest["encoding"]
-        self.mean_image: np.ndarray = _load_array(directory / "mean_image.npy", directory)
-        self.covariance: np.ndarray = _load_array(directory / "covariance.npy", directory)
-        self.splits = {
-            name: Split(directory, name, split["shards"])
-            for name, split in manifest["splits"].items()
-        }
+        self.source_digest: str = manifest["source_digest"]
+        self.mean_image, self.covariance = (
+            _load_array(directory, f"{name}.npy", manifest["arrays"], shape, dtype)
+            for name, shape, dtype in (
+                ("mean_image", (self.side, self.side, self.channels), np.float32),
+                ("covariance", (self.channels, self.channels), np.float64),
+            )
+        )
+        self.splits = {name: Split(directory, name, manifest) for name in manifest["splits"]}
 
 
 def open_pack(directory: str | os.PathLike[str]) -> Pack:
@@ -131,9 +160,13 @@ def open_pack(directory: str | os.PathLike[str]) -> Pack:
             version of the format.
     """
     directory = Path(directory)
-    manifest = read_manifest(directory)
-    if manifest is not None:
-        return Pack(directory, manifest)
+    while (manifest := read_manifest(directory)) is not None:
+        try:
+            return Pack(directory, manifest)
+        except InputError:
+            if manifest == read_manifest(directory):
+                raise
+            # Another process has replaced the pack while this one opened it.
     if partial_directory(directory).exists():
         raise InputError(
             f"the pack in {directory} is unfinished; run the same command of "
@@ -144,101 +177,21 @@ def open_pack(directory: str | os.PathLike[str]) -> Pack:
     )
 
 
-def contains_pack(directory: Path, settings: Json) -> bool:
-    """Return whether `directory` contains a complete pack made with `settings`.
-
-    Args:
-        directory: Folder that need not exist.
-        settings: Settings that must agree; others may differ.
-
-    Raises:
-        InputError: The folder contains a pack made with other settings, or other files.
-    """
-    manifest = read_manifest(directory)
-    if manifest is not None:
-        check_settings(directory, manifest["settings"], settings)
-        return True
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(
-            f"{directory} is neither a pack nor an empty folder; "
-            "set --config.data.pack_dir to a folder for the pack alone"
-        )
-    return False
-
-
-def check_settings(directory: Path, made: Json, settings: Json) -> None:
-    """Raise InputError if the pack in `directory`, made with `made`, differs in `settings`."""
-    pack_settings = {field: made.get(field) for field in settings}
-    different = [
-        f"config.data.{field} is {value!r}, there it is {pack_value!r}"
-        for field, pack_value, value in differences(pack_settings, settings)
-    ]
-    if different:
-        raise InputError(
-            f"the pack in {directory} was made with other settings: {'; '.join(different)}. "
-            "Set the same, or another --config.data.pack_dir, or delete the folder"
-        )
-
-
-def read_manifest(directory: Path) -> Json | None:
-    """Read the manifest of the pack in `directory`; return None if there is no manifest.json.
-
-    Raises:
-        InputError: The file is damaged, not a manifest, or of another version of the format.
-    """
-    path = directory / "manifest.json"
+def _load_array(
+    directory: Path, name: str, checksums: Json, shape: tuple[int, ...], dtype: type
+) -> np.ndarray:
+    """Return the array in a file of a pack, with finite numbers of that shape and type."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        raise _damaged(directory, "manifest.json is not JSON") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(
-            f"{path} is not a pack's manifest; name another folder in --config.data.pack_dir"
-        )
-    if manifest.get("version") != VERSION:
-        raise InputError(
-            f"the pack in {directory} has format version {manifest.get('version')}, this program "
-            f"reads {VERSION}; delete the folder and prepare it again"
-        )
-    _check_fields(manifest, _MANIFEST, directory)
-    for split in manifest["splits"].values():
-        _check_fields(split, _MANIFEST_SPLIT, directory)
-        for shard in split["shards"]:
-            _check_fields(shard, _MANIFEST_SHARD, directory)
-    return manifest
-
-
-def _check_fields(content: object, fields: dict[str, type], directory: Path) -> None:
-    """Raise InputError if a field of the manifest is missing or has another type."""
-    for name, kind in fields.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise _damaged(directory, f"manifest.json lacks or garbles {name!r}")
-
-
-def partial_directory(directory: Path) -> Path:
-    """Return the folder of a pack that is not complete yet."""
-    return directory.with_name(directory.name + ".partial")
-
-
-def shard_path(directory: Path, split: str, number: int) -> Path:
-    """Return the path of a shard."""
-    return directory / f"{split}-{number:05d}.records"
-
-
-def _load_array(path: Path, directory: Path) -> np.ndarray:
-    """Return the array in a file of a pack."""
-    try:
-        # From memory, since np.fromfile turns a KeyboardInterrupt into a TypeError (NumPy 2.4).
-        array: np.ndarray = np.load(io.BytesIO(path.read_bytes()))
-    except (OSError, ValueError, EOFError):
-        raise _damaged(directory, f"{path.name} is missing or unreadable") from None
+        content = (directory / name).read_bytes()
+        array = parse_array(content)
+    except (OSError, DamagedArrayError):
+        raise damaged(directory, f"{name} is missing or unreadable") from None
+    if array.shape != shape or array.dtype != dtype:
+        shorter = array.ndim == len(shape) == 1 and len(array) < shape[0]
+        what = "is too short" if shorter else f"has shape {array.shape} and type {array.dtype}"
+        raise damaged(directory, f"{name} {what}; expected {shape} and {np.dtype(dtype)}")
+    if not np.isfinite(array).all():
+        raise damaged(directory, f"{name} has numbers that are not finite")
+    if zlib.crc32(content) != checksums.get(name):
+        raise damaged(directory, f"{name} is not as it was written")
     return array
-
-
-def _damaged(directory: Path, what: str) -> InputError:
-    """Return the error for a damaged pack."""
-    return InputError(
-        f"the pack in {directory} is damaged: {what}; delete the folder and prepare it again"
-    )

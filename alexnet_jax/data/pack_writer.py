@@ -3,12 +3,13 @@
 import dataclasses
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data.pack import (
+from alexnet_jax.data.manifest import (
     FORMAT,
     VERSION,
     check_settings,
@@ -16,11 +17,14 @@ from alexnet_jax.data.pack import (
     read_manifest,
     shard_path,
 )
+from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
-from alexnet_jax.files import write_atomically
+from alexnet_jax.files import DamagedArrayError, parse_arrays, write_atomically
 
 SHARD_IMAGES = 8192  # images per shard, including unreadable ones
+_FILES = ("manifest.json", "plan.json", "*.records", "*.npy", "*.npz", ".*.new*")
+_SUMMARY = {"sizes", "labels", "crc32", "contents", "skipped", "pixel_sum", "product_sum"}
 
 
 @dataclasses.dataclass
@@ -33,6 +37,7 @@ class Chunk:
         records: Records of the readable images.
         labels: Labels of the readable images.
         skipped: Names of the unreadable images.
+        contents: Checksums of the files of all images, in their order.
         pixel_sum: Sum of the images, (side, side, channels) int64.
         product_sum: Sum of the products of channels over all pixels, (channels, channels) int64.
     """
@@ -40,6 +45,7 @@ class Chunk:
     records: list[bytes]
     labels: list[int]
     skipped: list[str]
+    contents: list[int]
     pixel_sum: np.ndarray
     product_sum: np.ndarray
 
@@ -47,7 +53,7 @@ class Chunk:
     def empty(cls, side: int, channels: int) -> "Chunk":
         """Return a chunk without images, for images of (side, side, channels)."""
         zeros = np.zeros((side, side, channels), np.int64)
-        return cls([], [], [], zeros, np.zeros((channels, channels), np.int64))
+        return cls([], [], [], [], zeros, np.zeros((channels, channels), np.int64))
 
     def add(self, record: bytes, label: int, pixels: np.ndarray) -> None:
         """Append an image and add its pixels, (side, side, channels) uint8, to the sums."""
@@ -63,8 +69,12 @@ class Chunk:
 class PackWriter:
     """Writes a pack to DIRECTORY.partial, shard by shard.
 
-    A shard is finished when its summary exists, an .npz file with the sizes and labels of its
-    records, the names of skipped images, and the sums.
+    A shard is finished when its summary exists, an .npz file with the sizes, labels and checksums
+    of its records, the names of skipped images, the checksums of the images' files, and the sums.
+
+    Attributes:
+        side, channels, encoding, candidates: See the constructor.
+        discarded: Why the unfinished pack found there was discarded; "" if it was not.
     """
 
     def __init__(
@@ -72,29 +82,28 @@ class PackWriter:
         directory: Path,
         *,
         settings: Json,
-        class_names: tuple[str, ...],
+        source: Source,
         side: int,
-        channels: int,
         encoding: str,
         candidates: dict[str, int],
-        digest: str,
+        discard: bool,
     ):
         """Begin a pack, or continue an unfinished one.
 
         Args:
             directory: Folder of the complete pack.
             settings: Settings with which the pack is made.
-            class_names: Names of the classes in the order of the labels.
+            source: The source of the images.
             side: Side of the images in pixels.
-            channels: 1 or 3.
             encoding: "jpeg" or "raw".
             candidates: Number of images of each split, including unreadable ones.
-            digest: Hash of the source's listing.
+            discard: Discard an unfinished pack of other settings or of another source.
 
         Raises:
-            InputError: The unfinished pack has other settings or another source.
+            InputError: The unfinished pack has other settings or another source, and `discard` is
+                False.
         """
-        self.side, self.channels, self.encoding = side, channels, encoding
+        self.side, self.channels, self.encoding = side, source.channels, encoding
         self.candidates = candidates
         self._directory = directory
         self._partial = partial_directory(directory)
@@ -102,46 +111,71 @@ class PackWriter:
             format=FORMAT,
             version=VERSION,
             settings=settings,
-            class_names=list(class_names),
+            class_names=list(source.class_names),
             side=side,
-            channels=channels,
+            channels=source.channels,
             encoding=encoding,
             candidates=candidates,
             shard_images=SHARD_IMAGES,
-            source_digest=digest,
+            source_digest=source.digest,
+            source_stamp=source.stamp,
+            source_counts=source.counts,
         )
-        self._partial.mkdir(exist_ok=True)
+        self.discarded = ""
         path = self._partial / "plan.json"
+        if self._partial.is_dir():
+            different = self._compare_plan(path)
+            if different and not (discard or different == ["plan.json"]):
+                raise InputError(
+                    f"{self._partial} holds an unfinished pack of other settings or of a source "
+                    f"that has changed since ({', '.join(different)}); delete that folder, or set "
+                    "another --config.data.pack_dir"
+                )
+            if different:
+                self.discarded = f"{', '.join(different)} differ or cannot be read"
+                _delete(self._partial)
+        self._partial.mkdir(exist_ok=True)
         if not path.exists():
             write_atomically(path, _to_json(self._plan))
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        different = sorted(path for path, _, _ in differences(begun, self._plan))
-        if different:
-            raise InputError(
-                f"{self._partial} holds an unfinished pack of other settings or of a source that "
-                f"has changed since ({', '.join(different)}); delete that folder, or set another "
-                "--config.data.pack_dir"
-            )
+
+    def _compare_plan(self, path: Path) -> list[str]:
+        """Return the fields in which the plan of an unfinished pack differs from this one's.
+
+        A plan that cannot be read differs in "plan.json"; without any, nothing was begun.
+        """
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return ["plan.json"] if any(self._partial.iterdir()) else []
+        except (ValueError, RecursionError):
+            begun = None
+        if not isinstance(begun, dict):
+            return ["plan.json"]
+        return sorted(path for path, _, _ in differences(begun, self._plan))
 
     def finished(self, split: str, number: int) -> list[str] | None:
         """Return the names of the images skipped in a shard, or None if it is not finished."""
-        if not self._summary_path(split, number).exists():
+        summary = self._summary(split, number)
+        if summary is None:
             return None
-        skipped: list[str] = json.loads(str(self._summary(split, number)["skipped"]))
+        skipped: list[str] = json.loads(str(summary["skipped"]))
         return skipped
 
     def write_shard(self, split: str, number: int, chunks: Iterable[Chunk]) -> None:
         """Write a shard, with one chunk in memory at a time."""
         total = Chunk.empty(self.side, self.channels)
         sizes: list[int] = []
+        sums: list[int] = []
 
         def records() -> Iterator[bytes]:
             for chunk in chunks:
                 total.labels += chunk.labels
                 total.skipped += chunk.skipped
+                total.contents += chunk.contents
                 total.pixel_sum += chunk.pixel_sum
                 total.product_sum += chunk.product_sum
                 sizes.extend(map(len, chunk.records))
+                sums.extend(map(zlib.crc32, chunk.records))
                 yield from chunk.records
 
         write_atomically(shard_path(self._partial, split, number), records())
@@ -149,6 +183,8 @@ class PackWriter:
         np.savez(
             summary,
             sizes=np.array(sizes, np.int32),
+            crc32=np.array(sums, np.uint32),
+            contents=np.array(total.contents, np.uint32),
             labels=np.array(total.labels, np.int32),
             skipped=json.dumps(total.skipped),
             pixel_sum=total.pixel_sum,
@@ -162,76 +198,138 @@ class PackWriter:
         Raises:
             InputError: No image of a split could be read.
         """
-        splits = {}
+        splits: Json = {}
+        arrays: dict[str, np.ndarray] = {}
         for split, candidates in self.candidates.items():
             total = Chunk.empty(self.side, self.channels)
-            sizes, labels, shards = [], [], []
+            parts: dict[str, list[np.ndarray]] = {"labels": [], "sizes": [], "crc32": []}
+            shards, contents = [], 0
             for number in range(-(-candidates // SHARD_IMAGES)):
                 summary = self._summary(split, number)
-                sizes.append(summary["sizes"])
-                labels.append(summary["labels"])
-                shards.append(dict(count=len(sizes[-1]), bytes=int(sizes[-1].sum())))
+                assert summary is not None, "all shards have been written"
+                for kind, part in parts.items():
+                    part.append(summary[kind])
+                sizes = summary["sizes"]
+                shards.append(dict(count=len(sizes), bytes=int(sizes.sum())))
+                contents = zlib.crc32(summary["contents"].tobytes(), contents)
                 total.skipped += json.loads(str(summary["skipped"]))
                 total.pixel_sum += summary["pixel_sum"]
                 total.product_sum += summary["product_sum"]
-            count = sum(map(len, labels))
+            merged = {f"{split}.{kind}": np.concatenate(part) for kind, part in parts.items()}
+            count = len(merged[f"{split}.labels"])
             if not count:
                 raise InputError(f"no image of the {split} split could be read")
-            _write_array(self._partial / f"{split}.sizes.npy", np.concatenate(sizes))
-            _write_array(self._partial / f"{split}.labels.npy", np.concatenate(labels))
+            arrays |= merged
             if split == "train":
-                self._write_statistics(total, count)
-            splits[split] = dict(count=count, shards=shards, skipped=total.skipped)
-        write_atomically(self._partial / "manifest.json", _to_json(self._plan | {"splits": splits}))
+                arrays |= self._compute_statistics(total, count)
+            splits[split] = dict(
+                count=count, shards=shards, skipped=total.skipped, contents=contents
+            )
+        sums = {
+            f"{name}.npy": _write_array(self._partial / f"{name}.npy", array)
+            for name, array in arrays.items()
+        }
+        manifest = self._plan | {"arrays": sums, "splits": splits}
+        write_atomically(self._partial / "manifest.json", _to_json(manifest))
         seal(self._directory)
 
-    def _write_statistics(self, total: Chunk, count: int) -> None:
-        """Write the mean image and the covariance of the training split."""
+    def _compute_statistics(self, total: Chunk, count: int) -> dict[str, np.ndarray]:
+        """Return the mean image and the covariance of the training split."""
         pixels = count * self.side**2
         mean = total.pixel_sum.sum(axis=(0, 1)) / pixels
         covariance = total.product_sum / pixels - np.outer(mean, mean)
         mean_image = (total.pixel_sum / count).astype(np.float32)
-        _write_array(self._partial / "mean_image.npy", mean_image)
-        _write_array(self._partial / "covariance.npy", covariance)
+        return {"mean_image": mean_image, "covariance": covariance}
 
-    def _summary(self, split: str, number: int) -> dict[str, np.ndarray]:
-        """Return the arrays of a shard's summary."""
-        with np.load(self._summary_path(split, number)) as summary:
-            return dict(summary)
+    def _summary(self, split: str, number: int) -> dict[str, np.ndarray] | None:
+        """Return the arrays of a shard's summary; None if the shard is unfinished or damaged."""
+        try:
+            summary = parse_arrays(self._summary_path(split, number).read_bytes())
+            size = shard_path(self._partial, split, number).stat().st_size
+        except (FileNotFoundError, DamagedArrayError):
+            return None
+        is_complete = {*summary} == _SUMMARY and int(summary["sizes"].sum()) == size
+        return summary if is_complete else None
 
     def _summary_path(self, split: str, number: int) -> Path:
         """Return the path of a shard's summary."""
         return self._partial / f"{split}-{number:05d}.npz"
 
 
-def complete_partial(directory: Path, settings: Json) -> bool:
+def complete_partial(directory: Path, settings: Json, source: Source | None) -> bool:
     """Rename the folder of a pack that is complete but for that; return whether there was one.
 
+    A pack that was made from another listing of the source is deleted instead. A damaged manifest
+    is deleted, too, so that the pack counts as unfinished.
+
     Raises:
-        InputError: The pack was made with other settings; see `pack.contains_pack`.
+        InputError: The pack was made with other settings; see `manifest.find_manifest`.
     """
     partial = partial_directory(directory)
-    manifest = read_manifest(partial)
+    try:
+        manifest = read_manifest(partial)
+    except InputError:
+        (partial / "manifest.json").unlink()  # the shards may be whole
+        return False
     if manifest is None:
         return False
     check_settings(partial, manifest["settings"], settings)
+    if source is not None and source.stamp != manifest["source_stamp"]:
+        _delete(partial)
+        return False
     seal(directory)
     return True
 
 
+def replaced_directory(directory: Path) -> Path:
+    """Return the folder to which a pack is moved while another one takes its place."""
+    return directory.with_name(directory.name + ".replaced")
+
+
 def seal(directory: Path) -> None:
-    """Remove the temporary files of a pack whose manifest is written, and rename its folder."""
+    """Remove the temporary files of a pack whose manifest is written, and rename its folder.
+
+    A pack in that place is moved away first and then deleted. After an interruption in between,
+    the new one is complete but for its name.
+    """
     partial = partial_directory(directory)
     for path in [*partial.glob("*.npz"), *partial.glob(".*.new.*"), partial / "plan.json"]:
         path.unlink(missing_ok=True)
+    if (directory / "manifest.json").exists():
+        remove_replaced(directory)
+        directory.rename(replaced_directory(directory))
     partial.rename(directory)
+    remove_replaced(directory)
 
 
-def _write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as .npy file."""
+def remove_replaced(directory: Path) -> None:
+    """Delete a pack that another one has replaced; the caller holds the lock."""
+    if replaced_directory(directory).exists():
+        _delete(replaced_directory(directory))
+
+
+def _delete(directory: Path) -> None:
+    """Delete the folder of a pack.
+
+    Raises:
+        InputError: The folder holds other files, too, which are kept.
+    """
+    for path in [file for pattern in _FILES for file in directory.glob(pattern)]:
+        path.unlink()
+    try:
+        directory.rmdir()
+    except OSError as error:
+        raise InputError(
+            f"{directory} is not the folder of a pack alone ({error.strerror}); move it away"
+        ) from None
+
+
+def _write_array(path: Path, array: np.ndarray) -> int:
+    """Write an array as .npy file and return the file's checksum."""
     content = io.BytesIO()  # since np.save to a file raises an OSError without errno on full disks
     np.save(content, array)
     write_atomically(path, content.getvalue())
+    return zlib.crc32(content.getvalue())
 
 
 def _to_json(content: Json) -> str:

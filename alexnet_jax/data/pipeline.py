@@ -156,10 +156,15 @@ def check_images(pack: Pack, data: DataConfig, channels: int) -> None:
         channels: number of channels of the model.
     """
     if data.crop > pack.side:
+        advice = f"--config.data.image_size={data.crop} or more"
+        if pack.side < data.image_size:  # the source's images all have that size
+            advice = "--config.data.enlarge=True"
+            if data.image_size < data.crop:
+                advice += f" and --config.data.image_size={data.crop} or more"
         raise InputError(
             f"images smaller than the crop: those of the pack in {pack.directory} have "
             f"{pack.side} × {pack.side} pixels, --config.data.crop={data.crop}; set it to at most "
-            f"{pack.side}, or prepare larger images with --config.data.image_size"
+            f"{pack.side}, or prepare larger images with {advice}"
         )
     if channels not in (pack.channels, 3):
         raise InputError(
@@ -253,9 +258,15 @@ def _jpeg_images(
     batch, views, crop, channels = shape
     settings = dict(channels=channels, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
 
+    damage: list[InputError] = []  # TensorFlow would raise an error of its own instead
+
     def records(step: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         index, offset, flip = request(int(step))
-        return np.array(split.read(index), object), offset.astype(np.int32), flip
+        try:
+            return np.array(split.read(index), object), offset.astype(np.int32), flip
+        except InputError as error:
+            damage.append(error)
+            raise
 
     def read(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         record, offset, flip = tf.numpy_function(
@@ -291,5 +302,9 @@ def _jpeg_images(
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
     options.autotune.enabled = False  # all sizes are set above
-    images: Iterator[np.ndarray] = dataset.with_options(options).as_numpy_iterator()
-    return images
+    try:
+        yield from dataset.with_options(options).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        if damage:
+            raise damage[0] from error
+        raise

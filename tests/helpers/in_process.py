@@ -5,7 +5,7 @@ from pathlib import Path
 from alexnet_jax import finetune, train
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.prepare import prepare
-from alexnet_jax.workdir import check_config, lock_workdir
+from alexnet_jax.workdir import check_config, lock_workdir, read_source_digest
 
 
 def train_here(config: Config, workdir: Path) -> int:
@@ -15,5 +15,6 @@ def train_here(config: Config, workdir: Path) -> int:
     with lock_workdir(workdir):
         check_config(workdir, config)
         finetune.check_init_from(config, workdir)
-        pack = prepare(config.data, progress=False)
+        digest = read_source_digest(workdir)
+        pack = prepare(config.data, progress=False, source_digest=digest)
         return train.train(train.complete_config(config, pack), pack, workdir)

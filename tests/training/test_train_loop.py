@@ -96,6 +96,7 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
         checkpoints=nothing,
         writer=NullWriter(),
         detector=nothing,
+        majority=nothing,
     )
     state: Any = SimpleNamespace(step=0)
     assert train._train_steps(run, train._Start(state, MetricSums())) == 0
