@@ -1,10 +1,15 @@
-"""A loss that stays at ln(classes) is reported once, and no other is."""
+"""Losses and predictions that do not depend on the image are reported once, and no others are."""
 
 import math
 
+import numpy as np
 import pytest
 
-from alexnet_jax.diagnostics import ConstantLossDetector
+from alexnet_jax.diagnostics import (
+    ConstantLossDetector,
+    MajorityDetector,
+    compare_with_majority,
+)
 
 UNIFORM = math.log(10)
 
@@ -43,3 +48,42 @@ def test_patience_is_at_most_2000_steps() -> None:
     assert detector.observe(0, uniform) is None
     assert detector.observe(1999, uniform) is None
     assert detector.observe(2000, uniform)
+
+
+IMBALANCED = np.repeat([0, 1, 2], [90, 6, 4])
+ENTROPY = -sum(share * math.log(share) for share in (0.9, 0.06, 0.04))
+
+
+def test_loss_at_the_entropy_of_the_labels() -> None:
+    """Catches: a model that predicts the classes' frequencies, whose loss is far from ln 3."""
+    detector = ConstantLossDetector(3, steps_per_epoch=20, labels=IMBALANCED)
+    warnings = {step: detector.observe(step, ENTROPY * 1.005) for step in range(10, 400, 10)}
+    assert [step for step, text in warnings.items() if text] == [110]
+    assert "the entropy of the classes' frequencies = 0.392 since step 10" in (warnings[110] or "")
+
+
+def test_loss_between_two_levels() -> None:
+    """Catches: the steps at one level counted for the other."""
+    detector = ConstantLossDetector(3, steps_per_epoch=20, labels=IMBALANCED)
+    losses = [math.log(3)] * 10 + [ENTROPY] * 30
+    warnings = [detector.observe(10 * step, loss) for step, loss in enumerate(losses)]
+    assert [step for step, text in enumerate(warnings) if text] == [20]
+
+
+def test_comparison_with_the_largest_class() -> None:
+    """Catches: an error of 10 % that looks good where nine of ten images are of one class."""
+    names = ("cat", "dog", "owl")
+    line = compare_with_majority("test", IMBALANCED, names, 0.1)
+    assert line is not None
+    assert "no better than always answering cat" in line
+    assert "10.00%" in line
+    assert compare_with_majority("test", IMBALANCED, names, 0.2) == line
+    assert compare_with_majority("test", IMBALANCED, names, 0.09) is None
+
+
+def test_predictions_that_stay_at_the_largest_class() -> None:
+    """Catches: a warning at the first validation, at every one, or over validations apart."""
+    detector = MajorityDetector(("cat", "dog", "owl"))
+    errors = [0.1, 0.1, 0.1, 0.1, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    warnings = [detector.observe(IMBALANCED, error) for error in errors]
+    assert [number for number, text in enumerate(warnings) if text] == [9]
