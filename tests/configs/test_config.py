@@ -115,6 +115,7 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "data.dir": st.text(),
     "data.pack_dir": st.text(),
     "data.image_size": WHOLE,
+    "data.enlarge": st.booleans(),
     "data.resize": st.sampled_from(RESIZES),
     "data.jpeg_quality": st.integers(1, 100),
     "data.jpeg_subsampling": st.sampled_from(SUBSAMPLINGS),

@@ -131,6 +131,18 @@ def test_a_pack_of_the_users_own_is_not_replaced(folder: Path, tmp_path: Path) -
     assert labels(config(Path(), dir="", pack_dir=str(tmp_path / "pack"))) == [0] * 4 + [1] * 4
 
 
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_pack_inside_its_own_source(folder: Path, tmp_path: Path, split: str) -> None:
+    """Catches: the pack taken for a class, or for a split, at the second start."""
+    write_folder(tmp_path / "source" / split, {"cat": 2, "dog": 2}, side=8)
+    data = config(tmp_path / "source", pack_dir=str(tmp_path / "source" / "pack"))
+    assert labels(data) == labels(data) == [0, 0, 1, 1]
+    for name in ("pack.partial", "pack.replaced"):
+        shutil.copytree(tmp_path / "source" / "pack", tmp_path / "source" / name)
+    (tmp_path / "source" / "pack.partial" / "plan.json").write_text("{}")
+    assert labels(data) == [0, 0, 1, 1]
+
+
 def test_changed_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     """Catches: only folders compared; a label changed among equal images unnoticed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

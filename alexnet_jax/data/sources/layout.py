@@ -146,10 +146,21 @@ def class_folders(root: Path) -> list[str]:
 
 
 def subfolders(directory: Path) -> list[str]:
-    """Return the names of the visible subfolders and links to folders, sorted as text."""
+    """Return the names of the visible subfolders and links to folders, sorted as text.
+
+    Packs are left out, since data.pack_dir may be a folder beside the class folders.
+    """
     with os.scandir(directory) as entries:
         names = sorted(entry.name for entry in entries if _is_visible(entry.name))
-    return [name for name in names if (directory / name).is_dir()]
+    folders = [name for name in names if (directory / name).is_dir()]
+    return [name for name in folders if not _is_pack(directory / name)]
+
+
+def _is_pack(folder: Path) -> bool:
+    """Return whether a folder is a pack, complete or not; see `alexnet_jax.data.pack`."""
+    if folder.name.endswith(".partial"):
+        return (folder / "plan.json").exists() or not any(folder.iterdir())
+    return all((folder / name).exists() for name in ("manifest.json", "mean_image.npy"))
 
 
 def list_files(directory: Path, parents: list[Path], notes: list[str]) -> list[File]:
