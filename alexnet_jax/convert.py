@@ -4,14 +4,16 @@
                                   [--class_names=FILE] [--config=FILE [--config.FIELD=VALUE …]]
     python -m alexnet_jax.convert --workdir=DIR --output=FILE
 
-Supported inputs are .caffemodel files of Caffe, .onnx files (such as bvlcalexnet), torchvision's
-alexnet as .pth or .safetensors, and .safetensors files that this program wrote. The result is a
-workdir for evaluate, predict and experiments.figures, from which training can start. Its config
-contains the preprocessing that the weights need. Files of other programs do not state
-preprocessing or recipe; without --config, those of configs/bvlc_alexnet.py are used for Caffe and
-ONNX, and those of configs/one_weird_trick.py for torchvision.
+Supported inputs are .caffemodel files of Caffe, .onnx files (such as bvlcalexnet), weights of Caffe
+as .npy or .npz, torchvision's alexnet as .pth, .pth.tar, .pt, .ckpt, .bin, .onnx or .safetensors,
+and .safetensors and .onnx files that this program wrote. The result is a workdir for evaluate,
+predict and experiments.figures, from which training can start. Its config contains the
+preprocessing that the weights need. Files of other programs do not state preprocessing or recipe;
+without --config, those of configs/bvlc_alexnet.py are used for Caffe and those of
+configs/one_weird_trick.py for torchvision. An ONNX file of neither needs --config.
 
-Supported outputs are .safetensors, an exact copy of the newest checkpoint's parameters, and .onnx.
+Supported outputs are .safetensors and .onnx, which contain exact copies of the newest checkpoint's
+parameters.
 
 No code in a file is executed. A file that does not fit is rejected with its first mismatch.
 """
@@ -25,20 +27,28 @@ from absl import flags
 
 from alexnet_jax import command, train
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config, sequential_model, with_changes
-from alexnet_jax.conversion import caffe, layout, presets
+from alexnet_jax.config import Config, with_changes
+from alexnet_jax.conversion import (
+    caffe,
+    caffe_tensorflow,
+    file_kinds,
+    layout,
+    numpy_files,
+    presets,
+    pytorch,
+)
 from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.data.names import synsets
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, printable_errors
 from alexnet_jax.extras import check_installed
 from alexnet_jax.files import replace_when_complete
 from alexnet_jax.metrics import MetricSums
-from alexnet_jax.models.ops import parameter_ops
 from alexnet_jax.train_step import make_state
 from alexnet_jax.trained import TrainedModel, load_trained
 from alexnet_jax.workdir import lock_workdir, write_config
 
-IMPORTED = (".caffemodel", ".onnx", ".pth", ".pt", ".safetensors")
+NUMPY = (".npy", ".npz")
+IMPORTED = (".caffemodel", ".onnx", *pytorch.SUFFIXES, ".safetensors", *NUMPY)
 EXPORTED = (".safetensors", ".onnx")
 RESIZE_NAMES = {"crop": "shorter side", "squash": "squash"}  # names of data.resize in messages
 
@@ -58,7 +68,7 @@ def read_model(
         config: preprocessing, data and recipe, which a file does not state; None takes those of
             `conversion.presets`.
         prototxt: Caffe's definition of the model.
-        mean: Caffe's mean image (.binaryproto), subtracted in place of the config's mean.
+        mean: Caffe's mean image (.binaryproto or .npy), subtracted in place of the config's mean.
         class_names: text file with one name per line, in the order of the classes. None takes
             ImageNet's synsets for 1,000 classes, in the order of Caffe and torchvision, and
             numbers otherwise.
@@ -66,33 +76,19 @@ def read_model(
     Raises:
         InputError: a file cannot be read or is not supported.
     """
-    kind = _suffix("input", path, IMPORTED)
-    for file in filter(None, (path, prototxt, mean, class_names)):
-        _check_readable(file)
-    for flag, given, kinds in (
-        ("prototxt", prototxt, (".caffemodel",)),
-        ("mean", mean, (".caffemodel", ".onnx")),
-    ):
-        if given and kind not in kinds:
-            raise InputError(f"--{flag}={given} is for {', '.join(kinds)}, but --input is {path}")
-    _check_packages(path)
-    from alexnet_jax.conversion import safetensors  # not at the top, as _check_packages says
-
-    if kind == ".safetensors" and safetensors.is_own_format(path):
-        for flag, unused in (("config", config), ("class_names", class_names)):
-            if unused is not None:
-                raise InputError(
-                    f"--{flag} is for files of other programs, but this program wrote {path}, "
-                    "which contains its own"
-                )
-        return safetensors.read_safetensors(path)
-    base, foreign = _read_foreign(kind, path, config, prototxt)
-    try:
-        config = layout.make_imported_config(base, foreign)
-        params = layout.from_foreign(config, foreign)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    config, image = _with_mean_image(config, mean)
+    kind = _check_files(path, prototxt, mean, class_names)
+    given = dict(config=config, mean=mean, class_names=class_names)
+    with printable_errors():
+        own = _read_own(kind, path, [flag for flag, value in given.items() if value is not None])
+        if own is not None:
+            return own
+        base, foreign = _read_foreign(kind, path, config, prototxt)
+        try:
+            config = layout.make_imported_config(base, foreign)
+            params = layout.from_foreign(config, foreign)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        config, image = _with_mean_image(config, mean)
     if foreign.mean_file and mean is None:
         print(
             f"The model was trained with the mean image {foreign.mean_file!r}, but data.mean="
@@ -104,23 +100,78 @@ def read_model(
     return TrainedModel(config, 0, {"params": params}, image, names)
 
 
+def _check_files(
+    path: Path, prototxt: Path | None, mean: Path | None, class_names: Path | None
+) -> str:
+    """Return the suffix of the file of weights after a check of all files.
+
+    Raises:
+        InputError: a file cannot be read, is of a kind without weights, or does not belong to the
+            file of weights; or packages are missing.
+    """
+    if what := file_kinds.WITHOUT_WEIGHTS.get(path.suffix):
+        raise InputError(f"--input={path} is {what}")
+    files = [*filter(None, (path, prototxt, mean, class_names))]
+    for file in files:
+        if what := file_kinds.describe(file):
+            raise InputError(f"{file} is {what}")
+    kind = _suffix("input", path, IMPORTED)
+    for file in files:
+        _check_readable(file)
+    for flag, given, kinds in (
+        ("prototxt", prototxt, (".caffemodel",)),
+        ("mean", mean, (".caffemodel", ".onnx", *NUMPY)),
+    ):
+        if given and kind not in kinds:
+            raise InputError(f"--{flag}={given} is for {', '.join(kinds)}, but --input is {path}")
+    _check_packages(path)
+    return kind
+
+
+def _read_own(kind: str, path: Path, flags_given: list[str]) -> TrainedModel | None:
+    """Return the model in a file that this program wrote; None for other files.
+
+    Raises:
+        InputError: the file is damaged, or flags are given for what it contains.
+    """
+    from alexnet_jax.conversion import own_onnx, safetensors  # not at the top: _check_packages
+
+    formats = {
+        ".safetensors": (safetensors.is_own_format, safetensors.read_safetensors),
+        ".onnx": (own_onnx.is_own_format, own_onnx.read_own_onnx),
+    }
+    is_own, read = formats.get(kind, (None, None))
+    if is_own is None or read is None or not is_own(path):
+        return None
+    if flags_given:
+        raise InputError(
+            f"--{flags_given[0]} is for files of other programs, but this program wrote {path}, "
+            "which contains its own"
+        )
+    return read(path)
+
+
 def _read_foreign(
     kind: str, path: Path, config: Config | None, prototxt: Path | None
 ) -> tuple[Config, ForeignModel]:
     """Return the given or default config, and the model in a file of another program."""
-    from alexnet_jax.conversion import onnx_reader, pytorch
+    from alexnet_jax.conversion import onnx_reader, state_dict
 
+    if kind == ".onnx":
+        return onnx_reader.read_onnx(path, config)
     if kind == ".caffemodel":
         return config or presets.bvlc_alexnet(), caffe.read_caffemodel(path, prototxt)
-    if kind == ".onnx":
+    if kind in NUMPY:
         base = config or presets.bvlc_alexnet()
-        names = None
-        if config is not None:
-            layers = parameter_ops(sequential_model(config).ops)
-            names = {name: type(op) for name, op in layers}
-        return base, onnx_reader.read_onnx(path, names, base.data.crop)
+        foreign = caffe_tensorflow.read_layers(path, base)
+        print(
+            f"{path} contains arrays only: order of ops, sizes and preprocessing are those of "
+            f"{'--config' if config else 'bvlc_alexnet; --config=FILE states others'}.",
+            file=sys.stderr,
+        )
+        return base, foreign
     base = config or presets.torchvision_alexnet()
-    return base, pytorch.read_state_dict(path, base)
+    return base, state_dict.read_state_dict(path, base)
 
 
 def write_workdir(directory: Path, model: TrainedModel) -> None:
@@ -210,7 +261,10 @@ def _with_mean_image(config: Config, mean: Path | None) -> tuple[Config, np.ndar
         given = config.data.given_mean or (0.0,) * channels
         image = np.broadcast_to(np.asarray(given, np.float32), (side, side, channels)).copy()
         return config, image
-    image = caffe.read_mean_image(mean).astype(np.float32)
+    read = numpy_files.read_mean_image if mean.suffix == ".npy" else caffe.read_mean_image
+    image = read(mean).astype(np.float32)
+    if not np.isfinite(image).all():
+        raise InputError(f"{mean} has numbers that are not finite; the file is damaged")
     if image.shape != (side, side, channels):
         raise InputError(f"{mean} is {image.shape}; expected {(side, side, channels)}")
     return with_changes(config, {"data.mean": "image", "data.given_mean": ()}), image
@@ -276,6 +330,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("input", None, f"File to read: {', '.join(IMPORTED)}.")
     flags.DEFINE_string("output", None, f"File to write: {', '.join(EXPORTED)}.")
     flags.DEFINE_string("prototxt", None, "Caffe's definition of the model, for a .caffemodel.")
-    flags.DEFINE_string("mean", None, "Caffe's mean image, a .binaryproto.")
+    flags.DEFINE_string("mean", None, "Caffe's mean image, a .binaryproto or .npy.")
     flags.DEFINE_string("class_names", None, "Text file of class names, one per line.")
     command.run(main)

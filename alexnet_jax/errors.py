@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(Exception):
@@ -18,6 +20,28 @@ class DivergedError(Exception):
 
     Commands print the message and exit with status 3.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of a library's exception in one line of at most 200 printable characters.
+
+    An exception without a message is described by its type.
+    """
+    return _printable(" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+@contextmanager
+def printable_errors() -> Iterator[None]:
+    """Replace characters of user errors that are not printable, such as a file's names have."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(_printable(str(error))) from None
+
+
+def _printable(text: str) -> str:
+    """Return text with question marks for line breaks, escapes and other control characters."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def print_error(message: str) -> None:

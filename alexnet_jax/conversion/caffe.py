@@ -1,21 +1,17 @@
 """Read Caffe models: `.caffemodel` files, with the definition inside them or in a prototxt file.
 
-Files are parsed by Google's protobuf with SCHEMA, the part of `caffe.proto` (BVLC/caffe,
-src/caffe/proto) that AlexNet-like models use. Both formats of layers are supported: `layer`, and
-the older `layers`, whose types are an enumeration.
+Both formats of layers are supported: `layer`, and the older `layers` (see `caffe_schema`).
 """
 
-import functools
-import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf.message import DecodeError, Message
 
+from alexnet_jax.conversion.caffe_schema import parse_binary, parse_text
 from alexnet_jax.conversion.layout import ForeignModel, Weights, shortest_decimal
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import (
@@ -30,71 +26,11 @@ from alexnet_jax.models.ops import (
     WithinChannelLRN,
 )
 
-# The numbers of a blob, packed floats, are declared as bytes, which NumPy reads without a list.
-SCHEMA = """
-message BlobShape { repeated int64 dim = 1; }
-message BlobProto {
-  optional int64 num = 1; optional int64 channels = 2; optional int64 height = 3;
-  optional int64 width = 4; repeated bytes data = 5; optional BlobShape shape = 7;
-  repeated bytes double_data = 8; }
-message ConvolutionParameter {
-  optional uint32 num_output = 1; optional bool bias_term = 2 [true]; repeated uint32 pad = 3;
-  repeated uint32 kernel_size = 4; optional uint32 group = 5 [1]; repeated uint32 stride = 6;
-  optional uint32 pad_h = 9; optional uint32 pad_w = 10; optional uint32 kernel_h = 11;
-  optional uint32 kernel_w = 12; optional uint32 stride_h = 13; optional uint32 stride_w = 14;
-  repeated uint32 dilation = 18; }
-message InnerProductParameter {
-  optional uint32 num_output = 1; optional bool bias_term = 2 [true];
-  optional int32 axis = 5 [1]; optional bool transpose = 6; }
-message LRNParameter {
-  enum NormRegion { ACROSS_CHANNELS = 0; WITHIN_CHANNEL = 1; }
-  optional uint32 local_size = 1 [5]; optional float alpha = 2 [1]; optional float beta = 3 [0.75];
-  optional NormRegion norm_region = 4; optional float k = 5 [1]; }
-message PoolingParameter {
-  enum PoolMethod { MAX = 0; AVE = 1; STOCHASTIC = 2; }
-  enum RoundMode { CEIL = 0; FLOOR = 1; }
-  optional PoolMethod pool = 1; optional uint32 kernel_size = 2; optional uint32 stride = 3 [1];
-  optional uint32 pad = 4; optional uint32 kernel_h = 5; optional uint32 kernel_w = 6;
-  optional uint32 stride_h = 7; optional uint32 stride_w = 8; optional uint32 pad_h = 9;
-  optional uint32 pad_w = 10; optional bool global_pooling = 12;
-  optional RoundMode round_mode = 13; }
-message DropoutParameter { optional float dropout_ratio = 1 [0.5]; }
-message ReLUParameter { optional float negative_slope = 1; }
-message InputParameter { repeated BlobShape shape = 1; }
-message TransformationParameter {
-  optional float scale = 1 [1]; optional uint32 crop_size = 3; optional string mean_file = 4;
-  repeated float mean_value = 5; }
-message LayerParameter {
-  optional string name = 1; optional string type = 2; repeated string bottom = 3;
-  repeated string top = 4; repeated BlobProto blobs = 7;
-  optional TransformationParameter transform_param = 100;
-  optional ConvolutionParameter convolution_param = 106;
-  optional DropoutParameter dropout_param = 108;
-  optional InnerProductParameter inner_product_param = 117; optional LRNParameter lrn_param = 118;
-  optional PoolingParameter pooling_param = 121; optional ReLUParameter relu_param = 123;
-  optional InputParameter input_param = 143; }
-message V1LayerParameter {
-  enum LayerType {
-    NONE = 0; ACCURACY = 1; CONVOLUTION = 4; DATA = 5; DROPOUT = 6; HDF5_DATA = 9;
-    IMAGE_DATA = 12; INNER_PRODUCT = 14; LRN = 15; POOLING = 17; RELU = 18; SOFTMAX = 20;
-    SOFTMAX_LOSS = 21; SPLIT = 22; TANH = 23; WINDOW_DATA = 24; MEMORY_DATA = 29; }
-  optional bytes layer = 1; repeated string bottom = 2; repeated string top = 3;
-  optional string name = 4; optional LayerType type = 5; repeated BlobProto blobs = 6;
-  optional ConvolutionParameter convolution_param = 10;
-  optional DropoutParameter dropout_param = 12;
-  optional InnerProductParameter inner_product_param = 17; optional LRNParameter lrn_param = 18;
-  optional PoolingParameter pooling_param = 19; optional ReLUParameter relu_param = 30;
-  optional TransformationParameter transform_param = 36; }
-message NetParameter {
-  optional string name = 1; repeated V1LayerParameter layers = 2; repeated string input = 3;
-  repeated int64 input_dim = 4; repeated BlobShape input_shape = 8;
-  repeated LayerParameter layer = 100; }
-"""
-
 DATA_LAYERS = ("Data", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData")
 WITH_WEIGHTS = ("Convolution", "InnerProduct")
 SOFTMAX_LAYERS = ("Softmax", "SoftmaxWithLoss")
 OP_LAYERS = (*WITH_WEIGHTS, "ReLU", "TanH", "LRN", "Pooling", "Dropout")
+ORDERED = (*WITH_WEIGHTS, "ReLU", "TanH", "LRN", "Pooling")  # kinds whose order has an effect
 # Names of layer types by their names in the older format, without underscores.
 LAYER_TYPES = {
     name.upper(): name for name in (*DATA_LAYERS, *OP_LAYERS, "Softmax", "Split", "Accuracy")
@@ -117,27 +53,61 @@ def read_caffemodel(path: Path, prototxt: Path | None) -> ForeignModel:
         InputError: the file is damaged or no `.caffemodel`, or the config cannot represent the
             model.
     """
-    content = _parse(path.read_bytes(), "NetParameter", path)
+    content = parse_binary(path, "NetParameter")
     layers = _layers(content, path)
     if not layers:
         raise InputError(f"{path} has no layers; expected a .caffemodel")
     with_blobs = [layer for layer in layers if layer.blobs]
-    blobs = {layer.name: layer.blobs for layer in with_blobs}
+    blobs: dict[str, Iterable[Any]] = {layer.name: layer.blobs for layer in with_blobs}
     if len(blobs) < len(with_blobs):
         raise InputError(
             f"{path} has two layers with weights and the same name; expected different names"
         )
     source = path
     if prototxt is not None:
-        content, source = _message("NetParameter"), prototxt
-        try:
-            text_format.Parse(prototxt.read_text(), content, allow_unknown_field=True)
-        except (text_format.ParseError, UnicodeDecodeError) as error:
-            raise InputError(f"{prototxt} is not a Caffe prototxt: {error}") from None
+        content, source = parse_text(prototxt), prototxt
+        defined = _layers(content, prototxt)
+        _check_same_order(path, layers, prototxt, defined)
+        _match_last_layer(path, blobs, prototxt, defined)
     try:
         return _read_model(content, blobs, source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _check_same_order(
+    path: Path, layers: Sequence[Any], prototxt: Path, defined: Sequence[Any]
+) -> None:
+    """Raise InputError if a definition applies other kinds of layers, or in another order.
+
+    Dropout, whose order with ReLU has no effect, and layers for training are not compared; nor is
+    anything if the file contains only layers with weights.
+    """
+    stated, given = ([*filter(ORDERED.__contains__, map(_kind, ls))] for ls in (layers, defined))
+    if stated == given or {*stated} <= {*WITH_WEIGHTS}:
+        return
+    raise InputError(
+        f"{prototxt} has the layers {', '.join(given)}, but {path} was trained as "
+        f"{', '.join(stated)}; expected the same order. Give the definition that belongs to the "
+        "weights, or none: the file contains its own"
+    )
+
+
+def _match_last_layer(
+    path: Path, blobs: dict[str, Iterable[Any]], prototxt: Path, defined: Sequence[Any]
+) -> None:
+    """Name the last layer's blobs as the definition does, if this is the only other name.
+
+    To fine-tune a model, users of Caffe rename its last layer.
+    """
+    names = [layer.name for layer in defined if _kind(layer) in WITH_WEIGHTS]
+    others = [name for name in blobs if name not in names]
+    if names and names[-1] not in blobs and others == [[*blobs][-1]]:
+        blobs[names[-1]] = blobs.pop(others[0])
+        print(
+            f"{path}: the last layer, {others[0]!r}, is taken as {names[-1]!r} of {prototxt}.",
+            file=sys.stderr,
+        )
 
 
 def read_mean_image(path: Path) -> np.ndarray:
@@ -147,7 +117,7 @@ def read_mean_image(path: Path) -> np.ndarray:
         InputError: the file is damaged or no mean image.
     """
     try:
-        mean = _array(_parse(path.read_bytes(), "BlobProto", path))
+        mean = _array(parse_binary(path, "BlobProto"))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if mean.ndim == 4 and len(mean) == 1:
@@ -366,47 +336,3 @@ def _layers(content: Any, source: Path) -> Sequence[Any]:
         if any(isinstance(name, bytes) for name in names):
             raise InputError(f"{source} has a layer {layer.name!r} whose names are not UTF-8 text")
     return layers
-
-
-def _parse(content: bytes, name: str, path: Path) -> Any:
-    """Return the message of a type in SCHEMA that a file contains."""
-    message = _message(name)
-    try:
-        message.ParseFromString(content)
-    except DecodeError as error:
-        raise InputError(f"{path} is not a Caffe file, or is damaged: {error}") from None
-    return message
-
-
-def _message(name: str) -> Any:
-    """Return an empty message of a type in SCHEMA."""
-    message: Message = message_factory.GetMessageClass(_pool().FindMessageTypeByName(name))()
-    return message
-
-
-@functools.cache
-def _pool() -> descriptor_pool.DescriptorPool:
-    """Return the protobuf descriptors of the messages in SCHEMA."""
-    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", syntax="proto2")
-    field = descriptor_pb2.FieldDescriptorProto
-    for name, body in re.findall(r"message (\w+) \{((?:[^{}]|\{[^{}]*\})*)\}", SCHEMA):
-        message = file.message_type.add(name=name)
-        for enum, values in re.findall(r"enum (\w+) \{([^}]*)\}", body):
-            kind = message.enum_type.add(name=enum)
-            for value, number in re.findall(r"(\w+) = (\d+)", values):
-                kind.value.add(name=value, number=int(number))
-        for label, kind, name, number, _, default in re.findall(
-            r"(optional|repeated) (\w+) (\w+) = (\d+)( \[(.*?)\])?;", body
-        ):
-            scalar = getattr(field, f"TYPE_{kind.upper()}", None)
-            message.field.add(
-                name=name,
-                number=int(number),
-                label=getattr(field, f"LABEL_{label.upper()}"),
-                type=scalar,
-                type_name=None if scalar else kind,
-                default_value=default or None,
-            )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return pool

@@ -10,6 +10,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import Config, sequential_model, with_changes
@@ -177,6 +178,11 @@ def from_foreign(config: Config, foreign: ForeignModel) -> Params:
             ("weights", foreign.weights[name].weight),
             ("biases", foreign.weights[name].bias),
         ):
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise InputError(
+                    f"{name} has {part} of type {array.dtype}; expected floating-point numbers, "
+                    "not quantized"
+                )
             with np.errstate(over="ignore"):  # float64 may overflow to inf, which is checked
                 arrays.append(array.astype(np.float32))
             if not np.isfinite(arrays[-1]).all():

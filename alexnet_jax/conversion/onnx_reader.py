@@ -5,6 +5,7 @@ file has an output of 54×54 pixels; pool1 and pool2 omit the window that overha
 it.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,62 +13,118 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
 
-from alexnet_jax.conversion import onnx_writer
+from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.conversion import presets
 from alexnet_jax.conversion.layout import ForeignModel, Weights, shortest_decimal
-from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, Tanh
+from alexnet_jax.conversion.onnx_tensors import compute_constant, read_tensor
+from alexnet_jax.errors import InputError, one_line
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, Tanh, parameter_ops
 
 _KINDS = onnx.AttributeProto
 ATTRIBUTE_TYPES = {
     **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations", "shape"), _KINDS.INTS),
     **dict.fromkeys(("group", "size", "axis", "transA", "transB", "ceil_mode"), _KINDS.INT),
     **dict.fromkeys(("alpha", "beta", "bias", "ratio"), _KINDS.FLOAT),
-    **dict(auto_pad=_KINDS.STRING, value=_KINDS.TENSOR),
+    **dict(auto_pad=_KINDS.STRING, value=_KINDS.TENSOR, perm=_KINDS.INTS),
+    **dict(value_int=_KINDS.INT, value_ints=_KINDS.INTS),
+    **dict(value_float=_KINDS.FLOAT, value_floats=_KINDS.FLOATS),
 }
 WITHOUT_EFFECT = ("Identity", "Softmax")  # a Softmax at the end keeps the order of the classes
 
 Attributes = Mapping[str, Any]  # values have the types of ATTRIBUTE_TYPES
 
 
-def read_onnx(path: Path, names: Mapping[str, type[Op]] | None, crop: int) -> ForeignModel:
-    """Read an `.onnx` file.
+def read_onnx(path: Path, config: Config | None) -> tuple[Config, ForeignModel]:
+    """Read an `.onnx` file of another program.
 
     Args:
-        path: the file.
-        names: names and types of the layers with weights, in order, since ONNX does not name
-            layers; None names them conv1, …, fc8 by type and number.
-        crop: side of the input in pixels, if the file does not state it.
+        path: the file. Other files with its weights must be in its folder.
+        config: preprocessing and recipe, the names and types of the layers with weights, in order,
+            and the crop, if the file does not state it. None decides by the file which of
+            `conversion.presets` to use, and names the layers conv1, …, fc8 by type and number.
+
+    Returns:
+        The given or chosen config, and the model.
 
     Raises:
-        InputError: the file is damaged or no ONNX file, or the config cannot represent the model.
+        InputError: the file is damaged or no ONNX file, the config cannot represent the model, or
+            its preprocessing is unknown.
+    """
+    model = parse_onnx(path)
+    if config is None:
+        traits = presets.OnnxTraits(
+            producer=model.producer_name,
+            has_lrn=any(node.op_type == "LRN" for node in model.graph.node),
+            groups=max((_groups(node) for node in model.graph.node), default=1),
+        )
+        base, program = presets.choose_by_traits(path, traits)
+        names = None
+    else:
+        base = config
+        layers = parameter_ops(sequential_model(config).ops)
+        names = {name: type(op) for name, op in layers}
+    try:
+        foreign = _Reader(model, names, base.data.crop, path.parent).foreign
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if config is None:
+        presets.check_chosen(path, traits, foreign.ops)
+        print(
+            f"{path}: preprocessing as for {program}, by its layers and the program that wrote it; "
+            "--config=FILE states another.",
+            file=sys.stderr,
+        )
+    return base, foreign
+
+
+def parse_onnx(path: Path) -> onnx.ModelProto:
+    """Return the content of an ONNX file.
+
+    Raises:
+        InputError: the file is damaged or no ONNX file.
     """
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
-        raise InputError(f"{path} is not an ONNX file, or is damaged: {error}") from None
-    try:
-        return _Reader(model, names, crop).foreign
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path} is not an ONNX file, or is damaged: {one_line(error)}") from None
+    if not _is_text(model):
+        raise InputError(f"{path} has names that are not UTF-8 text; it is damaged")
+    return model
+
+
+def _is_text(message: Any) -> bool:
+    """Return whether all text in a protobuf message is UTF-8; protobuf returns other as bytes."""
+    for field, value in message.ListFields():
+        values = (
+            [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        )
+        if field.type == field.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, values)):
+            return False
+    return True
+
+
+def _groups(node: onnx.NodeProto) -> int:
+    """Return the number of groups of an operator."""
+    return max((a.i for a in node.attribute if a.name == "group"), default=1)
 
 
 class _Reader:
     """Reads the operators of a graph, a chain from its input to its output, into `foreign`."""
 
     def __init__(
-        self, model: onnx.ModelProto, names: Mapping[str, type[Op]] | None, crop: int
+        self,
+        model: onnx.ModelProto,
+        names: Mapping[str, type[Op]] | None,
+        crop: int,
+        folder: Path,
     ) -> None:
         graph = model.graph
-        if model.producer_name == onnx_writer.PRODUCER:
-            raise InputError(
-                "this program wrote the file, and ONNX files do not contain its config; to read a "
-                "model back, write it as .safetensors"
-            )
         if not model.opset_import or not graph.output:
             raise InputError("the file states no operator set or no output; it is cut off")
-        self.arrays = {tensor.name: _array(tensor) for tensor in graph.initializer}
+        self.arrays = {tensor.name: read_tensor(tensor, folder) for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in self.arrays]
         if len(inputs) != 1:
             raise InputError(f"the inputs are {[i.name for i in inputs]}; expected one of images")
@@ -81,8 +138,9 @@ class _Reader:
         previous = inputs[0].name  # name of the last operator's output
         for node in graph.node:
             attributes = _attributes(node)
-            if node.op_type == "Constant" and node.output:
-                self.arrays[node.output[0]] = _array(attributes.get("value"))
+            constant = compute_constant(node, attributes, self.arrays, folder)
+            if constant is not None and node.output:
+                self.arrays[node.output[0]] = constant
                 continue
             if not node.input or node.input[0] != previous or not node.output:
                 raise InputError(
@@ -280,19 +338,6 @@ def _attributes(node: onnx.NodeProto) -> Attributes:
             raise InputError(f"{node.op_type} has an attribute {attribute.name} of another type")
         found[attribute.name] = onnx.helper.get_attribute_value(attribute)
     return found
-
-
-def _array(tensor: onnx.TensorProto | None) -> np.ndarray:
-    """Return the numbers of a tensor, which must be stored in the file."""
-    if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise InputError("a tensor is stored in another file; expected all weights in one")
-    try:
-        array = numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"the tensor {tensor.name} is damaged: {error}") from None
-    if array.dtype.kind in "OSUc":
-        raise InputError(f"the tensor {tensor.name} has the type {array.dtype}; expected numbers")
-    return array
 
 
 def _equal_size(name: str, what: str, sizes: Sequence[int]) -> int:

@@ -5,7 +5,7 @@ channels. For an LRN within columns, and for dense layers with groups, the chann
 columns and concatenated again, which does not change the numbers.
 """
 
-import json
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax.config import sequential_model
 from alexnet_jax.conversion.layout import Weights, to_foreign
+from alexnet_jax.conversion.metadata import make_metadata
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of_center
 from alexnet_jax.models.ops import (
@@ -32,6 +33,7 @@ from alexnet_jax.models.ops import (
 from alexnet_jax.trained import TrainedModel
 
 PRODUCER = "alexnet_jax"
+MEAN = "mean_image"  # name in the metadata of the whole mean image, Base64 of float32
 OPSET = 13  # the first whose Split takes its sizes as an input; widely supported
 IR_VERSION = 8  # the version that belongs to OPSET
 
@@ -64,9 +66,28 @@ def write_onnx(path: Path, model: TrainedModel) -> None:
         ir_version=IR_VERSION,
         producer_name=PRODUCER,
     )
-    helper.set_model_props(exported, {"class_names": json.dumps(model.class_names)})
+    mean = base64.b64encode(np.asarray(model.mean_image, "<f4").tobytes()).decode()
+    helper.set_model_props(exported, {**make_metadata(model), MEAN: mean})
     onnx.checker.check_model(exported, full_check=True)
     path.write_bytes(exported.SerializeToString())
+
+
+def tensor_names(name: str, op: Conv | Dense, part: int) -> list[str]:
+    """Return the names of the tensors of a layer, one for each column that is written apart.
+
+    Args:
+        name: name of the layer.
+        op: its op.
+        part: 0 for weights, 1 for biases.
+    """
+    if isinstance(op, Conv) or op.groups == 1:
+        return [f"{name}_{part}"]
+    return [f"{_column(name, c)}_gemm_{part}" for c in range(op.groups)]
+
+
+def _column(name: str, column: int) -> str:
+    """Return the name of the input of an operator that is applied to one column."""
+    return f"{name}_column{column}"
 
 
 class _Builder:
@@ -213,7 +234,7 @@ class _Builder:
             arrays: further inputs of the operator for each column.
             attributes: attributes of the operator.
         """
-        parts = [f"{name}_column{c}" for c in range(len(arrays))]
+        parts = [_column(name, c) for c in range(len(arrays))]
         sizes = self._tensor(f"{name}_sizes", np.full(len(parts), channels // len(parts)))
         self.nodes.append(helper.make_node("Split", [self.output, sizes], parts, axis=1))
         outputs = []

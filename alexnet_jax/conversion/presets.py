@@ -5,7 +5,12 @@ contains arrays only. configs/bvlc_alexnet.py and configs/one_weird_trick.py off
 for training.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
 from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
+from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, SequentialConfig
 
 
@@ -89,3 +94,70 @@ def torchvision_ops() -> dict[str, Op]:
         fc7=Dense(4096), relu7=ReLU(),
         fc8=Dense(0),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OnnxTraits:
+    """What an ONNX file states of where its weights come from.
+
+    Attributes:
+        producer: name of the program that wrote the file; "" if it is not stated.
+        has_lrn: whether the model has response normalization.
+        groups: largest number of groups of a convolution.
+    """
+
+    producer: str
+    has_lrn: bool
+    groups: int
+
+
+def choose_by_traits(path: Path, traits: OnnxTraits) -> tuple[Config, str]:
+    """Return the config for an ONNX file and the name of the model that it is for.
+
+    LRN and two groups are Caffe's AlexNet, unless a program other than Caffe's converter exported
+    it, which may have trained it otherwise. A model without both is torchvision's, if PyTorch
+    exported it and `check_chosen` finds torchvision's layers.
+
+    Raises:
+        InputError: the preprocessing cannot be known from the file.
+    """
+    of_caffe = not traits.producer or "caffe" in traits.producer.lower()
+    if traits.has_lrn and traits.groups == 2 and of_caffe:
+        return bvlc_alexnet(), "Caffe's AlexNet"
+    if not traits.has_lrn and traits.groups == 1 and traits.producer == "pytorch":
+        return torchvision_alexnet(), "torchvision's alexnet"
+    raise _unknown_preprocessing(path, traits)
+
+
+def check_chosen(path: Path, traits: OnnxTraits, ops: Mapping[str, Op]) -> None:
+    """Raise InputError if `choose_by_traits` took a model with other layers for torchvision's.
+
+    Args:
+        path: the file.
+        traits: what the file states.
+        ops: the ops of the file.
+    """
+    if not traits.has_lrn and _geometry(ops) != _geometry(torchvision_ops()):
+        raise _unknown_preprocessing(path, traits)
+
+
+def _geometry(ops: Mapping[str, Op]) -> list[object]:
+    """Return the types, windows and strides of ops, without numbers of features and dropout."""
+    found: list[object] = []
+    for op in ops.values():
+        if isinstance(op, Conv):
+            found.append((op.kernel, op.stride, op.padding))
+        elif not isinstance(op, Dropout):
+            found.append(op if isinstance(op, MaxPool) else type(op))
+    return found
+
+
+def _unknown_preprocessing(path: Path, traits: OnnxTraits) -> InputError:
+    """Return the error for a file whose preprocessing is not known."""
+    return InputError(
+        f"{path} does not state the preprocessing of its images, and is neither Caffe's AlexNet "
+        f"nor torchvision's (written by {traits.producer[:60] or 'an unnamed program'!r}, "
+        f"{'with' if traits.has_lrn else 'without'} LRN, {traits.groups} groups of channels); give "
+        "it with --config=FILE, such as configs/bvlc_alexnet.py (BGR, mean subtracted) or "
+        "configs/one_weird_trick.py (RGB in standard deviations)"
+    )

@@ -1,88 +1,110 @@
-"""Read weights of torchvision's alexnet, a state dict in a `.pth` or `.safetensors` file.
+"""Read the tensors of PyTorch files, which are pickles, without running code in them.
 
-Such a file contains arrays only, so the ops are those of a config (`presets.torchvision_alexnet`).
-A `.pth` file is a pickle, which PyTorch reads with `weights_only=True`, so that no code in it is
-executed. PyTorch is needed for such files only; `.safetensors` files can be read without it.
+PyTorch reads them with `weights_only=True`, and must be installed. Checkpoints also contain objects
+of other classes, such as a program's flags; those are replaced by stand-ins that record nothing.
 """
 
-import copy
-import pickle
-import struct
+import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet_jax.config import Config, sequential_model
-from alexnet_jax.conversion.layout import ForeignModel, Weights, layer_names
-from alexnet_jax.conversion.safetensors import read_arrays
+from alexnet_jax.conversion import pickles
+from alexnet_jax.conversion.weights_by_name import shown
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import Conv, Dense
 
-# Exceptions that PyTorch's restricted unpickler raises for damaged content.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-)
-
-# torchvision/models/alexnet.py: names of the layers with weights.
-TORCHVISION_NAMES = {
-    **dict(conv1="features.0", conv2="features.3", conv3="features.6", conv4="features.8"),
-    **dict(conv5="features.10", fc6="classifier.1", fc7="classifier.4", fc8="classifier.6"),
-}
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")  # .tar as in .pth.tar
+# Keys under which training programs save the state dict, in the order in which they are taken.
+WRAPPING_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+MAX_WRAPPERS = 4
+# Classes and functions that tensors are made of.
+OF_TENSORS = re.compile(r"torch\.(\w+|_\w+\.\w+|storage\.\w+|nn\.parameter\.\w+)|collections\.\w+")
+NOT_STORED = "expected plain tensors, each with all of its numbers in the file"
 
 
-def read_state_dict(path: Path, config: Config) -> ForeignModel:
-    """Read a state dict of a model with the ops of a config.
+class _Ignored:
+    """Stand-in for an object of a class that is not PyTorch's; it keeps nothing of it."""
 
-    Raises:
-        InputError: the file is damaged or no state dict, or its names or shapes are not those of
-            the model.
-    """
-    arrays = read_arrays(path)[1] if path.suffix == ".safetensors" else _read_pickle(path)
-    model = sequential_model(config)
-    names = layer_names(model)
-    if unknown := [name for name in names if name not in TORCHVISION_NAMES]:
-        raise InputError(
-            f"the config has {unknown[0]}; expected torchvision's {', '.join(TORCHVISION_NAMES)}"
-        )
-    wanted = [f"{TORCHVISION_NAMES[name]}.{part}" for name in names for part in ("weight", "bias")]
-    for name in (*wanted, *arrays):
-        if (name in arrays) != (name in wanted):
-            have = "a tensor" if name in arrays else "no tensor"
-            raise InputError(f"{path} has {have} {name}; expected {', '.join(wanted)}")
-    foreign = ForeignModel()
-    for name, op in copy.deepcopy(dict(model.ops)).items():
-        if not isinstance(op, Conv | Dense):
-            foreign.add(op, name)
-            continue
-        weight, bias = (arrays[f"{TORCHVISION_NAMES[name]}.{part}"] for part in ("weight", "bias"))
-        op.features = op.features or sum(weight.shape[:1])  # the file has the number of classes
-        kernel = (op.kernel, op.kernel) if isinstance(op, Conv) else ()
-        inputs = weight.shape[1:2] or ("any",)
-        if weight.shape != (expected := (op.features, *inputs, *kernel)):
-            raise InputError(f"{path} has {name} {weight.shape}; expected {expected}")
-        foreign.add_layer(op, Weights(weight, bias), name)
-    return foreign
+    def __new__(cls, *_: object, **__: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
 
 
-def _read_pickle(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a `.pth` file by name.
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of the state dict in a PyTorch file by name, without its wrappers.
 
     Raises:
         InputError: PyTorch is not installed, or the file is damaged or no state dict.
+    """
+    content = _load(path)
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(content, Mapping):
+            break
+        inner = [key for key in WRAPPING_KEYS if isinstance(content.get(key), Mapping)]
+        if not inner:
+            break
+        content = content[inner[0]]
+    if isinstance(content, Mapping):
+        has = f"the keys {shown(content)}"
+    else:
+        has = f"an object of type {type(content).__name__}"
+    tensors = _tensors(content)
+    if not tensors:
+        raise InputError(
+            f"{path} holds {has}; expected a state dict of tensors by name, alone or under "
+            f"{', '.join(WRAPPING_KEYS)}"
+        )
+    return tensors
+
+
+def _tensors(content: object) -> dict[str, Any]:
+    """Return a mapping of names to tensors as it is; an empty one if it is anything else."""
+    import torch
+
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        return {}
+    return dict(content) if all(map(torch.is_tensor, content.values())) else {}
+
+
+def to_numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
+    """Return the numbers of a floating-point tensor in float32, or float64 as they are.
+
+    Raises:
+        InputError: the tensor has other numbers, or fewer in the file than its shape states.
+    """
+    import torch
+
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not is_plain or tensor.is_quantized:
+        raise InputError(f"{path} has tensors that are not plain, such as {name}; {NOT_STORED}")
+    if not tensor.is_floating_point():
+        raise InputError(
+            f"{path} has {name} of {str(tensor.dtype).removeprefix('torch.')}; expected "
+            "floating-point numbers, not quantized"
+        )
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > stored:
+        raise InputError(
+            f"{path} has {name} {tuple(tensor.shape)}, of which {stored} numbers are in the file; "
+            f"{NOT_STORED}"
+        )
+    tensor = tensor.detach()
+    array: np.ndarray = (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
+    return array
+
+
+def _load(path: Path) -> Any:
+    """Return the content of a PyTorch file, with stand-ins for objects of other classes.
+
+    Raises:
+        InputError: PyTorch is not installed, or the file is damaged or no PyTorch file.
     """
     try:
         import torch
@@ -92,30 +114,39 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
             "the weights as .safetensors"
         ) from None
     try:
-        with warnings.catch_warnings():  # PyTorch warns of pickle protocols other than its own
-            warnings.simplefilter("ignore")
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        reason = _first_sentence(error)
-        raise InputError(f"{path} is not a PyTorch state dict, or is damaged: {reason}") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]  # checkpoints of PyTorch's ImageNet example contain one
-    named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
-    if not named or not all(map(torch.is_tensor, state.values())):
-        raise InputError(f"{path} holds {type(state).__name__}; expected a state dict of tensors")
-    try:
-        arrays = {name: tensor.detach().float().numpy() for name, tensor in state.items()}
-    except _DAMAGED as error:
+        classes = pickles.named_classes(_pickled(path))
+        _check_classes(path, classes)
+        stand_ins: list[Any] = [(_Ignored, n) for n in classes if not OF_TENSORS.fullmatch(n)]
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter("ignore")  # of pickle protocols other than PyTorch's own
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (*pickles.DAMAGED, zipfile.BadZipFile):
         raise InputError(
-            f"{path} has tensors that are not plain: {_first_sentence(error)}"
+            f"{path} is not a PyTorch state dict, or is damaged; download or copy it again, or "
+            "save model.state_dict() anew"
         ) from None
-    # DataParallel adds "module." to the names.
-    return {name.replace("module.", ""): array for name, array in arrays.items()}
 
 
-def _first_sentence(error: BaseException) -> str:
-    """Return the first sentence of an exception's message, or its type.
+def _pickled(path: Path) -> bytes:
+    """Return the pickle in a PyTorch file: an archive, or, before PyTorch 1.6, the file itself.
 
-    PyTorch goes on with advice on loading such a file without protection.
+    Raises:
+        InputError: the archive is compressed, which PyTorch's are not; its size would be unknown.
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise InputError(f"{path} is compressed; expected an archive that PyTorch saved")
+        return b"".join(archive.read(e) for e in entries if e.filename.endswith("data.pkl"))
+
+
+def _check_classes(path: Path, classes: Iterable[str]) -> None:
+    """Raise InputError for a pickled model, whose weights are inside objects of its classes."""
+    modules = sorted(name for name in classes if name.startswith("torch.nn.modules."))
+    if modules:
+        raise InputError(
+            f"{path} is a whole pickled model ({shown(modules)}), whose classes would have to be "
+            "run; save its weights with torch.save(model.state_dict(), 'weights.pth')"
+        )

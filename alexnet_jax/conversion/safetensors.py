@@ -15,21 +15,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from alexnet_jax.config import (
-    Config,
-    ParallelConfig,
-    config_from_json,
-    config_to_text,
-    with_changes,
-)
-from alexnet_jax.errors import InputError
+from alexnet_jax.conversion.metadata import FORMAT, make_metadata, read_json, read_metadata
+from alexnet_jax.errors import InputError, one_line
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 
-FORMAT = "alexnet_jax"
-FORMAT_VERSION = "2"  # version of the metadata; version 1 did not record a number
 MEAN = "mean_image"
+# Types of arrays. Integers are found, too, such as counts beside the weights.
+READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 def is_own_format(path: Path) -> bool:
@@ -44,13 +38,8 @@ def is_own_format(path: Path) -> bool:
 def write_safetensors(path: Path, model: TrainedModel) -> None:
     """Write a model as a safetensors file."""
     arrays = {name: np.asarray(leaf) for name, leaf in _by_name(model.variables).items()}
-    metadata = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "config": config_to_text(model.config),
-        "class_names": json.dumps(model.class_names),
-        "axes": json.dumps(_axes(registry.abstract_boxed_variables(model.config))),
-    }
+    axes = json.dumps(_axes(registry.abstract_boxed_variables(model.config)))
+    metadata = {**make_metadata(model), "axes": axes}
     arrays[MEAN] = np.asarray(model.mean_image)
     safetensors.numpy.save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata
@@ -65,31 +54,26 @@ def read_safetensors(path: Path) -> TrainedModel:
             belong to its config.
     """
     metadata, arrays = read_arrays(path)
-    version = metadata.get("format_version", "1")
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} was made by another version of this program (format {version}; this one reads "
-            f"{FORMAT_VERSION}); write it again with this version"
-        )
-    config = _read_config(path, metadata)
-    class_names = _read_json(path, metadata, "class_names")
-    classes = config.model.num_classes
-    if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
-        raise InputError(f"{path} has class_names that are not a list of names; it is damaged")
-    if not classes or len(class_names) != classes:
-        raise InputError(f"{path} names {len(class_names)} of {classes} classes")
+    config, class_names = read_metadata(path, metadata)
     mean = arrays.pop(MEAN, np.zeros(()))
     if mean.ndim != 3 or mean.shape[0] != mean.shape[1] or mean.dtype != np.float32:
         raise InputError(f"{path} has {MEAN} {mean.shape}; expected (side, side, channels) float32")
+    if not np.isfinite(mean).all():
+        raise InputError(f"{path} has {MEAN} that is not finite; it is damaged")
     boxed = registry.abstract_boxed_variables(config)
     _check_arrays(path, arrays, {n: box.value.shape for n, box in _by_name(boxed).items()})
-    stated, axes = _read_json(path, metadata, "axes"), _axes(boxed)
-    if stated != axes:
-        raise InputError(f"{path} states the axes {stated}; expected {axes}")
+    stated, axes = read_json(path, metadata, "axes"), _axes(boxed)
+    if not isinstance(stated, dict):
+        raise InputError(f"{path} has axes that are not names by array; it is damaged")
+    for name in {**axes, **stated}:
+        if stated.get(name) != axes.get(name):
+            raise InputError(
+                f"{path} states the axes {stated.get(name)} for {name}; expected {axes.get(name)}"
+            )
     variables = jax.tree_util.tree_map_with_path(
         lambda path, _: arrays[_name(path)], dict(boxed), is_leaf=_is_box
     )
-    return TrainedModel(config, 0, variables, mean, tuple(class_names))
+    return TrainedModel(config, 0, variables, mean, class_names)
 
 
 def _check_arrays(
@@ -102,26 +86,6 @@ def _check_arrays(
             raise InputError(f"{path} has {found} for {name}; expected {expected.get(name)}")
         if arrays[name].dtype != np.float32 or not np.isfinite(arrays[name]).all():
             raise InputError(f"{path} has {name} that is not finite float32; it is damaged")
-
-
-def _read_config(path: Path, metadata: dict[str, str]) -> Config:
-    """Return the config in the metadata, for one device."""
-    content = _read_json(path, metadata, "config")
-    try:
-        return with_changes(config_from_json(content), {"parallel": ParallelConfig()})
-    except InputError as error:
-        raise InputError(f"{path} has a config that cannot be used: {error}") from None
-
-
-def _read_json(path: Path, metadata: dict[str, str], name: str) -> object:
-    """Return the JSON value of an entry of the metadata."""
-    if name not in metadata:
-        raise InputError(f"{path} has no {name} in its metadata; it is damaged")
-    try:
-        content: object = json.loads(metadata[name])
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} has {name} that is not JSON: {error}") from None
-    return content
 
 
 def _by_name(variables: Variables) -> dict[str, Any]:
@@ -151,8 +115,15 @@ def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     Raises:
         InputError: the file is damaged or no safetensors file.
     """
+    arrays: dict[str, np.ndarray] = {}
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in [*file.keys()]}
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a safetensors file, or is damaged: {error}") from None
+            for name in [*file.keys()]:
+                if (kind := file.get_slice(name).get_dtype()) not in READABLE:
+                    raise InputError(f"{path} has {name} of type {kind}; expected float32")
+                arrays[name] = file.get_tensor(name)
+            return file.metadata() or {}, arrays
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a safetensors file, or is damaged: {one_line(error)}"
+        ) from None

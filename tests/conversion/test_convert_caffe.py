@@ -159,25 +159,48 @@ def test_a_definition_for_training(tmp_path: Path, old: bool) -> None:
 
 
 def test_pooling_before_lrn(tmp_path: Path) -> None:
-    """Catches an order of ops that is assumed: CaffeNet, of the same geometry, pools first."""
+    """Catches an order of ops that is assumed: CaffeNet, of the same geometry, pools first; and a
+    definition whose order is not the one that the weights were trained with."""
+    sizes, ops = foreign_files.SMALL, foreign_files.CAFFENET_OPS
+    arrays, path = foreign_files.weights(sizes), tmp_path / "net.caffemodel"
+    content = foreign_files.caffemodel(sizes, arrays, generation="layer", shaped=True, ops=ops)
+    path.write_bytes(content)
+    text, definition = foreign_files.prototxt(sizes, ops=ops), tmp_path / "caffenet.prototxt"
+    definition.write_text(text)
+    pixels = make_image()
+    for given in (definition, None):
+        model = convert.read_model(path, prototxt=given)
+        layers = blocks(sequential_model(model).ops)
+        assert [*layers["conv2"]] == ["conv2", "relu2", "pool2", "norm2"]
+    check(model, opencv(path, sizes, pixels, text), pixels)
+
+    write(tmp_path, sizes, "layers", shaped=True)
+    with pytest.raises(InputError, match=r"ReLU, Pooling, LRN.*trained as.* ReLU, LRN, Pooling"):
+        convert.read_model(path, prototxt=definition)
+    without_pool = foreign_files.prototxt(sizes, ops={**foreign_files.OPS, "conv5": ("relu5",)})
+    definition.write_text(without_pool)
+    with pytest.raises(InputError, match="expected the same order"):
+        convert.read_model(path, prototxt=definition)
+
+
+def test_the_last_layer_renamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a fine-tuned model that is refused, Caffe's way to fine-tune being another name for
+    the last layer, and another layer than the last matched by its place."""
     path = write(tmp_path, foreign_files.SMALL, "layer", shaped=True)
-    text = foreign_files.prototxt(foreign_files.SMALL)
-    for number, blob in (("1", "conv1"), ("2", "conv2")):
-        norm = text.index(f'layer {{ name: "norm{number}"')
-        pool = text.index(f'layer {{ name: "pool{number}"')
-        after = text.index("layer {", pool + 1)
-        first = text[pool:after].replace(f'"norm{number}"', f'"{blob}"')
-        second = text[norm:pool].replace(f'bottom: "{blob}"', f'bottom: "pool{number}"')
-        text = (
-            text[:norm]
-            + first
-            + second
-            + text[after:].replace(f'bottom: "pool{number}"', f'bottom: "norm{number}"')
-        )
-    (tmp_path / "caffenet.prototxt").write_text(text)
-    model, pixels = convert.read_model(path, prototxt=tmp_path / "caffenet.prototxt"), make_image()
-    assert [*blocks(sequential_model(model).ops)["conv2"]] == ["conv2", "relu2", "pool2", "norm2"]
-    check(model, opencv(path, foreign_files.SMALL, pixels, text), pixels)
+    plain = convert.read_model(path)
+    definition = tmp_path / "deploy.prototxt"
+    definition.write_text(foreign_files.prototxt(foreign_files.SMALL))
+    path.write_bytes(path.read_bytes().replace(b"fc8", b"my8"))
+    assert [*convert.read_model(path).params][-1] == "my8"
+    assert capsys.readouterr().err == ""
+    tuned = convert.read_model(path, prototxt=definition)
+    assert "the last layer, 'my8', is taken as 'fc8'" in capsys.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, tuned.params, plain.params)
+    assert tuned.config.model.num_classes == 10
+
+    path.write_bytes(path.read_bytes().replace(b"my8", b"fc8").replace(b"fc7", b"my7"))
+    with pytest.raises(InputError, match="layer fc7 has 0 blobs"):
+        convert.read_model(path, prototxt=definition)
 
 
 def test_layers_that_differ(tmp_path: Path) -> None:

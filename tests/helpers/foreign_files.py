@@ -28,6 +28,10 @@ OPS = dict(  # Caffe's names of the layers without weights
     fc7=("relu7", "drop7"),
     fc8=("prob",),
 )
+CAFFENET_OPS = {  # bvlc_reference_caffenet, of the same geometry, pools first
+    **OPS,
+    **dict(conv1=("relu1", "pool1", "norm1"), conv2=("relu2", "pool2", "norm2")),
+}
 ENUM = dict(  # V1LayerParameter.LayerType
     Convolution=4, Dropout=6, InnerProduct=14, LRN=15, Pooling=17, ReLU=18, Softmax=20
 )
@@ -39,6 +43,7 @@ PARAMETERS = dict(
 KINDS = dict(relu="ReLU", norm="LRN", pool="Pooling", drop="Dropout", prob="Softmax")
 LRN_ALPHA = 0.05  # strong enough to be seen after layers of random weights
 
+Ops = dict[str, tuple[str, ...]]
 Weights = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -108,23 +113,25 @@ def parameter(kind: str, name: str, features: int) -> bytes:
     return wire(1, 0.5) if kind == "Dropout" else b""
 
 
-def caffe_layers(sizes: dict[str, int]) -> Iterable[tuple[str, str, str, str]]:
+def caffe_layers(sizes: dict[str, int], ops: Ops = OPS) -> Iterable[tuple[str, str, str, str]]:
     """Yield (name, kind, bottom, top) of the layers of a deploy definition."""
     at = "data"
     for name in sizes:
         yield name, "Convolution" if name in GEOMETRY else "InnerProduct", at, name
         at = name
-        for op in OPS[name]:
+        for op in ops[name]:
             kind = KINDS[op.rstrip("0123456789")]
             top = at if kind in ("ReLU", "Dropout") else op
             yield op, kind, at, top
             at = top
 
 
-def caffemodel(sizes: dict[str, int], arrays: Weights, *, generation: str, shaped: bool) -> bytes:
+def caffemodel(
+    sizes: dict[str, int], arrays: Weights, *, generation: str, shaped: bool, ops: Ops = OPS
+) -> bytes:
     """Return a .caffemodel: generation "layer", or "layers" whose types are numbers."""
     net = [wire(1, "AlexNet")]
-    for name, kind, bottom, top in caffe_layers(sizes):
+    for name, kind, bottom, top in caffe_layers(sizes, ops):
         numbers = dict(name=4, type=5, bottom=2, top=3, blobs=6, layer=2)
         given: int | str = ENUM[kind]
         if generation == "layer":
@@ -140,11 +147,11 @@ def caffemodel(sizes: dict[str, int], arrays: Weights, *, generation: str, shape
     return b"".join(net)
 
 
-def prototxt(sizes: dict[str, int], crop: int = 227) -> str:
+def prototxt(sizes: dict[str, int], crop: int = 227, ops: Ops = OPS) -> str:
     """Return the deploy definition as text."""
     text = 'name: "AlexNet"\nlayer { name: "data" type: "Input" top: "data"\n'
     text += f"  input_param {{ shape: {{ dim: 1 dim: 3 dim: {crop} dim: {crop} }} }} }}\n"
-    for name, kind, bottom, top in caffe_layers(sizes):
+    for name, kind, bottom, top in caffe_layers(sizes, ops):
         text += f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottom}" top: "{top}"\n'
         if kind == "Convolution":
             kernel, stride, pad = GEOMETRY[name]

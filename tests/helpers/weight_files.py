@@ -1,9 +1,14 @@
 """The same small model in the file of every format that convert reads."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
+import torch
+
 from alexnet_jax import convert
-from helpers import foreign_files, torchvision_files
+from alexnet_jax.trained import TrainedModel
+from helpers import caffe_tensorflow_files, foreign_files, torchvision_files
 from helpers.onnx_files import make_zoo_model
 
 TINY = dict(conv1=4, conv2=4, conv3=4, conv4=4, conv5=4, fc6=4, fc7=8, fc8=3)
@@ -40,3 +45,55 @@ def make_safetensors(folder: Path) -> Path:
 def make_ours(folder: Path) -> Path:
     convert.write_model(folder / "ours.safetensors", convert.read_model(make_caffe(folder)))
     return folder / "ours.safetensors"
+
+
+def make_own_onnx(folder: Path) -> Path:
+    convert.write_model(folder / "own.onnx", convert.read_model(make_caffe(folder)))
+    return folder / "own.onnx"
+
+
+def make_external(folder: Path) -> Path:
+    path = folder / "net.onnx"
+    model = make_zoo_model(TINY)
+    onnx.save(model, path, save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    return path
+
+
+def make_legacy_torch(folder: Path) -> Path:
+    state = torchvision_files.TorchvisionAlexNet().state_dict()
+    torch.save({"model": state}, folder / "net.pth", _use_new_zipfile_serialization=False)
+    return folder / "net.pth"
+
+
+def make_npy(folder: Path) -> Path:
+    layers = caffe_tensorflow_files.layers(foreign_files.weights(TINY))
+    caffe_tensorflow_files.write_python3(folder / "net.npy", layers)
+    return folder / "net.npy"
+
+
+def make_python2_npy(folder: Path) -> Path:
+    layers = caffe_tensorflow_files.layers(foreign_files.weights(TINY))
+    caffe_tensorflow_files.write_python2(folder / "net.npy", layers)
+    return folder / "net.npy"
+
+
+def make_npz(folder: Path) -> Path:
+    layers = caffe_tensorflow_files.layers(foreign_files.weights(TINY))
+    caffe_tensorflow_files.write_npz(folder / "net.npz", layers)
+    return folder / "net.npz"
+
+
+Maker = Callable[[Path], Path]
+MAKERS: list[Maker] = [
+    *(make_caffe, make_onnx, make_external, make_own_onnx, make_torch, make_legacy_torch),
+    *(make_safetensors, make_ours, make_npy, make_python2_npy, make_npz),
+]
+
+
+def read(path: Path, make: Maker) -> TrainedModel:
+    """Read a file of the tiny model, or one that was made of it, with its maker's config."""
+    if make in (make_torch, make_legacy_torch, make_safetensors):
+        return convert.read_model(path, torchvision_files.small_config())
+    if make in (make_npy, make_python2_npy, make_npz):
+        return convert.read_model(path, caffe_tensorflow_files.config(TINY))
+    return convert.read_model(path)

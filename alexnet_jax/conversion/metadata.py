@@ -1,0 +1,73 @@
+"""The config and the class names of a model, as text in the metadata of files that we write."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from alexnet_jax.config import (
+    Config,
+    ParallelConfig,
+    config_from_json,
+    config_to_text,
+    with_changes,
+)
+from alexnet_jax.errors import InputError, one_line
+from alexnet_jax.trained import TrainedModel
+
+FORMAT = "alexnet_jax"
+FORMAT_VERSION = "2"  # version of the metadata; version 1 did not record a number
+
+
+def make_metadata(model: TrainedModel) -> dict[str, str]:
+    """Return the metadata of a model."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": config_to_text(model.config),
+        "class_names": json.dumps(model.class_names),
+    }
+
+
+def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
+    """Return the config, for one device, and the class names in metadata.
+
+    Args:
+        path: the file, for messages.
+        metadata: its metadata, made by `make_metadata`.
+
+    Raises:
+        InputError: the metadata have another format version, or are damaged.
+    """
+    version = metadata.get("format_version", "1")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} was made by another version of this program (format {version}; this one reads "
+            f"{FORMAT_VERSION}); write it again with this version"
+        )
+    content = read_json(path, metadata, "config")
+    try:
+        config = with_changes(config_from_json(content), {"parallel": ParallelConfig()})
+    except InputError as error:
+        raise InputError(f"{path} has a config that cannot be used: {error}") from None
+    names = read_json(path, metadata, "class_names")
+    classes = config.model.num_classes
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise InputError(f"{path} has class_names that are not a list of names; it is damaged")
+    if not classes or len(names) != classes:
+        raise InputError(f"{path} names {len(names)} of {classes} classes")
+    return config, tuple(names)
+
+
+def read_json(path: Path, metadata: Mapping[str, str], name: str) -> object:
+    """Return the JSON value of an entry of the metadata.
+
+    Raises:
+        InputError: there is no such entry, or it is no JSON.
+    """
+    if name not in metadata:
+        raise InputError(f"{path} has no {name} in its metadata; it is damaged")
+    try:
+        content: object = json.loads(metadata[name])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} has {name} that is not JSON: {one_line(error)}") from None
+    return content

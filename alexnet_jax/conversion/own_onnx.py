@@ -1,0 +1,88 @@
+"""Read ONNX files that `onnx_writer` has written, without loss.
+
+The graph is not read: its metadata contain the config, the class names and the whole mean image, of
+which the graph has only the center, and its tensors are named after the layers.
+"""
+
+import base64
+import binascii
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.conversion.layout import ForeignModel, Weights, from_foreign
+from alexnet_jax.conversion.metadata import read_metadata
+from alexnet_jax.conversion.onnx_reader import parse_onnx
+from alexnet_jax.conversion.onnx_tensors import Arrays, read_tensor
+from alexnet_jax.conversion.onnx_writer import MEAN, PRODUCER, tensor_names
+from alexnet_jax.errors import InputError
+from alexnet_jax.models.ops import parameter_ops
+from alexnet_jax.trained import TrainedModel
+
+
+def is_own_format(path: Path) -> bool:
+    """Return whether an ONNX file states that this program wrote it.
+
+    Raises:
+        InputError: the file is damaged or no ONNX file.
+    """
+    return parse_onnx(path).producer_name == PRODUCER
+
+
+def read_own_onnx(path: Path) -> TrainedModel:
+    """Read a model that `onnx_writer.write_onnx` has written.
+
+    Raises:
+        InputError: the file is damaged, was changed by another program, or has no config.
+    """
+    content: onnx.ModelProto = parse_onnx(path)
+    metadata = {entry.key: entry.value for entry in content.metadata_props}
+    if "config" not in metadata:
+        raise InputError(
+            f"{path} was written without its config, by an earlier version of this program; write "
+            "the model again, as .safetensors or .onnx"
+        )
+    config, class_names = read_metadata(path, metadata)
+    mean = _mean_image(path, config, metadata.get(MEAN, ""))
+    arrays = {tensor.name: read_tensor(tensor, path.parent) for tensor in content.graph.initializer}
+    foreign = ForeignModel(ops=dict(sequential_model(config).ops))
+    for name, op in parameter_ops(foreign.ops):
+        parts = (_joined(path, arrays, tensor_names(name, op, part)) for part in (0, 1))
+        foreign.weights[name] = Weights(*parts)
+    try:
+        params = from_foreign(config, foreign)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return TrainedModel(config, 0, {"params": params}, mean, class_names)
+
+
+def _joined(path: Path, arrays: Arrays, names: list[str]) -> np.ndarray:
+    """Return the weights of all columns of a layer, joined along their outputs."""
+    if missing := [name for name in names if name not in arrays]:
+        raise InputError(
+            f"{path} has no tensor {missing[0]}; another program has changed the file since this "
+            "one wrote it. Write it again"
+        )
+    parts = [arrays[name] for name in names]
+    if len({(part.ndim, part.shape[1:]) for part in parts}) > 1 or not parts[0].ndim:
+        raise InputError(f"{path} has {names} of the shapes {[p.shape for p in parts]}")
+    return np.concatenate(parts)
+
+
+def _mean_image(path: Path, config: Config, text: str) -> np.ndarray:
+    """Return the mean image (side, side, channels) float32 from its Base64 text."""
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        content = b""
+    channels = config.model.channels
+    side = math.isqrt(len(content) // 4 // channels)
+    if side < config.data.crop or len(content) != 4 * side**2 * channels:
+        raise InputError(f"{path} has {len(content)} bytes of {MEAN}; expected those of a square")
+    mean = np.frombuffer(content, "<f4").reshape(side, side, channels).astype(np.float32)
+    if not np.isfinite(mean).all():
+        raise InputError(f"{path} has {MEAN} that is not finite; it is damaged")
+    return mean
