@@ -51,6 +51,7 @@ def lightning(state: State) -> dict[str, Any]:
         ("net.pth", lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)}),
         ("net.bin", lambda state: {"net": prefixed("module.")(state), "acc": 56.5}),
         ("net.pt", prefixed("_orig_mod.")),
+        ("net.pt", lambda state: {n.replace("s.", "s._orig_mod.", 1): t for n, t in state.items()}),
         ("net.pt", prefixed("module._orig_mod.model.")),
         ("net.pth", lambda state: {"model": {"state_dict": prefixed("encoder.")(state)}}),
         ("net.ckpt", lightning),
