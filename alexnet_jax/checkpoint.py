@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,18 @@ import orbax.checkpoint as ocp
 from jax import Array
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.event_loops import finish_tasks
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import disk_full_as_input_error
 from alexnet_jax.pytree import PyTree
+from alexnet_jax.workdir import is_in_use, saved_steps
 
 T = TypeVar("T")
 
 FORMAT_VERSION = 2  # version of a checkpoint's content; raise it if older readers would misread it
+ITEMS = ("variables", "train_state", "mean", "metadata")
+RETRY_SECONDS = 5.0  # time to retry while another process saves and deletes checkpoints
+PAUSE_SECONDS = 0.1  # time between two tries
 MAX_PARTS = 256  # number of parts in which an array is summed, a power of 2
 DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
 
@@ -47,20 +53,23 @@ class Checkpoints:
             workdir: folder of the run; the checkpoints are in its folder `checkpoints`.
             keep: number of checkpoints to keep, the newest ones; None opens for reading only.
         """
-        self.directory = Path(workdir).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=keep is not None,
-                step_prefix="step",
-            ),
-            item_names=("variables", "train_state", "mean", "metadata"),
-        )
+        self.workdir = Path(workdir).absolute()
+        self.directory = self.workdir / "checkpoints"
+        # A manager lists the checkpoints, which fails while another process deletes some.
+        self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS))
+        self._manager: ocp.CheckpointManager | None = None
+        if keep is not None:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep, create=True, step_prefix="step"
+                ),
+                item_names=ITEMS,
+            )
 
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        """Return the steps that have a checkpoint now, oldest first; see `saved_steps`."""
+        return saved_steps(self.workdir)
 
     def save(
         self, step: int, variables: PyTree, train_state: PyTree, mean: np.ndarray, metadata: Json
@@ -77,6 +86,7 @@ class Checkpoints:
         Raises:
             InputError: the disk is full, or was full while the previous checkpoint was saved.
         """
+        assert self._manager is not None, "opened for reading only"
         trees = {"variables": variables, "train_state": train_state, "mean": {"image": mean}}
         content = {
             **metadata,
@@ -160,21 +170,38 @@ class Checkpoints:
         return tree
 
     def _read_item(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> PyTree:
-        """Return an item as orbax reads it; raise DamagedCheckpointError if it cannot."""
+        """Return an item as orbax reads it.
+
+        Raises:
+            InputError: this user may not read the files.
+            DamagedCheckpointError: the files cannot be read for another reason.
+        """
+        path = self._path(step)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+            with finish_tasks():
+                return self._reader.restore(path, args=ocp.args.Composite(**{item: args}))[item]
+        except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # caused by the machine, not by the files
         except Exception as error:  # for damaged files, orbax raises exceptions of many types
             reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
+            # TensorStore raises ValueError.
+            if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
+                raise InputError(
+                    f"checkpoint {path} cannot be read ({reason}); "
+                    "allow this user to read it, or run as its owner"
+                ) from None
             raise DamagedCheckpointError(f"{type(error).__name__}: {reason}") from error
 
     def newest(self, read: Callable[[int], T]) -> tuple[int, T] | None:
         """Return the newest step that can be read, and the result of `read` for it.
 
-        A damaged checkpoint is reported on stderr, and the previous one is tried. With several
-        processes a damaged checkpoint is an error, since one process may find the damage while
-        the others wait for it. A process that is started alone can search for an older checkpoint.
+        A damaged checkpoint is reported on stderr, and the previous one is tried. If the
+        checkpoints are open for reading only, another process may save and delete some meanwhile;
+        then they are listed and tried again for up to `RETRY_SECONDS`.
+
+        With several processes a damaged checkpoint is an error, since one process may find the
+        damage while the others wait for it. A process that is started alone can search for an older
+        checkpoint.
 
         Args:
             read: function from a step, which calls `variables`, `train_state`, `mean` or
@@ -187,27 +214,68 @@ class Checkpoints:
             InputError: all checkpoints are damaged, or with several processes the newest one is;
                 or `read` raises it.
         """
-        steps = self.steps()
+        end = time.monotonic() + RETRY_SECONDS
+        while True:
+            steps = self.steps()
+            found, damage = self._try_newest(steps, read)
+            if not damage or not self._may_change(steps) or time.monotonic() > end:
+                break
+            time.sleep(PAUSE_SECONDS)
+        for step in damage.keys() & {*self.steps()}:
+            print(
+                f"The checkpoint {self._path(step)} is damaged ({damage[step]}); "
+                "trying the one before it.",
+                file=sys.stderr,
+            )
+        if found is None and steps:
+            raise self._none_readable()
+        return found
+
+    def _try_newest(
+        self, steps: list[int], read: Callable[[int], T]
+    ) -> tuple[tuple[int, T] | None, dict[int, str]]:
+        """Return the newest of some steps that can be read, with the result of `read`.
+
+        Returns:
+            The step and the result, None if no step can be read; and what is wrong with each newer
+            step.
+        """
+        damage: dict[int, str] = {}
         for step in reversed(steps):
             try:
-                return step, read(step)
+                return (step, read(step)), damage
             except DamagedCheckpointError as error:
-                damage = f"checkpoint {self._path(step)} is damaged ({error})"
+                damage[step] = str(error)
                 if jax.process_count() > 1:
                     raise InputError(
-                        f"the {damage}; move it away, or start one process alone, which "
-                        "passes over it"
+                        f"the checkpoint {self._path(step)} is damaged ({error}); move it away, or "
+                        "start one process alone, which passes over it"
                     ) from None
-                print(f"The {damage}; trying the one before it.", file=sys.stderr)
-        if steps:
-            raise InputError(
-                f"no checkpoint in {self.directory} can be read (reasons above); "
-                "move that folder away to start anew"
+        return None, damage
+
+    def _may_change(self, steps: list[int]) -> bool:
+        """Return whether another process may be saving or deleting checkpoints.
+
+        Args:
+            steps: steps that were listed before.
+        """
+        return self._manager is None and (steps != self.steps() or is_in_use(self.workdir))
+
+    def _none_readable(self) -> InputError:
+        """Return the error for checkpoints none of which can be read."""
+        if self._may_change(self.steps()):
+            return InputError(
+                f"no checkpoint in {self.directory} could be read for {RETRY_SECONDS:.0f} s while "
+                "another process saves and deletes them; try again"
             )
-        return None
+        return InputError(
+            f"no checkpoint in {self.directory} can be read (reasons above); "
+            "move that folder away to start anew"
+        )
 
     def set_aside_after(self, step: int) -> None:
         """Rename the damaged checkpoints after a step, so that their steps can be saved again."""
+        assert self._manager is not None, "opened for reading only"
         for newer in self.steps():
             if newer > step:
                 self._path(newer).rename(_unused(self.directory / f"damaged_step_{newer}"))
@@ -228,6 +296,9 @@ class Checkpoints:
         Raises:
             InputError: the disk is full.
         """
+        self._reader.close()
+        if self._manager is None:
+            return
         with disk_full_as_input_error(self.directory, DISK_FULL):
             self._manager.wait_until_finished()
         self._manager.close()

@@ -92,6 +92,26 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
         os.close(descriptor)
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process, this one or another, holds the lock on a file.
+
+    The lock is taken for an instant to find out. A process that wants it at that instant is
+    refused, which can only happen if its last holder was killed, since the file is removed
+    otherwise.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # there is no such file, or it cannot be read
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _wait_silently() -> None:
     """Do nothing, since `on_wait` has been called already."""
 

@@ -139,17 +139,17 @@ def load_pretrained(config: Config, params: PyTree, mesh: Mesh) -> tuple[int, Py
     Raises:
         InputError: no layer fits, or not all layers of init_layers do.
     """
-    checkpoints = Checkpoints(config.init_from)
     initial_leaves = leaves_by_path(params)
+    with Checkpoints(config.init_from) as checkpoints:
 
-    def read(step: int) -> PyTree:
-        source_config = config_from_json(checkpoints.metadata(step)["config"])
-        template = _template(registry.abstract_variables(source_config), initial_leaves, mesh)
-        return restore_variables(checkpoints, step, template)["params"]
+        def read(step: int) -> PyTree:
+            source_config = config_from_json(checkpoints.metadata(step)["config"])
+            template = _template(registry.abstract_variables(source_config), initial_leaves, mesh)
+            return restore_variables(checkpoints, step, template)["params"]
 
-    found = checkpoints.newest(read)
-    checkpoints.close()
-    assert found is not None  # `check_init_from` has found a checkpoint
+        found = checkpoints.newest(read)
+    if found is None:  # `check_init_from` has found one
+        raise InputError(f"init_from={config.init_from} has no checkpoint any more")
     step, source_params = found
     source_leaves = leaves_by_path(source_params)
     taken, mismatches = _choose_layers(config, initial_leaves, source_leaves)

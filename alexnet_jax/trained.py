@@ -22,7 +22,7 @@ from alexnet_jax.inputs import mean_of, normalize
 from alexnet_jax.losses import log_probabilities
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import PyTree, Variables
-from alexnet_jax.workdir import read_config, read_source_digest
+from alexnet_jax.workdir import is_in_use, read_config, read_source_digest
 
 T = TypeVar("T")
 
@@ -143,21 +143,24 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
     """
     workdir = Path(workdir)
     recorded = read_config(workdir)
-    checkpoints = Checkpoints(workdir)
+    mesh = mesh or sharding.make_data_mesh(1)
+    with Checkpoints(workdir) as checkpoints:
 
-    def read(step: int) -> TrainedModel:
-        metadata = checkpoints.metadata(step)
-        config = config_from_json(metadata["config"])
-        # The data may have been moved since the checkpoint was saved.
-        config = with_changes(config, {"data.dir": recorded.data.dir})
-        variables = load_variables(checkpoints, step, config, mesh or sharding.make_data_mesh(1))
-        mean, names = checkpoints.mean(step), tuple(metadata["class_names"])
-        return TrainedModel(config, step, variables, mean, names, read_source_digest(workdir))
+        def read(step: int) -> TrainedModel:
+            metadata = checkpoints.metadata(step)
+            config = config_from_json(metadata["config"])
+            # The data may have been moved since the checkpoint was saved.
+            config = with_changes(config, {"data.dir": recorded.data.dir})
+            variables = load_variables(
+                checkpoints, step, config, mesh or sharding.make_data_mesh(1)
+            )
+            mean, names = checkpoints.mean(step), tuple(metadata["class_names"])
+            return TrainedModel(config, step, variables, mean, names, read_source_digest(workdir))
 
-    found = checkpoints.newest(read)
-    checkpoints.close()
+        found = checkpoints.newest(read)
     if found is None:
-        raise InputError(f"--workdir={workdir} has no checkpoint yet; train it first")
+        advice = "wait for its first one" if is_in_use(workdir) else "train it first"
+        raise InputError(f"--workdir={workdir} has no checkpoint yet; {advice}")
     return found[1]
 
 

@@ -1,6 +1,8 @@
 """The workdir, the folder of a run: its lock and its config.json."""
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -9,8 +11,9 @@ from alexnet_jax import fields
 from alexnet_jax.config import Config, config_from_json, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Difference, differences
-from alexnet_jax.files import exclusive_lock, write_atomically
+from alexnet_jax.files import exclusive_lock, is_locked, write_atomically
 
+LOCK = ".lock"
 FORMAT_VERSION = 2  # version of config.json; version 1 did not record a number
 # Entries of config.json besides the config.
 ADDED = ("format_version", "changes", "init_step", "source_digest")
@@ -27,7 +30,7 @@ def lock_workdir(directory: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive_lock(directory / ".lock"))
+            stack.enter_context(exclusive_lock(directory / LOCK))
         except BlockingIOError:
             raise InputError(
                 f"another process is training in --workdir={directory}; "
@@ -43,7 +46,7 @@ def lock_workdir(directory: Path) -> Iterator[None]:
 
 def _remove_if_unused(directory: Path) -> None:
     """Remove a workdir in which no run has begun; the caller holds its lock."""
-    removable = [path for path in directory.iterdir() if path.name in (".lock", "status.json")]
+    removable = [path for path in directory.iterdir() if path.name in (LOCK, "status.json")]
     if len(removable) == len([*directory.iterdir()]):
         for path in removable:
             path.unlink()
@@ -174,10 +177,24 @@ def read_source_digest(directory: Path) -> str | None:
 def saved_steps(workdir: Path) -> list[int]:
     """Return the steps that have a checkpoint, oldest first, from the names of their folders.
 
-    Unlike `Checkpoints.steps`, this does not use orbax, which all processes must call together.
+    A folder gets its name when the checkpoint is complete.
+
+    Raises:
+        InputError: the folder of the checkpoints cannot be read.
     """
-    names = (path.name.removeprefix("step_") for path in workdir.glob("checkpoints/step_*"))
-    return sorted(int(name) for name in names if name.isdigit())
+    folder = workdir / "checkpoints"
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
+    return sorted(int(found[1]) for name in names if (found := re.fullmatch("step_([0-9]+)", name)))
+
+
+def is_in_use(workdir: Path) -> bool:
+    """Return whether a process holds the lock of a workdir, to train in it or to write it."""
+    return is_locked(workdir / LOCK)
 
 
 def _read(path: Path, flag: str = "--workdir") -> fields.Json:

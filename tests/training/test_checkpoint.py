@@ -264,19 +264,32 @@ def test_a_bug_of_the_caller_is_not_damage(
     assert "damaged" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("raised", [MemoryError(), PermissionError(13, "Permission denied")])
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (MemoryError("too little"), MemoryError, "too little"),
+        (PermissionError(13, "Permission denied"), InputError, "step_20 cannot be read .*denied"),
+        (ValueError("PERMISSION_DENIED: x"), InputError, "step_20 cannot be read .*DENIED"),
+    ],
+    ids=["memory", "system", "TensorStore"],
+)
 def test_a_machine_that_fails_is_not_damage(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    expected: type[Exception],
+    message: str,
 ) -> None:
-    """Catches: sound files passed over because of too little memory or of missing rights."""
+    """Catches: sound files passed over because of too little memory or of missing rights; a
+    traceback where the user has to change the rights."""
 
     def fail(*_: object, **__: object) -> None:
         raise raised
 
     checkpoints = Checkpoints(copy)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints._manager, "restore", fail)
-        with pytest.raises(type(raised)):
+        patched.setattr(checkpoints._reader, "restore", fail)
+        with pytest.raises(expected, match=message):
             checkpoints.newest(reader(checkpoints))
     checkpoints.close()
 
