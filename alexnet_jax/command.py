@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,10 +47,12 @@ def load_config(file: str) -> Config:
     """Return the config of FILE[:VARIANT], neither checked nor sealed.
 
     Raises:
-        InputError: get_config of the file does not return a Config.
+        InputError: the file has no get_config, or it does not return a Config.
     """
     path, _, variant = file.partition(":")
-    get_config = runpy.run_path(path)["get_config"]
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise InputError(f"{path} defines no get_config; expected one as in configs/alexnet.py")
     return _expect_config(get_config(variant) if variant else get_config(), file)
 
 
@@ -168,6 +171,8 @@ def _parse(arguments: list[str]) -> list[str]:
             f"cannot read the config file: {str(error).strip().splitlines()[-1].strip()}; "
             "an example is --config=configs/alexnet.py:sample"
         ) from None
+    except (SyntaxError, ImportError) as error:
+        raise InputError(f"the config file cannot be run: {_with_place(error)}") from None
     except (AttributeError, KeyError):
         message = _unknown_field(arguments)
         if message is None:
@@ -176,6 +181,17 @@ def _parse(arguments: list[str]) -> list[str]:
     if positional and "config" in FLAGS:
         raise InputError(f"unexpected arguments: {' '.join(positional)} (--help lists the flags)")
     return positional
+
+
+def _with_place(error: SyntaxError | ImportError) -> str:
+    """Return an error of a config file, or of a module that it imports, with file and line."""
+    if isinstance(error, SyntaxError):
+        return (
+            f"{error.filename}, line {error.lineno}: {error.msg}" if error.filename else error.msg
+        )
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
+    return f"{last.filename}, line {last.lineno}: {error}"
 
 
 def _unknown_field(arguments: list[str]) -> str | None:

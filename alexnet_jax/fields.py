@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from alexnet_jax.errors import InputError
 
 S = TypeVar("S", bound="Section")
+MAX_SHOWN = 200  # number of characters of a value in a message
 Json = dict[str, Any]  # a JSON object
 Difference = tuple[str, Any, Any]  # the path of a field, and its values in two configs
 
@@ -149,11 +150,14 @@ def _converted(value: Any, kind: Any, where: str) -> Any:
 
 
 def _shown(value: object) -> str:
-    """Return a value as text for messages."""
+    """Return a value as text for messages, shortened if it is long."""
     try:
-        return repr(value)
+        text = repr(value)
     except ValueError:  # Python does not print whole numbers of thousands of digits
         return "a number of thousands of digits"
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _type_name(kind: Any) -> str:
@@ -204,7 +208,9 @@ def from_json(kind: type[S], content: object, where: str = "") -> S:
         InputError: a field is missing or unknown, or the content is not that of such a section.
     """
     if not isinstance(content, dict):
-        raise InputError(f"{where or 'the config'} is {content!r}; expected an object of fields")
+        raise InputError(
+            f"{where or 'the config'} is {_shown(content)}; expected an object of fields"
+        )
     given = dict(content)
     if kind.is_variant:
         kind = _variant(kind, given.pop("type", None), where)
@@ -226,7 +232,7 @@ def _variant(kind: type[S], name: object, where: str) -> type[S]:
     """Return the subclass with a name."""
     known = {variant.__name__: variant for variant in _subclasses(kind)}
     if not isinstance(name, str) or name not in known:
-        raise InputError(f"{where} has type={name!r}; expected one of {', '.join(known)}")
+        raise InputError(f"{where} has type={_shown(name)}; expected one of {', '.join(known)}")
     return known[name]
 
 

@@ -1,8 +1,9 @@
-"""Atomic writes, file locks, NumPy's files, and error messages for full disks."""
+"""Atomic writes, JSON and NumPy's files, file locks, and error messages for full disks."""
 
 import errno
 import fcntl
 import io
+import json
 import os
 import tokenize
 import zipfile
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +69,20 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
     with replace_when_complete(path) as temporary, temporary.open("wb") as file:
         for part in (content,) if isinstance(content, bytes) else content:
             file.write(part)
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not JSON.
+    """
+    content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from alexnet_jax.config import Config, ScheduleConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.pytree import KeyPath, PyTree, leaves_by_path, path_name
 
+LAST_STEP = 2**31 - 1
+
 
 class PlateauState(flax.struct.PyTreeNode):
     """The state of rule "plateau", which drops the rate when the error stops improving.
@@ -70,7 +72,7 @@ def learning_rate(
         starts = [_first_step(epoch, num_images, config) for epoch in schedule.drop_epochs]
         drops = sum((jnp.asarray(step >= start, jnp.int32) for start in starts), jnp.int32(0))
     else:
-        drops = jnp.minimum(state.drops, schedule.drops)
+        drops = jnp.minimum(state.drops, min(schedule.drops, LAST_STEP))
     rate: Array = config.learning_rate * jnp.float32(schedule.factor) ** drops
     return rate
 
@@ -135,8 +137,12 @@ def check_patterns(config: Config, params: PyTree) -> None:
 
 
 def _first_step(epoch: float, num_images: int, config: Config) -> int:
-    """Return the first step that begins at or after the start of an epoch, counted from 1."""
-    return math.ceil((epoch - 1) * num_images / config.batch_size)
+    """Return the first step that begins at or after the start of an epoch, counted from 1.
+
+    The steps of a run are int32; beyond their range the nearest one is returned.
+    """
+    step = (epoch - 1) * num_images / config.batch_size
+    return math.ceil(min(max(step, 0), LAST_STEP))
 
 
 def total_steps(config: Config, num_images: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from alexnet_jax.errors import DivergedError, InputError
-from alexnet_jax.files import disk_full_as_input_error, write_atomically
+from alexnet_jax.files import disk_full_as_input_error, read_json, write_atomically
 from alexnet_jax.workdir import saved_steps
 
 Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
@@ -41,29 +41,39 @@ def write_status(workdir: Path, status: Status, message: str = "") -> None:
     """Write status.json of a workdir.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full, or the file cannot be replaced.
     """
+    path = workdir / "status.json"
     time = datetime.now(UTC).isoformat(timespec="seconds")
     step = max(saved_steps(workdir), default=0)
     content = dataclasses.asdict(RunStatus(status, step, message, time))
     with disk_full_as_input_error(workdir, "make room, and run the same command again"):
-        write_atomically(workdir / "status.json", json.dumps(content) + "\n")
+        try:
+            write_atomically(path, json.dumps(content) + "\n")
+        except (PermissionError, IsADirectoryError) as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def read_status(workdir: Path) -> RunStatus | None:
     """Return the status of a workdir; None if it has no status.json.
 
     Raises:
-        InputError: `write_status` has not written that status.json.
+        InputError: it cannot be read, or `write_status` has not written it.
     """
     path = workdir / "status.json"
     try:
-        content = json.loads(path.read_text())
-        found = RunStatus(**content)
+        found = RunStatus(**read_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, TypeError) as error:  # not JSON; not an object of these fields
         raise InputError(f"{path} is not the status of a run: {error}; delete it") from None
+    types = {"step": int, "message": str, "time": str}
+    if wrong := [
+        name for name, kind in types.items() if not isinstance(getattr(found, name), kind)
+    ]:
+        raise InputError(f"{path} is not the status of a run: wrong {', '.join(wrong)}; delete it")
     if found.status not in get_args(Status):
         raise InputError(f"{path} has the unknown status {found.status!r}; delete it")
     return found

@@ -150,7 +150,8 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
             metadata = checkpoints.metadata(step)
             config = config_from_json(metadata["config"])
             # The data may have been moved since the checkpoint was saved.
-            config = with_changes(config, {"data.dir": recorded.data.dir})
+            paths = {f"data.{name}": getattr(recorded.data, name) for name in ("dir", "pack_dir")}
+            config = with_changes(config, paths)
             variables = load_variables(
                 checkpoints, step, config, mesh or sharding.make_data_mesh(1)
             )

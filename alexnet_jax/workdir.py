@@ -11,8 +11,9 @@ from alexnet_jax import fields
 from alexnet_jax.config import Config, config_from_json, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Difference, differences
-from alexnet_jax.files import exclusive_lock, is_locked, write_atomically
+from alexnet_jax.files import exclusive_lock, is_locked, read_json, write_atomically
 
+CONFIG = "config.json"
 LOCK = ".lock"
 FORMAT_VERSION = 2  # version of config.json; version 1 did not record a number
 # Entries of config.json besides the config.
@@ -65,12 +66,10 @@ def check_config(directory: Path, config: Config) -> list[Difference]:
     Raises:
         InputError: a field differs that is not in MAY_CHANGE.
     """
-    path = directory / "config.json"
-    if not path.exists():
+    recorded = _read(directory)
+    if recorded is None:
         return []
-    old, new = _read(path), config_to_json(config)
-    for name in ADDED:
-        old.pop(name, None)
+    old, new = map(_json_with_absolute_paths, (_config_of(recorded, directory), config))
     new["model"]["num_classes"] = new["model"]["num_classes"] or old["model"]["num_classes"]
     differing = list(differences(old, new))
     if fixed := [d for d in differing if not d[0].startswith(MAY_CHANGE)]:
@@ -91,9 +90,10 @@ def write_config(
 ) -> list[str]:
     """Record the config in config.json.
 
-    The file contains the current config, under "changes" all earlier changes of fields, and under
-    "init_step" the step of the checkpoint of `init_from` from which the run started, and under
-    "source_digest" the digest of the images on which it is trained.
+    The file contains the current config, with absolute paths of the data; under "changes" all
+    earlier changes of fields; under "init_step" the step of the checkpoint of `init_from` from
+    which the run started; and under "source_digest" the digest of the images on which it is
+    trained.
 
     Args:
         directory: the workdir.
@@ -109,20 +109,19 @@ def write_config(
     Raises:
         InputError: see `check_config`.
     """
-    path = directory / "config.json"
     differing = check_config(directory, config)
-    recorded = _read(path) if path.exists() else {"changes": []}
+    recorded = _read(directory) or {"changes": []}
     init_step = recorded.get("init_step") if init_step is None else init_step
     changes = recorded["changes"]
     changes += [{"step": step, "field": n, "from": old, "to": new} for n, old, new in differing]
     content = {
-        **config_to_json(config),
+        **_json_with_absolute_paths(config),
         "format_version": FORMAT_VERSION,
         "changes": changes,
         "init_step": init_step,
         "source_digest": source_digest,
     }
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(directory / CONFIG, json.dumps(content, indent=2) + "\n")
     return [f"{name} was {old!r}, is now {new!r}" for name, old, new in differing]
 
 
@@ -136,11 +135,7 @@ def read_config(directory: Path, flag: str = "--workdir") -> Config:
     Raises:
         InputError: the folder is not that of a run, or of another version of this program.
     """
-    content = read_recorded(directory, flag)
-    try:
-        return config_from_json({n: v for n, v in content.items() if n not in ADDED})
-    except InputError as error:
-        raise InputError(f"{directory / 'config.json'} cannot be used: {error}") from None
+    return _config_of(read_recorded(directory, flag), directory)
 
 
 def read_recorded(directory: Path, flag: str = "--workdir") -> fields.Json:
@@ -152,13 +147,13 @@ def read_recorded(directory: Path, flag: str = "--workdir") -> fields.Json:
     Raises:
         InputError: see `read_config`.
     """
-    path = directory / "config.json"
-    if not path.exists():
+    recorded = _read(directory, flag)
+    if recorded is None:
         raise InputError(
             f"{flag}={directory} has no config.json; expected the folder of a run, "
             "as python -m alexnet_jax.main --workdir=DIR makes it"
         )
-    return _read(path, flag)
+    return recorded
 
 
 def read_source_digest(directory: Path) -> str | None:
@@ -167,10 +162,10 @@ def read_source_digest(directory: Path) -> str | None:
     None if there is no checkpoint, or if the digest was not recorded: for imported weights, and in
     workdirs of earlier versions.
     """
-    path = directory / "config.json"
-    if not path.exists() or not saved_steps(directory):
+    recorded = _read(directory)
+    if recorded is None or not saved_steps(directory):
         return None
-    digest: str | None = _read(path).get("source_digest")
+    digest: str | None = recorded.get("source_digest")
     return digest
 
 
@@ -197,18 +192,64 @@ def is_in_use(workdir: Path) -> bool:
     return is_locked(workdir / LOCK)
 
 
-def _read(path: Path, flag: str = "--workdir") -> fields.Json:
-    """Return the content of a config.json after a check of its format."""
+def _config_of(recorded: fields.Json, directory: Path) -> Config:
+    """Return the config in the content of a config.json."""
     try:
-        recorded = json.loads(path.read_text())
-    except (ValueError, OSError):
-        recorded = None
+        return config_from_json({n: v for n, v in recorded.items() if n not in ADDED})
+    except InputError as error:
+        raise InputError(f"{directory / CONFIG} cannot be used: {error}") from None
+
+
+def _json_with_absolute_paths(config: Config) -> fields.Json:
+    """Return the config as JSON, with the paths of its data independent of the current folder."""
+    content = config_to_json(config)
+    for name in ("dir", "pack_dir"):
+        path = content["data"][name]
+        if path and not path.startswith("~"):
+            content["data"][name] = os.path.abspath(path)
+    return content
+
+
+def _is_change(entry: object) -> bool:
+    """Return whether an entry of "changes" has the fields that `write_config` writes."""
+    return isinstance(entry, dict) and {"step", "field", "from", "to"} <= entry.keys()
+
+
+def _read(directory: Path, flag: str = "--workdir") -> fields.Json | None:
+    """Return the content of config.json after a check of its format; None without that file."""
+    path = directory / CONFIG
+    try:
+        recorded = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give another {flag}") from None
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not the config of a run: {error}; give another {flag}"
+        ) from None
     if not isinstance(recorded, dict) or "changes" not in recorded:
         raise InputError(f"{path} is not the config of a run; give another {flag}")
     version = recorded.get("format_version", 1)
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{flag}={path.parent} was made by another version of this program (format {version}; "
-            f"this one reads {FORMAT_VERSION}); go on with that version, or give another {flag}"
+            f"{flag}={directory} was made by another version of this program (format "
+            f"{version!r:.20}; this one reads {FORMAT_VERSION}); go on with that version, or give "
+            f"another {flag}"
+        )
+    changes = recorded["changes"]
+    damaged = [
+        name
+        for name, is_valid in (
+            ("changes", isinstance(changes, list) and all(map(_is_change, changes))),
+            ("init_step", isinstance(recorded.get("init_step"), int | None)),
+            ("source_digest", isinstance(recorded.get("source_digest"), str | None)),
+        )
+        if not is_valid
+    ]
+    if damaged:
+        raise InputError(
+            f"{path} cannot be used: {' and '.join(damaged)} is damaged; restore the file, or give "
+            f"another {flag}"
         )
     return recorded
