@@ -6,13 +6,14 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax import cache, fields
+from alexnet_jax import cache, environment, fields
 from alexnet_jax.config import Config, validated
 from alexnet_jax.errors import DivergedError, InputError, print_error
 
@@ -135,7 +136,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     for name, value in QUIET_TENSORFLOW.items():  # read when TensorFlow is imported
         os.environ.setdefault(name, value)
     try:
-        with cache.replace_damaged():
+        with cache.replace_damaged(), _platform_errors_as_input_errors():
             status = main(_parse(sys.argv))
         sys.stdout.flush()
     except InputError as error:
@@ -151,6 +152,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     sys.exit(status)
+
+
+@contextmanager
+def _platform_errors_as_input_errors() -> Iterator[None]:
+    """Turn the exceptions of JAX for platforms that it cannot use into InputErrors."""
+    try:
+        yield
+    except (RuntimeError, AssertionError):
+        problem = environment.find_platform_problem() if "jax" in sys.modules else None
+        if problem is None:
+            raise
+        raise InputError(problem) from None
 
 
 def _parse(arguments: list[str]) -> list[str]:
