@@ -1,6 +1,7 @@
 """Common parts of all commands: flags, help, exit statuses and error messages."""
 
 import errno
+import io
 import os
 import re
 import runpy
@@ -135,6 +136,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(0)
     for name, value in QUIET_TENSORFLOW.items():  # read when TensorFlow is imported
         os.environ.setdefault(name, value)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
     try:
         with cache.replace_damaged(), _platform_errors_as_input_errors():
             status = main(_parse(sys.argv))

@@ -38,7 +38,7 @@ from alexnet_jax.conversion import (
     pytorch,
 )
 from alexnet_jax.conversion.layout import ForeignModel
-from alexnet_jax.data.names import synsets
+from alexnet_jax.data.names import read_class_names, synsets
 from alexnet_jax.errors import InputError, printable_errors
 from alexnet_jax.extras import check_installed
 from alexnet_jax.files import replace_when_complete
@@ -96,7 +96,7 @@ def read_model(
             "--mean=FILE.",
             file=sys.stderr,
         )
-    names = _read_class_names(class_names, config.model.num_classes)
+    names = _class_names(class_names, config.model.num_classes)
     return TrainedModel(config, 0, {"params": params}, image, names)
 
 
@@ -270,20 +270,11 @@ def _with_mean_image(config: Config, mean: Path | None) -> tuple[Config, np.ndar
     return with_changes(config, {"data.mean": "image", "data.given_mean": ()}), image
 
 
-def _read_class_names(path: Path | None, classes: int) -> tuple[str, ...]:
+def _class_names(path: Path | None, classes: int) -> tuple[str, ...]:
     """Return the names in a text file; without one, ImageNet's synsets or numbers."""
-    if path is None:
-        return synsets() if classes == 1000 else tuple(map(str, range(classes)))
-    try:
-        names = tuple(path.read_text(encoding="utf-8").splitlines())
-    except UnicodeDecodeError as error:
-        raise InputError(f"--class_names={path} is not UTF-8 text: {error}") from None
-    if len(names) != classes or len({*names}) != classes:
-        raise InputError(
-            f"--class_names={path} has {len({*names})} different names in {len(names)} lines; "
-            f"expected {classes}, one per class"
-        )
-    return names
+    if path is not None:
+        return read_class_names(path, classes)
+    return synsets() if classes == 1000 else tuple(map(str, range(classes)))
 
 
 def _path_flag(name: str) -> Path | None:

@@ -1,10 +1,15 @@
 """Compute the top-1 and top-5 errors of a model, or of the average of several, on a split.
 
     python -m alexnet_jax.evaluate --workdir=DIR[,DIR…] [--views=center|ten] [--split=…] [--json]
+                                   [--data_dir=DIR] [--class_names=FILE]
 
 Every image of the split is counted once. The ten views are the crops of the four corners and the
 center and their reflections (section 4.1). Probabilities are averaged over views, and over models
 if several workdirs are given (tables 1 and 2).
+
+With --data_dir the images are those of a folder, in folders with names of the model's classes, or
+in folders of splits with such folders. The classes may be some of the model's; it still chooses
+among all of its own.
 """
 
 import json
@@ -21,7 +26,7 @@ from absl import flags
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import cache, command, distributed, sharding, writers
+from alexnet_jax import cache, command, distributed, folder_data, sharding, writers
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
 from alexnet_jax.data.pack import Pack
@@ -105,7 +110,7 @@ def evaluate(
         split: name of the split; None takes test, or validation if there is no labeled test split.
         views: "center" or "ten".
         mesh: the mesh of devices; None splits the batch over all devices.
-        pack: result of `open_data` for the first model; None calls it.
+        pack: the images, with the classes of the models; None opens the data of the first model.
 
     Returns:
         The name of the split, and the results of `evaluate_batches`.
@@ -311,15 +316,24 @@ def main(_: list[str]) -> None:
     cache.keep_compiled()
     images.ignore_pillow_warnings()
     flag = flags.FLAGS
-    models = [load_trained(workdir) for workdir in flag.workdir]
-    pack = open_data(models[0])
-    print_assumptions(models[0], pack, flag.split)
-    split, results = evaluate(models, flag.split, flag.views, pack=pack)
+    models, split, shown = [load_trained(workdir) for workdir in flag.workdir], flag.split, ""
+    if flag.class_names:
+        models = [folder_data.with_class_names(m, Path(flag.class_names)) for m in models]
+    if flag.data_dir:
+        models = [folder_data.with_folder(m, Path(flag.data_dir)) for m in models]
+        pack = folder_data.open_folder(models[0])
+        if split is None and len(pack.splits) == 1:
+            (split,), shown = pack.splits, "all images"
+    else:
+        pack = open_data(models[0])
+    print_assumptions(models[0], pack, split)
+    split, results = evaluate(models, split, flag.views, pack=pack)
     for name, result in zip([*flag.workdir, "average"], results, strict=False):
+        given = {"workdir": name, "split": shown or split, "views": flag.views}
         if flag.json:
-            print(json.dumps({"workdir": name, "split": split, "views": flag.views, **result}))
+            print(json.dumps({**given, **result}))
         else:
-            print(format_result(name, split, flag.views, result))
+            print(format_result(name, shown or split, flag.views, result))
         _print_majority(pack, split, result)
 
 
@@ -327,5 +341,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("workdir", None, "Folders of runs, separated by commas.", required=True)
     flags.DEFINE_enum("views", "center", VIEWS, "The central view, or the paper's ten views.")
     flags.DEFINE_string("split", None, "Split; by default test, or validation if there is none.")
+    flags.DEFINE_string("data_dir", None, "Folder of other images, in folders named by class.")
+    flags.DEFINE_string("class_names", None, "Text file of the model's class names, one per line.")
     flags.DEFINE_bool("json", False, "Print one JSON object per line instead of text.")
     command.run(main)

@@ -1,14 +1,19 @@
 """Print the five most probable classes of image files.
 
-    python -m alexnet_jax.predict --workdir=DIR [--json] IMAGE…
+    python -m alexnet_jax.predict --workdir=DIR [--json] [--class_names=FILE] IMAGE…
 
-Each image is prepared as the training images were (section 2) and classified from its center crop.
+Each IMAGE is a file, or a folder of files. Each image is prepared as the training images were
+(section 2) and classified from its center crop. The answers are in the order given, those of a
+folder in the order of the names. Files that cannot be read are named on stderr.
+
+Exit status: 0 if all images were classified; 2 if any could not be read, and for wrong use.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +24,9 @@ from alexnet_jax import cache, command, sharding
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import center_crops
 from alexnet_jax.data.names import readable_name
+from alexnet_jax.data.sources.layout import list_files
 from alexnet_jax.errors import InputError
+from alexnet_jax.folder_data import with_class_names
 from alexnet_jax.trained import TrainedModel, load_trained
 
 BATCH_SIZE = 32
@@ -52,17 +59,18 @@ def predict(
 def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: bool = False) -> int:
     """Print the predictions for image files in the order given.
 
-    Unreadable files are reported on stderr and skipped.
+    A folder stands for the visible files below it, sorted by path. Unreadable files are reported
+    on stderr and skipped, and so are folders without files.
 
     Returns:
-        The number of unreadable files.
+        The number of unreadable files and empty folders.
     """
     side, _, channels = model.mean_image.shape
     unreadable = 0
 
     def load_images() -> Iterator[tuple[str, np.ndarray]]:
         nonlocal unreadable
-        for path in paths:
+        for path in chain.from_iterable(map(_files, paths)):
             try:
                 pixels = images.load(
                     Path(path), side=side, channels=channels, resize=model.config.data.resize
@@ -84,17 +92,31 @@ def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: boo
     return unreadable
 
 
+def _files(path: str) -> list[str]:
+    """Return the visible files below a folder, sorted by path; the path itself without any."""
+    if not os.path.isdir(path):
+        return [path]
+    notes: list[str] = []
+    files = [file.path for file in list_files(Path(path), [], notes)]
+    for note in notes:
+        print(note, file=sys.stderr)
+    return files or [path]
+
+
 def main(arguments: list[str]) -> int:
     """Run the command; return 2 if an image could not be read, else 0."""
     if not arguments:
-        raise InputError("no images given; expected image files after --workdir=DIR")
+        raise InputError("no images given; expected files or folders after --workdir=DIR")
     cache.keep_compiled()
     images.ignore_pillow_warnings()
     model = load_trained(flags.FLAGS.workdir)
+    if flags.FLAGS.class_names:
+        model = with_class_names(model, Path(flags.FLAGS.class_names))
     return 2 if print_predictions(model, arguments, as_json=flags.FLAGS.json) else 0
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("class_names", None, "Text file of the model's class names, one per line.")
     flags.DEFINE_bool("json", False, "Print one JSON object per line instead of text.")
     command.run(main)

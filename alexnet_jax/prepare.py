@@ -58,11 +58,15 @@ _FIELDS = (
 )
 
 
-def pack_dir(data: DataConfig) -> Path:
-    """Return the folder of config.data's pack: data.pack_dir, or one in the user's cache."""
+def pack_dir(data: DataConfig, channels: int | None = None) -> Path:
+    """Return the folder of config.data's pack: data.pack_dir, or one in the user's cache.
+
+    Args:
+        data, channels: see `prepare`.
+    """
     if data.pack_dir:
         return Path(data.pack_dir).expanduser().absolute()
-    content = json.dumps([manifest.VERSION, _settings(data)], sort_keys=True)
+    content = json.dumps([manifest.VERSION, _settings(data, channels)], sort_keys=True)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]", "-", data.name)  # TensorFlow Datasets has names with / and :
     return cache.directory() / f"{name}-{fingerprint}"
@@ -74,6 +78,7 @@ def prepare(
     progress: bool = True,
     workers: int | None = None,
     source_digest: str | None = None,
+    channels: int | None = None,
 ) -> Pack:
     """Open the pack of config.data; make it first if it is missing, unfinished or outdated.
 
@@ -86,13 +91,14 @@ def prepare(
             affect the pack.
         source_digest: Digest of the images on which a run was trained, see `Pack.source_digest`;
             None accepts any images.
+        channels: Channels of the pack, 1 or 3; None for those of the source.
 
     Raises:
         InputError: The source, the settings or the pack's folder cannot be used, the images have
             changed, more than data.max_bad_share of a split is unreadable, or the disk is full.
     """
-    directory = pack_dir(data)
-    settings = _required_settings(data)
+    directory = pack_dir(data, channels)
+    settings = _required_settings(data, channels)
     manifest.find_manifest(directory, settings)  # refuse another pack before listing the source
     source = freshness.current_source(data)
     freshness.check_digest(directory, data, source, source_digest)
@@ -111,22 +117,24 @@ def prepare(
                     is_current(lambda _: None)
                     or pack_writer.complete_partial(directory, settings, source)
                 ):
-                    _make(directory, data, source, progress, workers)
+                    _make(directory, data, channels, source, progress, workers)
     freshness.check_digest(directory, data, source, source_digest)
     return open_pack(directory)
 
 
-def _settings(data: DataConfig) -> Json:
+def _settings(data: DataConfig, channels: int | None) -> Json:
     """Return the settings that affect the pack, which its manifest records."""
-    return {field: getattr(data, field) for field in _FIELDS} | {"dir": str(sources.location(data))}
+    settings = {field: getattr(data, field) for field in _FIELDS}
+    settings["dir"] = str(sources.location(data))
+    return settings if channels is None else {**settings, "channels": channels}
 
 
-def _required_settings(data: DataConfig) -> Json:
+def _required_settings(data: DataConfig, channels: int | None) -> Json:
     """Return the settings in which an existing pack must agree with config.data.
 
     A finished pack does not need its source, so data.dir need not be given.
     """
-    settings = _settings(data)
+    settings = _settings(data, channels)
     if not data.dir or data.name not in ("folder", "idx"):
         del settings["dir"]
     return settings
@@ -157,10 +165,16 @@ def _lock(directory: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _make(
-    directory: Path, data: DataConfig, source: Source | None, progress: bool, workers: int
+    directory: Path,
+    data: DataConfig,
+    channels: int | None,
+    source: Source | None,
+    progress: bool,
+    workers: int,
 ) -> None:
     """Write the pack, except for the shards that are finished."""
     source = source or sources.open_source(data)
+    source.channels = channels or source.channels
     for note in source.notes:
         _print(note)
     splits = sources.hold_out(source, data)
@@ -168,7 +182,7 @@ def _make(
     side = data.image_size if data.enlarge else min(smallest, data.image_size)
     writer = PackWriter(
         directory,
-        settings=_settings(data),
+        settings=_settings(data, channels),
         source=source,
         side=side,
         encoding="raw" if side <= RAW_SIDE else "jpeg",

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import stat
 import struct
 import warnings
 import zlib
@@ -116,6 +117,9 @@ def _decode(image: Path | bytes, side: int | None, channels: int) -> Image.Image
     """Decode an image and return it upright, in 8-bit gray or RGB."""
     file = io.BytesIO(image) if isinstance(image, bytes) else image
     with _damage_as_unreadable():
+        if isinstance(image, Path) and not stat.S_ISREG(image.stat().st_mode):
+            # Opening a pipe would wait for a writer.
+            raise UnreadableImageError("not a file, but a folder, a pipe or a device")
         opened = Image.open(file, formats=FORMATS)
     with opened:
         with _damage_as_unreadable():

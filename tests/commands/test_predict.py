@@ -8,87 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import processes
+from helpers.linear_runs import SYNSETS, linear_config, save_color_run, save_run
 from PIL import Image
 
-from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config, with_changes
+from alexnet_jax.config import with_changes
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
-from alexnet_jax.metrics import MetricSums
-from alexnet_jax.models import registry
-from alexnet_jax.models.ops import Dense
 from alexnet_jax.predict import print_predictions
 from alexnet_jax.prepare import prepare
-from alexnet_jax.train import save_checkpoint
-from alexnet_jax.train_step import make_state
 from alexnet_jax.trained import load_trained
 from alexnet_jax.workdir import write_config
-from configs.alexnet import get_config
 
-SYNSETS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "plain")
 COLORS = {"red.png": (255, 0, 0), "blue.jpg": (0, 0, 255), "green.bmp": (0, 255, 0)}
-
-
-def linear_config(**changes: Any) -> Config:
-    """Return the sample's config with the classifier as its only op."""
-    linear = {"data.crop": 24, "batch_size": 64, "model.ops": {"fc8": Dense(0)}}
-    return with_changes(get_config("sample"), linear | changes)
-
-
-def save_run(
-    workdir: Path,
-    config: Config,
-    kernel: np.ndarray,
-    mean_image: np.ndarray,
-    class_names: tuple[str, ...],
-    *,
-    averaged: bool = False,
-) -> None:
-    """Write the folder that training would leave, with a kernel (pixels × channels, classes).
-
-    It is split unevenly over the two columns, which both see the whole image.
-
-    Args:
-        averaged: keep the kernel as averaged parameters, beside other parameters.
-    """
-    workdir.mkdir()
-    config = with_changes(config, {"model.num_classes": len(class_names)})
-    write_config(workdir, config, 0)
-    columns = np.stack([kernel * 0.25, kernel * 0.75]).astype(np.float32)
-    expected = registry.abstract_variables(config)["params"]["fc8"]
-    assert expected["kernel"].shape == columns.shape
-    bias = np.zeros(expected["bias"].shape, np.float32)
-    params = {"fc8": {"kernel": columns, "bias": bias}}
-    state = make_state(config, {"params": params})
-    if averaged:
-        others = {"fc8": {"kernel": -columns, "bias": bias}}
-        state = state.replace(params=others, ema_params=params)
-    checkpoints = Checkpoints(workdir, keep=1)
-    save_checkpoint(
-        checkpoints,
-        config,
-        state.replace(step=np.int32(5)),
-        mean_image=mean_image,
-        class_names=class_names,
-        num_images=0,
-        sums=MetricSums(),
-    )
-    checkpoints.close()
 
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run whose model tells colors apart: logits of 3, 2, 1 × the share of R, G, B."""
     workdir = tmp_path_factory.mktemp("colors") / "run"
-    config = linear_config(
-        **{"data.crop": 8, "data.mean": "none", "data.scale": 1 / 255, "model.channels": 3}
-    )
-    kernel = np.zeros((8 * 8, 3, len(SYNSETS)))
-    for color, logit in enumerate((3.0, 2.0, 1.0)):
-        kernel[:, color, color] = logit / 64
-    mean = np.zeros((12, 12, 3), np.float32)
-    save_run(workdir, config, kernel.reshape(-1, len(SYNSETS)), mean, SYNSETS)
+    save_color_run(workdir)
     for number, (name, rgb) in enumerate(COLORS.items()):
         Image.new("RGB", (20 + number, 15), rgb).save(workdir.parent / name, quality=100)
     (workdir.parent / "notes.txt").write_text("no image")
