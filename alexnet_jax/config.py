@@ -23,6 +23,7 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 LIGHTING = ("paper", "source2012", "none")
 MEANS = ("image", "center", "channel", "given", "none")
 CHANNEL_ORDERS = ("rgb", "bgr")
+CROP_POSITIONS = ("all", "five", "center")
 
 
 @dataclass
@@ -49,7 +50,9 @@ class DataConfig(Section):
             neither a validation nor a test split.
         split_seed: seed that selects the images of those splits.
         crop: side of the model's input in pixels (section 4.1).
-        random_crop: draw the position of each training crop; False takes the center.
+        crop_positions: positions of training crops: "all" draws any (section 4.1); "five" draws
+            one of the four corners and the center (section 3 of Zeiler and Fergus 2013); "center"
+            takes the center.
         flip: mirror training crops at random.
         crop_chunk: number of consecutive training images that share a crop position and a flip.
         lighting: "paper" adds the color noise of section 4.1; "source2012" scales it by standard
@@ -79,7 +82,7 @@ class DataConfig(Section):
     test_share: float = 0.1
     split_seed: int = 0
     crop: int = 224
-    random_crop: bool = True
+    crop_positions: str = "all"
     flip: bool = True
     crop_chunk: int = 1
     lighting: str = "paper"
@@ -103,11 +106,15 @@ class OptimizerConfig(Section):
         decay_multipliers: pairs (pattern, factor). The factor applies to parameters whose path,
             such as "conv1/bias", fully matches the regular expression. The paper has no
             multipliers; the 2012 program has ((".*/bias", 0.0),).
+        max_filter_rms: largest root mean square of the weights of a filter in a convolution. After
+            each update, larger filters are scaled down to it (section 3 of Zeiler and Fergus
+            2013); 0 for no limit.
     """
 
     momentum: float = 0.9
     weight_decay: float = 0.0005
     decay_multipliers: tuple[tuple[str, float], ...] = ()
+    max_filter_rms: float = 0.0
 
 
 @dataclass
@@ -267,6 +274,12 @@ def _check_numbers(config: Config) -> None:
         ("learning_rate", config.learning_rate, "more than 0", config.learning_rate > 0),
         ("optimizer.momentum", momentum, "from 0 to below 1", 0 <= momentum < 1),
         ("optimizer.weight_decay", decay, "0 or more", decay >= 0),
+        (
+            "optimizer.max_filter_rms",
+            optimizer.max_filter_rms,
+            "more than 0, or 0 for no limit",
+            optimizer.max_filter_rms >= 0,
+        ),
         ("schedule.factor", factor, "more than 0", factor > 0),
         ("schedule.patience", schedule.patience, "1 or more", schedule.patience >= 1),
         ("schedule.drops", schedule.drops, "0 or more", schedule.drops >= 0),
@@ -304,6 +317,7 @@ def _check_words(config: Config) -> None:
         ("parallel.scheme", config.parallel.scheme, SCHEMES),
         ("data.resize", data.resize, RESIZES),
         ("data.jpeg_subsampling", data.jpeg_subsampling, SUBSAMPLINGS),
+        ("data.crop_positions", data.crop_positions, CROP_POSITIONS),
         ("data.lighting", data.lighting, LIGHTING),
         ("data.mean", data.mean, MEANS),
         ("data.channel_order", data.channel_order, CHANNEL_ORDERS),

@@ -1,4 +1,4 @@
-"""The optimizer: momentum with weight decay as in the paper (section 5)."""
+"""The optimizer: momentum with weight decay as in the paper (section 5), and a limit of filters."""
 
 import re
 
@@ -55,3 +55,26 @@ def weight_decay(config: OptimizerConfig, path: str) -> float:
         if re.fullmatch(pattern, path):
             decay *= factor
     return decay
+
+
+def limit_filters(params: PyTree, max_rms: float) -> PyTree:
+    """Scale the filters of convolutions whose root mean square exceeds a limit down to it.
+
+    This is the renormalization of Zeiler and Fergus (2013, section 3), which keeps a few filters
+    of the first layer from dominating. A filter is the weights of one output channel. Other
+    filters, biases and fully-connected layers are returned unchanged.
+
+    Args:
+        params: parameters. Kernels of convolutions are (height, width, input, output channels),
+            or the same with a first axis of columns.
+        max_rms: largest root mean square, config.optimizer.max_filter_rms.
+    """
+
+    def limited(kernel: Array) -> Array:
+        if kernel.ndim not in (4, 5):
+            return kernel
+        axes = (-4, -3, -2)
+        rms = jnp.sqrt(jnp.mean(jnp.square(kernel), axes, keepdims=True))
+        return jnp.where(rms > max_rms, kernel * (max_rms / rms), kernel)
+
+    return jax.tree.map(limited, params)

@@ -18,7 +18,7 @@ from alexnet_jax.inputs import normalize
 from alexnet_jax.losses import log_probabilities, sum_aux_losses, total_loss
 from alexnet_jax.metrics import MetricSums, compute_metrics
 from alexnet_jax.models import registry
-from alexnet_jax.optimizer import make_optimizer
+from alexnet_jax.optimizer import limit_filters, make_optimizer
 from alexnet_jax.pytree import PyTree, Variables
 from alexnet_jax.schedules import (
     PlateauState,
@@ -138,9 +138,12 @@ def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.W
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params, learning_rate=rates
         )
+        params = optax.apply_updates(state.params, updates)
+        if config.optimizer.max_filter_rms:
+            params = limit_filters(params, config.optimizer.max_filter_rms)
         new_state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
         )

@@ -71,11 +71,12 @@ def paper_ops() -> dict[str, Op]:
     )  # fmt: skip
 
 
-def make_small(config: Config) -> None:
-    """Change a config of the paper's model into one for images of 28 or 32 pixels."""
+def use_small_images(config: Config) -> None:
+    """Change the recipe and the constants of a model into those for images of 28 or 32 pixels."""
     config.epochs = 16
     config.checkpoint_every = 200
     config.learning_rate = 0.03
+    config.schedule.rule = "epochs"
     config.schedule.drop_epochs = (12, 15)
     config.data.image_size = 28
     config.data.crop = 26
@@ -89,41 +90,20 @@ def make_small(config: Config) -> None:
             op.alpha = 0.4  # the paper's 1e-4 × 64²: the same effect as on inputs of 0…255
         elif isinstance(op, WithinChannelLRN):
             op.alpha = 4.0
+
+
+def make_small(config: Config) -> None:
+    """Change a config of the paper's model into one for images of 28 or 32 pixels."""
+    use_small_images(config)
     for name, features, kernel in (
         *(("conv1", 32, 5), ("conv2", 64, 5), ("conv3", 96, 3), ("conv4", 96, 3), ("conv5", 64, 3)),
         *(("fc6", 512, 0), ("fc7", 512, 0)),
     ):
-        layer = model.ops[name]
+        layer = sequential_model(config).ops[name]
         assert isinstance(layer, Conv | Dense)
         layer.features, layer.bias = features, 0.0
         if isinstance(layer, Conv):
             layer.kernel, layer.stride, layer.padding = kernel, 1, (kernel // 2, kernel // 2)
 
 
-def imagenette(config: Config) -> None:
-    """Use imagenette, ten classes of ImageNet."""
-    config.data.name = "imagenette"
-
-
-def sample(config: Config) -> None:
-    """Use the embedded images and a model for small images."""
-    make_small(config)
-    config.data.name = "sample"
-
-
-def fashion_mnist(config: Config) -> None:
-    """Use the complete data set of the embedded images and a model for small images."""
-    make_small(config)
-    config.data.name = "fashion_mnist"
-
-
-def cifar10(config: Config) -> None:
-    """Use CIFAR-10 and a model for small images in color."""
-    make_small(config)
-    config.data.name = "cifar10"
-    config.data.image_size = 32
-    config.data.lighting = "paper"
-    config.model.channels = 3
-
-
-DATA = dict(imagenette=imagenette, sample=sample, fashion_mnist=fashion_mnist, cifar10=cifar10)
+DATA = variants.data_words(make_small)

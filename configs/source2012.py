@@ -167,7 +167,7 @@ def small(data: variants.Change) -> variants.Change:
 
 DATA = {
     "2010": ilsvrc2010,
-    "imagenette": alexnet.imagenette,
+    "imagenette": alexnet.DATA["imagenette"],
     **{name: small(alexnet.DATA[name]) for name in ("sample", "fashion_mnist", "cifar10")},
 }
 

@@ -2,8 +2,8 @@
 
     --config=configs/alexnet.py:sample,no_lrn
 
-Words are separated by commas. The word of the data comes first; ablations are applied in the
-order given. Each ablation is a function that changes a config in place; its docstring names the
+Words are separated by commas. The words of the network, where a config has several, and of the
+data come first; ablations are applied in the order given. Each ablation is a function that changes a config in place; its docstring names the
 section of the paper or the run of the 2012 program that it follows (#N is layers/layers-N.cfg of
 that program). Learning rates and epochs remain those of the config.
 
@@ -14,6 +14,7 @@ that program). Learning rates and epochs remain those of the config.
     no_communication  Let each column take only its own channels before the last layer.
     conv6             Add a sixth convolution, as in the models trained on more images.
     no_conv2 … no_conv5  Remove a convolution.
+    no_fc6, no_fc7    Remove a fully-connected layer (table 3 of Zeiler and Fergus 2013).
     tanh              Use tanh in place of ReLU.
     no_dropout, no_lighting, no_crops  Remove one of the paper's measures against overfitting.
 
@@ -24,6 +25,7 @@ One word replaces the model, and comes before the words that change it (sample,f
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.errors import InputError
@@ -47,40 +49,85 @@ Change = Callable[[Config], None]
 
 
 def apply_variant(
-    config: Config, variant: str, data: Mapping[str, Change], ablations: Mapping[str, Change]
+    config: Config,
+    variant: str,
+    data: Mapping[str, Change],
+    ablations: Mapping[str, Change],
+    networks: Mapping[str, Change] = MappingProxyType({}),
 ) -> None:
-    """Apply the words of a variant, `DATA`, `DATA,ABLATION,…` or `ABLATION,…`, to a config.
+    """Apply the words of a variant to a config: of the network, of the data, then ablations.
 
     Args:
         config: the config to change in place.
-        variant: the words, separated by commas; "" changes nothing.
+        variant: the words, separated by commas, with those of the network and the data first, in
+            any order; "" changes nothing.
         data: functions by the words for the data.
         ablations: functions by the words for ablations.
+        networks: functions by the words for the network.
 
     Raises:
-        InputError: a word is unknown or occurs twice, the word of the data does not come first,
-            or a word replaces the model after another word has changed it.
+        InputError: a word is unknown or occurs twice, there are several words of the network or of
+            the data, one of them comes after an ablation, or an ablation replaces the model after
+            another one has changed it.
     """
     words = variant.split(",") if variant else []
+    known = {**networks, **data, **ablations}
     for index, word in enumerate(words):
-        if word not in {**data, **ablations}:
+        if word not in known:
+            listed = f"{', '.join(networks)} (the network), " if networks else ""
             raise InputError(
-                f"unknown variant {word!r}; known: {', '.join(data)} (the data) and, also after "
-                f"a comma, {', '.join(ablations)}"
+                f"unknown variant {word!r}; known: {listed}{', '.join(data)} (the data) and, also "
+                f"after a comma, {', '.join(ablations)}"
             )
         if word in words[:index]:
             raise InputError(f"the variant {variant!r} has {word} twice; expected each word once")
-        if word in data and index:
-            raise InputError(
-                f"the variant {variant!r} names the data {word} after {words[0]}; expected at most "
-                "one word for the data, and that first"
-            )
+        for kind, named in (("data", data), ("network", networks)):
+            before = [w for w in words[:index] if w in named or w in ablations]
+            if word in named and before:
+                raise InputError(
+                    f"the variant {variant!r} names the {kind} {word} after {before[0]}; expected "
+                    f"at most one word for the {kind}, and that first"
+                )
         if word == "four_layers" and (earlier := [w for w in words[:index] if w not in data]):
             raise InputError(
                 f"the variant {variant!r} names the model {word} after {earlier[-1]}, which it "
                 f"would undo; expected {word} before it"
             )
-        {**data, **ablations}[word](config)
+    for word in sorted(words, key=lambda word: word not in networks):
+        known[word](config)
+
+
+def data_words(make_small: Change) -> dict[str, Change]:
+    """Return the words of the data sets that several configs offer.
+
+    Args:
+        make_small: change to gray images of 28 pixels and a model for them.
+    """
+
+    def imagenette(config: Config) -> None:
+        """Use imagenette, ten classes of ImageNet."""
+        config.data.name = "imagenette"
+
+    def sample(config: Config) -> None:
+        """Use the embedded images and a model for small images."""
+        make_small(config)
+        config.data.name = "sample"
+
+    def fashion_mnist(config: Config) -> None:
+        """Use the complete data set of the embedded images and a model for small images."""
+        make_small(config)
+        config.data.name = "fashion_mnist"
+
+    def cifar10(config: Config) -> None:
+        """Use CIFAR-10 and a model for small images in color, with the config's lighting."""
+        lighting = config.data.lighting
+        make_small(config)
+        config.data.name = "cifar10"
+        config.data.image_size = 32
+        config.data.lighting = lighting
+        config.model.channels = 3
+
+    return dict(imagenette=imagenette, sample=sample, fashion_mnist=fashion_mnist, cifar10=cifar10)
 
 
 def join_blocks(layers: Mapping[str, Mapping[str, Op]]) -> dict[str, Op]:
@@ -262,6 +309,23 @@ def no_conv(name: str) -> Change:
     return change
 
 
+def no_dense(name: str) -> Change:
+    """Return the change that removes fc6 or fc7, with its activation and dropout.
+
+    Table 3 of Zeiler and Fergus (2013) has the errors without one and without both. The next layer
+    takes the input of the removed one.
+    """
+
+    def change(config: Config) -> None:
+        _require_ops(config, f"no_{name}", name)
+        model = sequential_model(config)
+        layers = blocks(model.ops)
+        del layers[name]
+        model.ops = join_blocks(layers)
+
+    return change
+
+
 def tanh(config: Config) -> None:
     """Use tanh in place of ReLU (section 3.1)."""
     model = sequential_model(config)
@@ -294,7 +358,7 @@ def no_lighting(config: Config) -> None:
 
 def no_crops(config: Config) -> None:
     """Use the center of every image, never mirrored: turn off crops and flips (section 4.1)."""
-    config.data.random_crop = False
+    config.data.crop_positions = "center"
     config.data.flip = False
 
 
@@ -319,6 +383,7 @@ ABLATIONS: dict[str, Change] = dict(
     no_communication=no_communication,
     conv6=conv6,
     **{f"no_{name}": no_conv(name) for name in ("conv2", "conv3", "conv4", "conv5")},
+    **{f"no_{name}": no_dense(name) for name in ("fc6", "fc7")},
     tanh=tanh,
     no_dropout=no_dropout,
     no_lighting=no_lighting,

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 
 from alexnet_jax.config import DataConfig
-from alexnet_jax.data.crops import center_offset
+from alexnet_jax.data.crops import center_offset, five_offsets
 from alexnet_jax.data.statistics import principal_components
 
 # Each kind of draw has its own stream, so that turning one off leaves the others unchanged.
@@ -46,7 +46,7 @@ class Augmentation:
         seed: any integer.
         count: number of images in the split.
         image_size: side of the images in pixels; offsets are in 0 … image_size - crop, inclusive.
-        data: config.data, of which crop, random_crop, flip, crop_chunk, lighting_divisor and
+        data: config.data, of which crop, crop_positions, flip, crop_chunk, lighting_divisor and
             lighting_end are used.
         lighting: (channels, channels) matrix from `lighting_matrix`; shift = lighting @ normals.
     """
@@ -96,14 +96,19 @@ class Augmentation:
         data, channels = self._data, len(self._lighting)
         chunks = positions // data.crop_chunk * data.crop_chunk  # the first of each image's chunk
         first, last = int(chunks[0]), int(positions[-1]) + 1
-        center = center_offset(self._image_size, data.crop)
-        offset = np.full((len(positions), 2), center, np.int32)
-        if data.random_crop:
-            # (bits · offsets) >> 32 is uniform over the offsets up to a relative error of 2^-26.
+        if data.crop_positions == "center":
+            center = center_offset(self._image_size, data.crop)
+            offset = np.full((len(positions), 2), center, np.int32)
+        else:
+            # (bits · count) >> 32 is uniform below the count up to a relative error of 2^-26.
             bits = _bits(self._seed, epoch, _CROP, first, last)[chunks - first]
             halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
-            offsets = np.uint64(self._image_size - data.crop + 1)
-            offset = ((halves * offsets) >> np.uint64(32)).astype(np.int32)
+            if data.crop_positions == "five":
+                five = five_offsets(self._image_size, data.crop)
+                offset = five[(halves[:, 0] * np.uint64(5)) >> np.uint64(32)]
+            else:
+                count = np.uint64(self._image_size - data.crop + 1)
+                offset = ((halves * count) >> np.uint64(32)).astype(np.int32)
         flip = np.zeros(len(positions), bool)
         if data.flip:
             flip = (

@@ -15,7 +15,7 @@ import numpy as np
 from alexnet_jax.config import Config, DataConfig
 from alexnet_jax.data.augmentation import Augmentation, Draws, lighting_matrix
 from alexnet_jax.data.batch import Batch, ExamplesOfStep, StepExamples
-from alexnet_jax.data.crops import center_offset
+from alexnet_jax.data.crops import five_offsets
 from alexnet_jax.data.pack import Pack, Split
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.errors import InputError
@@ -181,11 +181,10 @@ def view_offsets(image_size: int, crop: int, views: str) -> tuple[np.ndarray, np
     """
     if views not in VIEWS:
         raise InputError(f"views {views!r} are unknown; expected {' or '.join(VIEWS)}")
-    center, margin = [center_offset(image_size, crop)] * 2, image_size - crop
+    five = five_offsets(image_size, crop)
     if views == "center":
-        return np.array([center], np.int32), np.array([False])
-    five = [[0, 0], [0, margin], [margin, 0], [margin, margin], center]
-    return np.array(five * 2, np.int32), np.repeat([False, True], 5)
+        return five[4:], np.array([False])
+    return np.concatenate([five, five]), np.repeat([False, True], 5)
 
 
 def _images(

@@ -12,7 +12,7 @@ from typing import ClassVar
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Section
 
-INITIALIZERS = ("normal", "scaled")
+INITIALIZERS = ("normal", "scaled", "glorot")
 # Attributes of Flax modules and of `models.sequential.Sequential`, listed here because this module
 # imports neither Flax nor JAX.
 RESERVED_NAMES = frozenset(
@@ -217,7 +217,8 @@ class SequentialConfig(ModelConfig):
         num_columns: number of columns, groups of layers with kernels of their own that can be
             placed on different devices (section 3.2); 1 for a model without groups.
         init: "normal" draws kernels from N(0, std²) with the std of each op, as the paper does;
-            "scaled" draws them from N(0, 2 / fan-in), which narrow models need.
+            "scaled" draws them from N(0, 2 / fan-in), which narrow models need; "glorot" draws
+            them uniformly from ±√(6 / (fan-in + fan-out)) (Glorot and Bengio 2010, equation 16).
         ops: the ops by name, in order; the last one is the classifier.
     """
 
@@ -271,7 +272,7 @@ def free_name(op: Op, layer: str, taken: Collection[str]) -> str:
 def _check_sequential(model: SequentialConfig, crop: int) -> None:
     """Raise InputError if the ops do not form a model for crops of `crop` pixels."""
     if model.init not in INITIALIZERS:
-        raise InputError(f"model.init is {model.init!r}; expected {' or '.join(INITIALIZERS)}")
+        raise InputError(f"model.init is {model.init!r}; expected one of {', '.join(INITIALIZERS)}")
     _at_least_one("model", model.num_columns, "num_columns")
     last = next(reversed(model.ops.items()), ("", None))
     if not isinstance(last[1], Dense) or last[1].features or last[1].groups != 1:

@@ -86,7 +86,7 @@ class Sequential(nn.Module):
         takes_image: bool,
     ) -> list[Array]:
         """Apply a convolution, whose input is the image if `takes_image`."""
-        init = self._kernel_init(op.std)
+        init = self._kernel_init(op)
         if self.config.num_columns == 1:
             layer = Conv(
                 op.features, op.kernel, op.stride, op.padding, init, op.bias, self.dtype, name=name
@@ -109,7 +109,7 @@ class Sequential(nn.Module):
         self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
     ) -> list[Array]:
         """Apply a hidden fully-connected layer."""
-        init = self._kernel_init(op.std)
+        init = self._kernel_init(op)
         if self.config.num_columns == 1:
             return [
                 Dense(op.features, init, op.bias, self.dtype, self.dtype, name=name)(columns[0])
@@ -124,7 +124,7 @@ class Sequential(nn.Module):
         self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
     ) -> Array:
         """Apply the last layer, and return the logits."""
-        init, classes = self._kernel_init(op.std), self.config.num_classes
+        init, classes = self._kernel_init(op), self.config.num_classes
         if self.config.num_columns == 1:
             wide = jnp.promote_types(self.dtype, jnp.float32)
             return Dense(classes, init, op.bias, self.dtype, wide, name=name)(columns[0])
@@ -189,11 +189,16 @@ class Sequential(nn.Module):
         ]
         return [rescale_kept(x, op.rate) for x in dropped] if op.inverted else dropped
 
-    def _kernel_init(self, std: float) -> KernelInit:
-        """Return the initializer of a kernel; `std` is used if the config's init is "normal"."""
+    def _kernel_init(self, op: ops.Conv | ops.Dense) -> KernelInit:
+        """Return the initializer of an op's kernel, by the config's `init`."""
 
         def init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
-            scale = std if self.config.init == "normal" else (2 / fan_in) ** 0.5
+            if self.config.init == "glorot":
+                fan_out = (op.features or self.config.num_classes) // op.groups
+                fan_out *= op.kernel**2 if isinstance(op, ops.Conv) else 1
+                limit = (6 / (fan_in + fan_out)) ** 0.5
+                return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+            scale = op.std if self.config.init == "normal" else (2 / fan_in) ** 0.5
             return scale * jax.random.normal(key, shape)
 
         return init

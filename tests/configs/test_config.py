@@ -18,6 +18,7 @@ from alexnet_jax import fields
 from alexnet_jax.config import (
     CHANNEL_ORDERS,
     COMPUTE_DTYPES,
+    CROP_POSITIONS,
     LIGHTING,
     RESIZES,
     RULES,
@@ -46,10 +47,17 @@ def words_of(file: str, data: str) -> list[str]:
     module = module_of(file)
     if not hasattr(module, "DATA"):
         return [""]
-    words = ["", *module.variants.ABLATIONS, *getattr(module, "PRETRAINING", ())]
+    changes = getattr(module, "CHANGES", module.variants.ABLATIONS)
+    words = ["", *changes, *getattr(module, "PRETRAINING", ())]
     refused = [*getattr(module, "PRETRAINING", ())] if data == "2010" else []
-    if file == "alexnet.py" and data in ("sample", "fashion_mnist"):
+    if file == "zfnet.py" or (file != "source2012.py" and data in ("sample", "fashion_mnist")):
         refused.append("no_lighting")  # they are trained without
+    if file == "zfnet.py" and data != "krizhevsky":
+        refused += ["one_column", "no_communication"]  # it has one column
+    if data in ("b", "krizhevsky"):
+        refused.append("four_layers")  # it would undo them
+    if file == "vgg.py" and data != "B":
+        refused.append("conv5x5")
     return [word for word in words if word not in refused]
 
 
@@ -104,6 +112,7 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "optimizer.momentum": SHARES,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.decay_multipliers": tuples_of(PATTERNS, NOT_NEGATIVE),
+    "optimizer.max_filter_rms": NOT_NEGATIVE,
     "schedule.rule": st.sampled_from(RULES),
     "schedule.factor": positive(),
     "schedule.drop_epochs": tuples_of(ANY_NUMBER | st.integers(1, 99)),
@@ -124,7 +133,7 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "data.test_share": SHARES,
     "data.split_seed": st.integers(-(2**63), 2**63 - 1),
     "data.crop": st.integers(224, 1000),
-    "data.random_crop": st.booleans(),
+    "data.crop_positions": st.sampled_from(CROP_POSITIONS),
     "data.flip": st.booleans(),
     "data.crop_chunk": WHOLE,
     "data.lighting": st.sampled_from(LIGHTING),

@@ -106,9 +106,9 @@ def test_switching_one_draw_off_leaves_the_others():
     """Mutation: all draws from one stream, so that ablations see other images."""
     examples = np.arange(100)
     full = draw(make(count=100), examples, 100)
-    plain = draw(make(count=100, flip=False, random_crop=False), examples, 100)
+    plain = draw(make(count=100, flip=False, crop_positions="center"), examples, 100)
     np.testing.assert_array_equal(full.index, plain.index)
-    uncropped = draw(make(count=100, random_crop=False), examples, 100)
+    uncropped = draw(make(count=100, crop_positions="center"), examples, 100)
     np.testing.assert_array_equal(full.flip, uncropped.flip)
     assert not plain.flip.any()
     assert (plain.offset == 2).all()

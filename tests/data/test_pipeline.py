@@ -277,9 +277,9 @@ def test_shift_is_lighting(numbered):
 
 
 def test_without_crop_and_flip(numbered):
-    """Mutation: random_crop or flip ignored."""
+    """Mutation: crop_positions or flip ignored."""
     data, pack, _ = numbered
-    data = fields.replace(data, {"random_crop": False, "flip": False})
+    data = fields.replace(data, {"crop_positions": "center", "flip": False})
     (batch,) = batches(pack, data, 1)
     assert (batch.offset == 4).all()
     assert not batch.flip.any()

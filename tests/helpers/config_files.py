@@ -18,7 +18,7 @@ def module_of(file: str) -> Any:
 
 
 def data_variants() -> list[tuple[str, str]]:
-    """Return every config file with each of its data sets.
+    """Return every config file with each of its data sets, and with each of its networks.
 
     tests/models/test_variants.py has the ablations.
     """
@@ -27,7 +27,8 @@ def data_variants() -> list[tuple[str, str]]:
     for path in sorted({*CONFIGS.glob("*.py")} - {without_words}):
         module = module_of(path.name)
         if hasattr(module, "get_config"):
-            found += [(path.name, word) for word in ("", *getattr(module, "DATA", ()))]
+            words = ("", *getattr(module, "DATA", ()), *getattr(module, "NETWORKS", ()))
+            found += [(path.name, word) for word in words]
     return found
 
 

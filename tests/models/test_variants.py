@@ -30,6 +30,8 @@ PARAMETERS = [
     ("no_conv4", 60_965_224 - 663_936),
     # conv5 goes, fc6 has 6 × 6 × 384 inputs
     ("no_conv5", 60_965_224 - 442_624 + 6 * 6 * 128 * 4096),
+    ("no_fc6", 60_965_224 - 16_781_312),  # fc7 has the inputs and the size of fc6
+    ("no_fc7", 60_965_224 - 16_781_312),
     ("tanh", 60_965_224),
     ("no_dropout", 60_965_224),
     ("no_lighting", 60_965_224),

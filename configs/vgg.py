@@ -1,0 +1,190 @@
+"""The models and the recipe of VGG (Simonyan and Zisserman 2014, arXiv:1409.1556).
+
+    python -m alexnet_jax.main --config=configs/vgg.py            # model D (VGG-16) on ImageNet
+    python -m alexnet_jax.main --config=configs/vgg.py:sample     # embedded images, minutes
+
+The authors trained for two to three weeks on four GTX Titan Black (section 3.3). The words of the
+variant, separated by commas, are one of the network and one of the data, then changes. Network,
+with the layers of table 1 and the paper's errors (top-1 and top-5 on validation of ILSVRC-2012,
+one scale, S = 256, table 3):
+
+    A       11 layers           29.6 % and 10.4 %
+    A_LRN   A, with response normalization  29.7 % and 10.5 %
+    B       13 layers           28.7 % and  9.9 %
+    C       16 layers, three of them 1×1    28.1 % and  9.4 %
+    D       16 layers, the default          27.0 % and  8.8 %
+    E       19 layers           27.3 % and  9.0 %
+
+Data:
+
+    (none)         imagenet2012 of TensorFlow Datasets, downloaded by hand; 74 epochs.
+    imagenette     Ten easy classes of ImageNet, with the same model.
+    sample         12,000 Fashion-MNIST images in the package, with a model for small images.
+    fashion_mnist  All 70,000 of them from TensorFlow Datasets, with the model of the sample.
+    cifar10        cifar10 of TensorFlow Datasets, with the model of the sample for color images.
+
+Changes:
+
+    normal_init    Draw initial weights from N(0, 0.1²), as section 3.1 has it.
+    from_A         Take the first four convolutions of A and its fully-connected layers from the
+                   run of A on the same data (section 3.1).
+    conv5x5        Replace each pair of 3×3 convolutions of B by a 5×5 one (section 4.1; top-1 error
+                   7 % higher).
+    s384           Scale images to S = 384 and begin with the run at S = 256 (section 3.1).
+    no_dropout, no_lighting, no_crops  See configs/variants.py.
+
+By default initial weights are those of Glorot and Bengio, with which the authors found pretraining
+to be unnecessary (section 3.1). Errors on ImageNet were not measured here.
+"""
+
+from alexnet_jax.config import Config, DataConfig, ScheduleConfig, sequential_model
+from alexnet_jax.errors import InputError
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, SequentialConfig
+from configs import variants
+
+CHANNELS = (64, 128, 256, 512, 512)  # of the convolutions in each block
+
+# Sides of the kernels in each block (table 1). The blocks end with a max pooling.
+KERNELS = dict(
+    A=((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    B=((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    C=((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    D=((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    E=((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+)
+
+
+def get_config(variant: str = "") -> Config:
+    """Return the config of model D on ImageNet, or a variant of it.
+
+    Raises:
+        InputError: see `variants.apply_variant`.
+    """
+    config = paper()
+    variants.apply_variant(config, variant, DATA, CHANGES, NETWORKS)
+    return config
+
+
+def paper() -> Config:
+    """Return the config of section 3 for model D at S = 256."""
+    return Config(
+        batch_size=256,
+        epochs=74,
+        schedule=ScheduleConfig(rule="plateau"),
+        data=DataConfig(mean="channel"),
+        model=SequentialConfig(init="glorot", ops=vgg_ops(KERNELS["D"])),
+    )
+
+
+def vgg_ops(kernels: tuple[tuple[int, ...], ...]) -> dict[str, Op]:
+    """Return the ops of table 1 for the kernel sides of each block.
+
+    Dropout is inverted, since the authors' program is derived from Caffe (section 3.3). The
+    standard deviations are those of section 3.1, which `normal_init` turns on.
+    """
+    ops: dict[str, Op] = {}
+    for block, (channels, sides) in enumerate(zip(CHANNELS, kernels, strict=True), start=1):
+        for number, side in enumerate(sides, start=1):
+            name = f"{block}_{number}"
+            padding = (side // 2, side // 2)
+            ops[f"conv{name}"] = Conv(channels, kernel=side, padding=padding, std=0.1)
+            ops[f"relu{name}"] = ReLU()
+        ops[f"pool{block}"] = MaxPool(window=2, ceil_mode=False)
+    return dict(
+        **ops,
+        fc6=Dense(4096, std=0.1), relu6=ReLU(), drop6=Dropout(inverted=True),
+        fc7=Dense(4096, std=0.1), relu7=ReLU(), drop7=Dropout(inverted=True),
+        fc8=Dense(0, std=0.1),
+    )  # fmt: skip
+
+
+def network(letter: str) -> variants.Change:
+    """Return the change to a model of table 1."""
+
+    def change(config: Config) -> None:
+        sequential_model(config).ops = vgg_ops(KERNELS[letter])
+
+    return change
+
+
+def a_lrn(config: Config) -> None:
+    """Use model A with response normalization after its first convolution (table 1)."""
+    ops: dict[str, Op] = {}
+    for name, op in vgg_ops(KERNELS["A"]).items():
+        ops[name] = op
+        if name == "relu1_1":
+            ops["norm1_1"] = LRN()
+    sequential_model(config).ops = ops
+
+
+def make_small(config: Config) -> None:
+    """Change the model into one for images of 28 or 32 pixels.
+
+    It has a quarter of the channels and a sixteenth of the units. Without the last two poolings
+    activations are 24, 12, 6 and 3 pixels wide.
+    """
+    config.batch_size = 128
+    config.epochs = 16
+    config.checkpoint_every = 200
+    config.learning_rate = 0.01
+    config.schedule.rule = "epochs"
+    config.schedule.drop_epochs = (12, 15)
+    config.data.image_size = 28
+    config.data.crop = 24
+    config.data.lighting = "none"
+    model = sequential_model(config)
+    model.channels = 1
+    del model.ops["pool4"], model.ops["pool5"]
+    for op in model.ops.values():
+        if isinstance(op, Conv):
+            op.features //= 4
+        elif isinstance(op, Dense):
+            op.features //= 16
+
+
+def normal_init(config: Config) -> None:
+    """Draw initial weights from N(0, 10⁻²): "zero mean and 10⁻² variance" (section 3.1)."""
+    sequential_model(config).init = "normal"
+
+
+def from_a(config: Config) -> None:
+    """Take layers from the default workdir of model A on the same data (section 3.1).
+
+    Which layers are "the first four convolutional layers" of a deeper model is not stated; here
+    they are those of A by name, which have the same shapes in all models.
+    """
+    config.init_from = workdir(config, "A")
+    config.init_layers = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
+
+
+def conv5x5(config: Config) -> None:
+    """Replace pairs of 3×3 convolutions by one 5×5 convolution (section 4.1).
+
+    Raises:
+        InputError: the model is not B, whose blocks are such pairs.
+    """
+    ops = sequential_model(config).ops
+    pairs = [name for name, op in ops.items() if isinstance(op, Conv) and name[-1] == "2"]
+    if len(pairs) != len(CHANNELS) or any(name.endswith("_3") for name in ops):
+        raise InputError("conv5x5 replaces the pairs of convolutions of model B; name B before it")
+    for name in pairs:
+        first = ops[name.replace("_2", "_1")]
+        assert isinstance(first, Conv)
+        first.kernel, first.padding = 5, (2, 2)
+        del ops[name], ops[name.replace("conv", "relu")]
+
+
+def workdir(config: Config, *words: str) -> str:
+    """Return the default workdir of a variant on the config's data."""
+    data = () if config.data.name == "imagenet2012" else (config.data.name,)
+    return "/".join(("runs", "-".join(("vgg", *data, *words))))
+
+
+DATA = variants.data_words(make_small)
+NETWORKS = dict(A=network("A"), A_LRN=a_lrn, **{name: network(name) for name in "BCDE"})
+CHANGES = dict(
+    normal_init=normal_init,
+    from_A=from_a,
+    conv5x5=conv5x5,
+    **{word: variants.ABLATIONS[word] for word in ("no_dropout", "no_lighting", "no_crops")},
+)
