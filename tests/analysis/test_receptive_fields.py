@@ -1,0 +1,101 @@
+"""Receptive fields: against the influence of every pixel, and against published tables."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
+from alexnet_jax.config import Config, sequential_model, with_changes
+from alexnet_jax.errors import InputError
+from alexnet_jax.models import registry
+from alexnet_jax.models.ops import LRN, Conv, Dense, MaxPool, Op, ReLU, WithinChannelLRN
+from configs.alexnet import get_config
+
+
+def _square(activations: jax.Array) -> tuple[int, int, int]:
+    """Return (height, width, channels) of activations, 1 × 1 pixels of a fully-connected layer."""
+    _, *pixels, channels = activations.shape
+    height, width = pixels or (1, 1)
+    return height, width, channels
+
+
+def config_of(ops: dict[str, Op], crop: int, columns: int = 1) -> Config:
+    changes = {"model.ops": ops, "model.num_columns": columns, "model.num_classes": 3}
+    return with_changes(get_config("sample"), {**changes, "data.crop": crop})
+
+
+UNEVEN = dict(
+    conv1=Conv(2, kernel=5, stride=3, padding=(2, 0)), relu1=ReLU(), norm1=LRN(size=3),
+    pool1=MaxPool(window=3, stride=2),
+    conv2=Conv(2, kernel=3, padding=(1, 2)), rnorm2=WithinChannelLRN(size=3),
+    pool2=MaxPool(window=2, stride=2, ceil_mode=False),
+    fc3=Dense(0),
+)  # fmt: skip
+# conv1 omits the last pixel of 12, and the first and last windows of conv2 lie in its padding.
+OMITTED = dict(
+    conv1=Conv(2, kernel=3, stride=2), conv2=Conv(2, kernel=2, padding=(3, 3)),
+    conv3=Conv(2, kernel=3), fc4=Dense(0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [config_of(UNEVEN, crop=31), config_of(OMITTED, crop=12), get_config("sample")],
+    ids=["uneven", "omitted", "sample"],
+)
+def test_fields_are_where_pixels_have_an_influence(config: Config) -> None:
+    """Catches a field that is one pixel too large, too small or displaced, at an edge or anywhere.
+
+    An image whose pixels of one row or column are not numbers has outputs that are none exactly
+    where the field contains that row or column.
+    """
+    crop = config.data.crop
+    config = with_changes(config, {"model.num_classes": 3})
+    fields = compute_receptive_fields(sequential_model(config).ops, crop)
+    rows = np.ones((crop, crop, crop, 1), np.float32)
+    rows[np.arange(crop), np.arange(crop)] = np.nan
+    model, variables = registry.make_model(config), registry.init_variables(config)
+    for axis, images in ((1, rows), (2, rows.transpose(0, 2, 1, 3))):
+        found = registry.compute_activations(model, variables, jnp.asarray(images))
+        for name, activations in found.items():
+            unknown = np.isnan(np.asarray(activations).reshape(crop, *_square(activations)))
+            influence = np.any(unknown, axis=(3 - axis, 3))  # (row or column, place)
+            expected = [[a <= pixel < b for a, b in fields[name].bounds] for pixel in range(crop)]
+            np.testing.assert_array_equal(influence, expected, err_msg=name)
+
+
+def test_sizes_and_strides_of_alexnet() -> None:
+    """Catches a stride that multiplies too early or too late, and a fully-connected layer whose
+    field is not that of all its inputs. 355 = 195 + 5 · 32."""
+    fields = compute_receptive_fields(sequential_model(get_config()).ops, crop=224)
+    found = {name: (field.size, field.stride) for name, field in fields.items()}
+    expected = dict(
+        conv1=(11, 4), norm1=(11, 4), pool1=(19, 8), conv2=(51, 8), pool2=(67, 16), conv3=(99, 16),
+        conv4=(131, 16), conv5=(163, 16), pool5=(195, 32), fc6=(355, 32), fc8=(355, 32),
+    )  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_field_that_no_edge_cuts_off_has_its_full_size() -> None:
+    """Catches a start or a stride that does not belong to the bounds."""
+    for field in compute_receptive_fields(UNEVEN, crop=31).values():
+        for place, (first, end) in enumerate(field.bounds):
+            begin = field.start + place * field.stride
+            assert first == max(begin, 0)
+            if begin >= 0 and begin + field.size <= 31:
+                assert end - first == field.size
+
+
+@dataclass
+class Unknown(Op):
+    prefix: ClassVar[str] = "unknown"
+
+
+def test_an_op_without_a_rule() -> None:
+    """Catches an unknown op that is taken for one without windows."""
+    with pytest.raises(InputError, match="receptive field of odd is unknown: Unknown"):
+        compute_receptive_fields({"odd": Unknown(), "fc": Dense(0)}, crop=4)
