@@ -3,9 +3,10 @@
     python -m alexnet_jax.describe --config=configs/alexnet.py [--json]
     python -m alexnet_jax.describe --config=… --config.parallel.columns=2 --config.parallel.data=D
 
-The first table lists the output shape (over all columns), the parameters and the multiply-adds of
-each layer. With more than one device, a second table lists the collectives of a training step,
-which is compiled for a mesh of simulated devices. Nothing is trained and no data is read.
+The first table lists the output shape (over all columns), the receptive field and its stride in
+pixels, the parameters and the multiply-adds of each layer. With more than one device, a second
+table lists the collectives of a training step, which is compiled for a mesh of simulated devices.
+Nothing is trained and no data is read.
 """
 
 import json
@@ -53,15 +54,19 @@ def with_classes(config: Config) -> Config:
 
 def format_layers(rows: list[LayerSummary]) -> str:
     """Return a table of the layers with their totals as text."""
-    parameters, multiply_adds = (
-        sum(r.parameters for r in rows),
-        sum(r.multiply_adds for r in rows),
-    )
-    total = LayerSummary("total", (), parameters, multiply_adds)
-    lines = [f"{'layer':<8}{'output':>14}{'parameters':>14}{'multiply-adds':>18}"]
-    for row in [*rows, total]:
+    lines = [
+        f"{'layer':<8}{'output':>14}{'field':>7}{'stride':>8}{'parameters':>14}"
+        f"{'multiply-adds':>18}"
+    ]
+    for row in rows:
         output = "×".join(map(str, row.output))
-        lines.append(f"{row.name:<8}{output:>14}{row.parameters:>14,}{row.multiply_adds:>18,}")
+        lines.append(
+            f"{row.name:<8}{output:>14}{row.receptive_field:>7}{row.stride:>8}"
+            f"{row.parameters:>14,}{row.multiply_adds:>18,}"
+        )
+    parameters = sum(row.parameters for row in rows)
+    multiply_adds = sum(row.multiply_adds for row in rows)
+    lines.append(f"{'total':<37}{parameters:>14,}{multiply_adds:>18,}")
     return "\n".join(lines)
 
 

@@ -3,9 +3,10 @@
     --config=configs/alexnet.py:sample,no_lrn
 
 Words are separated by commas. The words of the network, where a config has several, and of the
-data come first; ablations are applied in the order given. Each ablation is a function that changes a config in place; its docstring names the
-section of the paper or the run of the 2012 program that it follows (#N is layers/layers-N.cfg of
-that program). Learning rates and epochs remain those of the config.
+data come first; ablations are applied in the order given. Each ablation is a function that changes
+a config in place; its docstring names the section of the paper or the run of the 2012 program that
+it follows (#N is layers/layers-N.cfg of that program). Learning rates and epochs remain those of
+the config.
 
     no_lrn            Remove local response normalization.
     lrn_conv5         Add response normalization after conv5.

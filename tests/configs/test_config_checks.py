@@ -194,7 +194,7 @@ MANY = ((".*", 1.0),)
           "model.ops.norm1.across_columns": True},
          r"^model\.ops\.norm1\.size=11 across columns reaches 5 channels far, and a device holds "),
         # the model
-        ({"model.init": "xavier"}, r"^model\.init is 'xavier'; expected one of normal, scaled, glorot$"),
+        ({"model.init": "xavier"}, r"^model\.init is 'xavier'; expected one of normal, scaled, gl"),
         ({"model.num_columns": 0}, r"^model\.num_columns is 0; expected 1 or more$"),
         ({"model.ops": {}}, rf"^model\.ops ends with nothing: None{LAST}"),
         ({"model": small_model(fc8=None)}, rf"^model\.ops ends with drop7: Dropout\(.*\){LAST}"),

@@ -102,6 +102,16 @@ def test_offsets_and_flips_are_uniform_and_include_both_ends():
     assert abs(np.corrcoef(draws.flip, draws.offset[:, 0])[0, 1]) < 0.02
 
 
+def test_five_positions_are_the_corners_and_the_center():
+    """Mutation: a corner left out or taken more often; a position that depends on the flip."""
+    draws = draw(make(count=20_000, margin=4, crop_positions="five"), np.arange(20_000), 20_000)
+    places, counts = np.unique(draws.offset, axis=0, return_counts=True)
+    assert places.tolist() == [[0, 0], [0, 4], [2, 2], [4, 0], [4, 4]]
+    assert np.abs(counts / 20_000 - 1 / 5).max() < 0.01
+    assert abs(np.corrcoef(draws.flip, draws.offset[:, 0])[0, 1]) < 0.02
+    assert draws.offset.dtype == np.int32
+
+
 def test_switching_one_draw_off_leaves_the_others():
     """Mutation: all draws from one stream, so that ablations see other images."""
     examples = np.arange(100)

@@ -83,13 +83,24 @@ def test_kernels_of_one_column_are_plain() -> None:
         assert layer["bias"].shape == layer["kernel"].shape[-1:]
 
 
+# Receptive field and stride in pixels; the fully-connected layers see pool5's 6 × 6 of (195, 32).
+FIELDS = {
+    **dict(conv1=(11, 4), conv2=(51, 8), conv3=(99, 16), conv4=(131, 16), conv5=(163, 16)),
+    **dict.fromkeys(("fc6", "fc7", "fc8"), (195 + 5 * 32, 32)),
+}
+
+
 def test_description_of_the_paper() -> None:
-    """Catches outputs after pooling in place of the layer's own, and columns counted once."""
+    """Catches outputs after pooling in place of the layer's own, columns counted once, and the
+    receptive field of another op."""
     rows = {row.name: row for row in summarize(paper())}
     assert list(rows) == list(PAPER)
     for name, (_, weights, biases, output) in PAPER.items():
         pixels = output[0] * output[1] if len(output) == 3 else 1
-        assert rows[name] == LayerSummary(name, output, weights + biases, pixels * weights)
+        field, stride = FIELDS[name]
+        assert rows[name] == LayerSummary(
+            name, output, field, stride, weights + biases, pixels * weights
+        )
     assert sum(row.parameters for row in rows.values()) == 60_965_224
     assert sum(row.multiply_adds for row in rows.values()) == 724_406_816
 

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_jax.config import Config, OptimizerConfig, validated, with_changes
 from alexnet_jax.errors import InputError
-from alexnet_jax.optimizer import make_optimizer, weight_decay
+from alexnet_jax.optimizer import limit_filters, make_optimizer, weight_decay
 from alexnet_jax.schedules import (
     PlateauState,
     check_patterns,
@@ -316,3 +316,42 @@ def test_patterns_of_parameters() -> None:
     check_patterns(with_changes(nested, decay), NESTED)
     with pytest.raises(InputError, match=r"block1/conv2/kernel.* for paths of conv1/bias, "):
         check_patterns(nested, PARAMS)
+
+
+def filters() -> dict[str, Any]:
+    """Parameters with filters below and above a root mean square of 0.1, and one of zeros."""
+    rng = np.random.default_rng(2)
+    stds = np.array([0.01, 0.09, 0.11, 5.0, 0.0])
+    return {
+        "conv1": {
+            "kernel": (stds * rng.standard_normal((7, 7, 3, 5))).astype(np.float32),
+            "bias": np.full(5, 9, np.float32),
+        },
+        "conv2": {"kernel": (stds * rng.standard_normal((2, 5, 5, 4, 5))).astype(np.float32)},
+        "fc6": {"kernel": np.full((9, 5), 9, np.float32)},
+        "fc7": {"kernel": np.full((2, 9, 5), 9, np.float32)},  # with an axis of columns
+    }
+
+
+def test_filters_are_limited() -> None:
+    """Catches: a limit over a whole kernel, of the L2 norm, or over columns together; filters that
+    are raised to the limit; biases and fully-connected layers that are limited, too."""
+    params = filters()
+    limited = jax.tree.map(np.asarray, limit_filters(jax.tree.map(jnp.asarray, params), 0.1))
+    for layer in ("conv1", "conv2"):
+        kernel, new = (tree[layer]["kernel"] for tree in (params, limited))
+        rms = np.sqrt((kernel.astype(np.float64) ** 2).mean((-4, -3, -2)))
+        new_rms = np.sqrt((new.astype(np.float64) ** 2).mean((-4, -3, -2)))
+        np.testing.assert_allclose(new_rms, np.minimum(rms, 0.1), rtol=1e-6)
+        for index in np.ndindex(rms.shape):
+            filters_ = tuple(array[(*index[:-1], ..., index[-1])] for array in (kernel, new))
+            if rms[index] <= 0.1:
+                np.testing.assert_array_equal(*filters_)
+            else:  # the direction is kept
+                np.testing.assert_allclose(filters_[1], filters_[0] * (0.1 / rms[index]), rtol=1e-6)
+        assert {*(rms > 0.1).ravel()} == {True, False}
+    for layer, part in (("conv1", "bias"), ("fc6", "kernel"), ("fc7", "kernel")):
+        np.testing.assert_array_equal(limited[layer][part], params[layer][part])
+    # "every filter whose RMS exceeds 10⁻¹": in conv1 an L2 norm of 0.1 · √147
+    norms = np.linalg.norm(limited["conv1"]["kernel"].reshape(147, 5), axis=0)
+    assert norms.max() == pytest.approx(1.2124, abs=1e-4)

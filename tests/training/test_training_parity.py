@@ -22,8 +22,9 @@ from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.sources import SAMPLE_DIRECTORY
 from alexnet_jax.inputs import mean_of
-from alexnet_jax.models.ops import Dropout
+from alexnet_jax.models.ops import Conv, Dense, Dropout
 from alexnet_jax.train_step import make_state, make_train_step
+from configs import vgg, zfnet
 
 STEPS, IMAGES = 10, 40  # two epochs of five batches
 
@@ -68,10 +69,10 @@ def our_batch(drawn: dict[str, np.ndarray], pixels: np.ndarray, labels: np.ndarr
     )
 
 
-def torch_images(drawn: dict[str, np.ndarray], pixels: np.ndarray) -> torch.Tensor:
+def torch_images(drawn: dict[str, np.ndarray], pixels: np.ndarray, scale: float) -> torch.Tensor:
     """The mean is subtracted from whole images first, as the paper says; then crop and flip.
 
-    The config's scale is 0.5, in the light too.
+    The config's scale applies to the light, too.
     """
     centered = pixels.astype(np.float64) - pixels.astype(np.float64).mean(0)
     images = []
@@ -80,7 +81,7 @@ def torch_images(drawn: dict[str, np.ndarray], pixels: np.ndarray) -> torch.Tens
         image = torch.tensor(centered[index]).permute(2, 0, 1)[:, top : top + 24, left : left + 24]
         image = image.flip(-1) if drawn["flip"][row] else image
         images.append(drawn["gain"][row] * (image + float(drawn["shift"][row, 0])))
-    return 0.5 * torch.stack(images).float()
+    return scale * torch.stack(images).float()
 
 
 def our_training(
@@ -102,9 +103,13 @@ def our_training(
 
 
 def torch_training(
-    reference: TorchReference, batches: list[tuple[torch.Tensor, torch.Tensor]], rates: list[float]
+    config: Config,
+    reference: TorchReference,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    rates: list[float],
 ) -> list[float]:
-    """Section 5's rule, written out; returns the losses."""
+    """Section 5's rule, written out, and ZFNet's limit of filters; returns the losses."""
+    decay, limit = config.optimizer.weight_decay, config.optimizer.max_filter_rms
     buffers = [torch.zeros_like(w) for w in reference.parameters()]
     losses = []
     for (images, labels), rate in zip(batches, rates, strict=True):
@@ -113,8 +118,13 @@ def torch_training(
         losses.append(loss.item())
         with torch.no_grad():
             for w, v, g in zip(reference.parameters(), buffers, gradients, strict=True):
-                v.mul_(0.9).sub_(0.0005 * rate * w).sub_(rate * g)
+                v.mul_(0.9).sub_(decay * rate * w).sub_(rate * g)
                 w.add_(v)
+                if limit and w.ndim == 4:
+                    for kernel in w:
+                        rms = kernel.square().mean().sqrt()
+                        if rms > limit:
+                            kernel.mul_(limit / rms)
     return losses
 
 
@@ -127,13 +137,22 @@ def test_ten_steps(columns: int, seed: int) -> None:
     steps. Seen were 2e-7 of a loss, and 3e-6 of what training moved a parameter.
     """
     config = small_config()
+    if columns == 1:
+        make_one_column(config)
+    check_ten_steps(config, seed)
+
+
+def check_ten_steps(config: Config, seed: int) -> TorchReference:
+    """Train ten steps on both sides without dropout, and compare losses and parameters.
+
+    Returns:
+        PyTorch's model after the last step.
+    """
     config.learning_rate = 0.01
     config.schedule.drop_epochs = (2,)
     for op in sequential_model(config).ops.values():
         if isinstance(op, Dropout):
             op.rate = 0.0
-    if columns == 1:
-        make_one_column(config)
     pixels, labels = sample()
     rng = np.random.default_rng(0)
     drawn = [draws(rng, step) for step in range(STEPS)]
@@ -149,8 +168,11 @@ def test_ten_steps(columns: int, seed: int) -> None:
     )
     expected_rates = [0.01] * 5 + [0.001] * 5
     np.testing.assert_allclose(rates, expected_rates, rtol=1e-6)
-    batches = [(torch_images(d, pixels), torch.tensor(labels[d["index"]]).long()) for d in drawn]
-    expected = torch_training(reference, batches, expected_rates)
+    batches = [
+        (torch_images(d, pixels, config.data.scale), torch.tensor(labels[d["index"]]).long())
+        for d in drawn
+    ]
+    expected = torch_training(config, reference, batches, expected_rates)
 
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
     assert max(losses) - min(losses) > 0.1  # something was learned, or unlearned
@@ -159,3 +181,41 @@ def test_ten_steps(columns: int, seed: int) -> None:
         moved = np.abs(after[name] - before[name]).max()
         assert moved > 1e-4
         np.testing.assert_allclose(after[name], weight.detach(), rtol=1.2e-7, atol=1e-5 * moved)
+    return reference
+
+
+def test_ten_steps_of_vgg() -> None:
+    """Catches: a gradient of 1×1 or 3×3 kernels, or of pooling without overlap, that is wrong."""
+    config = small_config()
+    config.data.scale = 1 / 64  # without normalization larger inputs make the losses jump
+    model = sequential_model(config)
+    model.num_columns = 1
+    model.ops = sequential_model(vgg.get_config("sample,C")).ops
+    narrow(config)
+    check_ten_steps(config, seed=0)
+
+
+def test_ten_steps_of_zfnet() -> None:
+    """Catches: filters limited before the update in place of after it, in the gradient, in the
+    momentum buffer or in fully-connected layers; normalization after pooling with a wrong gradient.
+    """
+    config = small_config()
+    model, of_zfnet = sequential_model(config), zfnet.get_config("sample")
+    config.optimizer = of_zfnet.optimizer
+    model.num_columns = 1
+    model.ops = sequential_model(of_zfnet).ops
+    narrow(config)
+    reference = check_ten_steps(config, seed=0)
+    limited = [
+        (weight.square().mean((1, 2, 3)).sqrt() > 0.0999).float().mean().item()
+        for name, weight in reference.weights.items()
+        if name.startswith("conv") and name.endswith("weight")
+    ]
+    assert any(0 < share < 1 for share in limited)  # some filters are at the limit, some below
+
+
+def narrow(config: Config) -> None:
+    """Leave eight channels or units in each hidden layer."""
+    for op in sequential_model(config).ops.values():
+        if isinstance(op, Conv | Dense) and op.features:
+            op.features = 8

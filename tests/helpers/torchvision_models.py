@@ -1,0 +1,55 @@
+"""torchvision's models, whose operators for object detection CPU builds of PyTorch may lack."""
+
+import sys
+import types
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.conversion.layout import Params, kernel_layouts
+from alexnet_jax.models.ops import parameter_ops
+
+# It registers these operators; without them its import raises.
+sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("stub"))
+
+from torchvision.models import vgg  # noqa: E402
+
+__all__ = ["make_vgg", "params_from_torch", "vgg"]
+
+
+def make_vgg(letter: str, *, share: int = 1, classes: int = 7) -> torch.nn.Module:
+    """Return torchvision's VGG with random weights that keep the size of activations.
+
+    Args:
+        letter: model of the paper's table 1.
+        share: divisor of the number of channels and units.
+        classes: number of classes.
+    """
+    torch.manual_seed(0)
+    channels = [c if isinstance(c, str) else c // share for c in vgg.cfgs[letter]]
+    model = vgg.VGG(vgg.make_layers(channels), num_classes=classes, init_weights=share == 1)
+    if share > 1:
+        inputs, units = 512 // share * 49, 4096 // share
+        sizes = {0: (inputs, units), 3: (units, units), 6: (units, classes)}
+        for number, size in sizes.items():
+            model.classifier[number] = torch.nn.Linear(*size)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            assert module.bias is not None
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return model.eval()
+
+
+def params_from_torch(config: Config, state: Mapping[str, torch.Tensor]) -> Params:
+    """Return parameters of a sequential model of ours from a state dict with the same layers."""
+    layouts = kernel_layouts(config)
+    prefixes = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+    names = [name for name, _ in parameter_ops(sequential_model(config).ops)]
+    params: Params = {}
+    for name, prefix in zip(names, prefixes, strict=True):
+        weight, bias = (np.asarray(state[f"{prefix}.{part}"]) for part in ("weight", "bias"))
+        params[name] = {"kernel": layouts[name].from_foreign(weight), "bias": bias}
+    return params
