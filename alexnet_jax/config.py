@@ -53,6 +53,9 @@ class DataConfig(Section):
         crop_positions: positions of training crops: "all" draws any (section 4.1); "five" draws
             one of the four corners and the center (section 3 of Zeiler and Fergus 2013); "center"
             takes the center.
+        scale_jitter: smallest and largest length in pixels to which the shorter side of a training
+            image is scaled, drawn anew for each image (section 3.1 of Simonyan and Zisserman 2014);
+            () keeps image_size. Evaluation uses their mean.
         flip: mirror training crops at random.
         crop_chunk: number of consecutive training images that share a crop position and a flip.
         lighting: "paper" adds the color noise of section 4.1; "source2012" scales it by standard
@@ -83,6 +86,7 @@ class DataConfig(Section):
     split_seed: int = 0
     crop: int = 224
     crop_positions: str = "all"
+    scale_jitter: tuple[int, ...] = ()
     flip: bool = True
     crop_chunk: int = 1
     lighting: str = "paper"
@@ -345,12 +349,23 @@ def _check_patterns(config: Config) -> None:
 
 
 def _check_data(config: Config) -> None:
-    """Check the fields of `data` that have one value per channel against the model's channels."""
+    """Check the fields of `data` that depend on others or on the model's channels."""
     data, channels = config.data, config.model.channels
     if len(data.given_mean) != (channels if data.mean == "given" else 0):
         raise InputError(
             f"data.given_mean is {data.given_mean} and data.mean={data.mean}; "
             f'expected {channels} numbers with "given", and none otherwise'
+        )
+    jitter = data.scale_jitter
+    if jitter and not (len(jitter) == 2 and data.crop <= jitter[0] <= jitter[1]):
+        raise InputError(
+            f"data.scale_jitter is {jitter}; expected (), or the smallest and the largest length, "
+            f"which are at least data.crop={data.crop}"
+        )
+    if jitter and data.mean in ("image", "center"):
+        raise InputError(
+            f"data.scale_jitter scales images, and data.mean={data.mean} is a mean for each pixel; "
+            "expected data.mean=channel, given or none"
         )
     if len(data.std) not in (1, channels) or min(data.std) <= 0:
         raise InputError(

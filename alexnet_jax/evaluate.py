@@ -1,23 +1,27 @@
 """Compute the top-1 and top-5 errors of a model, or of the average of several, on a split.
 
-    python -m alexnet_jax.evaluate --workdir=DIR[,DIR…] [--views=center|ten] [--split=…] [--json]
+    python -m alexnet_jax.evaluate --workdir=DIR[,DIR…] [--views=center|ten|grid|dense|dense_grid]
+                                   [--scales=256,384,512] [--split=…] [--json]
                                    [--data_dir=DIR] [--class_names=FILE]
 
 Every image of the split is counted once. The ten views are the crops of the four corners and the
-center and their reflections (section 4.1). Probabilities are averaged over views, and over models
-if several workdirs are given (tables 1 and 2).
+center and their reflections (section 4.1). The grid has 5 × 5 crops and their reflections; "dense"
+applies the model to the whole image and its reflection, at every position; "dense_grid" averages
+both (section 3.2 of Simonyan and Zisserman 2014). Probabilities are averaged over views, over the
+scales of the images, and over models if several workdirs are given (tables 1 and 2).
 
 With --data_dir the images are those of a folder, in folders with names of the model's classes, or
 in folders of splits with such folders. The classes may be some of the model's; it still chooses
 among all of its own.
 """
 
+import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +31,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import cache, command, distributed, folder_data, sharding, writers
+from alexnet_jax.config import ParallelConfig, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
+from alexnet_jax.data.crops import VIEWS
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.data.pipeline import VIEWS, evaluation_batches
+from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.diagnostics import compare_with_majority
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
@@ -38,6 +44,15 @@ from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import Predict, TrainedModel, load_trained
 
 T = TypeVar("T")
+
+FINAL_VIEWS = ("center", "ten")  # after training
+VIEW_NAMES = dict(
+    center="center view",
+    ten="ten views",
+    grid="grid of 50 views",
+    dense="dense",
+    dense_grid="dense and grid of 50 views",
+)
 
 # Fields of config.data that must be equal for models whose predictions are averaged.
 SHARED_FIELDS = (
@@ -56,20 +71,36 @@ def _log_mean(log_probabilities: list[Array]) -> Array:
 _compute_metrics = jax.jit(compute_metrics)
 
 
-def evaluate_batches(
-    predicts: list[Predict], batches: Iterable[Batch], mesh: Mesh
-) -> list[Metrics]:
+class ViewPass(NamedTuple):
+    """All images of a split with some views.
+
+    Attributes:
+        predicts: function from a batch to log-probabilities, for each model.
+        batches: batches from `data.pipeline.evaluation_batches`.
+    """
+
+    predicts: list[Predict]
+    batches: Iterable[Batch]
+
+
+def evaluate_batches(passes: list[ViewPass], mesh: Mesh) -> list[Metrics]:
     """Return the metrics of each model, and after those of several models, of their average.
 
     Args:
-        predicts: function from a batch to log-probabilities, for each model.
-        batches: batches from `data.pipeline.evaluation_batches`.
+        passes: passes with batches of the same images, over which probabilities are averaged.
         mesh: the mesh of devices.
     """
-    totals = [MetricSums() for _ in range(len(predicts) + (len(predicts) > 1))]
-    for labels, outputs in apply_to_views(predicts, batches, mesh):
-        logs = [_log_mean(views) for views in outputs]
-        if len(predicts) > 1:
+    count = len(passes[0].predicts)
+    totals = [MetricSums() for _ in range(count + (count > 1))]
+    results = (apply_to_views(predicts, batches, mesh) for predicts, batches in passes)
+    for parts in zip(*results, strict=True):
+        labels = parts[0][0]
+        by_pass = [[_log_mean(views) for views in outputs] for _, outputs in parts]
+        logs = [
+            _log_mean(list(of_model)) if len(passes) > 1 else of_model[0]
+            for of_model in zip(*by_pass, strict=True)
+        ]
+        if count > 1:
             logs.append(_log_mean(logs))
         sums = [jax.device_get(_compute_metrics(log, labels.label, labels.mask)) for log in logs]
         totals = [total.plus(batch) for total, batch in zip(totals, sums, strict=True)]
@@ -102,31 +133,61 @@ def evaluate(
     views: str = "center",
     mesh: Mesh | None = None,
     pack: Pack | None = None,
+    scales: Sequence[int] = (),
 ) -> tuple[str, list[Metrics]]:
     """Compute the errors of trained models on their data, with a progress bar.
 
     Args:
         models: the models.
         split: name of the split; None takes test, or validation if there is no labeled test split.
-        views: "center" or "ten".
+        views: one of `data.crops.VIEWS`.
         mesh: the mesh of devices; None splits the batch over all devices.
         pack: the images, with the classes of the models; None opens the data of the first model.
+        scales: lengths to which the shorter sides of images are scaled; () for that of training.
 
     Returns:
         The name of the split, and the results of `evaluate_batches`.
 
     Raises:
         InputError: the split does not exist, the models differ in classes, data or channels, or
-            the classes are not those of the data.
+            the classes are not those of the data, or the views or scales do not fit a model.
     """
     for model in models[1:]:
         _check_compatible(models[0], model)
     pack = pack or open_data(models[0])
     split = choose_split(models[0], pack, split)
     mesh = mesh or sharding.make_data_mesh(models[0].config.batch_size)
-    predicts = [model.make_predict_fn(mesh) for model in models]
-    batches = split_batches(models[0], pack, split, mesh, views)
-    return split, evaluate_batches(predicts, batches, mesh)
+    for model in models:
+        _check_scales(model, pack, scales)
+    first = models[0] if views in FINAL_VIEWS else _with_smaller_batches(models[0], mesh)
+    passes = []
+    for kind in ("dense", "grid") if views == "dense_grid" else (views,):
+        if kind == "dense":
+            predicts = [model.make_dense_predict_fn(mesh) for model in models]
+        else:
+            predicts = [model.make_predict_fn(mesh) for model in models]
+        for scale in scales or (None,):
+            batches = split_batches(first, pack, split, mesh, kind, scale=scale)
+            passes.append(ViewPass(predicts, batches))
+    return split, evaluate_batches(passes, mesh)
+
+
+def _with_smaller_batches(model: TrainedModel, mesh: Mesh) -> TrainedModel:
+    """Return a model with a fifth of the batch size, for views that need more memory than ten."""
+    devices = mesh.shape["data"]
+    size = devices * max(1, model.config.batch_size // (5 * devices))
+    changes = {"batch_size": size, "parallel": ParallelConfig()}
+    return dataclasses.replace(model, config=with_changes(model.config, changes))
+
+
+def _check_scales(model: TrainedModel, pack: Pack, scales: Sequence[int]) -> None:
+    """Raise InputError for scaled images with a model that subtracts a mean for each pixel."""
+    mean = model.config.data.mean
+    if mean in ("image", "center") and any(scale != pack.side for scale in scales):
+        raise InputError(
+            f"--scales={','.join(map(str, scales))} scales images, and the model subtracts a mean "
+            f"for each pixel (data.mean={mean}); expected --scales={pack.side}"
+        )
 
 
 def _check_compatible(first: TrainedModel, second: TrainedModel) -> None:
@@ -152,6 +213,7 @@ def split_batches(
     mesh: Mesh,
     views: str = "center",
     index: np.ndarray | None = None,
+    scale: int | None = None,
 ) -> Iterable[Batch]:
     """Return the batches of a split for a model, with a progress bar.
 
@@ -162,11 +224,13 @@ def split_batches(
         pack: the prepared images.
         split: name of the split.
         mesh: the mesh of devices.
-        views, index: see `data.pipeline.evaluation_batches`.
+        views, index, scale: see `data.pipeline.evaluation_batches`.
     """
     size = model.config.batch_size
     rows = sharding.local_rows(size, sharding.evaluation_sharding(mesh))
-    batches = evaluation_batches(pack, split, model.config, views=views, index=index, rows=rows)
+    batches = evaluation_batches(
+        pack, split, model.config, views=views, scale=scale, index=index, rows=rows
+    )
     count = pack.splits[split].count if index is None else len(index)
     return writers.progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
 
@@ -279,7 +343,7 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
     records = writers.read_records(workdir)
     recorded = {(r["step"], r.get("views")): r for r in records}
     print_assumptions(model, pack, None)
-    for views in VIEWS:
+    for views in FINAL_VIEWS:
         record = recorded.get((model.step, views))
         # Only the first process decides, since others may not see its file yet.
         if distributed.broadcast_bool(record is None):
@@ -305,10 +369,25 @@ def _print_majority(pack: Pack, split: str, result: Metrics | writers.Record) ->
 def format_result(name: str, split: str, views: str, result: Metrics | writers.Record) -> str:
     """Return a result as a line of text."""
     return (
-        f"{name}: {split}, {'ten views' if views == 'ten' else 'center view'}: "
+        f"{name}: {split}, {VIEW_NAMES[views]}: "
         f"top-1 error {result['top1_error']:.2%}, top-5 error {result['top5_error']:.2%}, "
         f"{result['count']} images"
     )
+
+
+def parse_scales(words: Sequence[str]) -> list[int]:
+    """Return the numbers of --scales.
+
+    Raises:
+        InputError: a word is no number of pixels.
+    """
+    for word in words:
+        if not (word.isascii() and word.isdigit() and 0 < int(word) < 2**15):
+            raise InputError(
+                f"--scales={','.join(words)}: {word!r} is no length in pixels; expected numbers "
+                "separated by commas, such as 256,384,512"
+            )
+    return [int(word) for word in words]
 
 
 def main(_: list[str]) -> None:
@@ -317,6 +396,7 @@ def main(_: list[str]) -> None:
     images.ignore_pillow_warnings()
     flag = flags.FLAGS
     models, split, shown = [load_trained(workdir) for workdir in flag.workdir], flag.split, ""
+    scales = parse_scales(flag.scales)
     if flag.class_names:
         models = [folder_data.with_class_names(m, Path(flag.class_names)) for m in models]
     if flag.data_dir:
@@ -327,11 +407,11 @@ def main(_: list[str]) -> None:
     else:
         pack = open_data(models[0])
     print_assumptions(models[0], pack, split)
-    split, results = evaluate(models, split, flag.views, pack=pack)
+    split, results = evaluate(models, split, flag.views, pack=pack, scales=scales)
+    given = {"split": shown or split, "views": flag.views, **({"scales": scales} if scales else {})}
     for name, result in zip([*flag.workdir, "average"], results, strict=False):
-        given = {"workdir": name, "split": shown or split, "views": flag.views}
         if flag.json:
-            print(json.dumps({**given, **result}))
+            print(json.dumps({"workdir": name, **given, **result}))
         else:
             print(format_result(name, shown or split, flag.views, result))
         _print_majority(pack, split, result)
@@ -339,7 +419,8 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("workdir", None, "Folders of runs, separated by commas.", required=True)
-    flags.DEFINE_enum("views", "center", VIEWS, "The central view, or the paper's ten views.")
+    flags.DEFINE_enum("views", "center", VIEWS, "The views of each image; see above.")
+    flags.DEFINE_list("scales", [], "Lengths of the shorter side of scaled images, in pixels.")
     flags.DEFINE_string("split", None, "Split; by default test, or validation if there is none.")
     flags.DEFINE_string("data_dir", None, "Folder of other images, in folders named by class.")
     flags.DEFINE_string("class_names", None, "Text file of the model's class names, one per line.")

@@ -23,6 +23,7 @@ from absl import flags
 from alexnet_jax import cache, command, sharding
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import center_crops
+from alexnet_jax.data.crops import evaluation_scale
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.sources.layout import list_files
 from alexnet_jax.errors import InputError
@@ -66,6 +67,7 @@ def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: boo
         The number of unreadable files and empty folders.
     """
     side, _, channels = model.mean_image.shape
+    scale = evaluation_scale(model.config.data, side)
     unreadable = 0
 
     def load_images() -> Iterator[tuple[str, np.ndarray]]:
@@ -73,7 +75,7 @@ def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: boo
         for path in chain.from_iterable(map(_files, paths)):
             try:
                 pixels = images.load(
-                    Path(path), side=side, channels=channels, resize=model.config.data.resize
+                    Path(path), side=scale, channels=channels, resize=model.config.data.resize
                 )
             except images.UnreadableImageError as error:
                 print(f"{path}: cannot read this image: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import check_images, evaluation_batches, train_batches
 from alexnet_jax.diagnostics import ConstantLossDetector, MajorityDetector, StepTimer
 from alexnet_jax.errors import DivergedError, InputError
-from alexnet_jax.evaluate import evaluate_batches
+from alexnet_jax.evaluate import ViewPass, evaluate_batches
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.models import registry
@@ -352,9 +352,8 @@ def _validate(run: _Run, state: TrainState, step: int) -> TrainState:
         rows=sharding.local_rows(run.config.batch_size, batch_sharding),
     )
     variables = state.variables()
-    (result,) = evaluate_batches(
-        [lambda batch: run.predict(variables, run.mean, batch)], batches, run.mesh
-    )
+    predicts = [lambda batch: run.predict(variables, run.mean, batch)]
+    (result,) = evaluate_batches([ViewPass(predicts, batches)], run.mesh)
     epoch = run.schedule.epoch(step)
     run.writer.write_record(make_record(step, epoch, "validation", result))
     labels = run.pack.splits["validation"].labels

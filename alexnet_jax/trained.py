@@ -1,7 +1,7 @@
 """Load trained models from workdirs, and apply them on a mesh of devices."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,11 +72,39 @@ def make_features_on_mesh(
     return _on_mesh(config, mesh, features)
 
 
+def make_dense_predict_on_mesh(config: Config, mesh: Mesh) -> PredictOnMesh:
+    """Return the jitted function of whole images to log-probabilities (batch, classes).
+
+    The model is applied to all positions of the images, and its logits are averaged over them
+    (section 3.2 of Simonyan and Zisserman 2014).
+
+    Args:
+        config: config with the number of classes.
+        mesh: mesh whose axis "data" splits the batch, and whose axis "column" has one device.
+
+    Raises:
+        InputError: see `registry.make_dense_model`.
+    """
+
+    def predict(model: nn.Module, variables: Variables, images: Array) -> Array:
+        outputs, _ = registry.apply_model(model, variables, images)
+        return log_probabilities(outputs.logits.mean((1, 2)))
+
+    return _on_mesh(config, mesh, predict, registry.make_dense_model(config))
+
+
 def _on_mesh(
-    config: Config, mesh: Mesh, forward: Callable[[nn.Module, Variables, Array], T]
+    config: Config,
+    mesh: Mesh,
+    forward: Callable[[nn.Module, Variables, Array], T],
+    model: nn.Module | None = None,
 ) -> Callable[[Variables, Array, Batch], T]:
-    """Return the jitted (variables, mean, batch) → forward(model, variables, images)."""
-    model = registry.make_model(config, sharding.make_layout(config, mesh))
+    """Return the jitted (variables, mean, batch) → forward(model, variables, images).
+
+    Args:
+        model: the module; None builds that of the config on the mesh.
+    """
+    model = model or registry.make_model(config, sharding.make_layout(config, mesh))
 
     def normalized(variables: Variables, mean: Array, batch: Batch) -> T:
         return forward(model, variables, normalize(batch, mean, config.data))
@@ -116,6 +144,13 @@ class TrainedModel:
     def make_predict_fn(self, mesh: Mesh) -> Predict:
         """Return the function from a batch with one view per image to log-probabilities."""
         return self._bind(make_predict_on_mesh(self.config, mesh), mesh)
+
+    def make_dense_predict_fn(self, mesh: Mesh) -> Predict:
+        """Return the function from whole images; see `make_dense_predict_on_mesh`."""
+        whole = self
+        if self.config.data.mean == "center":  # the center of whole images is all of them
+            whole = replace(self, config=with_changes(self.config, {"data.mean": "image"}))
+        return whole._bind(make_dense_predict_on_mesh(whole.config, mesh), mesh)
 
     def make_features_fn(self, mesh: Mesh) -> Callable[[Batch], tuple[Array, Array]]:
         """Return the function to log-probabilities and features; see `make_features_on_mesh`."""

@@ -12,12 +12,12 @@ import threading
 import numpy as np
 
 from alexnet_jax.config import DataConfig
-from alexnet_jax.data.crops import center_offset, five_offsets
+from alexnet_jax.data.crops import FIVE_POSITIONS, window_side
 from alexnet_jax.data.statistics import principal_components
 
 # Each kind of draw has its own stream, so that turning one off leaves the others unchanged.
 # `permutation` uses the stream _SHUFFLE, too.
-_SHUFFLE, _CROP, _FLIP, _LIGHT = range(4)
+_SHUFFLE, _CROP, _FLIP, _LIGHT, _SCALE = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Draws:
 
     Attributes:
         index: (b,) int64, index of the image in the split.
-        offset: (b, 2) int32, y and x of the top left pixel of the crop.
+        offset: (b, 2) int32, y and x of the top left pixel of the window.
+        window: (b,) int32, side of the window, which is scaled to the crop's size.
         flip: (b,) bool, whether the crop is mirrored.
         shift: (b, channels) float32, added to every pixel, in units of 0…255.
         gain: (b,) float32, factor of the pixels after mean and shift.
@@ -34,6 +35,7 @@ class Draws:
 
     index: np.ndarray
     offset: np.ndarray
+    window: np.ndarray
     flip: np.ndarray
     shift: np.ndarray
     gain: np.ndarray
@@ -45,9 +47,9 @@ class Augmentation:
     Args:
         seed: any integer.
         count: number of images in the split.
-        image_size: side of the images in pixels; offsets are in 0 … image_size - crop, inclusive.
-        data: config.data, of which crop, crop_positions, flip, crop_chunk, lighting_divisor and
-            lighting_end are used.
+        image_size: side of the images in pixels; offsets are in 0 … image_size - window, inclusive.
+        data: config.data, of which crop, crop_positions, scale_jitter, flip, crop_chunk,
+            lighting_divisor and lighting_end are used.
         lighting: (channels, channels) matrix from `lighting_matrix`; shift = lighting @ normals.
     """
 
@@ -96,19 +98,21 @@ class Augmentation:
         data, channels = self._data, len(self._lighting)
         chunks = positions // data.crop_chunk * data.crop_chunk  # the first of each image's chunk
         first, last = int(chunks[0]), int(positions[-1]) + 1
+        window = np.full(len(positions), data.crop, np.int32)
+        if data.scale_jitter:
+            smallest, largest = data.scale_jitter
+            bits = _bits(self._seed, epoch, _SCALE, first, last)[chunks - first]
+            scale = smallest + _below(largest - smallest + 1, bits >> np.uint64(32))
+            window = window_side(data.crop, self._image_size, scale)
+        margin = self._image_size - window[:, None]
         if data.crop_positions == "center":
-            center = center_offset(self._image_size, data.crop)
-            offset = np.full((len(positions), 2), center, np.int32)
+            offset = np.repeat(margin // 2, 2, axis=1)
         else:
-            # (bits · count) >> 32 is uniform below the count up to a relative error of 2^-26.
             bits = _bits(self._seed, epoch, _CROP, first, last)[chunks - first]
             halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
+            offset = _below(margin + 1, halves)
             if data.crop_positions == "five":
-                five = five_offsets(self._image_size, data.crop)
-                offset = five[(halves[:, 0] * np.uint64(5)) >> np.uint64(32)]
-            else:
-                count = np.uint64(self._image_size - data.crop + 1)
-                offset = ((halves * count) >> np.uint64(32)).astype(np.int32)
+                offset = FIVE_POSITIONS[_below(5, halves[:, 0])] * margin // 2
         flip = np.zeros(len(positions), bool)
         if data.flip:
             flip = (
@@ -123,9 +127,8 @@ class Augmentation:
             # A matrix product could round differently depending on the number of examples.
             shift = sum(normals[:, k, None] * self._lighting[:, k] for k in range(channels))
             gain[:] = 1 / data.lighting_divisor
-        return Draws(
-            self._permutation(epoch)[positions], offset, flip, shift.astype(np.float32), gain
-        )
+        index = self._permutation(epoch)[positions]
+        return Draws(index, offset, window, flip, shift.astype(np.float32), gain)
 
 
 def lighting_matrix(covariance: np.ndarray, data: DataConfig, channels: int) -> np.ndarray:
@@ -168,6 +171,14 @@ def _bits(seed: int, epoch: int, kind: int, first: int, last: int) -> np.ndarray
     return np.random.Philox(key=key, counter=first // 4).random_raw(skipped + last - first)[
         skipped:
     ]
+
+
+def _below(count: int | np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return random int32 in 0 … count - 1 from 32 random bits each, uint64 below 2^32.
+
+    (bits · count) >> 32 is uniform up to a relative error of count · 2^-32.
+    """
+    return ((bits * np.asarray(count, np.uint64)) >> np.uint64(32)).astype(np.int32)
 
 
 def _normals(seed: int, epoch: int, kind: int, first: int, last: int, count: int) -> np.ndarray:

@@ -106,6 +106,15 @@ def to_pillow(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
+def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Scale a square of uint8 pixels (size, size, 1 or 3) to (side, side, 1 or 3).
+
+    The filter is Pillow's bicubic one with antialiasing, as in `load`.
+    """
+    resized = to_pillow(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(resized).reshape(side, side, pixels.shape[2])
+
+
 def to_jpeg(pixels: np.ndarray, quality: int, subsampling: str) -> bytes:
     """Encode (side, side, 1 or 3) uint8 pixels as JPEG, with subsampling such as "4:4:4"."""
     file = io.BytesIO()

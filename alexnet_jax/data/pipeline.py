@@ -15,17 +15,18 @@ import numpy as np
 from alexnet_jax.config import Config, DataConfig
 from alexnet_jax.data.augmentation import Augmentation, Draws, lighting_matrix
 from alexnet_jax.data.batch import Batch, ExamplesOfStep, StepExamples
-from alexnet_jax.data.crops import five_offsets
+from alexnet_jax.data.crops import evaluation_scale, make_views
+from alexnet_jax.data.images import resize_square
 from alexnet_jax.data.pack import Pack, Split
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.errors import InputError
 from alexnet_jax.extras import check_installed
 
 _PREFETCH_BATCHES = 2  # batches read in advance, and as many decoded
-VIEWS = ("center", "ten")
 
-# The images to read for a step: index (b,) in the split, offset (b, views, 2), flip (b, views).
-Request = tuple[np.ndarray, np.ndarray, np.ndarray]
+# The images to read for a step: index (b,) in the split, offset (b, views, 2), flip (b, views) and
+# window (b,) of the views, see `data.crops.Views`.
+Request = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Requests = Callable[[int], Request]
 
 
@@ -72,10 +73,11 @@ def train_batches(
         examples = examples_of_step(step, rows)
         draws = augmentation.draw(examples.epoch, examples.position)
         drawn[step] = examples, draws
-        return draws.index, draws.offset[:, None], draws.flip[:, None]
+        return draws.index, draws.offset[:, None], draws.flip[:, None], draws.window
 
     def batches() -> Generator[Batch, None, None]:
-        images = _images(pack, split, request, steps, (len(rows), 1, data.crop, channels), workers)
+        shape = (len(rows), 1, data.crop, channels)
+        images = _images(pack, split, request, steps, shape, workers)
         for step, image in zip(steps, images, strict=True):
             examples, draws = drawn.pop(step)
             yield Batch(
@@ -98,6 +100,7 @@ def evaluation_batches(
     config: Config,
     *,
     views: str = "center",
+    scale: int | None = None,
     index: np.ndarray | None = None,
     rows: np.ndarray | None = None,
     workers: int | None = None,
@@ -108,23 +111,26 @@ def evaluation_batches(
         pack: the prepared images.
         split: name of a split of the pack.
         config: config, of which the batch size, the crop and the number of channels are used.
-        views: "center" for the central crop; "ten" for the crops of section 4.1: top left, top
-            right, bottom left, bottom right and center, then the same five mirrored.
+        views: see `data.crops.make_views`.
+        scale: length in pixels to which the shorter side of images is scaled; None takes that of
+            the config, `data.crops.evaluation_scale`.
         index: (n,) indices of images in the split; None for all images in order.
         rows, workers: see `train_batches`; the number of batches does not depend on them.
 
     Raises:
-        InputError: see `train_batches`; or the split or the views are unknown.
+        InputError: see `train_batches` and `data.crops.make_views`; or the split is unknown.
     """
     if split not in pack.splits:
         raise InputError(
             f"the pack in {pack.directory} has no {split} split; it has {', '.join(pack.splits)}"
         )
-    chosen, crop, channels = pack.splits[split], config.data.crop, config.model.channels
+    chosen, channels = pack.splits[split], config.model.channels
     check_images(pack, config.data, channels)
     rows = np.arange(config.batch_size) if rows is None else rows
-    offset, flip = view_offsets(pack.side, crop, views)
-    offset, flip = np.tile(offset, (len(rows), 1, 1)), np.tile(flip, (len(rows), 1))
+    scale = scale or evaluation_scale(config.data, pack.side)
+    cut = make_views(views, pack.side, config.data.crop, scale)
+    offset, flip = np.tile(cut.offset, (len(rows), 1, 1)), np.tile(cut.flip, (len(rows), 1))
+    window = np.full(len(rows), cut.window, np.int32)
     index = np.arange(chosen.count) if index is None else index
     steps = range(-(-len(index) // config.batch_size))
 
@@ -134,10 +140,10 @@ def evaluation_batches(
         return images
 
     def request(step: int) -> Request:
-        return images_of_step(step), offset, flip
+        return images_of_step(step), offset, flip, window
 
     def batches() -> Generator[Batch, None, None]:
-        shape = (*flip.shape, crop, channels)
+        shape = (*flip.shape, cut.size, channels)
         images = _images(pack, chosen, request, steps, shape, workers)
         for step, image in zip(steps, images, strict=True):
             mask = step * config.batch_size + rows < len(index)
@@ -171,20 +177,6 @@ def check_images(pack: Pack, data: DataConfig, channels: int) -> None:
             f"the images of the pack in {pack.directory} have {pack.channels} channels, the "
             f"model {channels}; set --config.model.channels={pack.channels}"
         )
-
-
-def view_offsets(image_size: int, crop: int, views: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the offsets (views, 2) int32 and flips (views,) bool of the views of an image.
-
-    Raises:
-        InputError: the views are unknown.
-    """
-    if views not in VIEWS:
-        raise InputError(f"views {views!r} are unknown; expected {' or '.join(VIEWS)}")
-    five = five_offsets(image_size, crop)
-    if views == "center":
-        return five[4:], np.array([False])
-    return np.concatenate([five, five]), np.repeat([False, True], 5)
 
 
 def _images(
@@ -222,17 +214,25 @@ def _raw_images(
 
     Batches are cropped in NumPy, which is faster than calling TensorFlow for every small image.
     """
-    batch, _, crop, channels = shape
+    batch, views, crop, channels = shape
     pixel = np.arange(crop)
 
     def images(step: int) -> np.ndarray:
-        index, offset, flip = request(step)
+        index, offset, flip, window = request(step)
         pixels = np.frombuffer(b"".join(split.read(index)), np.uint8)
         pixels = pixels.reshape(batch, pack.side, pack.side, pack.channels)
-        y = offset[:, :, :1] + pixel
-        x = offset[:, :, 1:] + np.where(flip[:, :, None], pixel[::-1], pixel)
-        image = np.arange(batch)[:, None, None, None]
-        crops = pixels[image, y[:, :, :, None], x[:, :, None, :]]
+        if (window == crop).all():
+            y = offset[:, :, :1] + pixel
+            x = offset[:, :, 1:] + np.where(flip[:, :, None], pixel[::-1], pixel)
+            image = np.arange(batch)[:, None, None, None]
+            crops = pixels[image, y[:, :, :, None], x[:, :, None, :]]
+        else:
+            crops = np.empty((batch, views, crop, crop, pack.channels), np.uint8)
+            for row, view in np.ndindex(batch, views):
+                (top, left), side = offset[row, view], window[row]
+                cut = pixels[row, top : top + side, left : left + side]
+                scaled = resize_square(cut, crop)
+                crops[row, view] = scaled[:, ::-1] if flip[row, view] else scaled
         return np.repeat(crops, channels // pack.channels, axis=-1)
 
     return ordered_map(images, steps, workers=workers, max_pending=workers + _PREFETCH_BATCHES)
@@ -259,38 +259,48 @@ def _jpeg_images(
 
     damage: list[InputError] = []  # TensorFlow would raise an error of its own instead
 
-    def records(step: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        index, offset, flip = request(int(step))
+    def records(step: np.int64) -> Request:
+        index, offset, flip, window = request(int(step))
         try:
-            return np.array(split.read(index), object), offset.astype(np.int32), flip
+            return np.array(split.read(index), object), offset.astype(np.int32), flip, window
         except InputError as error:
             damage.append(error)
             raise
 
-    def read(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        record, offset, flip = tf.numpy_function(
-            records, [step], [tf.string, tf.int32, tf.bool], stateful=False
+    def read(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        record, offset, flip, window = tf.numpy_function(
+            records, [step], [tf.string, tf.int32, tf.bool, tf.int32], stateful=False
         )
         return (
             tf.ensure_shape(record, [batch]),
             tf.ensure_shape(offset, [batch, views, 2]),
             tf.ensure_shape(flip, [batch, views]),
+            tf.ensure_shape(window, [batch]),
         )
 
-    def mirrored(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+    def scaled(image: tf.Tensor) -> tf.Tensor:
+        """Scale a window to the crop's size as `data.images.resize_square` does."""
+        resized = tf.image.resize(image, [crop, crop], "bicubic", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+    def finished(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+        image = tf.cond(tf.shape(image)[0] == crop, lambda: image, lambda: scaled(image))
         image = tf.ensure_shape(image, [crop, crop, channels])
         return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
 
-    def decode(record: tf.Tensor, offset: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-        if views == 1:  # decode the crop only
-            window = tf.concat([offset[0], [crop, crop]], 0)
-            image = tf.io.decode_and_crop_jpeg(record, window, **settings)
-            return mirrored(image, flip[0])[None]
+    def decode(
+        record: tf.Tensor, offset: tf.Tensor, flip: tf.Tensor, window: tf.Tensor
+    ) -> tf.Tensor:
+        if views == 1:  # decode the window only
+            box = tf.stack([offset[0, 0], offset[0, 1], window, window])
+            image = tf.io.decode_and_crop_jpeg(record, box, **settings)
+            return finished(image, flip[0])[None]
         image = tf.io.decode_jpeg(record, **settings)
-        crops = [
-            tf.slice(image, [*tf.unstack(offset[v]), 0], [crop, crop, -1]) for v in range(views)
+        cuts = [
+            tf.slice(image, [*tf.unstack(offset[v]), 0], tf.stack([window, window, -1]))
+            for v in range(views)
         ]
-        return tf.stack([mirrored(crops[v], flip[v]) for v in range(views)])
+        return tf.stack([finished(cuts[v], flip[v]) for v in range(views)])
 
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
     dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)

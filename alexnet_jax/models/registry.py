@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax.core import meta
 from jax import Array
 
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs
 from alexnet_jax.models.ops import ModelConfig
-from alexnet_jax.models.sequential import SEQUENTIAL
+from alexnet_jax.models.sequential import SEQUENTIAL, Sequential
 from alexnet_jax.pytree import Variables
 
 FAMILIES: tuple[ModelFamily[Any], ...] = (SEQUENTIAL,)
@@ -31,6 +31,23 @@ def make_model(config: Config, layout: Layout | None = None) -> nn.Module:
     """
     dtype = jnp.dtype(config.compute_dtype)
     return family_of(config.model).build(config.model, layout or Layout(), dtype)
+
+
+def make_dense_model(config: Config) -> nn.Module:
+    """Build the model of a config for whole images, to which it is applied at every position.
+
+    Its parameters are those of `make_model`, and its logits (batch, height, width, classes).
+
+    Raises:
+        InputError: the model is not sequential, or has several columns.
+    """
+    model = sequential_model(config)
+    if model.num_columns > 1:
+        raise InputError(
+            f"views=dense applies fully-connected layers as convolutions, and those of this model "
+            f"are split into {model.num_columns} columns; expected a model with one column"
+        )
+    return Sequential(model, dtype=jnp.dtype(config.compute_dtype), dense_crop=config.data.crop)
 
 
 def dummy_images(config: Config) -> jax.ShapeDtypeStruct:

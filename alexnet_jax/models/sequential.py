@@ -35,11 +35,16 @@ class Sequential(nn.Module):
         layout: layout of the columns on devices.
         dtype: type of convolutions and matrix products; normalization, logits and parameters are
             float32.
+        dense_crop: side of the crops for which a model without groups was made, to apply it to
+            larger images at every position; 0 for crops. The fully-connected layers are then
+            convolutions, and the logits are (batch, height, width, classes) (section 3.2 of
+            Simonyan and Zisserman 2014).
     """
 
     config: SequentialConfig
     layout: Layout = Layout()
     dtype: DTypeLike = jnp.float32
+    dense_crop: int = 0
 
     @nn.compact
     def __call__(
@@ -54,7 +59,7 @@ class Sequential(nn.Module):
         activations: dict[str, list[Array]] = {}
         first = True
         for name, op in self.config.ops.items():
-            if isinstance(op, ops.Dense) and columns[0].ndim > 2:
+            if isinstance(op, ops.Dense) and columns[0].ndim > 2 and not self.dense_crop:
                 columns = [column.reshape(len(column), -1) for column in columns]
                 if self.layout.batch_sharded_convs:
                     with jax.named_scope(name):
@@ -111,14 +116,13 @@ class Sequential(nn.Module):
         """Apply a hidden fully-connected layer."""
         init = self._kernel_init(op)
         if self.config.num_columns == 1:
-            return [
-                Dense(op.features, init, op.bias, self.dtype, self.dtype, name=name)(columns[0])
-            ]
+            window = self._window(name)
+            layer = Dense(op.features, init, op.bias, self.dtype, self.dtype, window, name=name)
+            return [layer(columns[0])]
         features = op.features // self.config.num_columns
-        layer = ColumnDense(
+        return ColumnDense(
             features, op.groups == 1, init, op.bias, sharding, self.dtype, name=name
-        )
-        return layer(columns)
+        )(columns)
 
     def _classify(
         self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
@@ -127,7 +131,8 @@ class Sequential(nn.Module):
         init, classes = self._kernel_init(op), self.config.num_classes
         if self.config.num_columns == 1:
             wide = jnp.promote_types(self.dtype, jnp.float32)
-            return Dense(classes, init, op.bias, self.dtype, wide, name=name)(columns[0])
+            window = self._window(name)
+            return Dense(classes, init, op.bias, self.dtype, wide, window, name=name)(columns[0])
         return ColumnClassifier(
             classes,
             init,
@@ -137,6 +142,14 @@ class Sequential(nn.Module):
             scatter=self.layout.batch_sharded_convs,
             name=name,
         )(columns)
+
+    def _window(self, name: str) -> int:
+        """Return the window of a fully-connected layer, see `layers.dense.Dense`."""
+        if not self.dense_crop:
+            return 0
+        first = next(n for n, op in self.config.ops.items() if isinstance(op, ops.Dense))
+        sizes = ops.spatial_sizes(self.config.ops, self.dense_crop)
+        return next(reversed(sizes.values()), self.dense_crop) if name == first else 1
 
     def _apply(
         self,

@@ -126,7 +126,7 @@ def time_evaluation(repeats: int) -> Result:
 
         def evaluate_once(size: int) -> None:
             batches = evaluation_batches(packs[size], "test", config)
-            (result,) = evaluate.evaluate_batches([predict], batches, mesh)
+            (result,) = evaluate.evaluate_batches([evaluate.ViewPass([predict], batches)], mesh)
             if result["count"] != size:
                 raise RuntimeError(f"{result['count']} of {size} images were counted")
 

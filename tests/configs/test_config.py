@@ -56,8 +56,9 @@ def words_of(file: str, data: str) -> list[str]:
         refused += ["one_column", "no_communication"]  # it has one column
     if data in ("b", "krizhevsky"):
         refused.append("four_layers")  # it would undo them
-    if file == "vgg.py" and data != "B":
-        refused.append("conv5x5")
+    if file == "vgg.py":
+        refused += [] if data == "B" else ["conv5x5"]
+        refused += ["s384"] if data in ("sample", "fashion_mnist", "cifar10") else []
     return [word for word in words if word not in refused]
 
 
@@ -157,6 +158,7 @@ VALUES: dict[str, SearchStrategy[Any]] = {
 NEED_ANOTHER_FIELD = {
     "data.mean",
     "data.given_mean",
+    "data.scale_jitter",
     "parallel.data",
     "parallel.scheme",
     "model.type",

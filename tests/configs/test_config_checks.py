@@ -193,6 +193,12 @@ MANY = ((".*", 1.0),)
         ({"parallel.columns": 2, "model.ops.norm1.size": 11,
           "model.ops.norm1.across_columns": True},
          r"^model\.ops\.norm1\.size=11 across columns reaches 5 channels far, and a device holds "),
+        ({"optimizer.max_filter_rms": -0.1}, r"^optimizer\.max_filter_rms=-0.1; expected more "),
+        ({"data.crop_positions": "six"}, r"^data\.crop_positions=six; expected one of all, five"),
+        ({"data.scale_jitter": (256,)}, r"^data\.scale_jitter is \(256,\); expected \(\), or "),
+        ({"data.scale_jitter": (100, 512)}, r"^data\.scale_jitter is \(100, 512\); .* data\.crop="),
+        ({"data.scale_jitter": (512, 256)}, r"^data\.scale_jitter is \(512, 256\); expected "),
+        ({"data.scale_jitter": (256, 512)}, r"^data\.scale_jitter scales images, and data\.mean="),
         # the model
         ({"model.init": "xavier"}, r"^model\.init is 'xavier'; expected one of normal, scaled, gl"),
         ({"model.num_columns": 0}, r"^model\.num_columns is 0; expected 1 or more$"),

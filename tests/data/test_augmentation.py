@@ -112,6 +112,34 @@ def test_five_positions_are_the_corners_and_the_center():
     assert draws.offset.dtype == np.int32
 
 
+def test_scales_are_uniform_and_windows_fit():
+    """Mutation: a scale below the smallest or above the largest; windows that shrink with the
+    scale's inverse only roughly, or reach beyond the image; the offset's range of another window.
+    """
+    count, side, scales = 40_000, 2 * CROP, range(CROP + 4, CROP + 45)
+    augmentation = make(count=count, margin=CROP, scale_jitter=(scales[0], scales[-1]))
+    draws = draw(augmentation, np.arange(count), count)
+    windows, counts = np.unique(draws.window, return_counts=True)
+    expected = [np.round(CROP * side / scale + 1e-9) for scale in scales]
+    expected_windows, shares = np.unique(expected, return_counts=True)
+    np.testing.assert_array_equal(windows, expected_windows)
+    assert np.abs(counts / count - shares / len(scales)).max() < 0.006
+    room = side - draws.window[:, None]
+    assert (draws.offset >= 0).all()
+    assert (draws.offset <= room).all()
+    assert (draws.offset == room).any(axis=0).all()
+    assert abs(np.corrcoef(draws.window, draws.flip)[0, 1]) < 0.02
+
+
+def test_scales_do_not_depend_on_the_batch():
+    """Mutation: scales drawn in the order of calls, or the same in every epoch."""
+    augmentation = make(count=70, margin=CROP, scale_jitter=(CROP, 2 * CROP))
+    whole = draw(augmentation, np.arange(140), 70).window
+    part = draw(augmentation, np.arange(33, 91), 70).window
+    np.testing.assert_array_equal(whole[33:91], part)
+    assert (whole[:70] != whole[70:]).any()
+
+
 def test_switching_one_draw_off_leaves_the_others():
     """Mutation: all draws from one stream, so that ablations see other images."""
     examples = np.arange(100)

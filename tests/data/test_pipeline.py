@@ -1,5 +1,6 @@
 """Batches: pixels against the source files, the stream, evaluation, and closing early."""
 
+import dataclasses
 import os
 import threading
 import time
@@ -232,7 +233,8 @@ def test_draws_are_made_once_for_a_step(request, monkeypatch, which):
         shift, gain = (
             rng.normal(size=x.shape).astype(np.float32) for x in (drawn.shift, drawn.gain)
         )
-        made.append(Draws(drawn.index, offset, rng.random(len(offset)) < 0.5, shift, gain))
+        flip = rng.random(len(offset)) < 0.5
+        made.append(dataclasses.replace(drawn, offset=offset, flip=flip, shift=shift, gain=gain))
         return made[-1]
 
     made: list[Draws] = []

@@ -13,6 +13,7 @@ from helpers.torchvision_models import make_vgg, params_from_torch
 from alexnet_jax import describe
 from alexnet_jax.analysis.summary import summarize
 from alexnet_jax.config import Config, sequential_model, validated
+from alexnet_jax.data.crops import evaluation_scale
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool
@@ -112,11 +113,28 @@ def test_words_of_network_and_data_in_any_order() -> None:
     assert conv_op(load("vgg.py", "C,sample"), "conv5_3").features == 128
 
 
+def test_scales_of_the_recipe() -> None:
+    """Catches: a scale at which the run before was not trained; a test scale other than the mean
+    of the scales; a run that starts from another model's."""
+    for letter, run in (("D", "runs/vgg"), ("E", "runs/vgg-E")):
+        config = load("vgg.py", f"{letter},s384")
+        assert (config.data.image_size, config.learning_rate) == (384, 0.001)
+        assert (config.init_from, config.init_layers) == (run, ())
+        config = load("vgg.py", f"{letter},jitter")
+        assert (config.data.image_size, config.data.scale_jitter) == (512, (256, 512))
+        assert evaluation_scale(config.data, 512) == 384
+        assert config.init_from == f"{run}-s384"
+    config = load("vgg.py", "sample,jitter")
+    assert (config.init_from, config.data.scale_jitter) == ("", (24, 28))
+
+
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
         ("A,D", "names the network D after A; expected at most one word for the network"),
         ("no_dropout,A", "names the network A after no_dropout"),
+        ("B,conv5x5,s384", "s384 and jitter start from a model of table 1"),
+        ("sample,s384", "those of these data are small"),
         ("D,conv5x5", "conv5x5 replaces the pairs of convolutions of model B"),
         ("F", "unknown variant 'F'; known: A, A_LRN, B, C, D, E"),
     ],

@@ -11,7 +11,7 @@ import torch
 
 from alexnet_jax import metrics, sharding
 from alexnet_jax.data.batch import Batch
-from alexnet_jax.evaluate import evaluate_batches
+from alexnet_jax.evaluate import ViewPass, evaluate_batches
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.trained import Predict
 
@@ -162,7 +162,7 @@ def test_evaluation(views: int, weights: list[float]) -> None:
     mesh = sharding.make_data_mesh(BATCH)
     assert mesh.size == 4
     filled = batches(data, lambda index: np.minimum(index, IMAGES - 1))
-    got = evaluate_batches([make_predict(w) for w in weights], filled, mesh)
+    got = evaluate_batches([ViewPass([make_predict(w) for w in weights], filled)], mesh)
     models = [[w] for w in weights] + ([weights] if len(weights) > 1 else [])
     assert got == [expected(data, model) for model in models]
 
@@ -172,7 +172,7 @@ def test_padding_does_not_count() -> None:
     data = images(1)
     mesh = sharding.make_data_mesh(BATCH)
     last, first = (
-        evaluate_batches([make_predict(1.0)], batches(data, fill), mesh)
+        evaluate_batches([ViewPass([make_predict(1.0)], batches(data, fill))], mesh)
         for fill in (lambda i: np.minimum(i, IMAGES - 1), lambda i: np.where(i < IMAGES, i, 0))
     )
     assert last == first

@@ -192,7 +192,7 @@ def test_ten_steps_of_vgg() -> None:
     model.num_columns = 1
     model.ops = sequential_model(vgg.get_config("sample,C")).ops
     narrow(config)
-    check_ten_steps(config, seed=0)
+    check_ten_steps(config, seed=1)
 
 
 def test_ten_steps_of_zfnet() -> None:
