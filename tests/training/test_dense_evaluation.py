@@ -33,6 +33,7 @@ def dense_config(directory: Path | None = None) -> Config:
     config = small_config()
     make_one_column(config)
     config.data.crop, config.data.mean, config.batch_size = CROP, "channel", 10
+    config.data.scale = 1 / 64  # no probability rounds to 0
     ops: dict[str, Op] = dict(
         conv1=Conv(6, kernel=3), relu1=ReLU(), pool1=MaxPool(window=2, ceil_mode=False),  # 14, 7
         conv2=Conv(6, kernel=2), relu2=ReLU(), pool2=MaxPool(window=2, ceil_mode=False),  # 6, 3
