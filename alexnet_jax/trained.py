@@ -17,6 +17,7 @@ from alexnet_jax import sharding
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_from_json, with_changes
 from alexnet_jax.data.batch import Batch
+from alexnet_jax.data.crops import center_offset
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of, normalize
 from alexnet_jax.losses import log_probabilities
@@ -156,14 +157,54 @@ class TrainedModel:
         """Return the function to log-probabilities and features; see `make_features_on_mesh`."""
         return self._bind(make_features_on_mesh(self.config, mesh), mesh)
 
+    def make_forward_fn(
+        self, mesh: Mesh, forward: Callable[[nn.Module, Variables, Array], T]
+    ) -> Callable[[Variables], Callable[[Batch], T]]:
+        """Return a function from variables to the function from a batch to what `forward` returns.
+
+        It is compiled once, also for the variables of several checkpoints.
+
+        Args:
+            mesh: mesh whose axis "data" splits the batch, and whose axis "column" has one device.
+            forward: function of the model, its variables and the preprocessed images of a device;
+                its results have the images as first axis.
+        """
+        function = _on_mesh(self.config, mesh, forward)
+        return lambda variables: self._bind(function, mesh, variables)
+
+    def batch_of_crops(self, crops: np.ndarray | Array) -> Batch:
+        """Return central crops as a batch with one view per image, without labels.
+
+        Args:
+            crops: (n, crop, crop, channels), 0…255 of any type, in the channel order of the data.
+        """
+        start = center_offset(self.mean_image.shape[0], self.config.data.crop)
+        offset = np.full((len(crops), 2), start, np.int32)
+        return Batch(crops, offset, np.zeros(len(crops), bool))
+
+    def normalize_crops(self, crops: np.ndarray | Array) -> Array:
+        """Return central crops as inputs of the model, (n, crop, crop, channels) float32.
+
+        Args:
+            crops: see `batch_of_crops`.
+        """
+        data = self.config.data
+        mean = jnp.asarray(mean_of(self.mean_image, data, self.config.model.channels))
+        return normalize(self.batch_of_crops(crops), mean, data)
+
     def _bind(
-        self, function: Callable[[Variables, Array, Batch], T], mesh: Mesh
+        self,
+        function: Callable[[Variables, Array, Batch], T],
+        mesh: Mesh,
+        variables: Variables | None = None,
     ) -> Callable[[Batch], T]:
-        """Bind the variables and the mean of this model, placed on the mesh, to a function."""
+        """Bind variables, by default this model's, and the mean, placed on the mesh."""
         mean = jnp.asarray(mean_of(self.mean_image, self.config.data, self.config.model.channels))
         boxed = registry.abstract_boxed_variables(self.config)
-        variables = jax.device_put(self.variables, sharding.shardings(boxed, mesh))
-        return lambda batch: function(variables, mean, batch)
+        placed = jax.device_put(
+            self.variables if variables is None else variables, sharding.shardings(boxed, mesh)
+        )
+        return lambda batch: function(placed, mean, batch)
 
 
 def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:

@@ -1,4 +1,4 @@
-"""Figures of a run: figures 3 and 4 of the paper, and more.
+"""Figures of a run: figures 3 and 4 of the paper, those of Zeiler and Fergus (2013), and more.
 
     python -m experiments.figures --workdir=DIR [--only=NAME,…] [--split=…] [--images=0,5,17]
 
@@ -12,6 +12,17 @@ They are written into DIR as NAME.png:
     confusion    the confusion matrix; with many classes, the pairs most often confused
     mistakes     the mistakes with the highest confidence
 
+and, as in Visualizing and Understanding Convolutional Networks (2013):
+
+    strongest    the nine strongest activations of channels over the split, projected to pixels by
+                 a deconvnet, beside the patches of the images (figure 2)
+    evolution    the projection of channels' strongest activation at the run's checkpoints
+                 (figure 4)
+    projections  the strongest activation of the last convolution in some images, projected by
+                 deconvnet, guided backpropagation and gradient
+    occlusion    the model's outputs while a gray square covers parts of images (figure 7)
+    invariance   features and probabilities of images that are moved, scaled and rotated (figure 5)
+
 Without --images eight are taken in the order of a fixed shuffle of the split: the first four
 correct predictions and the first four wrong ones, of different classes where possible. All but
 kernels and curves need the images of the run. What cannot be plotted is left out, with the reason
@@ -24,7 +35,14 @@ from absl import flags
 
 from alexnet_jax import cache, command
 from alexnet_jax.errors import InputError
-from experiments.figures.workdir_figures import NAMES, NEIGHBOR_CANDIDATES, Figures, make_figures
+from alexnet_jax.files import replace_when_complete
+from experiments.figures.workdir_figures import (
+    EVOLUTION_CANDIDATES,
+    NAMES,
+    NEIGHBOR_CANDIDATES,
+    Figures,
+    make_figures,
+)
 
 
 def main(_: list[str]) -> None:
@@ -39,12 +57,13 @@ def main(_: list[str]) -> None:
         raise InputError(f"--images={','.join(flag.images)}: {wrong[0]} is no number from 0 on")
     images = tuple(map(int, flag.images))
     workdir = Path(flag.workdir)
-    figures = Figures(workdir, flag.split, images, flag.neighbors_among)
+    figures = Figures(workdir, flag.split, images, flag.neighbors_among, flag.evolution_among)
     chosen = bool(flag.split or images)
     for name, figure in make_figures(figures, flag.only or NAMES, bool(flag.only), chosen):
         path = workdir / f"{name}.png"
         try:
-            figure.savefig(path, dpi=120)
+            with replace_when_complete(path) as temporary:
+                figure.savefig(temporary, dpi=120)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
         print(path)
@@ -66,6 +85,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "neighbors_among",
         NEIGHBOR_CANDIDATES,
         "Training images to search for neighbors; all, if there are fewer.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "evolution_among",
+        EVOLUTION_CANDIDATES,
+        "Training images to search for strong activations of every checkpoint.",
         lower_bound=1,
         flag_values=values,
     )

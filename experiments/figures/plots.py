@@ -54,7 +54,7 @@ def plot_kernels(kernel: np.ndarray, colorfulness: Sequence[float] = (), text: s
             if k < count:
                 one = kernel[c, :, :, :, k]
                 one = 0.5 + 0.5 * one / max(np.abs(one).max(), 1e-12)
-                axis.imshow(_pixels(one), cmap="gray", vmin=0, vmax=1)
+                axis.imshow(pixels_of(one), cmap="gray", vmin=0, vmax=1)
         top = 1 - 0.3 / heights[c]
         part.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=top, wspace=0.1, hspace=0.1)
     last.text(0.5, 0.6, text, ha="center", va="center", fontsize=9)
@@ -125,7 +125,7 @@ def plot_predictions(
         row, column = divmod(i, across)
         best = np.argsort(-shares, kind="stable")[:5]
         color = "black" if best[0] == label else WRONG_COLOR
-        _show(grid[2 * row, column], image, _name(names[label]), color)
+        _show(grid[2 * row, column], image, class_label(names[label]), color)
         _bars(grid[2 * row + 1, column], best, shares, label, names)
     return figure
 
@@ -157,10 +157,10 @@ def plot_neighbors(
     grid = figure.subplots(down, across + 2, squeeze=False, gridspec_kw={"width_ratios": widths})
     for q, row in enumerate(grid):
         row[1].set_axis_off()
-        _show(row[0], queries[q], _name(names[query_labels[q]], 16), size=8, frame=True)
+        _show(row[0], queries[q], class_label(names[query_labels[q]], 16), size=8, frame=True)
         for k, axis in enumerate(row[2:]):
             color = "black" if found_labels[q, k] == query_labels[q] else WRONG_COLOR
-            name = f"{_name(names[found_labels[q, k]], 16)}\n{distances[q, k]:#.3g}"
+            name = f"{class_label(names[found_labels[q, k]], 16)}\n{distances[q, k]:#.3g}"
             _show(axis, found[q, k], name, color, size=7)
     return figure
 
@@ -224,7 +224,7 @@ def _show(
 ) -> None:
     """Show an image, (height, width, 1 or 3) uint8, with a name below it."""
     axis.set_axis_on()
-    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
+    axis.imshow(pixels_of(image), cmap="gray", vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
     axis.set_xlabel(name, color=color, fontsize=size)
     axis.spines[:].set_visible(frame)
@@ -237,7 +237,7 @@ def _epoch(record: Record) -> float:
     return epoch
 
 
-def _pixels(image: np.ndarray) -> np.ndarray:
+def pixels_of(image: np.ndarray) -> np.ndarray:
     """Return an image (height, width, 1 or 3) as Matplotlib takes it: gray without channel axis."""
     return image[..., 0] if image.shape[-1] == 1 else image
 
@@ -251,7 +251,7 @@ def _bars(
     axis.barh(range(len(best)), shares[best], color=colors, height=0.85)
     for place, c in enumerate(best):
         tick = " ✓" if c == label else ""
-        text = f"{_name(names[c])}{tick}"
+        text = f"{class_label(names[c])}{tick}"
         axis.text(0.02, place, text, va="center", fontsize=7, weight="bold" if tick else None)
     axis.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[])
     axis.spines[["top", "right", "bottom"]].set_visible(False)
@@ -293,7 +293,7 @@ def _plot_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure
     for a, b in zip(*np.nonzero(counts), strict=True):
         color = "white" if shares[a, b] > 0.55 else "black"
         axis.text(b, a, str(counts[a, b]), ha="center", va="center", fontsize=7, color=color)
-    ticks, labels = range(classes), [_name(name, 16) for name in names]
+    ticks, labels = range(classes), [class_label(name, 16) for name in names]
     axis.set_xticks(ticks, labels, rotation=45, ha="right", fontsize=8)
     axis.set_yticks(ticks, labels, fontsize=8)
     axis.set(xlabel="predicted class", ylabel="true class")
@@ -312,7 +312,7 @@ def _plot_pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
         axis.text(0.5, 0.5, "no image is misclassified", ha="center", va="center")
         return figure
     axis.barh(range(len(found)), [n for _, _, n in found], color=OTHER_COLOR)
-    labels = [f"{_name(names[a])} → {_name(names[b])}" for a, b, _ in found]
+    labels = [f"{class_label(names[a])} → {class_label(names[b])}" for a, b, _ in found]
     axis.set_yticks(range(len(found)), labels, fontsize=8)
     for place, (a, _, n) in enumerate(found):
         axis.text(n, place, f" {n} of {counts[a].sum()}", va="center", fontsize=8)
@@ -323,7 +323,7 @@ def _plot_pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def _name(name: str, longest: int = 22) -> str:
+def class_label(name: str, longest: int = 22) -> str:
     """Return a class's readable name, shortened."""
     name = short_name(name)
     return name if len(name) <= longest else name[: longest - 1] + "…"

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.stats import permutation_test
 
 from alexnet_jax import evaluate, sharding
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.data.augmentation import permutation
-from alexnet_jax.data.batch import Batch, center_crops
-from alexnet_jax.data.crops import center_offset
+from alexnet_jax.data.batch import Batch
 from alexnet_jax.errors import InputError
-from alexnet_jax.inputs import mean_of, normalize
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import Conv, Dense, ReLU, SequentialConfig, Tanh, blocks
 from alexnet_jax.pytree import leaves_by_path
@@ -146,17 +143,31 @@ def compute_image_activations(model: TrainedModel, image: np.ndarray) -> dict[st
         the op, in order, the channels of all columns side by side; last the logits,
         {"fc8": (classes,)}.
     """
-    config = model.config
-    batch = center_crops(image[None], config.data.crop, config.model.channels)
-    offset = center_offset(model.mean_image.shape[0], config.data.crop)  # in the mean image
-    batch = jax.tree.map(jnp.asarray, batch.replace(offset=np.full((1, 2), offset, np.int32)))
-    mean = mean_of(model.mean_image, config.data, config.model.channels)
     activations = registry.compute_activations(
-        registry.make_model(config),
-        model.variables,
-        normalize(batch, jnp.asarray(mean), config.data),
+        registry.make_model(model.config), model.variables, model.normalize_crops(image[None])
     )
     return {name: np.asarray(activation[0]) for name, activation in activations.items()}
+
+
+def nonlinearities(config: Config) -> dict[str, str]:
+    """Return the name of the nonlinearity of every hidden layer, or of the layer if it has none.
+
+    Args:
+        config: of a sequential model.
+
+    Returns:
+        {"conv1": "relu1", …, "fc7": "relu7"}.
+
+    Raises:
+        InputError: the model is not sequential.
+    """
+    *hidden, _ = blocks(sequential_model(config).ops).items()
+    found = {}
+    for layer, block in hidden:
+        *_, found[layer] = (
+            n for n, op in block.items() if isinstance(op, Conv | Dense | ReLU | Tanh)
+        )
+    return found
 
 
 def layer_activations(config: Config, activations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -171,15 +182,11 @@ def layer_activations(config: Config, activations: dict[str, np.ndarray]) -> dic
     Returns:
         {"conv1": (columns, height, width, channels), …, "fc7": (columns, units)}.
     """
-    model = config.model
-    assert isinstance(model, SequentialConfig)
-    *hidden, _ = blocks(model.ops).items()
-    found = {}
-    for layer, block in hidden:
-        *_, last = (n for n, op in block.items() if isinstance(op, Conv | Dense | ReLU | Tanh))
-        columns = np.split(activations[last], model.num_columns, axis=-1)
-        found[layer] = np.stack(columns)
-    return found
+    columns = config.model.columns()
+    return {
+        layer: np.stack(np.split(activations[op], columns, axis=-1))
+        for layer, op in nonlinearities(config).items()
+    }
 
 
 def nearest_neighbors(

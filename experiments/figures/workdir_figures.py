@@ -1,4 +1,7 @@
-"""Make the figures of a workdir by name, with `predictions.py` and `plots.py`."""
+"""Make the figures of a workdir by name.
+
+`predictions.py` and `channels.py` compute the arrays; `plots.py` and `channel_plots.py` plot them.
+"""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,11 +12,27 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alexnet_jax import evaluate
+from alexnet_jax.analysis.deconvnet import METHODS
+from alexnet_jax.analysis.invariance import (
+    ROTATION,
+    SCALE,
+    TRANSLATION,
+    compute_invariance_curves,
+    transform_images,
+)
+from alexnet_jax.analysis.occlusion import compute_occlusion_maps
 from alexnet_jax.data.names import short_name
 from alexnet_jax.errors import InputError
 from alexnet_jax.trained import load_trained
 from alexnet_jax.writers import read_records
-from experiments.figures import plots
+from experiments.figures import channel_plots, plots
+from experiments.figures.channels import (
+    Projector,
+    compute_channel_patches,
+    compute_evolution,
+    convolution_ops,
+    find_peak,
+)
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
@@ -24,14 +43,26 @@ from experiments.figures.predictions import (
     load_crops,
     measure_specialization,
     nearest_neighbors,
+    nonlinearities,
     predict_split,
     sample_index,
     worst_mistakes,
 )
 
-NAMES = ("kernels", "curves", "predictions", "neighbors", "activations", "confusion", "mistakes")
+NAMES = (
+    *("kernels", "curves", "predictions", "neighbors", "activations", "confusion", "mistakes"),
+    *("strongest", "evolution", "projections", "occlusion", "invariance"),
+)
 NUM_NEIGHBORS = 6  # of each image, as in the paper
 NEIGHBOR_CANDIDATES = 10_000  # training images searched: 160 MB of fc7's activations
+EVOLUTION_CANDIDATES = 1_000  # training images searched, once for every checkpoint
+NUM_STRONGEST = 9  # activations of a channel, as in figure 2 of Zeiler and Fergus
+NUM_CHANNELS = 4  # of a layer
+NUM_EVOLVING = 2  # channels of a layer whose evolution is shown
+NUM_PROJECTED = 4  # images
+NUM_TRANSFORMED = 5  # images, as in figure 5
+OCCLUDER = 4  # the gray square's side is a fraction of the crop's: 1 / OCCLUDER
+OCCLUSION_PLACES = 20  # places of the square along an axis, about
 
 
 class Figures:
@@ -43,6 +74,7 @@ class Figures:
         split: str | None = None,
         images: tuple[int, ...] = (),
         neighbors_among: int = NEIGHBOR_CANDIDATES,
+        evolution_among: int = EVOLUTION_CANDIDATES,
     ) -> None:
         """Load the model in `workdir`.
 
@@ -50,10 +82,13 @@ class Figures:
             split: whose images to use; None takes test, and validation without a test.
             images: places in the split of those to show; () chooses.
             neighbors_among: training images to search for neighbors.
+            evolution_among: training images to search for the strongest activations of every
+                checkpoint.
         """
         self.workdir = workdir
         self.model = load_trained(workdir)
-        self._split, self._images, self._neighbors_among = split, images, neighbors_among
+        self._split, self._images = split, images
+        self._neighbors_among, self._evolution_among = neighbors_among, evolution_among
 
     @cached_property
     def split(self) -> str:
@@ -155,6 +190,103 @@ class Figures:
         images = f"{count} images of the {predictions.split} split"
         title = f"True and predicted class of {images}, {wrong:.2f} % misclassified"
         return plots.plot_confusion(counts, names, title)
+
+    @cached_property
+    def projector(self) -> Projector:
+        """The projections of this model's activations."""
+        return Projector(self.model)
+
+    def strongest(self) -> Figure:
+        """Plot figure 2 of Zeiler and Fergus."""
+        layers = convolution_ops(self.model.config)
+        found = compute_channel_patches(
+            self.projector, self.split, layers, NUM_CHANNELS, NUM_STRONGEST
+        )
+        title = (
+            f"The strongest activations of channels over the {self.split} split, projected to "
+            "pixels by a deconvnet, and the patches of the images"
+        )
+        return channel_plots.plot_strongest(found, title)
+
+    def evolution(self) -> Figure:
+        """Plot figure 4 of Zeiler and Fergus."""
+        layers = convolution_ops(self.model.config)
+        pack, _ = evaluate.open_split(self.model, "train")
+        index = sample_index(pack.splits["train"].count, self._evolution_among)
+        found = compute_evolution(self.projector, self.workdir, layers, NUM_EVOLVING, index)
+        title = (
+            "The strongest activation of channels\n"
+            f"on {len(index)} training images, projected to pixels"
+        )
+        return channel_plots.plot_evolution(found, title)
+
+    def projections(self) -> Figure:
+        """Plot the projections of one activation of each image by all methods."""
+        op, shown, crops = self._last_conv(), *self._first_shown(NUM_PROJECTED)
+        peaks = [find_peak(compute_image_activations(self.model, c)[op]) for c in crops]
+        places = np.array([peak.place for peak in peaks])
+        names = [
+            f"{short_name(self.model.class_names[label])}, channel {peak.channel}"
+            for label, peak in zip(shown.labels, peaks, strict=True)
+        ]
+        found = {m: self.projector.project(op, crops, places, m) for m in METHODS}
+        title = f"The strongest activation of {op} in images of the {shown.split} split, projected"
+        return channel_plots.plot_projections(crops, names, found, title)
+
+    def occlusion(self) -> Figure:
+        """Plot figure 7 of Zeiler and Fergus."""
+        model, op = self.model, self._last_conv()
+        shown, crops = self._first_shown(NUM_PROJECTED)
+        activations = [compute_image_activations(model, crop)[op] for crop in crops]
+        channels = np.array([each.sum((0, 1)).argmax() for each in activations])
+        places = np.array(
+            [
+                find_peak(each, channel).place
+                for each, channel in zip(activations, channels, strict=True)
+            ]
+        )
+        crop = model.config.data.crop
+        side = -(-crop // OCCLUDER)
+        step = max(1, (crop - side) // OCCLUSION_PLACES)
+        maps = compute_occlusion_maps(model, crops, op, side, step)
+        title = (
+            f"A gray square of {side}×{side} pixels over images of the {shown.split} split: "
+            "the model's outputs by the place of its center"
+        )
+        projections = self.projector.project(op, crops, places)
+        return channel_plots.plot_occlusion(
+            crops, shown.labels, maps, channels, projections, model.class_names, op, title
+        )
+
+    def invariance(self) -> Figure:
+        """Plot figure 5 of Zeiler and Fergus."""
+        model = self.model
+        shown, crops = self._first_shown(NUM_TRANSFORMED)
+        first, *_, last = [*nonlinearities(model.config).values()] * 2
+        ops = list(dict.fromkeys((first, last)))
+        reach = max(1, round(0.27 * model.config.data.crop))  # the paper's 60 of 224 pixels
+        transforms = [
+            (TRANSLATION, np.linspace(-reach, reach, 2 * min(reach, 10) + 1)),
+            (SCALE, np.linspace(1, 1.8, 17)),
+            (ROTATION, np.linspace(0, 360, 37)),
+        ]
+        curves = compute_invariance_curves(model, crops, shown.labels, transforms, ops)
+        strips = []
+        for kind, values in transforms:
+            some = values[:: len(values) // 4]
+            strips.append(np.concatenate([transform_images(crops[:1], kind, v) for v in some]))
+        title = f"Transformed images of the {shown.split} split: features and probabilities"
+        return channel_plots.plot_invariance(curves, strips, shown.labels, model.class_names, title)
+
+    def _last_conv(self) -> str:
+        """Return the nonlinearity of the last convolution."""
+        *_, op = convolution_ops(self.model.config).values()
+        return op
+
+    def _first_shown(self, count: int) -> tuple[Predictions, np.ndarray]:
+        """Return the predictions for the first of the images to show, and their crops."""
+        shown = self.shown.select(np.arange(min(count, len(self.shown.index))))
+        return shown, load_crops(self.model, shown.split, shown.index)
 
     def _plot(self, predictions: Predictions, title: str) -> Figure:
         images = load_crops(self.model, predictions.split, predictions.index)
