@@ -162,14 +162,12 @@ def append_record(directory: Path, record: Record) -> None:
     _write_records(directory, [*read_records(directory), record])
 
 
-def progress_bar(items: Iterable[T], total: int, name: str) -> Iterable[T]:
+def progress_bar(items: Iterable[T], total: int, name: str, unit: str = "batch") -> Iterable[T]:
     """Return the items, with a temporary progress bar if stderr is a terminal."""
     import jax  # not at the top, since programs that only read records do not need it
 
     hidden = not sys.stderr.isatty() or jax.process_index() > 0
-    bar: Iterable[T] = tqdm(
-        items, total=total, desc=name, unit="batch", disable=hidden, leave=False
-    )
+    bar: Iterable[T] = tqdm(items, total=total, desc=name, unit=unit, disable=hidden, leave=False)
     return bar
 
 

@@ -17,6 +17,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
+from alexnet_jax.writers import progress_bar
 
 GRAY = 128  # of 0…255
 BATCH_SIZE = 32  # occluded images that are computed at once
@@ -56,6 +57,8 @@ def compute_occlusion_maps(
     model: TrainedModel, images: np.ndarray, op: str, side: int, step: int
 ) -> list[OcclusionMaps]:
     """Slide a gray square over images, entirely inside them, and compute the model's outputs.
+
+    A progress bar counts the images.
 
     Args:
         model: the model.
@@ -102,4 +105,4 @@ def compute_occlusion_maps(
         probabilities, sums = map(np.concatenate, zip(*parts, strict=True))
         return OcclusionMaps(tops, side, probabilities.reshape(grid), sums.reshape(grid))
 
-    return [maps(image) for image in images]
+    return [maps(image) for image in progress_bar(images, len(images), "occlusion", "image")]

@@ -70,7 +70,9 @@ class Projector:
         method: str = "deconvnet",
         variables: Variables | None = None,
     ) -> np.ndarray:
-        """Return the projections of one activation of each crop, in true colors and pixel units.
+        """Return the projections of one activation of each crop, in true colors.
+
+        They are in units of pixels, or of a gradient in activation per unit of a pixel.
 
         Args:
             op: name of the op.
@@ -89,7 +91,8 @@ class Projector:
         data = self.model.config.data
         if data.channel_order == "bgr":
             projected = projected[..., ::-1]
-        return projected * (np.asarray(data.std, np.float32) / data.scale)
+        pixel = np.asarray(data.std, np.float32) / data.scale  # units of 0…255 in one of the inputs
+        return projected / pixel if method == "gradient" else projected * pixel
 
     def cut(self, op: str, images: np.ndarray, places: np.ndarray, fill: float) -> np.ndarray:
         """Return the receptive field of one activation in each image.
@@ -257,7 +260,7 @@ def compute_evolution(
     shown: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     patches: dict[str, np.ndarray] = {}
     # From the last step on, which chooses the channels.
-    for step in progress_bar(steps[::-1], len(steps), "checkpoints"):
+    for step in progress_bar(steps[::-1], len(steps), "evolution", "checkpoint"):
         variables = load(step)
         found = find(variables)
         for layer, op in layers.items():

@@ -61,6 +61,7 @@ NUM_CHANNELS = 4  # of a layer
 NUM_EVOLVING = 2  # channels of a layer whose evolution is shown
 NUM_PROJECTED = 4  # images
 NUM_TRANSFORMED = 5  # images, as in figure 5
+MAX_SHIFT = 4  # images are moved by up to a fraction of the crop: 1 / MAX_SHIFT
 OCCLUDER = 4  # the gray square's side is a fraction of the crop's: 1 / OCCLUDER
 OCCLUSION_PLACES = 20  # places of the square along an axis, about
 
@@ -262,11 +263,13 @@ class Figures:
         """Plot figure 5 of Zeiler and Fergus."""
         model = self.model
         shown, crops = self._first_shown(NUM_TRANSFORMED)
-        first, *_, last = [*nonlinearities(model.config).values()] * 2
-        ops = list(dict.fromkeys((first, last)))
-        reach = max(1, round(0.27 * model.config.data.crop))  # the paper's 60 of 224 pixels
+        hidden = [*nonlinearities(model.config).values()]
+        if not hidden:
+            raise InputError("the model has no hidden layer, and so no features of images")
+        ops = list(dict.fromkeys((hidden[0], hidden[-1])))
+        reach = model.config.data.crop / MAX_SHIFT
         transforms = [
-            (TRANSLATION, np.linspace(-reach, reach, 2 * min(reach, 10) + 1)),
+            (TRANSLATION, np.linspace(-reach, reach, 13)),
             (SCALE, np.linspace(1, 1.8, 17)),
             (ROTATION, np.linspace(0, 360, 37)),
         ]

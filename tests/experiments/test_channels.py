@@ -108,15 +108,15 @@ def test_the_peak_and_the_channels() -> None:
 
 
 def test_the_projection_of_layer_1_is_in_true_colors(model: TrainedModel) -> None:
-    """Catches a projection in the model's order of channels or in its units.
+    """Catches a projection or a gradient in the model's order of channels or in its units.
 
-    In units of pixels, a projection of conv1 is the activation times the kernel, which here is
-    divided by the square of std, since it is shown as it weights an image's pixels.
+    `first_conv_kernels` divides the kernels by std, as a gradient with respect to pixels does. A
+    projection multiplies by std instead, which turns inputs into pixels.
     """
     crops = load_crops(model, "test", [0, 5])
     activations = [compute_image_activations(model, crop)["conv1"] for crop in crops]
     peaks = [find_peak(each[3:8, 3:8]) for each in activations]
-    places, expected = [], []
+    places, expected, gradients = [], [], []
     for each, peak in zip(activations, peaks, strict=True):
         row, column, channel = (
             int(i) + offset
@@ -125,10 +125,18 @@ def test_the_projection_of_layer_1_is_in_true_colors(model: TrainedModel) -> Non
         places.append((row * each.shape[1] + column) * 4 + channel)
         kernel = first_conv_kernels(model)[0, ..., channel] * np.array([1, 2, 4]) ** 2
         expected.append(each[row, column, channel] * kernel / model.config.data.scale)
+        gradients.append(first_conv_kernels(model)[0, ..., channel] * model.config.data.scale)
     projector = Projector(model)
     projected = projector.project("conv1", crops, np.array(places))
     found = projector.cut("conv1", projected, np.array(places), fill=0)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+    gradient = projector.cut(
+        "conv1",
+        projector.project("conv1", crops, np.array(places), "gradient"),
+        np.array(places),
+        0,
+    )
+    np.testing.assert_allclose(gradient, gradients, rtol=1e-4)
 
 
 def test_patches_of_the_strongest(model: TrainedModel) -> None:

@@ -97,6 +97,16 @@ def test_a_training_image_is_its_own_neighbor(color_run: Path) -> None:
     assert any("nearest of 4 training images" in text for text in texts(few))
 
 
+def test_the_evolution_among_few_images(color_run: Path) -> None:
+    """Catches more images searched than allowed, and a run's start left out."""
+    figure = workdir_figures.Figures(color_run, evolution_among=4).make("evolution")
+    assert "The strongest activation of channels\non 4 training images, projected to pixels" in (
+        texts(figure)
+    )
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert titles == ["step 0", "step 6", "image"]
+
+
 def test_without_the_images(color_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Catches imported weights that get no kernels because there are no images, curves of a model
     that was not trained, and figures left out without a message."""
