@@ -127,7 +127,7 @@ def test_errors_of_dense_and_grid_and_both(data: Path) -> None:
             parts.append(np.concatenate(found))
     for views, parts in (*means.items(), ("dense_grid", means["dense"] + means["grid"])):
         probabilities = np.mean(parts, axis=0)
-        split, (result,) = evaluate.evaluate([model], "test", views, mesh, scales)
+        split, (result,) = evaluate.evaluate([model], "test", views, mesh, scales=scales)
         assert (split, result["count"]) == ("test", 17)
         expected = -np.log(probabilities[np.arange(17), labels]).mean()
         assert result["loss"] == pytest.approx(expected, rel=1e-5)
@@ -139,8 +139,8 @@ def test_several_models_are_averaged(data: Path) -> None:
     config = dense_config(data)
     models = [trained(config, seed) for seed in (0, 1)]
     mesh = sharding.make_data_mesh(1)
-    _, results = evaluate.evaluate(models, "test", "dense", mesh, (SIDE, 20))
-    alone = [evaluate.evaluate([m], "test", "dense", mesh, (SIDE, 20))[1][0] for m in models]
+    _, results = evaluate.evaluate(models, "test", "dense", mesh, scales=(SIDE, 20))
+    alone = [evaluate.evaluate([m], "test", "dense", mesh, scales=(SIDE, 20))[1][0] for m in models]
     assert [r["loss"] for r in results[:2]] == pytest.approx([r["loss"] for r in alone])
     assert results[2]["loss"] < max(r["loss"] for r in alone)
 
@@ -162,7 +162,7 @@ def test_refused(
         config = with_changes(config, {"model.num_columns": 2})
     model = trained(config)
     with pytest.raises(InputError, match=message):
-        evaluate.evaluate([model], "test", "dense", sharding.make_data_mesh(1), scales)
+        evaluate.evaluate([model], "test", "dense", sharding.make_data_mesh(1), scales=scales)
 
 
 @pytest.mark.parametrize("words", [["256", "big"], ["0"], ["-3"], ["1e3"]])
