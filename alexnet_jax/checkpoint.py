@@ -1,11 +1,15 @@
 """Save and restore the training state with orbax, with checksums and a format version."""
 
 import json
+import logging
 import math
+import shutil
 import sys
+import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +22,7 @@ from jax import Array
 from alexnet_jax.errors import InputError
 from alexnet_jax.event_loops import finish_tasks
 from alexnet_jax.fields import Json, differences
-from alexnet_jax.files import disk_full_as_input_error
+from alexnet_jax.files import unused_path, write_errors_as_input_errors
 from alexnet_jax.pytree import PyTree
 from alexnet_jax.workdir import is_in_use, saved_steps
 
@@ -29,6 +33,7 @@ ITEMS = ("variables", "train_state", "mean", "metadata")
 RETRY_SECONDS = 5.0  # time to retry while another process saves and deletes checkpoints
 PAUSE_SECONDS = 0.1  # time between two tries
 MAX_PARTS = 256  # number of parts in which an array is summed, a power of 2
+JOIN_SECONDS = 60  # that a thread of orbax may take to end after another has failed
 DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
 
 
@@ -55,14 +60,23 @@ class Checkpoints:
         """
         self.workdir = Path(workdir).absolute()
         self.directory = self.workdir / "checkpoints"
+        _hide_repeated_errors()
         # A manager lists the checkpoints, which fails while another process deletes some.
         self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS))
         self._manager: ocp.CheckpointManager | None = None
-        if keep is not None:
+        if keep is None:
+            return
+        with write_errors_as_input_errors(self.directory, DISK_FULL):
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep, create=True, step_prefix="step"
+                    max_to_keep=keep,
+                    create=False,
+                    cleanup_tmp_directories=True,
+                    step_prefix="step",
+                    # Orbax's threads wait 20 minutes for a folder that another one cannot create.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 ),
                 item_names=ITEMS,
             )
@@ -84,7 +98,8 @@ class Checkpoints:
             metadata: a JSON object.
 
         Raises:
-            InputError: the disk is full, or was full while the previous checkpoint was saved.
+            InputError: the disk is full or cannot be written to, now or while the previous
+                checkpoint was saved.
         """
         assert self._manager is not None, "opened for reading only"
         trees = {"variables": variables, "train_state": train_state, "mean": {"image": mean}}
@@ -99,7 +114,7 @@ class Checkpoints:
             **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
             metadata=ocp.args.JsonSave({"content": content, "crc32": _crc32(content)}),
         )
-        with disk_full_as_input_error(self.directory, DISK_FULL):
+        with self._writing():
             self._manager.save(step, args=args)
 
     def metadata(self, step: int) -> Json:
@@ -278,7 +293,7 @@ class Checkpoints:
         assert self._manager is not None, "opened for reading only"
         for newer in self.steps():
             if newer > step:
-                self._path(newer).rename(_unused(self.directory / f"damaged_step_{newer}"))
+                self._path(newer).rename(unused_path(self.directory / f"damaged_step_{newer}"))
         self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
@@ -286,22 +301,44 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close, unless there was an exception and closing might wait for other processes."""
-        if kind is None or jax.process_count() == 1:
+        """Close, unless there was an exception and closing might wait for other processes.
+
+        The failure of a save is printed if there was another exception, which it must not hide.
+        """
+        if kind is None:
             self.close()
+        elif jax.process_count() == 1:
+            try:
+                self.close()
+            except InputError as error:
+                if kind is not InputError:
+                    print(error, file=sys.stderr)
 
     def close(self) -> None:
         """Wait until the last checkpoint is saved.
 
         Raises:
-            InputError: the disk is full.
+            InputError: the disk is full or cannot be written to.
         """
         self._reader.close()
         if self._manager is None:
             return
-        with disk_full_as_input_error(self.directory, DISK_FULL):
+        with self._writing():
             self._manager.wait_until_finished()
-        self._manager.close()
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within the context, turn errors of the disk into InputErrors, and clean up after one."""
+        try:
+            with write_errors_as_input_errors(self.directory, DISK_FULL):
+                yield
+        except InputError:
+            _join_orbax_threads()
+            if jax.process_count() == 1:
+                for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            raise
 
     def _path(self, step: int) -> Path:
         """Return the folder of a checkpoint."""
@@ -315,13 +352,46 @@ class Checkpoints:
         )
 
 
-def _unused(path: Path) -> Path:
-    """Return a path that does not exist, with a number appended if necessary."""
-    number = 0
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{path.name.split('.')[0]}.{number}")
-    return path
+def _hide_repeated_errors() -> None:
+    """Keep the threads of orbax and TensorStore from printing the errors that orbax raises.
+
+    When one array of a checkpoint cannot be written, they log a traceback for each of the others.
+    Then the event loop is closed to which TensorStore would report these, of which it complains
+    to `sys.unraisablehook`.
+    """
+    for name in ("absl", "asyncio"):  # by which orbax logs, and of which only orbax has tasks
+        logging.getLogger(name).addFilter(_is_not_repeated)
+    if not isinstance(sys.unraisablehook, _UnraisableHook):
+        sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
+
+
+def _is_not_repeated(record: logging.LogRecord) -> bool:
+    """Return whether a log record is no error of a thread of orbax."""
+    of_orbax = record.name == "asyncio" or "/orbax/" in record.pathname
+    return not (of_orbax and record.levelno >= logging.ERROR)
+
+
+class _UnraisableHook:
+    """Report an exception that cannot be raised, unless it is that of a closed event loop."""
+
+    def __init__(self, previous: Callable[["sys.UnraisableHookArgs"], object]) -> None:
+        """Report by the previous hook."""
+        self._previous = previous
+
+    def __call__(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Report the exception."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._previous(unraisable)
+
+
+def _join_orbax_threads() -> None:
+    """Wait for the threads of orbax, which after the failure of one leaves the others running.
+
+    They would print tracebacks if the program ended before them.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            threading.Thread.join(thread, JOIN_SECONDS)
 
 
 def _crc32(content: object) -> int:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from ml_collections import config_flags
 from alexnet_jax import cache, environment, fields
 from alexnet_jax.config import Config, validated
 from alexnet_jax.errors import DivergedError, InputError, print_error
+from alexnet_jax.preemption import Terminated, interrupt_status, raise_terminated
 
 FLAGS = flags.FLAGS
 
@@ -138,6 +140,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         os.environ.setdefault(name, value)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
+    signal.signal(signal.SIGTERM, raise_terminated)
     try:
         with cache.replace_damaged(), _platform_errors_as_input_errors():
             status = main(_parse(sys.argv))
@@ -148,9 +151,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except DivergedError as error:
         print_error(str(error))
         status = 3
-    except KeyboardInterrupt:  # while training, train.py handles SIGINT and saves first
-        print_error("interrupted")
-        status = 130
+    except KeyboardInterrupt as error:  # the training loop handles signals and saves first
+        print_error("terminated" if isinstance(error, Terminated) else "interrupted")
+        status = interrupt_status(error)
     except BrokenPipeError:  # the reader of stdout has closed it, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141

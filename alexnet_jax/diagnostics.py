@@ -1,4 +1,4 @@
-"""Diagnostics of training: constant losses, constant predictions, and the speed."""
+"""Diagnostics of training: divergence, constant losses and predictions, and the speed."""
 
 import math
 import time
@@ -6,6 +6,29 @@ import time
 import numpy as np
 
 _PATIENCE = 5  # validations before constant predictions are reported
+
+# Multiples of ln(classes), the loss of uniform predictions. With badly scaled inputs a run may
+# begin with a loss of thousands and recover, but no update undoes one of millions.
+DIVERGED_MULTIPLE = 1e6
+POOR_MULTIPLE = 10
+
+
+def has_diverged(loss: float, classes: int) -> bool:
+    """Return whether a loss is not finite, or so large that training cannot recover."""
+    return not loss <= DIVERGED_MULTIPLE * max(1.0, math.log(classes))
+
+
+def describe_poor_end(loss: float, classes: int) -> str | None:
+    """Return a warning if the loss of the last step is far above that of uniform predictions."""
+    uniform_loss = math.log(classes)
+    if loss <= POOR_MULTIPLE * max(1.0, uniform_loss):
+        return None
+    return (
+        f"WARNING: training ends with a loss of {loss:.4g}, far above ln(classes) = "
+        f"{uniform_loss:.3f}, the loss of a model that predicts all classes alike. If it was not "
+        "meant to be that short, lower --config.learning_rate, and see that --config.data.scale "
+        "and --config.model.init fit each other."
+    )
 
 
 class ConstantLossDetector:

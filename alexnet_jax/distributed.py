@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
@@ -25,12 +25,15 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint import multihost
 
+from alexnet_jax import peers
 from alexnet_jax.errors import DivergedError, InputError, print_error
-from alexnet_jax.preemption import PreemptionSignal
+from alexnet_jax.preemption import PreemptionSignal, interrupt_status
 
 START_SECONDS = 300  # timeout for the connection of all processes at the start
-HEARTBEAT_SECONDS = 60  # time without a heartbeat after which a process counts as lost
+HEARTBEAT_SECONDS = 120  # after which JAX aborts if a process is silent; longer than `peers` waits
+LEAVE_SECONDS = 3  # that the first process waits; JAX would abort the others if it were gone
 SHUTDOWN_SECONDS = 60  # timeout for the other processes at the end
 
 # Text of exceptions for a lost connection to another process. Their types, ValueError and
@@ -39,12 +42,16 @@ _LOST = re.compile(r"Gloo|NCCL|coordination service|Connection (closed|reset)")
 
 
 @contextmanager
-def distributed_runtime() -> Iterator[None]:
+def distributed_runtime(on_lost: Callable[[str], None] | None = None) -> Iterator[None]:
     """Within the context, be connected to the other processes, if the flags state any.
 
     A process that fails exits without waiting for the others. These exit, too, when a collective
-    fails or they miss the heartbeat. All can be started again to continue from the newest
+    fails or a process no longer answers. All can be started again to continue from the newest
     checkpoint.
+
+    Args:
+        on_lost: called in the first process, with a message, before it exits since another one
+            no longer answers.
 
     Raises:
         InputError: the flags are inconsistent, or no other processes are found.
@@ -52,7 +59,7 @@ def distributed_runtime() -> Iterator[None]:
     if not _join():
         yield
         return
-    with _stdout_for_results(), _exit_at_once():
+    with _stdout_for_results(), _exit_at_once(), _watch_peers(on_lost):
         yield
 
 
@@ -65,9 +72,9 @@ def _exit_at_once() -> Iterator[None]:
     except (InputError, DivergedError) as error:
         print_error(f"{name}: {error}")
         _leave(3 if isinstance(error, DivergedError) else 2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print_error(f"{name}: interrupted")
-        _leave(130)
+        _leave(interrupt_status(error))
     except Exception as error:
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if _LOST.search(str(error)):
@@ -79,6 +86,31 @@ def _exit_at_once() -> Iterator[None]:
             traceback.print_exc()
             print_error(f"{name} failed, and the others will end too")
         _leave(1)
+
+
+@contextmanager
+def _watch_peers(on_lost: Callable[[str], None] | None) -> Iterator[None]:
+    """Within the context, exit with a message once another process no longer answers."""
+
+    def leave(silent: int) -> None:
+        message = (
+            f"process {silent} of {jax.process_count()} has not answered for "
+            f"{peers.SILENT_SECONDS:.0f} s: stopped, out of memory, or cut off from the network. "
+            "End it, and start all processes again to continue from the newest checkpoint"
+        )
+        print_error(f"process {jax.process_index()} of {jax.process_count()}: {message}")
+        if is_first():
+            if on_lost is not None:
+                on_lost(message)
+            time.sleep(LEAVE_SECONDS)
+        _leave(1)
+
+    if jax.process_count() == 1:
+        yield
+        return
+    watch = peers.PeerWatch(multihost.get_jax_distributed_client(), leave)
+    yield
+    watch.stop()
 
 
 @contextmanager
@@ -124,8 +156,9 @@ def _join() -> bool:
         raise InputError(f"--process_id={number}; expected 0 to {count - 1}")
     if address is not None:
         _reach(address, first=number == 0)
-    # Python's handler of SIGINT does not run while JAX waits for the other processes.
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Python's handlers of signals do not run while JAX waits for the other processes.
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, signal.SIG_DFL) for number in stopping]
     try:
         jax.distributed.initialize(
             address,
@@ -141,7 +174,8 @@ def _join() -> bool:
             "--coordinator_address, --num_processes and --process_id"
         ) from None
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in zip(stopping, handlers, strict=True):
+            signal.signal(number, handler)
     devices = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
     process = f"Process {jax.process_index()} of {jax.process_count()}"
     print(f"{process}, with {devices}.", file=sys.stderr)

@@ -16,7 +16,7 @@ class InputError(Exception):
 
 
 class DivergedError(Exception):
-    """Exception for a loss or parameters that are not finite.
+    """Exception for a loss or parameters that are not finite or absurdly large.
 
     Commands print the message and exit with status 3.
     """

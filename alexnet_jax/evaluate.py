@@ -38,7 +38,7 @@ from alexnet_jax.data.crops import VIEWS
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.diagnostics import compare_with_majority
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import Predict, TrainedModel, load_trained
@@ -206,6 +206,15 @@ def _check_compatible(first: TrainedModel, second: TrainedModel) -> None:
             )
 
 
+def check_finite(name: str, split: str, result: Metrics) -> None:
+    """Raise DivergedError if the loss of a model is not finite, which JSON cannot express."""
+    if not math.isfinite(result["loss"]):
+        raise DivergedError(
+            f"{name}: the loss on {split} is {result['loss']}, so the parameters are not finite "
+            "or far too large; train again with a lower --config.learning_rate"
+        )
+
+
 def split_batches(
     model: TrainedModel,
     pack: Pack,
@@ -348,6 +357,7 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
         # Only the first process decides, since others may not see its file yet.
         if distributed.broadcast_bool(record is None):
             split, (result,) = evaluate([model], views=views, mesh=mesh, pack=pack)
+            check_finite(str(workdir), split, result)
             epoch = next((r["epoch"] for r in records if r["step"] == model.step), None)
             record = writers.make_record(model.step, epoch, split, result)
             record["views"] = views
@@ -410,8 +420,9 @@ def main(_: list[str]) -> None:
     split, results = evaluate(models, split, flag.views, pack=pack, scales=scales)
     given = {"split": shown or split, "views": flag.views, **({"scales": scales} if scales else {})}
     for name, result in zip([*flag.workdir, "average"], results, strict=False):
+        check_finite(name, split, result)
         if flag.json:
-            print(json.dumps({"workdir": name, **given, **result}))
+            print(json.dumps({"workdir": name, **given, **result}, allow_nan=False))
         else:
             print(format_result(name, shown or split, flag.views, result))
         _print_majority(pack, split, result)

@@ -1,10 +1,11 @@
-"""Atomic writes, JSON and NumPy's files, file locks, and error messages for full disks."""
+"""Atomic writes, append-only logs, locks, JSON and NumPy's files, and failing disks."""
 
 import errno
 import fcntl
 import io
 import json
 import os
+import re
 import tokenize
 import zipfile
 import zlib
@@ -17,7 +18,10 @@ import numpy as np
 
 from alexnet_jax.errors import InputError
 
+MAKE_ROOM = "make room, and run the same command again"  # advice for a full disk
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TENSORSTORE_ERRNO = re.compile(r"\[OS error (\d+): ")
 
 # Exceptions of np.load for damaged content. It parses headers as Python source.
 _DAMAGED_ARRAY = (
@@ -83,6 +87,47 @@ def read_json(path: Path) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def unused_path(path: Path) -> Path:
+    """Return a path that does not exist, with a number before the suffix if necessary."""
+    found, number = path, 0
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return found
+
+
+class AppendOnlyFile:
+    """A file to which records are appended, each of them as a whole.
+
+    Every record is flushed to disk. If one cannot be written, as on a full disk, the part of it
+    that was written is removed again. Nothing is buffered, so that `close` cannot fail.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, which is created if necessary."""
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def append(self, record: bytes) -> None:
+        """Append a record.
+
+        Raises:
+            OSError: the record cannot be written; the file is as before.
+        """
+        size = os.fstat(self._descriptor).st_size
+        try:
+            written = 0
+            while written < len(record):
+                written += os.write(self._descriptor, record[written:])
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, size)
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
 
 @contextmanager
@@ -163,10 +208,37 @@ def disk_full_as_input_error(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        full = isinstance(error, OSError) and error.errno in _FULL
-        if not (full or "RESOURCE_EXHAUSTED" in str(error)):
+        if not (_errno(error) in _FULL or "RESOURCE_EXHAUSTED" in str(error)):
             raise
         raise InputError(f"the disk is full: {path}; {advice}") from error
+
+
+@contextmanager
+def write_errors_as_input_errors(path: Path, advice: str) -> Iterator[None]:
+    """Turn all errors of the system while writing, also those of TensorStore, into InputErrors.
+
+    Args:
+        path: The file or folder that is written.
+        advice: What to do if the disk is full; see `disk_full_as_input_error`.
+    """
+    try:
+        with disk_full_as_input_error(path, advice):
+            yield
+    except (OSError, ValueError) as error:
+        if (number := _errno(error)) is None:
+            raise
+        raise InputError(
+            f"cannot write {path}: {os.strerror(number)}; see that it is on a disk in order, and "
+            "that this user may write there"
+        ) from error
+
+
+def _errno(error: OSError | ValueError) -> int | None:
+    """Return the number of a system's error, which TensorStore reports in a ValueError's text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = _TENSORSTORE_ERRNO.search(str(error))
+    return int(found[1]) if found else None
 
 
 def parse_array(content: bytes) -> np.ndarray:

@@ -21,14 +21,19 @@ def main(_: list[str]) -> int:
     from alexnet_jax.config import config_to_text
     from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
-    from alexnet_jax.status import track_status
+    from alexnet_jax.status import read_status, track_status, write_status
     from alexnet_jax.workdir import check_config, lock_workdir, read_source_digest
 
     cache.keep_compiled()
     images.ignore_pillow_warnings()
     config = command.validated_config()
     directory = Path(flags.FLAGS.workdir or command.default_workdir())
-    with distributed.distributed_runtime():
+
+    def record_loss(message: str) -> None:
+        if read_status(directory) is not None:
+            write_status(directory, "failed", message)
+
+    with distributed.distributed_runtime(record_loss):
         train.check_devices_and_patterns(config)
         with lock_workdir(directory) if distributed.is_first() else nullcontext():
             check_config(directory, config)

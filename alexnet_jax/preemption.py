@@ -5,6 +5,20 @@ import signal
 from types import FrameType
 
 
+class Terminated(KeyboardInterrupt):
+    """Exception for a SIGTERM outside the training loop, as KeyboardInterrupt is for a SIGINT."""
+
+
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """Raise Terminated; a handler of SIGTERM."""
+    raise Terminated("stopped by SIGTERM")
+
+
+def interrupt_status(error: KeyboardInterrupt) -> int:
+    """Return the exit status of a program that an exception for a signal ends: 128 + its number."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
 class PreemptionSignal:
     """Record the first SIGINT or SIGTERM; handle a second one with the previous handler.
 

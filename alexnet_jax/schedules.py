@@ -186,6 +186,10 @@ class StepSchedule:
         """Return whether to record the training metrics after a step."""
         return step % self.config.log_every == 0 or self.is_validation_step(step)
 
+    def last_log_step(self, step: int) -> int:
+        """Return the last step up to `step` after which the metrics are recorded; 0 if none."""
+        return next((s for s in range(step, 0, -1) if self.is_log_step(s)), 0)
+
     def is_checkpoint_step(self, step: int) -> bool:
         """Return whether to save a checkpoint after a step."""
         return step % self.config.checkpoint_every == 0 or step == self.last_step

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from alexnet_jax.errors import DivergedError, InputError
-from alexnet_jax.files import disk_full_as_input_error, read_json, write_atomically
+from alexnet_jax.files import (
+    MAKE_ROOM,
+    read_json,
+    write_atomically,
+    write_errors_as_input_errors,
+)
 from alexnet_jax.workdir import saved_steps
 
 Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
@@ -22,10 +27,9 @@ class RunStatus:
     """The content of status.json.
 
     Attributes:
-        status: "running" during a run, and after a SIGKILL or a SIGTERM outside the training loop,
-            when nothing can be written; "finished" after the final evaluation; "interrupted" after
-            a signal; "diverged" if the loss or the parameters are not finite; "failed" after any
-            other exception.
+        status: "running" during a run, and after a SIGKILL or without room on the disk, when
+            nothing can be written; "finished" after the final evaluation; "interrupted" after a
+            signal; "diverged" if training diverged; "failed" after any other exception.
         step: step of the newest checkpoint, from which the same command continues; 0 without any.
         message: reason for the end of the run; empty for "running" and "finished".
         time: time of writing, ISO 8601 in UTC.
@@ -41,17 +45,14 @@ def write_status(workdir: Path, status: Status, message: str = "") -> None:
     """Write status.json of a workdir.
 
     Raises:
-        InputError: the disk is full, or the file cannot be replaced.
+        InputError: the file cannot be written.
     """
     path = workdir / "status.json"
     time = datetime.now(UTC).isoformat(timespec="seconds")
     step = max(saved_steps(workdir), default=0)
     content = dataclasses.asdict(RunStatus(status, step, message, time))
-    with disk_full_as_input_error(workdir, "make room, and run the same command again"):
-        try:
-            write_atomically(path, json.dumps(content) + "\n")
-        except (PermissionError, IsADirectoryError) as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
+    with write_errors_as_input_errors(path, MAKE_ROOM):
+        write_atomically(path, json.dumps(content) + "\n")
 
 
 def read_status(workdir: Path) -> RunStatus | None:

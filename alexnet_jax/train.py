@@ -10,13 +10,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import distributed, finetune, metrics, sharding, trained
+from alexnet_jax import diagnostics, distributed, finetune, metrics, sharding, trained
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_json, with_changes
 from alexnet_jax.data.batch import Batch, consecutive_examples
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import check_images, evaluation_batches, train_batches
-from alexnet_jax.diagnostics import ConstantLossDetector, MajorityDetector, StepTimer
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.evaluate import ViewPass, evaluate_batches
 from alexnet_jax.inputs import mean_of
@@ -95,8 +94,8 @@ class _Run:
     mean: Array
     checkpoints: Checkpoints
     writer: RunWriter | NullWriter
-    detector: ConstantLossDetector
-    majority: MajorityDetector
+    detector: diagnostics.ConstantLossDetector
+    majority: diagnostics.MajorityDetector
 
 
 def train(config: Config, pack: Pack, workdir: Path) -> int:
@@ -112,7 +111,7 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
 
     Raises:
         InputError: the config does not fit the machine, the data or the workdir.
-        DivergedError: the loss or the parameters are not finite.
+        DivergedError: the loss or the parameters are not finite, or the loss is absurd.
     """
     mesh = sharding.make_mesh(config.parallel)
     schedule = StepSchedule(config, pack.splits["train"].count)
@@ -136,7 +135,8 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
                     f"Continuing {workdir} after step {step} of {schedule.last_step}.",
                     file=sys.stderr,
                 )
-            writer = RunWriter(workdir, step, schedule.last_step)
+            recorded = schedule.last_log_step(step)
+            writer = RunWriter(workdir, step, schedule.last_step, recorded)
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
         run = _Run(
             config=config,
@@ -148,12 +148,12 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
             mean=jax.device_put(mean, sharding.replicated(mesh)),
             checkpoints=checkpoints,
             writer=writer,
-            detector=ConstantLossDetector(
+            detector=diagnostics.ConstantLossDetector(
                 config.model.num_classes,
                 schedule.num_images / config.batch_size,
                 pack.splits["train"].labels,
             ),
-            majority=MajorityDetector(pack.class_names),
+            majority=diagnostics.MajorityDetector(pack.class_names),
         )
         try:
             return _train_steps(run, start)
@@ -249,12 +249,14 @@ class _Progress:
         sums: metric sums of the steps since the last record.
         saved_step: step of the newest checkpoint; 0 without any.
         learning_rate: learning rate of `step`.
+        loss: mean loss of the batch of `step`.
     """
 
     step: int
     sums: MetricSums
     saved_step: int
     learning_rate: float
+    loss: float = 0.0
 
 
 def _train_steps(run: _Run, start: _Start) -> int:
@@ -264,7 +266,7 @@ def _train_steps(run: _Run, start: _Start) -> int:
     step, pending = first, None
     with PreemptionSignal() as local_signal:
         preemption = distributed.SharedPreemptionSignal(local_signal, run.mesh)
-        timer = StepTimer(run.config.batch_size, first)
+        timer = diagnostics.StepTimer(run.config.batch_size, first)
         for batch in _device_batches(run, first):
             state, step_metrics = run.train_step(state, run.mean, batch)
             # Fetch the metrics of the previous step while the devices compute this one.
@@ -283,7 +285,7 @@ def _train_steps(run: _Run, start: _Start) -> int:
             if run.schedule.is_log_step(step):
                 _record(run, progress, timer.images_per_second())
             if run.schedule.is_validation_step(step) and "validation" in run.pack.splits:
-                state = _validate(run, state, step)
+                state = _validate(run, progress, state)
             if signal is not None or run.schedule.is_checkpoint_step(step):
                 _save(run, progress, state)
             if signal is not None:
@@ -292,6 +294,8 @@ def _train_steps(run: _Run, start: _Start) -> int:
         else:
             signal = preemption.last()
     if signal is None:
+        if warning := diagnostics.describe_poor_end(progress.loss, run.config.model.num_classes):
+            run.writer.write_line(warning)
         return 0
     run.writer.write_line(f"Stopped after step {step}; the same command continues from it.")
     return 128 + signal
@@ -324,13 +328,18 @@ def _fetch_metrics(run: _Run, progress: _Progress, step_metrics: StepMetrics) ->
     progress.step += 1
     progress.learning_rate = float(values.learning_rate)
     if not np.isfinite(values.sums.loss):
-        raise _diverged(progress, f"the loss is {values.sums.loss}, not")
+        raise _diverged(progress, f"the loss is {values.sums.loss}, not finite")
+    progress.loss = float(values.sums.loss) / float(values.sums.count)
     progress.sums = progress.sums.plus(values.sums)
     run.writer.advance()
 
 
 def _record(run: _Run, progress: _Progress, images_per_second: float) -> None:
-    """Write the training metrics since the last record."""
+    """Write the training metrics since the last record.
+
+    Raises:
+        DivergedError: the loss of the last step is absurdly large.
+    """
     means = progress.sums.compute()
     epoch = run.schedule.epoch(progress.step)
     record = make_record(progress.step, epoch, "train", means)
@@ -339,11 +348,18 @@ def _record(run: _Run, progress: _Progress, images_per_second: float) -> None:
     run.writer.write_record(record)
     if warning := run.detector.observe(progress.step, means["loss"]):
         run.writer.write_line(warning)
+    if diagnostics.has_diverged(progress.loss, run.config.model.num_classes):
+        raise _diverged(progress, f"the loss is {progress.loss:.4g}")
     progress.sums = MetricSums()
 
 
-def _validate(run: _Run, state: TrainState, step: int) -> TrainState:
-    """Validate and record the errors; return the state with the schedule's state updated."""
+def _validate(run: _Run, progress: _Progress, state: TrainState) -> TrainState:
+    """Validate and record the errors; return the state with the schedule's state updated.
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
+    step = progress.step
     batch_sharding = sharding.evaluation_sharding(run.mesh)
     batches = evaluation_batches(
         run.pack,
@@ -354,6 +370,8 @@ def _validate(run: _Run, state: TrainState, step: int) -> TrainState:
     variables = state.variables()
     predicts = [lambda batch: run.predict(variables, run.mean, batch)]
     (result,) = evaluate_batches([ViewPass(predicts, batches)], run.mesh)
+    if not np.isfinite(result["loss"]):
+        raise _diverged(progress, f"the validation loss is {result['loss']}, not finite")
     epoch = run.schedule.epoch(step)
     run.writer.write_record(make_record(step, epoch, "validation", result))
     labels = run.pack.splits["validation"].labels
@@ -374,7 +392,7 @@ def _save(run: _Run, progress: _Progress, state: TrainState) -> None:
         DivergedError: the parameters are not finite.
     """
     if not metrics.finite(state.params):
-        raise _diverged(progress, "the parameters are not")
+        raise _diverged(progress, "the parameters are not finite")
     save_checkpoint(
         run.checkpoints,
         run.config,
@@ -388,12 +406,12 @@ def _save(run: _Run, progress: _Progress, state: TrainState) -> None:
 
 
 def _diverged(progress: _Progress, what: str) -> DivergedError:
-    """Return the error whose message begins with `what`, such as "the loss is nan, not"."""
+    """Return the error whose message begins with `what`, such as "the loss is 1e+29"."""
     kept = "nothing is saved"
     if progress.saved_step:
         kept = f"the checkpoint of step {progress.saved_step} is kept"
     return DivergedError(
-        f"{what} finite at step {progress.step}, at learning rate {progress.learning_rate:g}; "
+        f"{what} at step {progress.step}, at learning rate {progress.learning_rate:g}; "
         f"{kept}. Lower --config.learning_rate, and see that --config.data.scale and "
         "--config.model.init fit each other"
     )

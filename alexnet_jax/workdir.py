@@ -11,7 +11,15 @@ from alexnet_jax import fields
 from alexnet_jax.config import Config, config_from_json, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Difference, differences
-from alexnet_jax.files import exclusive_lock, is_locked, read_json, write_atomically
+from alexnet_jax.files import (
+    MAKE_ROOM,
+    disk_full_as_input_error,
+    exclusive_lock,
+    is_locked,
+    read_json,
+    write_atomically,
+    write_errors_as_input_errors,
+)
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -30,15 +38,18 @@ def lock_workdir(directory: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive_lock(directory / LOCK))
+            with disk_full_as_input_error(directory, MAKE_ROOM):
+                directory.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive_lock(directory / LOCK))
         except BlockingIOError:
             raise InputError(
                 f"another process is training in --workdir={directory}; "
                 "wait for it, or give another --workdir"
             ) from None
         except OSError as error:
-            raise InputError(f"cannot write to --workdir={directory}: {error.strerror}") from None
+            raise InputError(
+                f"cannot write to --workdir={directory}: {error.strerror} ({error.filename})"
+            ) from None
         try:
             yield
         finally:
@@ -107,7 +118,7 @@ def write_config(
         A line of text for each field that has changed.
 
     Raises:
-        InputError: see `check_config`.
+        InputError: see `check_config`; or the file cannot be written.
     """
     differing = check_config(directory, config)
     recorded = _read(directory) or {"changes": []}
@@ -121,7 +132,9 @@ def write_config(
         "init_step": init_step,
         "source_digest": source_digest,
     }
-    write_atomically(directory / CONFIG, json.dumps(content, indent=2) + "\n")
+    path = directory / CONFIG
+    with write_errors_as_input_errors(path, MAKE_ROOM):
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
     return [f"{name} was {old!r}, is now {new!r}" for name, old, new in differing]
 
 

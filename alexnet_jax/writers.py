@@ -1,7 +1,10 @@
 """Write records of metrics to metrics.jsonl, TensorBoard and the terminal, and read them."""
 
 import json
+import socket
+import struct
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from tqdm import tqdm
 
-from alexnet_jax.files import write_atomically
+from alexnet_jax.errors import InputError
+from alexnet_jax.files import (
+    MAKE_ROOM,
+    AppendOnlyFile,
+    unused_path,
+    write_atomically,
+    write_errors_as_input_errors,
+)
 
 if TYPE_CHECKING:  # that module imports JAX
     from alexnet_jax.metrics import Metrics
@@ -37,6 +47,18 @@ class Record(TypedDict, total=False):
     views: str
 
 
+# Fields of every record and their types, and those that records of training have besides.
+_FIELDS: dict[str, Any] = {
+    "step": int,
+    "epoch": int | float | None,
+    "split": str,
+    "loss": int | float,
+    "top1_error": int | float,
+    "top5_error": int | float,
+    "count": int,
+}
+_TRAIN_FIELDS: dict[str, Any] = {"learning_rate": int | float, "images_per_second": int | float}
+
 NOT_CURVES = ("step", "split", "epoch", "count")  # fields that TensorBoard does not plot
 
 
@@ -60,15 +82,26 @@ class RunWriter:
     printed as a line. Both are written to stderr, so that stdout can be piped.
     """
 
-    def __init__(self, directory: Path, step: int, steps: int) -> None:
+    def __init__(self, directory: Path, step: int, steps: int, last_recorded: int = 0) -> None:
         """Continue after `step` of `steps`, and delete the records of later steps.
 
-        An interrupted run may have recorded steps after its newest checkpoint.
+        An interrupted run may have recorded steps after its newest checkpoint. A line on stderr
+        names what is damaged or missing.
+
+        Args:
+            directory: the workdir.
+            step: step after which the run continues; 0 for a new run.
+            steps: last step of the run.
+            last_recorded: last step up to `step` that the run recorded; 0 without any.
+
+        Raises:
+            InputError: the files cannot be written.
         """
-        kept = [record for record in read_records(directory) if record["step"] <= step]
-        _write_records(directory, kept)
-        self._file = (directory / "metrics.jsonl").open("a")
-        self._events = _open_events(directory, step)
+        with write_errors_as_input_errors(directory, MAKE_ROOM):
+            losses = _restore_records(directory, step, last_recorded)
+            self._file = AppendOnlyFile(directory / "metrics.jsonl")
+            self._events = _EventFile(directory, step)
+        self._directory = directory
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=steps,
@@ -79,6 +112,8 @@ class RunWriter:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self._bar.set_postfix_str("compiling the step")
+        for loss in losses:
+            self.write_line(loss)
 
     def compiled(self) -> None:
         """Start to estimate the remaining time; call this after the first step."""
@@ -90,12 +125,14 @@ class RunWriter:
         self._bar.update()
 
     def write_record(self, record: Record) -> None:
-        """Append a record to metrics.jsonl, add it to TensorBoard and show it."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in record.items():
-            if name not in NOT_CURVES:
-                self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+        """Append a record to metrics.jsonl, add it to TensorBoard and show it.
+
+        Raises:
+            InputError: the files cannot be written.
+        """
+        with write_errors_as_input_errors(self._directory, MAKE_ROOM):
+            self._file.append(_format_line(record).encode())
+            self._events.add_record(record)
         if self._terminal and record["split"] == "train":
             self._bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, error {record['top1_error']:.1%}, "
@@ -151,15 +188,105 @@ def format_record(record: Record, steps: int) -> str:
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Return the records of metrics.jsonl, oldest first, without an incomplete last line."""
+    """Return the records of metrics.jsonl, oldest first, without an incomplete last line.
+
+    Raises:
+        InputError: another line is no record, or the file cannot be read.
+    """
     path = directory / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    records, damaged = _parse_records(path)
+    if damaged:
+        raise InputError(
+            f"{path}, {_name_lines(damaged)}: no record of metrics; delete it, or continue the "
+            "run, which sets the damaged file aside"
+        )
+    return records
 
 
 def append_record(directory: Path, record: Record) -> None:
-    """Append a record to metrics.jsonl after training, in place of an incomplete last line."""
-    _write_records(directory, [*read_records(directory), record])
+    """Append a record to metrics.jsonl after training, in place of an incomplete last line.
+
+    Raises:
+        InputError: see `read_records`; or the file cannot be written.
+    """
+    records = [*read_records(directory), record]
+    with write_errors_as_input_errors(directory / "metrics.jsonl", MAKE_ROOM):
+        _write_records(directory, records)
+
+
+def _parse_records(path: Path) -> tuple[list[Record], list[int]]:
+    """Return the records of a file, and the numbers of its lines that are no records.
+
+    The beginning of a record at the end of the file, which a run that was killed leaves, is
+    neither. Without a file there is no record.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    records, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:  # also of bytes that are not UTF-8
+            record = None
+        if _is_record(record):
+            records.append(cast(Record, record))
+        else:
+            damaged.append(number)
+    if rest and (not rest.startswith(b"{") or b"\0" in rest):
+        damaged.append(len(lines) + 1)
+    return records, damaged
+
+
+def _is_record(value: object) -> bool:
+    """Return whether a JSON value has the fields of a record."""
+    if not isinstance(value, dict):
+        return False
+    required = _FIELDS | (_TRAIN_FIELDS if value.get("split") == "train" else {})
+    return all(
+        name in value and isinstance(value[name], kind) and not isinstance(value[name], bool)
+        for name, kind in required.items()
+    )
+
+
+def _name_lines(numbers: list[int]) -> str:
+    """Return "line 3", or "lines 3, 7" of up to ten numbers."""
+    more = ", …" if len(numbers) > 10 else ""
+    return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"
+
+
+def _restore_records(directory: Path, step: int, last_recorded: int) -> list[str]:
+    """Rewrite metrics.jsonl with its records up to a step, and return a line for each loss.
+
+    A damaged file is kept under another name.
+    """
+    path = directory / "metrics.jsonl"
+    is_missing = not path.exists()
+    records, damaged = _parse_records(path)
+    losses = []
+    if damaged:
+        aside = unused_path(directory / "damaged_metrics.jsonl")
+        write_atomically(aside, path.read_bytes())
+        losses.append(
+            f"{path}, {_name_lines(damaged)}: no record of metrics; the file is kept as "
+            f"{aside.name}, and its {len(records)} other records are used."
+        )
+    kept = [record for record in records if record["step"] <= step]
+    last = max((record["step"] for record in kept), default=0)
+    if last < last_recorded:
+        what = "is missing" if is_missing else f"ends at step {last}"
+        losses.append(
+            f"{path} {what}: the records of steps {last + 1} to {last_recorded} are lost; the "
+            "checkpoints are not affected."
+        )
+    _write_records(directory, kept)
+    return losses
 
 
 def progress_bar(items: Iterable[T], total: int, name: str, unit: str = "batch") -> Iterable[T]:
@@ -173,15 +300,68 @@ def progress_bar(items: Iterable[T], total: int, name: str, unit: str = "batch")
 
 def _write_records(directory: Path, records: list[Record]) -> None:
     """Replace the records in metrics.jsonl."""
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(directory / "metrics.jsonl", text)
+    write_atomically(directory / "metrics.jsonl", "".join(map(_format_line, records)))
 
 
-def _open_events(directory: Path, step: int) -> Any:
-    """Return a TensorBoard writer for the steps after `step`."""
-    with _torch_hidden():
-        from tensorboardX import SummaryWriter
-    return SummaryWriter(str(directory), purge_step=step + 1)
+def _format_line(record: Record) -> str:
+    """Return a record as a line of metrics.jsonl."""
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+class _EventFile:
+    """A file of TensorBoard's, written without the thread and buffers of tensorboardX.
+
+    These would meet the error of a full disk when the program ends.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        """Create the file for the records after `step`, and hide later ones of earlier files.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with _torch_hidden():
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        path = unused_path(directory / name)
+        start = SessionLog(status=SessionLog.START)
+        first = (
+            Event(wall_time=time.time(), file_version="brain.Event:2"),
+            Event(step=step + 1, session_log=start),
+        )
+        write_atomically(path, b"".join(map(_format_event, first)))
+        self._file = AppendOnlyFile(path)
+
+    def add_record(self, record: Record) -> None:
+        """Append the metrics of a record.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with _torch_hidden():
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.proto.summary_pb2 import Summary
+        values = [
+            Summary.Value(tag=f"{record['split']}/{name}", simple_value=value)
+            for name, value in record.items()
+            if name not in NOT_CURVES
+        ]
+        event = Event(wall_time=time.time(), step=record["step"], summary=Summary(value=values))
+        self._file.append(_format_event(event))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _format_event(event: Any) -> bytes:
+    """Return an event in the TFRecord format: length, checksum, content, checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    content: bytes = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
+    return length + next(checksums) + content + next(checksums)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.writers import read_records
+from experiments.outputs import write_figure
 
 ONE, FOUR = 1, 2  # devices along each axis of the mesh
 RUNS = {
@@ -117,7 +118,7 @@ def main(_: list[str]) -> None:
         print(f"{name}: {workdir}", file=sys.stderr)
         train_in_parts(config_flags, workdir, layouts, steps)
         losses[name] = read_losses(workdir)
-    plot_losses(losses, RUNS["four, one, four"], steps).savefig(output / "elastic.png", dpi=120)
+    write_figure(plot_losses(losses, RUNS["four, one, four"], steps), output / "elastic.png")
     first = losses["four devices"]
     for name, values in list(losses.items())[1:]:
         distance = np.array([abs(values[step] / first[step] - 1) for step in first])

@@ -32,6 +32,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import Dense, SequentialConfig
 from alexnet_jax.train_step import abstract_state
 from configs import variants
+from experiments.outputs import write_figure
 
 MIB = 2**20
 ONE_WEIRD_TRICK = "one weird trick"
@@ -224,7 +225,7 @@ def main(_: list[str]) -> None:
     print(format_costs(costs))
     if flags.FLAGS.output:
         path = command.make_folder(flags.FLAGS.output) / "layouts.png"
-        plot_costs(costs, batch).savefig(path, dpi=120)
+        write_figure(plot_costs(costs, batch), path)
         print(path, file=sys.stderr)
 
 

@@ -97,9 +97,11 @@ def run_cases(
 
 def write_scaling_plot(results: Iterable[Result], folder: Path) -> Path:
     """Plot the results named in SCALING; return the path of scaling.png in the folder."""
-    from experiments.benchmark import scaling  # with --output alone: it loads matplotlib
+    # With --output alone: they load matplotlib.
+    from experiments.benchmark import scaling
+    from experiments.outputs import write_figure
 
     titled = {SCALING[r["name"]]: r for r in results if r["name"] in SCALING}
     path = folder / "scaling.png"
-    scaling.plot_scaling(titled).savefig(path, dpi=120)
+    write_figure(scaling.plot_scaling(titled), path)
     return path

@@ -1,6 +1,5 @@
 """Benchmark the sample command: its whole run, and its time to the first training step."""
 
-import json
 import os
 import statistics
 import subprocess
@@ -44,7 +43,7 @@ def time_sample(repeats: int) -> Result:
         output, _ = process.communicate()
         if process.returncode:
             raise RuntimeError(f"the sample run failed:\n{output}")
-        records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+        records = read_records(workdir)
     center, ten = (r for r in records if r["split"] == "test")
     return {
         "seconds": time.perf_counter() - start,

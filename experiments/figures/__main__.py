@@ -35,7 +35,6 @@ from absl import flags
 
 from alexnet_jax import cache, command
 from alexnet_jax.errors import InputError
-from alexnet_jax.files import replace_when_complete
 from experiments.figures.workdir_figures import (
     EVOLUTION_CANDIDATES,
     NAMES,
@@ -43,6 +42,7 @@ from experiments.figures.workdir_figures import (
     Figures,
     make_figures,
 )
+from experiments.outputs import write_figure
 
 
 def main(_: list[str]) -> None:
@@ -61,11 +61,7 @@ def main(_: list[str]) -> None:
     chosen = bool(flag.split or images)
     for name, figure in make_figures(figures, flag.only or NAMES, bool(flag.only), chosen):
         path = workdir / f"{name}.png"
-        try:
-            with replace_when_complete(path) as temporary:
-                figure.savefig(temporary, dpi=120)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
+        write_figure(figure, path)
         print(path)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax import cache, command
-from alexnet_jax.errors import InputError
+from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
 from alexnet_jax.trained import load_trained
 from experiments.report.content import make_page
 
@@ -26,10 +26,8 @@ def main(_: list[str]) -> None:
     workdir = Path(flag.workdir)
     output = Path(flag.output) if flag.output else workdir / "report.html"
     html = make_page(workdir, load_trained(workdir), flag.split, sys.argv[1:])
-    try:
-        output.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write --output={output}: {error.strerror}") from None
+    with write_errors_as_input_errors(output, MAKE_ROOM):
+        write_atomically(output, html)
     print(output)
 
 

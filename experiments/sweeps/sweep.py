@@ -26,9 +26,17 @@ from tqdm import tqdm
 from alexnet_jax import command
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.errors import InputError
-from alexnet_jax.fields import differences
-from alexnet_jax.files import replace_when_complete, write_atomically
+from alexnet_jax.fields import Json, differences
+from alexnet_jax.files import (
+    MAKE_ROOM,
+    disk_full_as_input_error,
+    replace_when_complete,
+    write_atomically,
+    write_errors_as_input_errors,
+)
 from alexnet_jax.status import read_status
+from experiments.outputs import write_figure
+from experiments.sweeps import slurm
 
 POLL_SECONDS = 0.5
 
@@ -210,7 +218,8 @@ class Sweep(Generic[R]):
     def run_waiting(self, executor: submitit.AutoExecutor) -> list[R]:
         """Start waiting runs and collect those that end; return the rows of all not done.
 
-        On Ctrl-C, interrupt the running ones, which save, and raise KeyboardInterrupt again.
+        On Ctrl-C, or if a run cannot be started or recorded, interrupt the running ones, which
+        save, and raise the exception again.
         """
         started: set[Run] = set()
         running: dict[Run, tuple[submitit.Job[str], float]] = {}
@@ -230,7 +239,7 @@ class Sweep(Generic[R]):
                         self._collect(run, job, time.monotonic() - begin)
                         bar.update()
                 time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, InputError):
             for job, _ in running.values():
                 job.cancel()
             for job, _ in running.values():
@@ -244,10 +253,12 @@ class Sweep(Generic[R]):
     def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
         status = "done"
         if job.exception() is not None:
-            ended = read_status(run.workdir)
-            diverged = ended is not None and ended.status == "diverged"
+            diverged = _has_diverged(run.workdir)
             status = f"{'diverged' if diverged else 'failed'}, see {job.paths.stderr}"
-        new = self.make_row(run, status, round(seconds, 1))
+        try:
+            new = self.make_row(run, status, round(seconds, 1))
+        except InputError as error:  # its metrics.jsonl is damaged
+            raise InputError(f"run {run.name}: {error}") from None
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)
         write_rows(self._path("csv"), self.results)
@@ -257,10 +268,10 @@ class Sweep(Generic[R]):
     def _write_report(self) -> str:
         """Write the report on the rows and its figure; return the text."""
         text, figure = self.make_report(self.results)
-        write_atomically(self._path("md"), text + "\n")
+        with write_errors_as_input_errors(self._path("md"), MAKE_ROOM):
+            write_atomically(self._path("md"), text + "\n")
         if figure is not None:
-            with replace_when_complete(self._path("png")) as path:
-                figure.savefig(path, dpi=120)
+            write_figure(figure, self._path("png"))
         return text
 
     def _path(self, kind: str) -> Path:
@@ -269,15 +280,24 @@ class Sweep(Generic[R]):
 
 def _start(run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
     run.workdir.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "alexnet_jax.main", *run.arguments]
-    return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
+    return slurm.submit(executor, [sys.executable, "-m", "alexnet_jax.main", *run.arguments])
+
+
+def _has_diverged(workdir: Path) -> bool:
+    """Return whether status.json says that a run diverged; it has failed if that is damaged."""
+    try:
+        ended = read_status(workdir)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return False
+    return ended is not None and ended.status == "diverged"
 
 
 def read_rows(path: Path, row_type: type[R]) -> list[R]:
     """Return the rows of a CSV file; none if there is no file.
 
     Raises:
-        InputError: the file has other columns than `row_type` has fields.
+        InputError: the file cannot be read as rows of this type.
     """
     if not path.exists():
         return []
@@ -288,20 +308,32 @@ def read_rows(path: Path, row_type: type[R]) -> list[R]:
             return float(text) if text else None
         return types[name](text)
 
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if rows.fieldnames is None or set(rows.fieldnames) != {
-            field.name for field in fields(row_type)
-        }:
-            raise InputError(
-                f"{path} is not a table of this sweep; move it away, or give another --output"
-            )
-        return [row_type(**{name: value(name, text) for name, text in row.items()}) for row in rows]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, strict=True)
+            if set(rows.fieldnames or ()) != {field.name for field in fields(row_type)}:
+                raise ValueError("it has other columns")
+            found = [*rows]
+        if any(None in row or None in row.values() for row in found):
+            raise ValueError("a row has more or fewer fields than columns")
+        return [row_type(**{name: value(name, row[name]) for name in row}) for row in found]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path} is not a table of this sweep ({error}); move it away, or give another --output"
+        ) from None
 
 
 def write_rows(path: Path, rows: list[R]) -> None:
-    """Write rows as a CSV file."""
-    with replace_when_complete(path) as new, new.open("w", newline="") as file:
+    """Write rows as a CSV file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with (
+        write_errors_as_input_errors(path, MAKE_ROOM),
+        replace_when_complete(path) as new,
+        new.open("w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, [field.name for field in fields(type(rows[0]))])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -317,16 +349,31 @@ def record_config(base: Base) -> None:
     output = base.output
     path, new = output / "config.json", config_to_json(base.config)
     if path.exists():
-        for name, old, new_value in differences(json.loads(path.read_text()), new):
+        for name, old, new_value in differences(_read_config(path), new):
             raise InputError(
                 f"--output={output} has runs with {name}={old!r}; given is {new_value!r}; expected "
                 "the same config, or another --output"
             )
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(new, indent=2) + "\n")
+        with disk_full_as_input_error(output, MAKE_ROOM):
+            output.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(new, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"--output={output} cannot be written to: {error.strerror}") from None
+
+
+def _read_config(path: Path) -> Json:
+    """Return the config that `record_config` has written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    except (OSError, ValueError):
+        pass
+    raise InputError(
+        f"{path} is not the config of a sweep; move it away if it is damaged, or give another "
+        "--output"
+    )
 
 
 def define_flags() -> None:
@@ -346,8 +393,12 @@ def define_flags() -> None:
 def make_executor() -> submitit.AutoExecutor:
     """Return the executor chosen by the flags."""
     flag = flags.FLAGS
-    cluster = "slurm" if flag.slurm_partition else "local"
-    executor = submitit.AutoExecutor(folder=Path(flag.output) / "logs", cluster=cluster)
+    folder = Path(flag.output) / "logs"
+    executor = (
+        slurm.make_slurm_executor(folder)
+        if flag.slurm_partition
+        else submitit.AutoExecutor(folder=folder, cluster="local")
+    )
     executor.update_parameters(timeout_min=flag.timeout_min, cpus_per_task=flag.cpus)
     if flag.slurm_partition:
         executor.update_parameters(slurm_partition=flag.slurm_partition, gpus_per_node=flag.gpus)

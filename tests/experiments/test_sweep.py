@@ -1,5 +1,7 @@
 """What all sweeps share: their table, their folder, their flags."""
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +153,87 @@ def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
     assert [run.name for run in partly_done.waiting()] == ["b", "c", "d"]
     assert partly_done.estimate() == 150.0
     assert make(tmp_path / "new", ["a"]).estimate() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 50,
+        b"name,seed,status,error,seconds\nbase-0,x,done,,\n",
+        b"name,seed,status,error,seconds\nbase-0\n",
+        b"name,seed,status,error,seconds\nbase-0,0,done,,,,7\n",
+        b"name,seed,status,error,seconds\n\xff\xfe,0,done,,\n",
+        b"name,other\n",
+    ],
+)
+def test_a_damaged_table_is_a_message(tmp_path: Path, content: bytes) -> None:
+    """Catches: a traceback for a table that a full disk or an editor has damaged; the table
+    overwritten."""
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"rows\.csv is not a table of this sweep .*move it away"):
+        make(tmp_path, ["a"])
+    assert (tmp_path / "rows.csv").read_bytes() == content
+
+
+def test_a_table_that_cannot_be_written_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a traceback for a full disk; jobs that go on without anybody to record them."""
+
+    def fill_up(_: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    jobs = []
+
+    class Endless(Job):
+        def done(self) -> bool:
+            return "b" not in self.paths.stderr
+
+        def cancel(self) -> None:
+            jobs.append("cancelled")
+
+        def wait(self) -> None:
+            jobs.append("waited for")
+
+    class Started(Executor):
+        def submit(self, function: Any) -> Job:
+            job = Endless(None)
+            job.paths.stderr = next(w for w in function.command if "--workdir" in w)[-1]
+            return job
+
+    monkeypatch.setattr(os, "fsync", fill_up)
+    with pytest.raises(InputError, match=r"^the disk is full: .*rows\.csv; make room, and run"):
+        make(tmp_path, ["a", "b"], jobs=2).run_waiting(cast(Any, Started({})))
+    assert jobs == ["cancelled", "waited for"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"status": "diverged"}'])
+def test_a_damaged_status_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    """Catches: a sweep that ends at the damaged file of one run, or that takes it for diverged."""
+
+    class Damaged(Executor):
+        def submit(self, function: Any) -> Job:
+            job = super().submit(function)
+            if job.error is not None:
+                (tmp_path / "runs" / "a" / "status.json").write_text(content)
+            return job
+
+    ended = make(tmp_path, ["a", "b"]).run_waiting(cast(Any, Damaged({"a": "diverged"})))
+    assert [(row.name, row.status) for row in ended] == [("a", "failed, see its.log")]
+    assert "is not the status of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_damaged_config_is_a_message(tmp_path: Path, content: str) -> None:
+    """Catches: a traceback; the record of the runs' config overwritten."""
+    (tmp_path / "config.json").write_text(content)
+    base = sweep.Base("configs/alexnet.py:sample", {}, get_config("sample"), tmp_path)
+    with pytest.raises(InputError, match=r"config\.json is not the config of a sweep"):
+        sweep.record_config(base)
+    assert (tmp_path / "config.json").read_text() == content
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,14 @@ def start(
     )
 
 
+def free_port() -> int:
+    """Return a port of the loopback interface at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def start_several(
     module: str,
     count: int,
@@ -113,9 +121,7 @@ def start_several(
         slurm: give them the variables that srun sets in place of the flags.
         each: one more argument for each.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     if slurm:
         step: dict[str, Any] = dict(
             SLURM_JOB_ID="7", SLURM_STEP_NODELIST="127.0.0.1", SLURM_NTASKS=str(count)
