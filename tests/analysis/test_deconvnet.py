@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.config_files import data_variants, load
 from helpers.torch_reference import TorchReference, make_one_column, random_params, small_config
 
 from alexnet_jax.analysis.deconvnet import METHODS, make_project_fn
@@ -304,6 +305,15 @@ def test_a_normalization_is_passed_unchanged(norm: Op) -> None:
     relu, normalized = (values.reshape(COUNT, 1, 1, 1) for values in chosen)
     assert np.abs(relu / normalized - 1).max() > 0.1
     np.testing.assert_allclose(after * (relu / normalized), before, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("file", "variant"), data_variants())
+def test_every_config_can_be_projected(file: str, variant: str) -> None:
+    """Catches an op that a config has and that has no rule here or in `receptive_fields`."""
+    config = load(file, variant)
+    chain = sequential_model(config).ops
+    make_project_fn(config, next(reversed(chain)))
+    assert compute_receptive_fields(chain, config.data.crop).keys() == chain.keys()
 
 
 @dataclass
