@@ -1,6 +1,7 @@
 """Collect the content of the report on a run, and render it as HTML."""
 
 import datetime
+import itertools
 import json
 import platform
 import shlex
@@ -28,7 +29,7 @@ from alexnet_jax.schedules import total_steps
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import ADDED, read_recorded
 from alexnet_jax.writers import Record, read_records
-from configs import alexnet, bvlc_alexnet, one_weird_trick, source2012, variants
+from configs import alexnet, bvlc_alexnet, one_weird_trick, source2012, variants, vgg, zfnet
 from experiments.figures import plots
 from experiments.figures.predictions import (
     Predictions,
@@ -265,15 +266,19 @@ def describe_progress(model: TrainedModel, records: list[Record]) -> str:
 
 def presets() -> Iterator[tuple[str, Config]]:
     """Yield the configs of this repository with their names on the command line."""
-    for module in (alexnet, source2012):
+    for module, networks, changes in (
+        (alexnet, (), variants.ABLATIONS),
+        (source2012, (), variants.ABLATIONS),
+        (zfnet, zfnet.NETWORKS, zfnet.CHANGES),
+        (vgg, vgg.NETWORKS, vgg.CHANGES),
+    ):
         file = f"configs/{module.__name__.rpartition('.')[2]}.py"
-        for data in ("", *module.DATA):
-            for word in ("", *variants.ABLATIONS):
-                words = ",".join(filter(None, (data, word)))
-                try:
-                    yield f"{file}:{words}".rstrip(":"), module.get_config(words)
-                except InputError:  # words that cannot be combined
-                    continue
+        for chosen in itertools.product(("", *module.DATA), ("", *networks), ("", *changes)):
+            words = ",".join(filter(None, chosen))
+            try:
+                yield f"{file}:{words}".rstrip(":"), module.get_config(words)
+            except InputError:  # words that cannot be combined
+                continue
     yield "configs/bvlc_alexnet.py", bvlc_alexnet.get_config()
     yield "configs/one_weird_trick.py", one_weird_trick.get_config()
 

@@ -156,14 +156,6 @@ def test_5x5_kernels() -> None:
     assert len(pools) == 5
 
 
-def test_columns_need_groups() -> None:
-    """Catches: a model without groups that is split over devices, or a traceback."""
-    config = load("vgg.py", "sample")
-    config.parallel.columns = 2
-    with pytest.raises(InputError, match=r"^parallel\.columns=2 devices cannot share"):
-        validated(config)
-
-
 def small(letter: str, share: int) -> Config:
     """Return a model's config with a part of its channels and units, for seven classes."""
     config = load("vgg.py", letter)
