@@ -29,13 +29,22 @@ def _train_step(make_config: Callable[[], Config], times: int = 1) -> Case:
     )
 
 
+def _step_memory(make_config: Callable[[], Config]) -> Case:
+    """Return a case that measures the memory of a config's step."""
+    return single_result(lambda _: train_step_benchmarks.measure_step_memory(make_config))
+
+
 # The cases by the names of their results.
 CASES: dict[tuple[str, ...], Case] = {
     ("train_step/torch_eager", "train_step/torch_compile"): _train_step(
         train_step_benchmarks.paper_config
     ),
+    ("vgg_train_step/torch_eager", "vgg_train_step/torch_compile"): _train_step(
+        train_step_benchmarks.vgg_config
+    ),
     ("sample_train_step/torch_eager",): _train_step(train_step_benchmarks.sample_config, times=5),
-    ("train_step_memory",): single_result(train_step_benchmarks.measure_step_memory),
+    ("train_step_memory",): _step_memory(train_step_benchmarks.paper_config),
+    ("vgg_train_step_memory",): _step_memory(train_step_benchmarks.vgg_config),
     ("restore_memory",): single_result(train_step_benchmarks.measure_restore_memory),
     ("train_step_scaling",): single_result(train_step_benchmarks.time_scaling),
     ("input_pipeline/decoder",): single_result(input_benchmarks.time_decoder),

@@ -6,6 +6,7 @@ import numpy as np
 from alexnet_jax import sharding
 from alexnet_jax.config import Config
 from alexnet_jax.data.batch import Batch
+from alexnet_jax.inputs import mean_of
 from alexnet_jax.train_step import TrainState, abstract_state, init_state, make_train_step
 
 
@@ -27,7 +28,7 @@ class SyntheticTrainStep:
             make_random_batch(config), sharding.batch_sharding(config, mesh)
         )
         side, channels = config.data.image_size, config.model.channels
-        mean = np.full((side, side, channels), 120, np.float32)
+        mean = mean_of(np.full((side, side, channels), 120, np.float32), config.data, channels)
         self._mean = jax.device_put(mean, sharding.replicated(mesh))
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
         self._state: TrainState = jax.jit(lambda: init_state(config), out_shardings=places)()

@@ -42,8 +42,10 @@ def _make_torch_layers(op: ops.Op, inputs: int, num_classes: int) -> list[nn.Mod
     """
     match op:
         case ops.Conv():
-            conv = nn.Conv2d(inputs, op.features, op.kernel, op.stride, groups=op.groups)
-            return [nn.ZeroPad2d(op.padding * 2), conv] if sum(op.padding) else [conv]
+            before, after = op.padding
+            padding = before if before == after else 0
+            conv = nn.Conv2d(inputs, op.features, op.kernel, op.stride, padding, groups=op.groups)
+            return [conv] if before == after else [nn.ZeroPad2d(op.padding * 2), conv]
         case ops.Dense(groups=1):
             return [nn.Linear(inputs, op.features or num_classes)]
         case ops.Dense():  # a fully-connected layer in groups is a convolution over one position

@@ -1,7 +1,7 @@
 """Benchmark the training step against PyTorch's: time, memory, and time by batch size.
 
-The cases train_step/…, sample_train_step/…, train_step_memory, restore_memory and
-train_step_scaling of experiments.benchmark.
+The cases train_step/…, vgg_train_step/…, sample_train_step/…, train_step_memory,
+vgg_train_step_memory, restore_memory and train_step_scaling of experiments.benchmark.
 """
 
 import statistics
@@ -14,6 +14,7 @@ import numpy as np
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
+from configs import vgg
 from configs.alexnet import get_config
 from experiments.benchmark.memory import call_in_new_process, peak_during
 from experiments.benchmark.scaling import fit_line
@@ -26,6 +27,11 @@ BATCHES = (16, 32, 64, 128, 256, 512)
 def paper_config() -> Config:
     """Return the config of the paper's model, batch 128."""
     return with_changes(get_config(), {"model.num_classes": 1000})
+
+
+def vgg_config() -> Config:
+    """Return the config of VGG's model D, batch 16."""
+    return with_changes(vgg.get_config(), {"model.num_classes": 1000, "batch_size": 16})
 
 
 def sample_config() -> Config:
@@ -75,14 +81,16 @@ def _make_torch_step(config: Config, kind: str, layout: str) -> Callable[[], Non
     return TorchTrainStep(config, formats[layout], compiled=kind == "compile")
 
 
-def measure_step_memory(repeats: int) -> Result:
+def measure_step_memory(make_config: Callable[[], Config]) -> Result:
     """Measure the most memory that a process holds during a training step, after compiling.
 
     Our step and PyTorch's eager one, in both memory layouts, run in a new process each.
+
+    Args:
+        make_config: function at the top level of a module, as new processes need.
     """
-    del repeats
-    peaks = {layout: call_in_new_process(_torch_peak, layout) for layout in LAYOUTS}
-    peaks[OURS] = call_in_new_process(_jax_peak)
+    peaks = {layout: call_in_new_process(_torch_peak, make_config, layout) for layout in LAYOUTS}
+    peaks[OURS] = call_in_new_process(_jax_peak, make_config)
     reference = min(LAYOUTS, key=lambda layout: peaks[layout])
     return {
         "mib": peaks[OURS],
@@ -125,16 +133,16 @@ def time_scaling(repeats: int) -> Result:
     return fit_line([(batch, statistics.median(seconds[str(batch)])) for batch in BATCHES])
 
 
-def _jax_peak() -> float:
+def _jax_peak(make_config: Callable[[], Config]) -> float:
     from experiments.benchmark.synthetic_step import SyntheticTrainStep
 
-    step = SyntheticTrainStep(paper_config())
+    step = SyntheticTrainStep(make_config())
     step()
     return peak_during(step)[2]
 
 
-def _torch_peak(layout: str) -> float:
-    step = _make_torch_step(paper_config(), "eager", layout)
+def _torch_peak(make_config: Callable[[], Config], layout: str) -> float:
+    step = _make_torch_step(make_config(), "eager", layout)
     step()
     return peak_during(step)[2]
 

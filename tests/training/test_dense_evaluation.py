@@ -1,5 +1,6 @@
 """Dense evaluation, grids of crops and their average, at several scales."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.image_sets import write_idx_set
+from helpers.image_sets import smooth_pixels, write_idx_set
 from helpers.torch_reference import make_one_column, random_params, small_config
+from PIL import Image
 
 from alexnet_jax import evaluate, sharding
 from alexnet_jax.config import Config, sequential_model, validated, with_changes
+from alexnet_jax.data import images
 from alexnet_jax.data.batch import center_crops
 from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import Conv, Dense, MaxPool, Op, ReLU
+from alexnet_jax.predict import predict, print_predictions
 from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import TrainedModel
 
@@ -63,10 +67,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def crop_logits(model: TrainedModel, images: Any, offset: tuple[int, int]) -> Any:
+def crop_logits(model: TrainedModel, whole: Any, offset: tuple[int, int]) -> Any:
     """Return the logits of crops (n, 16, 16, 1) uint8 at an offset, one by one."""
     top, left = offset
-    crops = np.asarray(images, np.float32)[:, top : top + CROP, left : left + CROP]
+    crops = np.asarray(whole, np.float32)[:, top : top + CROP, left : left + CROP]
     mean = np.asarray(mean_of(model.mean_image, model.config.data, 1))
     inputs = jnp.asarray((crops - mean) * model.config.data.scale)
     outputs, _ = registry.apply_model(registry.make_model(model.config), model.variables, inputs)
@@ -172,3 +176,20 @@ def test_scales_are_numbers(words: list[str]) -> None:
         evaluate.parse_scales(words)
     assert evaluate.parse_scales(["256", "384"]) == [256, 384]
     assert evaluate.parse_scales([]) == []
+
+
+def test_predictions_use_the_scale_of_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: files of a model with scale jitter that are scaled to the prepared images' size, so
+    that objects in its crops are larger than those in training."""
+    config = with_changes(dense_config(), {"data.scale_jitter": (16, 24)})
+    model, path = trained(config), tmp_path / "image.png"
+    Image.fromarray(smooth_pixels(40, 40, seed=0)).save(path)
+    assert print_predictions(model, [str(path)], as_json=True) == 0
+    printed = json.loads(capsys.readouterr().out)["top5"]
+    at_20 = images.load(path, side=20, channels=1)
+    ((_, expected),) = predict(model, [("image", at_20)])
+    assert [(top["class"], top["probability"]) for top in printed] == expected
+    ((_, other),) = predict(model, [("image", images.load(path, side=SIDE, channels=1))])
+    assert other != expected
