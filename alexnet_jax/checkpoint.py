@@ -1,11 +1,9 @@
 """Save and restore the training state with orbax, with checksums and a format version."""
 
 import json
-import logging
 import math
 import shutil
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,9 +18,9 @@ import orbax.checkpoint as ocp
 from jax import Array
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.event_loops import finish_tasks
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import unused_path, write_errors_as_input_errors
+from alexnet_jax.orbax_failures import join_threads, silence_threads
 from alexnet_jax.pytree import PyTree
 from alexnet_jax.workdir import is_in_use, saved_steps
 
@@ -33,7 +31,6 @@ ITEMS = ("variables", "train_state", "mean", "metadata")
 RETRY_SECONDS = 5.0  # time to retry while another process saves and deletes checkpoints
 PAUSE_SECONDS = 0.1  # time between two tries
 MAX_PARTS = 256  # number of parts in which an array is summed, a power of 2
-JOIN_SECONDS = 60  # that a thread of orbax may take to end after another has failed
 DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
 
 
@@ -60,7 +57,7 @@ class Checkpoints:
         """
         self.workdir = Path(workdir).absolute()
         self.directory = self.workdir / "checkpoints"
-        _hide_repeated_errors()
+        silence_threads()
         # A manager lists the checkpoints, which fails while another process deletes some.
         self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS))
         self._manager: ocp.CheckpointManager | None = None
@@ -193,8 +190,7 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            with finish_tasks():
-                return self._reader.restore(path, args=ocp.args.Composite(**{item: args}))[item]
+            return self._reader.restore(path, args=ocp.args.Composite(**{item: args}))[item]
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # caused by the machine, not by the files
         except Exception as error:  # for damaged files, orbax raises exceptions of many types
@@ -334,7 +330,7 @@ class Checkpoints:
             with write_errors_as_input_errors(self.directory, DISK_FULL):
                 yield
         except InputError:
-            _join_orbax_threads()
+            join_threads()
             if jax.process_count() == 1:
                 for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                     shutil.rmtree(path, ignore_errors=True)
@@ -350,48 +346,6 @@ class Checkpoints:
             f"checkpoint {self._path(step)} was made by {which} version of alexnet_jax, whose "
             "checkpoints this version cannot read; train again in another --workdir"
         )
-
-
-def _hide_repeated_errors() -> None:
-    """Keep the threads of orbax and TensorStore from printing the errors that orbax raises.
-
-    When one array of a checkpoint cannot be written, they log a traceback for each of the others.
-    Then the event loop is closed to which TensorStore would report these, of which it complains
-    to `sys.unraisablehook`.
-    """
-    for name in ("absl", "asyncio"):  # by which orbax logs, and of which only orbax has tasks
-        logging.getLogger(name).addFilter(_is_not_repeated)
-    if not isinstance(sys.unraisablehook, _UnraisableHook):
-        sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
-
-
-def _is_not_repeated(record: logging.LogRecord) -> bool:
-    """Return whether a log record is no error of a thread of orbax."""
-    of_orbax = record.name == "asyncio" or "/orbax/" in record.pathname
-    return not (of_orbax and record.levelno >= logging.ERROR)
-
-
-class _UnraisableHook:
-    """Report an exception that cannot be raised, unless it is that of a closed event loop."""
-
-    def __init__(self, previous: Callable[["sys.UnraisableHookArgs"], object]) -> None:
-        """Report by the previous hook."""
-        self._previous = previous
-
-    def __call__(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Report the exception."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._previous(unraisable)
-
-
-def _join_orbax_threads() -> None:
-    """Wait for the threads of orbax, which after the failure of one leaves the others running.
-
-    They would print tracebacks if the program ended before them.
-    """
-    for thread in threading.enumerate():
-        if type(thread).__module__.startswith("orbax."):
-            threading.Thread.join(thread, JOIN_SECONDS)
 
 
 def _crc32(content: object) -> int:
