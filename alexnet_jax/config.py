@@ -13,11 +13,12 @@ from typing import Any
 from alexnet_jax import fields
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Section
+from alexnet_jax.models import branched_config  # noqa: F401 - known to `config_from_json`
 from alexnet_jax.models.ops import ModelConfig, SequentialConfig
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 SCHEMES = ("columns", "one_weird_trick")
-RULES = ("epochs", "plateau")
+RULES = ("epochs", "period", "plateau")
 RESIZES = ("crop", "squash")
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 LIGHTING = ("paper", "source2012", "none")
@@ -113,12 +114,15 @@ class OptimizerConfig(Section):
         max_filter_rms: largest root mean square of the weights of a filter in a convolution. After
             each update, larger filters are scaled down to it (section 3 of Zeiler and Fergus
             2013); 0 for no limit.
+        ema_decay: decay of the moving average of the parameters, which is evaluated and exported
+            in place of them; 0 for none.
     """
 
     momentum: float = 0.9
     weight_decay: float = 0.0005
     decay_multipliers: tuple[tuple[str, float], ...] = ()
     max_filter_rms: float = 0.0
+    ema_decay: float = 0.0
 
 
 @dataclass
@@ -126,13 +130,16 @@ class ScheduleConfig(Section):
     """The learning rate over time (section 5).
 
     Attributes:
-        rule: "epochs" drops the rate at the start of each epoch in `drop_epochs`; "plateau"
-            drops it when the validation error stops improving.
+        rule: "epochs" drops the rate at the start of each epoch in `drop_epochs`; "period" after
+            every `period` epochs; "plateau" when the validation error stops improving.
         factor: factor of the rate at a drop ("divide the learning rate by 10").
         drop_epochs: epochs of the drops, counted from 1; by default those in the logs of the
             2012 program, rounded.
+        period: number of epochs between two drops by rule "period".
         patience: number of validations without a lower error before a drop by rule "plateau".
         drops: largest number of drops by rule "plateau".
+        warmup_steps: number of first steps in which the rate is multiplied by `warmup_factor`.
+        warmup_factor: factor of the rate in those steps.
         multipliers: triples (pattern, epoch, factor). From that epoch on, counted from 1 and
             possibly fractional, the factor multiplies the rate of parameters whose path, such as
             "fc8/kernel", fully matches the regular expression, until the next entry with the
@@ -142,8 +149,11 @@ class ScheduleConfig(Section):
     rule: str = "epochs"
     factor: float = 0.1
     drop_epochs: tuple[float, ...] = (25, 51, 79)
+    period: float = 8
     patience: int = 3
     drops: int = 3
+    warmup_steps: int = 0
+    warmup_factor: float = 0.1
     multipliers: tuple[tuple[str, float, float], ...] = ()
 
 
@@ -273,6 +283,7 @@ def _check_numbers(config: Config) -> None:
     for name in (*counts, "keep_checkpoints"):
         _check_value(name, getattr(config, name), "at least 1", getattr(config, name) >= 1)
     momentum, decay, factor = optimizer.momentum, optimizer.weight_decay, schedule.factor
+    ema_decay, warmup_factor = optimizer.ema_decay, schedule.warmup_factor
     for name, value, expected, is_valid in (
         ("max_steps", config.max_steps, "0 for no limit, or more", config.max_steps >= 0),
         ("learning_rate", config.learning_rate, "more than 0", config.learning_rate > 0),
@@ -285,6 +296,10 @@ def _check_numbers(config: Config) -> None:
             optimizer.max_filter_rms >= 0,
         ),
         ("schedule.factor", factor, "more than 0", factor > 0),
+        ("optimizer.ema_decay", ema_decay, "from 0 to below 1", 0 <= ema_decay < 1),
+        ("schedule.period", schedule.period, "more than 0", schedule.period > 0),
+        ("schedule.warmup_steps", schedule.warmup_steps, "0 or more", schedule.warmup_steps >= 0),
+        ("schedule.warmup_factor", warmup_factor, "more than 0", warmup_factor > 0),
         ("schedule.patience", schedule.patience, "1 or more", schedule.patience >= 1),
         ("schedule.drops", schedule.drops, "0 or more", schedule.drops >= 0),
         ("model.channels", config.model.channels, "1 or more", config.model.channels >= 1),

@@ -48,6 +48,23 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtra
     return optax.GradientTransformationExtraArgs(momentum.init, update)
 
 
+def update_average(config: OptimizerConfig, average: PyTree, params: PyTree, step: Array) -> PyTree:
+    """Return the moving average a of the parameters w after a step, a ← d · a + (1 - d) · w.
+
+    The decay d is min(ema_decay, (1 + step) / (10 + step)), less than `ema_decay` in the first
+    steps, so that the initial parameters are soon forgotten; TensorFlow's
+    ExponentialMovingAverage does the same with `num_updates`.
+
+    Args:
+        config: config.optimizer.
+        average: the average before the step; empty without averaging.
+        params: parameters after the step.
+        step: number of steps before it.
+    """
+    decay = jnp.minimum(jnp.float32(config.ema_decay), (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, w: a + (1 - decay) * (w - a), average, params if average else {})
+
+
 def weight_decay(config: OptimizerConfig, path: str) -> float:
     """Return the weight decay of the parameter at a path such as "conv1/kernel"."""
     decay = config.weight_decay

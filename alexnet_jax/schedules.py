@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import flax.struct
@@ -58,23 +59,34 @@ def learning_rate(
     """Return the rate at a step: learning_rate × schedule.factor ^ number of drops so far.
 
     With rule "epochs" the rate drops at the start of each epoch in `drop_epochs`, which count
-    from 1 as in the logs of the 2012 program. With rule "plateau" `state` has the number of
-    drops, of which at most `schedule.drops` take effect.
+    from 1 as in the logs of the 2012 program. With rule "period" it drops after every `period`
+    epochs. With rule "plateau" `state` has the number of drops, of which at most `schedule.drops`
+    take effect. In the first `warmup_steps` the rate is multiplied by `warmup_factor`.
 
     Args:
         config: the config.
         num_images: number of images in the training split.
         step: number of completed updates.
-        state: state of rule "plateau"; None for rule "epochs".
+        state: state of rule "plateau"; None for the other rules.
     """
     schedule = config.schedule
     if state is None:
-        starts = [_first_step(epoch, num_images, config) for epoch in schedule.drop_epochs]
-        drops = sum((jnp.asarray(step >= start, jnp.int32) for start in starts), jnp.int32(0))
+        starts = [_first_step(epoch, num_images, config) for epoch in _drop_epochs(config)]
+        drops = jnp.sum(jnp.asarray(step) >= jnp.asarray(starts, jnp.int32), dtype=jnp.int32)
     else:
         drops = jnp.minimum(state.drops, min(schedule.drops, LAST_STEP))
     rate: Array = config.learning_rate * jnp.float32(schedule.factor) ** drops
+    if schedule.warmup_steps:
+        rate *= jnp.where(step < schedule.warmup_steps, jnp.float32(schedule.warmup_factor), 1)
     return rate
+
+
+def _drop_epochs(config: Config) -> Sequence[float]:
+    """Return the epochs, counted from 1, at whose start the rate drops by the config's rule."""
+    schedule = config.schedule
+    if schedule.rule == "epochs":
+        return schedule.drop_epochs
+    return [1 + n * schedule.period for n in range(1, math.ceil(config.epochs / schedule.period))]
 
 
 def learning_rates(

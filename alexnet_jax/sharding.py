@@ -99,7 +99,9 @@ def make_layout(config: Config, mesh: Mesh, *, training: bool = False) -> Layout
     """
     devices = mesh.shape["column"]
     columns = ColumnSharding(config.model.columns() // devices, "column" if devices > 1 else None)
-    return Layout(columns, batch_sharded_convs=training and has_batch_sharded_convs(config))
+    if not training:
+        return Layout(columns)
+    return Layout(columns, has_batch_sharded_convs(config), batch_axes(config))
 
 
 def partition_specs(boxed: PyTree, mesh: Mesh, rules: Rules = COLUMN_RULES) -> PyTree:

@@ -18,7 +18,7 @@ from alexnet_jax.inputs import normalize
 from alexnet_jax.losses import log_probabilities, sum_aux_losses, total_loss
 from alexnet_jax.metrics import MetricSums, compute_metrics
 from alexnet_jax.models import registry
-from alexnet_jax.optimizer import limit_filters, make_optimizer
+from alexnet_jax.optimizer import limit_filters, make_optimizer, update_average
 from alexnet_jax.pytree import PyTree, Variables
 from alexnet_jax.schedules import (
     PlateauState,
@@ -101,7 +101,7 @@ def make_state(config: Config, variables: Variables) -> TrainState:
         batch_stats=variables.get("batch_stats", {}),
         opt_state=make_optimizer(config.optimizer).init(params),
         schedule_state=init_schedule_state(config.schedule),
-        ema_params={},
+        ema_params=params if config.optimizer.ema_decay else {},
     )
 
 
@@ -146,6 +146,7 @@ def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.W
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
+            ema_params=update_average(config.optimizer, state.ema_params, params, state.step),
         )
         return new_state, StepMetrics(sums, rate)
 

@@ -31,7 +31,7 @@ MIN_WINDOWS, MIN_WEIGHTS = 100, 4096
 
 
 class Conv(nn.Module):
-    """A convolution with a bias; the kernel is (height, width, input channels, output channels).
+    """A convolution; the kernel is (height, width, input channels, output channels).
 
     Attributes:
         features: number of output channels.
@@ -39,7 +39,7 @@ class Conv(nn.Module):
         stride: distance between windows in pixels.
         padding: pixels of zeros before and after the input, both vertically and horizontally.
         kernel_init: initializer of the kernel.
-        bias: initial value of the biases.
+        bias: initial value of the biases; None for a convolution without biases.
         dtype: type of the arithmetic; parameters are float32.
     """
 
@@ -48,7 +48,7 @@ class Conv(nn.Module):
     stride: int
     padding: tuple[int, int]
     kernel_init: KernelInit
-    bias: float
+    bias: float | None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -57,9 +57,13 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         axes = ("conv_height", "conv_width", "conv_inputs", "conv_outputs")
         kernel = parameter(self, "kernel", axes, self.kernel_init, shape, prod(shape[:-1]))
+        outputs = convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding
+        )
+        if self.bias is None:
+            return outputs
         bias = parameter(self, "bias", axes[-1:], constant(self.bias), (self.features,))
-        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
-        return add_bias(convolve(x, kernel, self.stride, self.padding), bias)
+        return add_bias(outputs, bias.astype(self.dtype))
 
 
 def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:

@@ -1,4 +1,4 @@
-"""Overlapping max pooling (section 3.4 of the paper) with a custom gradient."""
+"""Overlapping max pooling (section 3.4 of the paper) with a custom gradient; average pooling."""
 
 from functools import partial, reduce
 
@@ -8,7 +8,9 @@ import numpy as np
 from jax import Array, lax
 
 
-def max_pool(x: Array, window: int, stride: int, *, ceil_mode: bool = True) -> Array:
+def max_pool(
+    x: Array, window: int, stride: int, *, ceil_mode: bool = True, padding: int = 0
+) -> Array:
     """Return the maxima over windows of window × window pixels that are `stride` pixels apart.
 
     In ceil mode the side of the output is 1 + ceil((size - window) / stride), as in the 2012
@@ -27,10 +29,15 @@ def max_pool(x: Array, window: int, stride: int, *, ceil_mode: bool = True) -> A
         window: side of the windows in pixels.
         stride: distance between windows in pixels, at most `window`.
         ceil_mode: whether to keep windows that overhang.
+        padding: pixels around the activations that are part of windows, but of no maximum.
 
     Raises:
         ValueError: the activations are smaller than the window, or the stride skips pixels.
     """
+    if padding:
+        sides = (padding, padding)
+        pads = ((0, 0), sides, sides, (0, 0))
+        x = jnp.pad(x, pads, constant_values=_lowest(x))
     if stride > window or min(x.shape[1:3]) < window:
         raise ValueError(
             f"cannot pool {x.shape[1]}×{x.shape[2]} by windows of {window} at stride {stride}: "
@@ -44,6 +51,43 @@ def max_pool(x: Array, window: int, stride: int, *, ceil_mode: bool = True) -> A
     return x
 
 
+def average_pool(x: Array, window: int, stride: int) -> Array:
+    """Return the means over windows of window × window pixels that are `stride` pixels apart.
+
+    Windows that overhang are omitted.
+
+    Args:
+        x: activations (batch, height, width, channels).
+        window: side of the windows in pixels, at most that of the activations.
+        stride: distance between windows in pixels.
+    """
+    size, strides = (1, window, window, 1), (1, stride, stride, 1)
+    sums: Array = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, size, strides, "VALID")
+    return sums / window**2
+
+
+def adaptive_average_pool(x: Array, size: int) -> Array:
+    """Return size × size means over windows that cover the activations, as in PyTorch.
+
+    Window i of n pixels extends from pixel floor(i n / size) to ceil((i + 1) n / size), exclusive.
+
+    Args:
+        x: activations (batch, height, width, channels).
+        size: side of the output.
+    """
+    height, width = (_window_means(n, size).astype(x.dtype) for n in x.shape[1:3])
+    return jnp.einsum("ih,jw,bhwc->bijc", height, width, x)
+
+
+def _window_means(n: int, size: int) -> np.ndarray:
+    """Return the matrix (size, n) that takes the means of `adaptive_average_pool`."""
+    matrix = np.zeros((size, n))
+    for i in range(size):
+        first, last = i * n // size, -(-(i + 1) * n // size)
+        matrix[i, first:last] = 1 / (last - first)
+    return matrix
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _pool_axis(x: Array, window: int, stride: int, axis: int, size: int) -> Array:
     return _forward(x, window, stride, axis, size)[0]
@@ -53,9 +97,8 @@ def _forward(x: Array, window: int, stride: int, axis: int, size: int) -> tuple[
     """Return the maxima along an axis of `size`, and the offset of each in its window (uint8)."""
     count = 1 + -(-(size - window) // stride)
     overhang = (count - 1) * stride + window - size
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else np.iinfo(x.dtype).min
     pads = [(0, overhang if a == axis else 0) for a in range(x.ndim)]
-    padded = jnp.pad(x, pads, constant_values=lowest) if overhang > 0 else x
+    padded = jnp.pad(x, pads, constant_values=_lowest(x)) if overhang > 0 else x
     maxima = _strided_slice(padded, 0, count, stride, axis)
     offsets = jnp.zeros(maxima.shape, jnp.uint8)
     for offset in range(1, window):
@@ -91,6 +134,11 @@ def _backward(
 
 
 _pool_axis.defvjp(_forward, _backward)
+
+
+def _lowest(x: Array) -> float:
+    """Return the lowest number of the type of x."""
+    return -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else np.iinfo(x.dtype).min
 
 
 def _strided_slice(x: Array, start: int, count: int, stride: int, axis: int) -> Array:

@@ -36,10 +36,12 @@ class Layout:
         batch_sharded_convs: use "one weird trick" (Krizhevsky 2014). Up to the last convolution
             and again at the loss, the batch is split over the devices of the column axis. In the
             fully-connected layers the columns are split over them instead.
+        batch_axes: mesh axes over which the batch of a training step is split.
     """
 
     columns: ColumnSharding | None = None
     batch_sharded_convs: bool = False
+    batch_axes: tuple[str, ...] = ()
 
 
 class Model(Protocol):
@@ -56,6 +58,17 @@ class Model(Protocol):
                 depend; by default its index in the batch.
         """
         ...
+
+
+def sow_activations(module: nn.Module, activations: Mapping[str, Array]) -> None:
+    """Make the activations of a model without columns available to `registry.compute_activations`.
+
+    Args:
+        module: the module of the model, in its compact method.
+        activations: activations by name, in order; the last ones are the logits.
+    """
+    columns = {name: [activation] for name, activation in activations.items()}
+    module.sow("intermediates", "activations", columns, reduce_fn=lambda _, new: new)
 
 
 @dataclass(frozen=True)

@@ -202,10 +202,11 @@ class ModelConfig(Section):
         Args:
             devices: size of the mesh axis "column".
         """
-        if self.columns() % devices:
+        if devices > 1:
             raise InputError(
-                f"parallel.columns={devices} devices cannot share model.num_columns="
-                f"{self.columns()} evenly"
+                f"parallel.columns={devices}: a {type(self).__name__} has no columns to split over "
+                f"devices; expected parallel.columns=1, and parallel.data={devices} to split the "
+                "batch"
             )
 
 
@@ -236,7 +237,11 @@ class SequentialConfig(ModelConfig):
 
     def check_columns(self, devices: int) -> None:
         """See `ModelConfig`."""
-        super().check_columns(devices)
+        if self.num_columns % devices:
+            raise InputError(
+                f"parallel.columns={devices} devices cannot share model.num_columns="
+                f"{self.num_columns} evenly"
+            )
         _check_halo(self, devices)
 
 

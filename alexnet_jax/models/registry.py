@@ -11,11 +11,15 @@ from jax import Array
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs
+from alexnet_jax.models.googlenet import GOOGLENET
 from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.googlenet import GOOGLENET
+from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.resnet import RESNET
 from alexnet_jax.models.sequential import SEQUENTIAL, Sequential
 from alexnet_jax.pytree import Variables
 
-FAMILIES: tuple[ModelFamily[Any], ...] = (SEQUENTIAL,)
+FAMILIES: tuple[ModelFamily[Any], ...] = (SEQUENTIAL, GOOGLENET, RESNET)
 
 
 def family_of(model: ModelConfig) -> ModelFamily[Any]:

@@ -14,9 +14,27 @@ from alexnet_jax.models.ops import parameter_ops
 # It registers these operators; without them its import raises.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("stub"))
 
+from torchvision import models  # noqa: E402
 from torchvision.models import vgg  # noqa: E402
 
-__all__ = ["make_vgg", "params_from_torch", "vgg"]
+__all__ = ["make_model", "make_vgg", "params_from_torch", "vgg"]
+
+
+def make_model(name: str, **settings: object) -> torch.nn.Module:
+    """Return a model for evaluation with random weights, and statistics far from 0 and 1."""
+    torch.manual_seed(0)
+    model: torch.nn.Module = models.get_model(name, weights=None, **settings)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+        elif isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    return model.eval()
 
 
 def make_vgg(letter: str, *, share: int = 1, classes: int = 7) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""Max pooling against PyTorch's, in float64, on inputs full of ties."""
+"""Pooling against PyTorch's, in float64; max pooling on inputs full of ties."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.layers.pooling import max_pool
+from alexnet_jax.layers.pooling import adaptive_average_pool, average_pool, max_pool
 
 
 def activations(shape: tuple[int, ...], kind: str) -> np.ndarray:
@@ -101,3 +101,41 @@ def test_impossible_pools_are_refused(side: int, window: int, stride: int) -> No
 def test_rounding_down(size: int) -> None:
     """Catches a window too many or too few where the last one overhangs; PyTorch rounds down."""
     check((1, size, size + 1, 2), 3, 2, "real", ceil_mode=False)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding(stride: int) -> None:
+    """Catches: padding by zeros, which are larger than negative activations; windows that begin
+    elsewhere; a gradient that goes to the padding."""
+    x = activations((2, 6, 7, 3), "negative")
+    a = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    expected = torch.nn.functional.max_pool2d(a, 3, stride, padding=1)
+    expected.sum().backward()
+    assert a.grad is not None
+
+    def pool(x: jax.Array) -> jax.Array:
+        return max_pool(x, 3, stride, ceil_mode=False, padding=1)
+
+    with jax.enable_x64(True):
+        value, vjp = jax.vjp(pool, jnp.asarray(x))
+        (gradient,) = vjp(jnp.ones_like(value))
+    np.testing.assert_array_equal(value, np.moveaxis(expected.detach().numpy(), 1, -1))
+    np.testing.assert_array_equal(gradient, np.moveaxis(a.grad.numpy(), 1, -1))
+
+
+@pytest.mark.parametrize("side", [5, 14, 15])
+def test_average_pooling(side: int) -> None:
+    """Catches: sums in place of means, windows that overhang, and those of PyTorch's adaptive
+    pooling that begin or end a pixel off."""
+    x = np.random.default_rng(0).normal(size=(2, side, side + 1, 3))
+    a = torch.tensor(np.moveaxis(x, -1, 1))
+    with jax.enable_x64(True):
+        windows, adaptive = (
+            average_pool(jnp.asarray(x), 5, 3),
+            adaptive_average_pool(jnp.asarray(x), 4),
+        )
+    for found, expected in (
+        (windows, torch.nn.functional.avg_pool2d(a, 5, 3)),
+        (adaptive, torch.nn.functional.adaptive_avg_pool2d(a, 4)),
+    ):
+        np.testing.assert_allclose(found, np.moveaxis(expected.numpy(), 1, -1), rtol=1e-12)

@@ -1,0 +1,69 @@
+"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842).
+
+python -m alexnet_jax.main --config=configs/googlenet.py            # ImageNet, ILSVRC-2012
+python -m alexnet_jax.main --config=configs/googlenet.py:sample     # minutes on two cores
+"""
+
+from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
+from alexnet_jax.models.branched_config import BatchNormConfig, GoogLeNetConfig
+from configs import variants
+from configs.variants import Change
+
+
+def get_config(variant: str = "") -> Config:
+    """Return the config of GoogLeNet on ImageNet, or a variant of it.
+
+    Raises:
+        InputError: see `variants.apply_variant`.
+    """
+    config = imagenet_recipe()
+    variants.apply_variant(config, variant, DATA, CHANGES)
+    return config
+
+
+def imagenet_recipe() -> Config:
+    """Return the recipe of section 6, completed by that of BVLC's replica."""
+    return Config(
+        batch_size=32,
+        epochs=60,
+        learning_rate=0.01,
+        optimizer=OptimizerConfig(
+            weight_decay=0.0002, decay_multipliers=((".*/bias", 0.0),), ema_decay=0.9999
+        ),
+        schedule=ScheduleConfig(
+            rule="period", period=8, factor=0.96, multipliers=((".*/bias", 1, 2.0),)
+        ),
+        data=DataConfig(lighting="none", mean="channel"),
+        model=GoogLeNetConfig(),
+    )
+
+
+def googlenet(config: Config) -> GoogLeNetConfig:
+    """Return the model of a config, which is GoogLeNet."""
+    assert isinstance(config.model, GoogLeNetConfig)
+    return config.model
+
+
+def make_small(config: Config) -> None:
+    """Change a config into one for the embedded images, gray, of 28 pixels."""
+    config.batch_size = 64
+    config.epochs, config.checkpoint_every = 10, 200
+    config.data.image_size, config.data.crop = 28, 26
+    config.data.scale = 1 / 64
+    model = googlenet(config)
+    model.channels, model.stem, model.width = 1, "small", 0.25
+
+
+def torchvision(config: Config) -> None:
+    """Use torchvision's model, which differs from the paper's in five ways."""
+    model = googlenet(config)
+    model.normalization = "batch_norm"
+    model.batch_norm = BatchNormConfig(epsilon=1e-3)
+    model.large_kernel = 3
+    model.pool4_window = 2
+    model.dropout = 0.2
+    model.aux_pooling = "adaptive"
+
+
+DATA = variants.data_words(make_small)
+CHANGES: dict[str, Change] = dict(torchvision=torchvision)
