@@ -1,14 +1,14 @@
 """A small model with two columns, and the same model in PyTorch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.config import Config, OptimizerConfig, sequential_model
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import (
     LRN,
@@ -128,6 +128,41 @@ class TorchReference(torch.nn.Module):
 
     def _weights_of(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return self.weights[f"{name}_weight"], self.weights[f"{name}_bias"]
+
+
+def train_in_torch(
+    weights: list[torch.nn.Parameter],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    rates: list[float],
+    optimizer: OptimizerConfig,
+) -> list[float]:
+    """Train by section 5's rule, written out, and ZFNet's limit of filters; return the losses.
+
+    Args:
+        weights: what is trained.
+        loss: function from images and labels.
+        batches: images and labels of each step.
+        rates: learning rate of each step.
+        optimizer: config of the optimizer, without multipliers.
+    """
+    decay, limit = optimizer.weight_decay, optimizer.max_filter_rms
+    buffers = [torch.zeros_like(w) for w in weights]
+    losses = []
+    for (images, labels), rate in zip(batches, rates, strict=True):
+        value = loss(images, labels)
+        gradients = torch.autograd.grad(value, weights)
+        losses.append(value.item())
+        with torch.no_grad():
+            for w, v, g in zip(weights, buffers, gradients, strict=True):
+                v.mul_(0.9).sub_(decay * rate * w).sub_(rate * g)
+                w.add_(v)
+                if limit and w.ndim == 4:
+                    for kernel in w:
+                        rms = kernel.square().mean().sqrt()
+                        if rms > limit:
+                            kernel.mul_(limit / rms)
+    return losses
 
 
 def torch_weights(model: SequentialConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from helpers.torch_reference import (
     random_params,
     small_config,
     torch_weights,
+    train_in_torch,
 )
 
 from alexnet_jax import sharding
@@ -102,32 +103,6 @@ def our_training(
     return state.params, losses, rates
 
 
-def torch_training(
-    config: Config,
-    reference: TorchReference,
-    batches: list[tuple[torch.Tensor, torch.Tensor]],
-    rates: list[float],
-) -> list[float]:
-    """Section 5's rule, written out, and ZFNet's limit of filters; returns the losses."""
-    decay, limit = config.optimizer.weight_decay, config.optimizer.max_filter_rms
-    buffers = [torch.zeros_like(w) for w in reference.parameters()]
-    losses = []
-    for (images, labels), rate in zip(batches, rates, strict=True):
-        loss = F.cross_entropy(reference(images), labels)
-        gradients = torch.autograd.grad(loss, list(reference.parameters()))
-        losses.append(loss.item())
-        with torch.no_grad():
-            for w, v, g in zip(reference.parameters(), buffers, gradients, strict=True):
-                v.mul_(0.9).sub_(decay * rate * w).sub_(rate * g)
-                w.add_(v)
-                if limit and w.ndim == 4:
-                    for kernel in w:
-                        rms = kernel.square().mean().sqrt()
-                        if rms > limit:
-                            kernel.mul_(limit / rms)
-    return losses
-
-
 # Initial values with which no rounding decides between two maxima, or on which side of 0 a ReLU is.
 @pytest.mark.parametrize(("columns", "seed"), [(1, 2), (2, 0)])
 def test_ten_steps(columns: int, seed: int) -> None:
@@ -172,7 +147,12 @@ def check_ten_steps(config: Config, seed: int) -> TorchReference:
         (torch_images(d, pixels, config.data.scale), torch.tensor(labels[d["index"]]).long())
         for d in drawn
     ]
-    expected = torch_training(config, reference, batches, expected_rates)
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(reference(images), labels)
+
+    weights = list(reference.parameters())
+    expected = train_in_torch(weights, loss, batches, expected_rates, config.optimizer)
 
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
     assert max(losses) - min(losses) > 0.1  # something was learned, or unlearned

@@ -1,0 +1,108 @@
+"""Ten steps of training of a residual network and of GoogLeNet, ours and PyTorch's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F
+from helpers.torch_branched import (
+    TorchGoogLeNet,
+    TorchResNet,
+    random_batch,
+    small_googlenet,
+    small_resnet,
+    torch_inputs,
+)
+from helpers.torch_reference import train_in_torch
+
+from alexnet_jax import sharding
+from alexnet_jax.config import Config, validated
+from alexnet_jax.conversion.torchvision_names import layer_names, variables_from_torch
+from alexnet_jax.inputs import mean_of
+from alexnet_jax.models import registry
+from alexnet_jax.pytree import leaves_by_path
+from alexnet_jax.train_step import TrainState, make_state, make_train_step
+
+STEPS = 10
+
+
+def from_torch(config: Config, model: torch.nn.Module) -> dict[str, Any]:
+    """Return the variables of a PyTorch model as ours."""
+    arrays = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    abstract = registry.abstract_variables(config)
+    return variables_from_torch(arrays, layer_names(config.model), abstract)
+
+
+def train_ours(config: Config, variables: dict[str, Any]) -> tuple[TrainState, list[float]]:
+    """Train, and return the state and the losses."""
+    step = make_train_step(config, sharding.make_mesh(config.parallel), num_images=1000)
+    # Quick to compile, since it takes few steps.
+    options = {"xla_backend_optimization_level": 0}
+    quick = jax.jit(lambda *arguments: step(*arguments), compiler_options=options)
+    state = make_state(config, jax.tree.map(jnp.asarray, variables))
+    mean = jnp.asarray(mean_of(np.zeros((1, 1, 1), np.float32), config.data, 1))
+    losses = []
+    for number in range(STEPS):
+        state, metrics = quick(state, mean, random_batch(config, number))
+        losses.append(float(metrics.sums.loss) / config.batch_size)
+    return state, losses
+
+
+def check(
+    config: Config,
+    model: torch.nn.Module,
+    compute_logits: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+    tolerance: float,
+) -> None:
+    """Train both, and compare all variables by what training moved them.
+
+    Args:
+        config: config of our model.
+        model: the same model in PyTorch.
+        compute_logits: function from images to its logits, and those of auxiliary classifiers.
+        tolerance: relative to the losses and to the largest change of each array.
+    """
+    validated(config)
+    start = from_torch(config, model)
+    state, losses = train_ours(config, start)
+    expected = []
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        main, *aux = (F.cross_entropy(logits, labels) for logits in compute_logits(images))
+        expected.append(main.item())
+        return main + 0.3 * sum(aux)
+
+    inputs = [torch_inputs(config, random_batch(config, number)) for number in range(STEPS)]
+    rates, weights = [config.learning_rate] * STEPS, list(model.train().parameters())
+    train_in_torch(weights, loss, inputs, rates, config.optimizer)
+    np.testing.assert_allclose(losses, expected, rtol=tolerance)
+    assert max(losses) - min(losses) > 0.1  # something was learned, or unlearned
+    before, wanted = leaves_by_path(start), leaves_by_path(from_torch(config, model))
+    found = leaves_by_path(state.variables())
+    assert found.keys() == wanted.keys()
+    for path, array in wanted.items():
+        moved = np.abs(array - before[path]).max()
+        assert moved > 0, path
+        difference = np.abs(found[path] - array).max()
+        assert difference <= tolerance * moved + 2e-7 * np.abs(array).max(), path
+
+
+def test_resnet20() -> None:
+    """Catches: statistics or gradients of batch normalization that differ after several steps, a
+    running variance of the other convention, a shortcut that adds other channels or pixels."""
+    config = small_resnet()
+    torch.manual_seed(0)
+    model = TorchResNet(config.model)
+    check(config, model, lambda images: [model(images)], tolerance=1e-4)
+
+
+def test_googlenet() -> None:
+    """Catches: an auxiliary classifier without its weight, at another module or without gradient,
+    a branch that is missing or concatenated elsewhere, another normalization."""
+    config = small_googlenet()
+    torch.manual_seed(0)
+    model = TorchGoogLeNet(config.model)
+    check(config, model, model, tolerance=1e-4)
