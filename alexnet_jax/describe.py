@@ -54,19 +54,25 @@ def with_classes(config: Config) -> Config:
 
 def format_layers(rows: list[LayerSummary]) -> str:
     """Return a table of the layers with their totals as text."""
-    lines = [
-        f"{'layer':<8}{'output':>14}{'field':>7}{'stride':>8}{'parameters':>14}"
-        f"{'multiply-adds':>18}"
-    ]
+    has_fields = all(row.receptive_field is not None for row in rows)
+    width = 1 + max(7, *(len(row.name) for row in rows))
+
+    def line(name: str, output: str, field: object, stride: object, *numbers: object) -> str:
+        fields = f"{field:>7}{stride:>8}" if has_fields else ""
+        parameters, multiply_adds = numbers
+        return f"{name:<{width}}{output:>14}{fields}{parameters:>14}{multiply_adds:>18}"
+
+    lines = [line("layer", "output", "field", "stride", "parameters", "multiply-adds")]
     for row in rows:
         output = "×".join(map(str, row.output))
-        lines.append(
-            f"{row.name:<8}{output:>14}{row.receptive_field:>7}{row.stride:>8}"
-            f"{row.parameters:>14,}{row.multiply_adds:>18,}"
-        )
-    parameters = sum(row.parameters for row in rows)
-    multiply_adds = sum(row.multiply_adds for row in rows)
-    lines.append(f"{'total':<37}{parameters:>14,}{multiply_adds:>18,}")
+        numbers = f"{row.parameters:,}", f"{row.multiply_adds:,}"
+        lines.append(line(row.name, output, row.receptive_field, row.stride, *numbers))
+    at_test = [row for row in rows if not row.training_only]
+    totals = {"total": rows} if at_test == rows else {"total": rows, "at test time": at_test}
+    for name, summed in totals.items():
+        parameters = sum(row.parameters for row in summed)
+        multiply_adds = sum(row.multiply_adds for row in summed)
+        lines.append(line(name, "", "", "", f"{parameters:,}", f"{multiply_adds:,}"))
     return "\n".join(lines)
 
 
@@ -92,8 +98,9 @@ def format_collectives(found: list[Collective], batch_size: int) -> str:
     for item in found:
         key = (item.layer, item.direction, item.kind, item.axis, item.dtype)
         rows.setdefault(key, []).append(item)
+    width = 1 + max(7, *(len(item.layer) for item in found))
     lines = [
-        f"{'feeds':<8}{'direction':<11}{'kind':<16}{'axis':<13}{'type':<6}"
+        f"{'feeds':<{width}}{'direction':<11}{'kind':<16}{'axis':<13}{'type':<6}"
         f"{'bytes a step':>14}{'bytes an image':>16}{'least':>14}{'ratio':>7}"
     ]
     for (layer, direction, kind, axis, dtype), items in rows.items():
@@ -102,7 +109,7 @@ def format_collectives(found: list[Collective], batch_size: int) -> str:
         ratio = f"{size / least:.2f}" if least else "∞"
         image = f"{size / batch_size:,.0f}" if axis == "column" else ""
         lines.append(
-            f"{layer:<8}{direction:<11}{kind:<16}{axis:<13}{dtype:<6}"
+            f"{layer:<{width}}{direction:<11}{kind:<16}{axis:<13}{dtype:<6}"
             f"{size:>14,}{image:>16}{least:>14,}{ratio:>7}"
         )
     reduces_logits = any((item.layer, item.kind) == ("logits", "all_reduce") for item in found)
@@ -124,6 +131,7 @@ def main(_: list[str]) -> None:
         described = {
             "layers": [asdict(row) for row in rows],
             "parameters": sum(row.parameters for row in rows),
+            "parameters_at_test": sum(row.parameters for row in rows if not row.training_only),
         }
         if devices > 1:
             described["collectives"] = [asdict(item) for item in found]

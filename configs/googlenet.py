@@ -47,7 +47,10 @@ def googlenet(config: Config) -> GoogLeNetConfig:
 def make_small(config: Config) -> None:
     """Change a config into one for the embedded images, gray, of 28 pixels."""
     config.batch_size = 64
-    config.epochs, config.checkpoint_every = 10, 200
+    config.epochs, config.checkpoint_every = 6, 200
+    config.learning_rate = 0.05
+    config.schedule.rule, config.schedule.drop_epochs, config.schedule.factor = "epochs", (5,), 0.1
+    config.optimizer.ema_decay = 0.99
     config.data.image_size, config.data.crop = 28, 26
     config.data.scale = 1 / 64
     model = googlenet(config)

@@ -109,9 +109,9 @@ def list_collectives(lowered: jax.stages.Lowered, config: Config, mesh: Mesh) ->
     """
     module = lowered.compiler_ir("stablehlo")
     assert module is not None
-    assert isinstance(config.model, SequentialConfig)
+    layers = list(abstract_activations(config, train=True))
     found = [
-        _describe(operation, mesh, list(config.model.ops))
+        _describe(operation, mesh, layers)
         for operation in _walk(module.operation)
         if _groups(operation, mesh).shape[1] > 1
     ]
@@ -131,8 +131,10 @@ def _least_bytes(config: Config, mesh: Mesh) -> dict[str, int]:
     """Return the least bytes that a device must receive for layers that take all columns.
 
     The logits are summed in float32, since classes with similar logits would be equal in bfloat16.
+    Models that are not sequential have no columns, and so no such layers.
     """
-    assert isinstance(config.model, SequentialConfig)
+    if not isinstance(config.model, SequentialConfig):
+        return {}
     ops = config.model.ops
     values = {name: prod(leaf.shape) for name, leaf in abstract_activations(config).items()}
     missing = 1 - 1 / mesh.shape["column"]
@@ -188,13 +190,14 @@ def _describe(operation: Any, mesh: Mesh, layers: list[str]) -> Collective:
     largest = max(types, key=lambda kind: prod(kind.shape))
     width = np.dtype(_numpy_name(str(largest.element_type))).itemsize
     scopes = str(operation.location).split('"')[1]
-    within = re.split(r"[/()]", scopes)
-    layer = next((name for name in [*OTHER_SCOPES, *layers] if name in within), None)
-    if layer is None:
+    # Modules, without their methods, such as conv3_1 and bn1 of "conv3_1/conv3_1._shortcut/bn1".
+    within = "/".join(part for part in re.split(r"[/()]", scopes) if part and "." not in part)
+    named = [name for name in [*OTHER_SCOPES, *layers] if f"/{name}/" in f"/{within}/"]
+    if not named:
         raise ValueError(f"a {kind} outside every layer, in {scopes}")
     size = round(prod(largest.shape) * width * RECEIVED[kind](groups.shape[1]))
     return Collective(
-        layer=layer,
+        layer=max(named, key=lambda name: (name in OTHER_SCOPES, name.count("/"))),
         kind=kind,
         axis=_axis(groups, mesh),
         direction="backward" if "transpose(" in scopes else "forward",

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from math import prod
 
 import jax
+from jax import Array
 
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
 from alexnet_jax.config import Config
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import Conv, SequentialConfig, blocks
+from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.pytree import Variables, leaves_by_path
 
 
 @dataclass(frozen=True)
@@ -16,54 +18,71 @@ class LayerSummary:
     """The sizes of a layer.
 
     Attributes:
-        name: name of the op with parameters, conv1 … fc8.
+        name: name of the op with parameters, conv1 … fc8, or its path, such as conv2_1/conv1.
         output: shape of that op's output over all columns, (height, width, channels) or (units,).
         receptive_field: side in pixels of the part of the image that an output depends on, if no
-            edge cuts it off. A fully-connected layer counts as a convolution over its input.
-        stride: distance in pixels between the receptive fields of neighboring outputs.
+            edge cuts it off; None if the model is not sequential. A fully-connected layer counts
+            as a convolution over its input.
+        stride: distance in pixels between the receptive fields of neighboring outputs, or None.
         parameters: number of weights and biases.
-        multiply_adds: number of multiply-adds in the forward pass of one image.
+        multiply_adds: number of multiply-adds in the forward pass of one image; 0 for batch
+            normalization, which can be part of the convolution before it.
+        training_only: whether the layer is used only while training, as auxiliary classifiers are.
     """
 
     name: str
     output: tuple[int, ...]
-    receptive_field: int
-    stride: int
+    receptive_field: int | None
+    stride: int | None
     parameters: int
     multiply_adds: int
+    training_only: bool = False
 
 
 def summarize(config: Config) -> list[LayerSummary]:
     """Return the layers with parameters, in order; the config must have a number of classes."""
-    assert isinstance(config.model, SequentialConfig)
-    params = registry.abstract_variables(config)["params"]
-    outputs = abstract_activations(config)
-    receptive_fields = compute_receptive_fields(config.model.ops, config.data.crop)
-    rows = []
-    for name in blocks(config.model.ops):
-        sizes = {kind: prod(leaf.shape) for kind, leaf in params[name].items()}
-        shape = outputs[name].shape[1:]
-        is_conv = isinstance(config.model.ops[name], Conv)
-        pixels = prod(shape[:-1]) if is_conv else 1
+    sizes: dict[str, dict[str, int]] = {}
+    for path, leaf in leaves_by_path(registry.abstract_variables(config)["params"]).items():
+        layer, _, kind = path.rpartition("/")
+        sizes.setdefault(layer, {})[kind] = prod(leaf.shape)
+    fields = {}
+    if isinstance(config.model, SequentialConfig):
+        fields = compute_receptive_fields(config.model.ops, config.data.crop)
+    at_test, rows = abstract_activations(config), []
+    for name, output in abstract_activations(config, train=True).items():
+        if name not in sizes:
+            continue
+        shape = output.shape[1:]
+        pixels = prod(shape[:-1])  # 1 for a fully-connected layer
         rows.append(
             LayerSummary(
                 name,
                 output=shape,
-                receptive_field=receptive_fields[name].size,
-                stride=receptive_fields[name].stride,
-                parameters=sum(sizes.values()),
-                multiply_adds=pixels * sizes["kernel"],
+                receptive_field=fields[name].size if fields else None,
+                stride=fields[name].stride if fields else None,
+                parameters=sum(sizes[name].values()),
+                multiply_adds=pixels * sizes[name].get("kernel", 0),
+                training_only=name not in at_test,
             )
         )
     return rows
 
 
-def abstract_activations(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shape of the activations of every op for one image, by name."""
-    model, variables = registry.make_model(config), registry.abstract_variables(config)
-    shapes: dict[str, jax.ShapeDtypeStruct] = jax.eval_shape(
-        lambda variables, images: registry.compute_activations(model, variables, images),
-        variables,
-        registry.dummy_images(config),
+def abstract_activations(config: Config, *, train: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shape of the activations of every op for one image, by name and in order.
+
+    Args:
+        config: config with the number of classes.
+        train: see `registry.compute_activations`.
+    """
+    model, order = registry.make_model(config), list[str]()
+
+    def compute(variables: Variables, images: Array) -> dict[str, Array]:
+        activations = registry.compute_activations(model, variables, images, train=train)
+        order.extend(activations)  # the result of `eval_shape` is sorted by name
+        return activations
+
+    shapes = jax.eval_shape(
+        compute, registry.abstract_variables(config), registry.dummy_images(config)
     )
-    return shapes
+    return {name: shapes[name] for name in order}

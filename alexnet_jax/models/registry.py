@@ -115,18 +115,24 @@ def apply_model(
     return outputs, updated.get("batch_stats", {})
 
 
-def compute_activations(model: nn.Module, variables: Variables, images: Array) -> dict[str, Array]:
-    """Return the activations of every op at test time, by name and in order.
+def compute_activations(
+    model: nn.Module, variables: Variables, images: Array, *, train: bool = False
+) -> dict[str, Array]:
+    """Return the activations of every op, by name and in order.
 
     Args:
         images: preprocessed images, see `models.api.Model`.
+        train: compute them as while training, with arbitrary dropout masks.
 
     Returns:
         {"conv1": (batch, height, width, channels), "relu1": …, …, "fc6": (batch, units), …},
         with the channels of all columns concatenated. The last entry, {"fc8": (batch, classes)},
-        holds the logits.
+        holds the logits. Ops within a module are named after it, too: "conv2_1/conv1".
     """
-    _, state = model.apply(variables, images, mutable=["intermediates"])
+    rngs = {"dropout": jax.random.key(0)} if train else {}
+    _, state = model.apply(
+        variables, images, train=train, rngs=rngs, mutable=["intermediates", "batch_stats"]
+    )
     activations: dict[str, list[Array]] = state["intermediates"]["activations"]
     return {name: jnp.concatenate(columns, axis=-1) for name, columns in activations.items()}
 
