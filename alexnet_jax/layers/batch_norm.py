@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
         if not self.unbiased:
             return 1.0
         count = prod(x.shape[:-1]) * prod(lax.axis_size(axis) for axis in self.batch_axes)
-        return count / (count - 1)
+        return count / max(count - 1, 1)  # a single value has no unbiased variance
 
     def _update(self, running: nn.Variable[Array], value: Array) -> None:
         """Update a running average."""

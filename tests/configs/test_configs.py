@@ -16,23 +16,30 @@ from alexnet_jax.config import (
     Config,
     config_from_json,
     config_to_text,
-    sequential_model,
     validated,
 )
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import Conv, Dense, blocks
+from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
+from alexnet_jax.models.ops import Conv, Dense, SequentialConfig, blocks
+from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.train_step import make_state, make_train_step
 
 
 def shrunk(config: Config) -> Config:
     """A few channels and units instead of many; the crop, and with it every size, stays."""
-    model = sequential_model(config)
-    for op in model.ops.values():
-        if isinstance(op, Conv | Dense) and op.features:  # the last layer has as many as classes
-            op.features = 2 * model.num_columns
+    model = config.model
+    match model:
+        case SequentialConfig():
+            for op in model.ops.values():
+                if isinstance(op, Conv | Dense) and op.features:  # the last has as many as classes
+                    op.features = 2 * model.num_columns
+        case ResNetConfig():
+            model.width = 2
+        case GoogLeNetConfig():
+            model.width = 1 / 64
     model.num_classes, config.batch_size = 7, 2
     config.data.name = ""
     return validated(config)
@@ -45,9 +52,12 @@ def one_step(config_json: str) -> tuple[float, dict[str, Any], dict[str, Any]]:
     config = config_from_json(json.loads(config_json))
     crop, channels = config.data.crop, config.model.channels
     rng = np.random.default_rng(0)
-    shapes = registry.abstract_variables(config)["params"]
-    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.1, p.shape), p.dtype), shapes)
-    state = make_state(config, {"params": params})
+    variables = dict(registry.abstract_variables(config))
+    params = jax.tree.map(
+        lambda p: jnp.asarray(rng.normal(0, 0.1, p.shape), p.dtype), variables.pop("params")
+    )
+    statistics = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables)
+    state = make_state(config, {"params": params, **statistics})
     mean_image = rng.uniform(0, 255, (crop + 4, crop + 4, channels)).astype(np.float32)
     mean = mean_of(mean_image, config.data, channels)
     batch = Batch(
@@ -72,11 +82,14 @@ def test_builds_and_trains(file: str, variant: str) -> None:
     """Catches a variant that nobody has run: a missing field, a crop too small for its layers."""
     config = load(file, variant)
     rows = summarize(describe.with_classes(config))
-    assert [row.name for row in rows] == list(blocks(sequential_model(config).ops))
+    if isinstance(config.model, SequentialConfig):
+        assert [row.name for row in rows] == list(blocks(config.model.ops))
     loss, before, after = one_step(config_to_text(shrunk(load(file, variant))))
     assert np.isfinite(loss)
-    for name, layer in before.items():
-        change = np.abs(np.asarray(after[name]["kernel"] - layer["kernel"]))
+    kernels = [path for path in leaves_by_path(before) if path.endswith("kernel")]
+    assert kernels
+    for path in kernels:
+        change = np.abs(np.asarray(leaves_by_path(after)[path] - leaves_by_path(before)[path]))
         assert np.isfinite(change).all()
         assert (change > 0).any()
 
