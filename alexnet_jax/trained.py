@@ -89,7 +89,9 @@ def make_dense_predict_on_mesh(config: Config, mesh: Mesh) -> PredictOnMesh:
 
     def predict(model: nn.Module, variables: Variables, images: Array) -> Array:
         outputs, _ = registry.apply_model(model, variables, images)
-        return log_probabilities(outputs.logits.mean((1, 2)))
+        *_, classes = outputs.logits.shape
+        logits = outputs.logits.reshape(len(images), -1, classes)
+        return log_probabilities(logits.mean(1))
 
     return _on_mesh(config, mesh, predict, registry.make_dense_model(config))
 

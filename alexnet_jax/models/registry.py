@@ -8,13 +8,11 @@ import jax.numpy as jnp
 from flax.core import meta
 from jax import Array
 
-from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs
 from alexnet_jax.models.googlenet import GOOGLENET
-from alexnet_jax.models.ops import ModelConfig
-from alexnet_jax.models.googlenet import GOOGLENET
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.ops import ModelConfig, SequentialConfig
 from alexnet_jax.models.resnet import RESNET
 from alexnet_jax.models.sequential import SEQUENTIAL, Sequential
 from alexnet_jax.pytree import Variables
@@ -40,12 +38,15 @@ def make_model(config: Config, layout: Layout | None = None) -> nn.Module:
 def make_dense_model(config: Config) -> nn.Module:
     """Build the model of a config for whole images, to which it is applied at every position.
 
-    Its parameters are those of `make_model`, and its logits (batch, height, width, classes).
+    Its parameters are those of `make_model`, and its logits (batch, height, width, classes). Models
+    with global pooling average over all positions themselves: their logits are (batch, classes).
 
     Raises:
-        InputError: the model is not sequential, or has several columns.
+        InputError: the model has several columns.
     """
-    model = sequential_model(config)
+    model = config.model
+    if not isinstance(model, SequentialConfig):
+        return make_model(config)
     if model.num_columns > 1:
         raise InputError(
             f"views=dense applies fully-connected layers as convolutions, and those of this model "
