@@ -57,6 +57,13 @@ class DataConfig(Section):
         scale_jitter: smallest and largest length in pixels to which the shorter side of a training
             image is scaled, drawn anew for each image (section 3.1 of Simonyan and Zisserman 2014);
             () keeps image_size. Evaluation uses their mean.
+        crop_area: smallest and largest share of the image's area that a training crop has before it
+            is scaled to `crop`, drawn uniformly for each image (section 6 of Szegedy et al. 2014);
+            () for crops of fixed size.
+        crop_aspect: smallest and largest ratio of width to height of such crops; its logarithm is
+            drawn uniformly.
+        padding: pixels of zeros around a training image, after the mean is subtracted, within which
+            its crop is drawn (section 4.2 of He et al. 2015).
         flip: mirror training crops at random.
         crop_chunk: number of consecutive training images that share a crop position and a flip.
         lighting: "paper" adds the color noise of section 4.1; "source2012" scales it by standard
@@ -88,6 +95,9 @@ class DataConfig(Section):
     crop: int = 224
     crop_positions: str = "all"
     scale_jitter: tuple[int, ...] = ()
+    crop_area: tuple[float, ...] = ()
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    padding: int = 0
     flip: bool = True
     crop_chunk: int = 1
     lighting: str = "paper"
@@ -315,6 +325,7 @@ def _check_numbers(config: Config) -> None:
             _is_share(data.validation_share),
         ),
         ("data.test_share", data.test_share, "in [0, 1)", _is_share(data.test_share)),
+        ("data.padding", data.padding, "0 or more", data.padding >= 0),
         ("data.crop_chunk", data.crop_chunk, "1 or more", data.crop_chunk >= 1),
         ("data.lighting_divisor", data.lighting_divisor, "1 or more", data.lighting_divisor >= 1),
         ("data.lighting_end", data.lighting_end, "0 or more", data.lighting_end >= 0),
@@ -377,10 +388,26 @@ def _check_data(config: Config) -> None:
             f"data.scale_jitter is {jitter}; expected (), or the smallest and the largest length, "
             f"which are at least data.crop={data.crop}"
         )
-    if jitter and data.mean in ("image", "center"):
+    area, aspect = data.crop_area, data.crop_aspect
+    if area and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
         raise InputError(
-            f"data.scale_jitter scales images, and data.mean={data.mean} is a mean for each pixel; "
-            "expected data.mean=channel, given or none"
+            f"data.crop_area is {area}; expected (), or the smallest and the largest share, which "
+            "are more than 0 and at most 1"
+        )
+    if not 0 < aspect[0] <= aspect[1]:
+        raise InputError(
+            f"data.crop_aspect is {aspect}; expected the smallest and the largest ratio, above 0"
+        )
+    for name in ("scale_jitter", "crop_area"):
+        if getattr(data, name) and data.mean in ("image", "center"):
+            raise InputError(
+                f"data.{name} scales images, and data.mean={data.mean} is a mean for each pixel; "
+                "expected data.mean=channel, given or none"
+            )
+    if sum(bool(value) for value in (jitter, area, data.padding)) > 1:
+        raise InputError(
+            f"data.scale_jitter={jitter}, data.crop_area={area} and data.padding={data.padding} "
+            "all determine the crop; expected one of them"
         )
     if len(data.std) not in (1, channels) or min(data.std) <= 0:
         raise InputError(

@@ -99,10 +99,15 @@ def _relevant_differences(
     for field in (*REJECT_IF_DIFFERENT, *WARN_IF_DIFFERENT):
         section, name = field.split(".")
         yield from fields.differences(old[section][name], new[section][name], field)
+    if type(config.model) is not type(source_config.model):
+        yield "model.type", old["model"]["type"], new["model"]["type"]
+        return
     if not isinstance(config.model, SequentialConfig):
+        for difference in fields.differences(old["model"], new["model"], "model"):
+            if difference[0] != "model.num_classes":
+                yield difference
         return
-    if not isinstance(source_config.model, SequentialConfig):
-        return
+    assert isinstance(source_config.model, SequentialConfig)
     old_blocks, new_blocks = blocks(source_config.model.ops), blocks(config.model.ops)
     for layer in taken:
         old_ops, new_ops = old_blocks[layer], new_blocks[layer]
@@ -119,40 +124,40 @@ def _relevant_differences(
                 yield from fields.differences(old_op, new_op, f"model.ops.{name}")
 
 
-def load_pretrained(config: Config, params: PyTree, mesh: Mesh) -> tuple[int, PyTree]:
-    """Replace initial parameters by those of the run config.init_from where they fit.
+def load_pretrained(config: Config, variables: Variables, mesh: Mesh) -> tuple[int, Variables]:
+    """Replace initial variables by those of the run config.init_from where they fit.
 
     A layer fits if the other model has a layer with the same name and arrays of the same shapes.
     Hence a model for other classes takes all layers but the classifier. Only layers named in
     config.init_layers are taken; () takes all that fit. Both the layers that are taken and those
-    that are not are printed on stderr.
+    that are not are printed on stderr. Running statistics are taken with their layer.
 
     Args:
         config: config of the new run, with the number of classes.
-        params: initial parameters of the model, on the mesh.
+        variables: initial variables of the model, on the mesh.
         mesh: the mesh of devices.
 
     Returns:
-        The step of the other run's checkpoint, and parameters of the same structure, types and
-        shardings as `params`.
+        The step of the other run's checkpoint, and variables of the same structure, types and
+        shardings as `variables`.
 
     Raises:
         InputError: no layer fits, or not all layers of init_layers do.
     """
-    initial_leaves = leaves_by_path(params)
+    initial_leaves = leaves_by_path(variables["params"])
     with Checkpoints(config.init_from) as checkpoints:
 
-        def read(step: int) -> PyTree:
+        def read(step: int) -> Variables:
             source_config = config_from_json(checkpoints.metadata(step)["config"])
             template = _template(registry.abstract_variables(source_config), initial_leaves, mesh)
-            return restore_variables(checkpoints, step, template)["params"]
+            return restore_variables(checkpoints, step, template)
 
         found = checkpoints.newest(read)
     if found is None:  # `check_init_from` has found one
         raise InputError(f"init_from={config.init_from} has no checkpoint any more")
-    step, source_params = found
-    source_leaves = leaves_by_path(source_params)
-    taken, mismatches = _choose_layers(config, initial_leaves, source_leaves)
+    step, source = found
+    taken, mismatches = _choose_layers(config, initial_leaves, leaves_by_path(source["params"]))
+    source_leaves = leaves_by_path(source)
     new = [mismatches.get(name, name) for name in _layers(initial_leaves) if name not in taken]
     if distributed.is_first():
         print(
@@ -162,11 +167,11 @@ def load_pretrained(config: Config, params: PyTree, mesh: Mesh) -> tuple[int, Py
         )
 
     def choose(path: KeyPath, leaf: Array) -> Array:
-        name = path_name(path)
-        chosen: Array = source_leaves[name] if _layer_name(name) in taken else leaf
+        is_taken = _layer_name(path_name(path[1:])) in taken  # without the collection
+        chosen: Array = source_leaves[path_name(path)] if is_taken else leaf
         return chosen
 
-    return step, jax.tree_util.tree_map_with_path(choose, params)
+    return step, jax.tree_util.tree_map_with_path(choose, variables)
 
 
 def _layer_name(path: str) -> str:

@@ -1,5 +1,7 @@
 """Compute the inputs of a model from uint8 crops, inside jitted functions."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,8 @@ def mean_of_center(mean_image: np.ndarray, data: DataConfig, channels: int) -> n
 def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
     """Subtract the mean, apply shift and gain, scale the pixels and order the channels.
 
+    Pixels within the padding are zeros.
+
     Args:
         batch: a batch with one view per image; shift and gain are None for evaluation.
         mean: mean from `mean_of`.
@@ -65,9 +69,13 @@ def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
     """
     images = jnp.asarray(batch.image).astype(jnp.float32)
     _, crop, _, channels = images.shape
+    padding = data.padding
+    if data.mean == "image":
+        mean = jnp.pad(mean, ((padding, padding), (padding, padding), (0, 0)))
 
     def crop_mean(offset: Array, flip: Array) -> Array:
-        cut = lax.dynamic_slice(mean, (offset[0], offset[1], 0), (crop, crop, channels))
+        start = (offset[0] + padding, offset[1] + padding, 0)
+        cut = lax.dynamic_slice(mean, start, (crop, crop, channels))
         return jnp.where(flip, cut[:, ::-1], cut)
 
     offset, flip = jnp.asarray(batch.offset), jnp.asarray(batch.flip)
@@ -78,4 +86,22 @@ def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
         images *= batch.gain[:, None, None, None]
     factor = data.scale / np.asarray(data.std, np.float32)  # one, or one a channel
     images *= factor[None, None, None, :]
+    if padding:
+        inside = jax.vmap(partial(_is_inside, crop=crop, side=data.image_size))(offset, flip)
+        images = jnp.where(inside[..., None], images, 0)
     return images[..., ::-1] if data.channel_order == "bgr" else images
+
+
+def _is_inside(offset: Array, flip: Array, *, crop: int, side: int) -> Array:
+    """Return which pixels of a crop are in the image, and not in the padding, (crop, crop) bool.
+
+    Args:
+        offset: (2,), y and x of the crop in the image.
+        flip: whether the crop is mirrored.
+        crop: side of the crop in pixels.
+        side: side of the image in pixels.
+    """
+    pixel = jnp.arange(crop)
+    y, x = offset[0] + pixel, offset[1] + jnp.where(flip, pixel[::-1], pixel)
+    rows, columns = (y >= 0) & (y < side), (x >= 0) & (x < side)
+    return rows[:, None] & columns[None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -204,8 +205,10 @@ def _start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints) -> 
     state = init()
     if not config.init_from:
         return _Start(state, MetricSums())
-    init_step, params = finetune.load_pretrained(config, state.params, mesh)
-    return _Start(state.replace(params=params), MetricSums(), init_step)
+    initial = {"params": state.params, "batch_stats": state.batch_stats}
+    init_step, variables = finetune.load_pretrained(config, initial, mesh)
+    average = jax.tree.map(jnp.copy, variables["params"]) if state.ema_params else {}
+    return _Start(state.replace(**variables, ema_params=average), MetricSums(), init_step)
 
 
 def save_checkpoint(

@@ -101,7 +101,8 @@ def make_state(config: Config, variables: Variables) -> TrainState:
         batch_stats=variables.get("batch_stats", {}),
         opt_state=make_optimizer(config.optimizer).init(params),
         schedule_state=init_schedule_state(config.schedule),
-        ema_params=params if config.optimizer.ema_decay else {},
+        # A copy, since a step donates each array of the state.
+        ema_params=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else {},
     )
 
 

@@ -77,7 +77,9 @@ def imagenet_recipe() -> Config:
         learning_rate=0.1,
         optimizer=OptimizerConfig(weight_decay=0.0001),
         schedule=ScheduleConfig(rule="plateau"),
-        data=DataConfig(mean="center"),  # the same per-pixel mean for all crops
+        # The mean of each pixel is not defined for scaled images, whose size varies; the mean of
+        # each channel takes its place.
+        data=DataConfig(image_size=480, scale_jitter=(256, 480), mean="channel"),
         model=ResNetConfig(),
     )
 
@@ -97,7 +99,8 @@ def set_cifar_recipe(config: Config) -> None:
     )
     config.data.name = "cifar10"
     config.data.image_size = config.data.crop = 32
-    config.data.lighting = "none"
+    config.data.scale_jitter, config.data.padding = (), 4
+    config.data.mean, config.data.lighting = "image", "none"
 
 
 def resnet(config: Config) -> ResNetConfig:
@@ -149,7 +152,8 @@ def make_small(config: Config) -> None:
     config.epochs, config.max_steps, config.checkpoint_every = 6, 0, 200
     config.schedule.rule, config.schedule.drop_epochs = "epochs", (4, 6)
     config.data.image_size, config.data.crop = 28, 26
-    config.data.lighting = "none"
+    config.data.scale_jitter, config.data.padding = (), 0
+    config.data.mean, config.data.lighting = "image", "none"
     model = resnet(config)
     model.channels, model.stem = 1, "small"
 

@@ -17,7 +17,7 @@ from alexnet_jax.data.statistics import principal_components
 
 # Each kind of draw has its own stream, so that turning one off leaves the others unchanged.
 # `permutation` uses the stream _SHUFFLE, too.
-_SHUFFLE, _CROP, _FLIP, _LIGHT, _SCALE = range(5)
+_SHUFFLE, _CROP, _FLIP, _LIGHT, _SCALE, _AREA = range(6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Draws:
 
     Attributes:
         index: (b,) int64, index of the image in the split.
-        offset: (b, 2) int32, y and x of the top left pixel of the window.
-        window: (b,) int32, side of the window, which is scaled to the crop's size.
+        offset: (b, 2) int32, y and x of the top left pixel of the window; negative within the
+            padding.
+        window: (b, 2) int32, height and width of the window, which is scaled to the crop's size.
         flip: (b,) bool, whether the crop is mirrored.
         shift: (b, channels) float32, added to every pixel, in units of 0…255.
         gain: (b,) float32, factor of the pixels after mean and shift.
@@ -47,9 +48,10 @@ class Augmentation:
     Args:
         seed: any integer.
         count: number of images in the split.
-        image_size: side of the images in pixels; offsets are in 0 … image_size - window, inclusive.
-        data: config.data, of which crop, crop_positions, scale_jitter, flip, crop_chunk,
-            lighting_divisor and lighting_end are used.
+        image_size: side of the images in pixels; offsets are in 0 … image_size - window, inclusive,
+            and `padding` pixels more on either side.
+        data: config.data, of which the fields of crops, flip, lighting_divisor and lighting_end are
+            used.
         lighting: (channels, channels) matrix from `lighting_matrix`; shift = lighting @ normals.
     """
 
@@ -98,21 +100,25 @@ class Augmentation:
         data, channels = self._data, len(self._lighting)
         chunks = positions // data.crop_chunk * data.crop_chunk  # the first of each image's chunk
         first, last = int(chunks[0]), int(positions[-1]) + 1
-        window = np.full(len(positions), data.crop, np.int32)
+        window = np.full((len(positions), 2), data.crop, np.int32)
         if data.scale_jitter:
             smallest, largest = data.scale_jitter
             bits = _bits(self._seed, epoch, _SCALE, first, last)[chunks - first]
             scale = smallest + _below(largest - smallest + 1, bits >> np.uint64(32))
-            window = window_side(data.crop, self._image_size, scale)
-        margin = self._image_size - window[:, None]
+            window = np.repeat(window_side(data.crop, self._image_size, scale)[:, None], 2, axis=1)
+        elif data.crop_area:
+            bits = _bits(self._seed, epoch, _AREA, first, last)[chunks - first]
+            window = _area_windows(data, self._image_size, bits)
+        margin = self._image_size + 2 * data.padding - window
         if data.crop_positions == "center":
-            offset = np.repeat(margin // 2, 2, axis=1)
+            offset = margin // 2
         else:
             bits = _bits(self._seed, epoch, _CROP, first, last)[chunks - first]
             halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
             offset = _below(margin + 1, halves)
             if data.crop_positions == "five":
                 offset = FIVE_POSITIONS[_below(5, halves[:, 0])] * margin // 2
+        offset = offset - np.int32(data.padding)
         flip = np.zeros(len(positions), bool)
         if data.flip:
             flip = (
@@ -179,6 +185,29 @@ def _below(count: int | np.ndarray, bits: np.ndarray) -> np.ndarray:
     (bits · count) >> 32 is uniform up to a relative error of count · 2^-32.
     """
     return ((bits * np.asarray(count, np.uint64)) >> np.uint64(32)).astype(np.int32)
+
+
+def _area_windows(data: DataConfig, side: int, bits: np.ndarray) -> np.ndarray:
+    """Return the height and width (b, 2) int32 of windows of random area and aspect ratio.
+
+    A side that would be longer than that of the image is cut off.
+
+    Args:
+        data: config.data, of which crop_area and crop_aspect are used.
+        side: side of the images in pixels.
+        bits: (b,) uint64.
+    """
+    uniform = [
+        (half + 0.5) * 2.0**-32 for half in (bits >> np.uint64(32), bits & np.uint64(2**32 - 1))
+    ]
+    (low, high), (narrow, wide) = data.crop_area, np.log(data.crop_aspect)
+    area, root = (
+        low + (high - low) * uniform[0],
+        np.exp((narrow + (wide - narrow) * uniform[1]) / 2),
+    )
+    sides = side * np.sqrt(area)[:, None] * np.stack([1 / root, root], axis=1)
+    windows: np.ndarray = np.clip(np.round(sides), 1, side).astype(np.int32)
+    return windows
 
 
 def _normals(seed: int, epoch: int, kind: int, first: int, last: int, count: int) -> np.ndarray:

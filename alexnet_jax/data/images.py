@@ -107,7 +107,7 @@ def to_pillow(pixels: np.ndarray) -> Image.Image:
 
 
 def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Scale a square of uint8 pixels (size, size, 1 or 3) to (side, side, 1 or 3).
+    """Scale uint8 pixels (height, width, 1 or 3) to a square, (side, side, 1 or 3).
 
     The filter is Pillow's bicubic one with antialiasing, as in `load`.
     """

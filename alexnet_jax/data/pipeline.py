@@ -25,7 +25,7 @@ from alexnet_jax.extras import check_installed
 _PREFETCH_BATCHES = 2  # batches read in advance, and as many decoded
 
 # The images to read for a step: index (b,) in the split, offset (b, views, 2), flip (b, views) and
-# window (b,) of the views, see `data.crops.Views`.
+# window (b, 2), height and width of the views.
 Request = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Requests = Callable[[int], Request]
 
@@ -58,6 +58,11 @@ def train_batches(
     """
     split, data, channels = pack.splits["train"], config.data, config.model.channels
     check_images(pack, data, channels)
+    if data.padding and pack.encoding != "raw":
+        raise InputError(
+            f"data.padding={data.padding} is for small images, whose pixels are stored, and the "
+            f"pack in {pack.directory} has JPEGs of {pack.side} pixels; expected data.padding=0"
+        )
     rows = np.arange(config.batch_size) if rows is None else rows
     augmentation = Augmentation(
         seed=config.seed,
@@ -130,7 +135,7 @@ def evaluation_batches(
     scale = scale or evaluation_scale(config.data, pack.side)
     cut = make_views(views, pack.side, config.data.crop, scale)
     offset, flip = np.tile(cut.offset, (len(rows), 1, 1)), np.tile(cut.flip, (len(rows), 1))
-    window = np.full(len(rows), cut.window, np.int32)
+    window = np.full((len(rows), 2), cut.window, np.int32)
     index = np.arange(chosen.count) if index is None else index
     steps = range(-(-len(index) // config.batch_size))
 
@@ -222,15 +227,17 @@ def _raw_images(
         pixels = np.frombuffer(b"".join(split.read(index)), np.uint8)
         pixels = pixels.reshape(batch, pack.side, pack.side, pack.channels)
         if (window == crop).all():
-            y = offset[:, :, :1] + pixel
+            # `inputs.normalize` sets the padding to zero, so that its pixels may be any.
+            y = np.clip(offset[:, :, :1] + pixel, 0, pack.side - 1)
             x = offset[:, :, 1:] + np.where(flip[:, :, None], pixel[::-1], pixel)
+            x = np.clip(x, 0, pack.side - 1)
             image = np.arange(batch)[:, None, None, None]
             crops = pixels[image, y[:, :, :, None], x[:, :, None, :]]
         else:
             crops = np.empty((batch, views, crop, crop, pack.channels), np.uint8)
             for row, view in np.ndindex(batch, views):
-                (top, left), side = offset[row, view], window[row]
-                cut = pixels[row, top : top + side, left : left + side]
+                (top, left), (height, width) = offset[row, view], window[row]
+                cut = pixels[row, top : top + height, left : left + width]
                 scaled = resize_square(cut, crop)
                 crops[row, view] = scaled[:, ::-1] if flip[row, view] else scaled
         return np.repeat(crops, channels // pack.channels, axis=-1)
@@ -275,7 +282,7 @@ def _jpeg_images(
             tf.ensure_shape(record, [batch]),
             tf.ensure_shape(offset, [batch, views, 2]),
             tf.ensure_shape(flip, [batch, views]),
-            tf.ensure_shape(window, [batch]),
+            tf.ensure_shape(window, [batch, 2]),
         )
 
     def scaled(image: tf.Tensor) -> tf.Tensor:
@@ -284,7 +291,8 @@ def _jpeg_images(
         return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
     def finished(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-        image = tf.cond(tf.shape(image)[0] == crop, lambda: image, lambda: scaled(image))
+        is_crop = tf.reduce_all(tf.shape(image)[:2] == crop)
+        image = tf.cond(is_crop, lambda: image, lambda: scaled(image))
         image = tf.ensure_shape(image, [crop, crop, channels])
         return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
 
@@ -292,12 +300,12 @@ def _jpeg_images(
         record: tf.Tensor, offset: tf.Tensor, flip: tf.Tensor, window: tf.Tensor
     ) -> tf.Tensor:
         if views == 1:  # decode the window only
-            box = tf.stack([offset[0, 0], offset[0, 1], window, window])
+            box = tf.concat([offset[0], window], 0)
             image = tf.io.decode_and_crop_jpeg(record, box, **settings)
             return finished(image, flip[0])[None]
         image = tf.io.decode_jpeg(record, **settings)
         cuts = [
-            tf.slice(image, [*tf.unstack(offset[v]), 0], tf.stack([window, window, -1]))
+            tf.slice(image, [*tf.unstack(offset[v]), 0], [*tf.unstack(window), -1])
             for v in range(views)
         ]
         return tf.stack([finished(cuts[v], flip[v]) for v in range(views)])

@@ -173,15 +173,23 @@ def nonlinearities(config: Config) -> dict[str, str]:
 def layer_activations(config: Config, activations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the activations of every hidden layer after its nonlinearity, its columns apart.
 
-    Normalization and pooling after the nonlinearity are left out.
+    Normalization and pooling after the nonlinearity are left out. Of a model that is not
+    sequential, the outputs of its blocks or Inception modules are returned.
 
     Args:
-        config: of a sequential model.
+        config: config of the model.
         activations: from `compute_image_activations`.
 
     Returns:
         {"conv1": (columns, height, width, channels), …, "fc7": (columns, units)}.
     """
+    if not isinstance(config.model, SequentialConfig):
+        modules = {}
+        for name, activation in activations.items():
+            module, _, inner = name.partition("/")
+            if inner:
+                modules[module] = activation[None]  # replaced until the last one, the output
+        return modules
     columns = config.model.columns()
     return {
         layer: np.stack(np.split(activations[op], columns, axis=-1))

@@ -22,6 +22,7 @@ import alexnet_jax
 from alexnet_jax import evaluate, fields, finetune, prepare, sharding, train
 from alexnet_jax.config import Config, DataConfig, ParallelConfig, validated
 from alexnet_jax.fields import Section
+from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.ops import (
     LRN,
     Conv,
@@ -116,7 +117,7 @@ def recorded() -> Iterator[set[str]]:
         yield recorder.read
 
 
-def base(data: DataConfig, model: SequentialConfig) -> Config:
+def base(data: DataConfig, model: ModelConfig) -> Config:
     """Return the config of two steps of eight images."""
     config = Config(batch_size=8, max_steps=2, log_every=1, checkpoint_every=1, data=data)
     config.model = model
@@ -161,6 +162,30 @@ def color(directory: Path) -> Config:
     return base(data, SequentialConfig(ops=ops))
 
 
+def small(directory: Path) -> Config:
+    """A residual network of bottleneck blocks, averaged, with padded crops and a warm-up."""
+    write_idx_set(directory, train=18, test=8)
+    data = DataConfig(name="idx", dir=str(directory), image_size=28, crop=28, padding=2)
+    model = ResNetConfig(channels=1, width=2, stage_sizes=(1, 1))
+    config = base(data, model)
+    config.optimizer.ema_decay = 0.9
+    config.schedule.warmup_steps = 1
+    return config
+
+
+def branched(directory: Path) -> Config:
+    """GoogLeNet with batch normalization, dropout, drops by period and crops of any aspect."""
+    write_idx_set(directory, train=18, test=8)
+    data = DataConfig(name="idx", dir=str(directory), image_size=28, crop=24, mean="channel")
+    data.crop_area = (0.5, 1.0)
+    model = GoogLeNetConfig(
+        channels=1, stem="small", width=1 / 64, normalization="batch_norm", pool4_window=2
+    )
+    config = base(data, model)
+    config.schedule.rule = "period"
+    return config
+
+
 def every_field(config: Config) -> dict[str, type]:
     """Return the class that has the field, by the path of the field, for every field."""
     found: dict[str, type] = {}
@@ -197,6 +222,8 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         "gray": gray(tmp_path / "images"),
         "tuned": tuned(tmp_path / "images", tmp_path / "gray"),
         "color": color(tmp_path / "photos"),
+        "small": small(tmp_path / "more"),
+        "branched": branched(tmp_path / "more"),
     }
     expected: dict[str, type] = {}
     with recorded() as read:

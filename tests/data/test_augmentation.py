@@ -119,16 +119,17 @@ def test_scales_are_uniform_and_windows_fit():
     count, side, scales = 40_000, 2 * CROP, range(CROP + 4, CROP + 45)
     augmentation = make(count=count, margin=CROP, scale_jitter=(scales[0], scales[-1]))
     draws = draw(augmentation, np.arange(count), count)
-    windows, counts = np.unique(draws.window, return_counts=True)
+    assert (draws.window[:, 0] == draws.window[:, 1]).all()
+    windows, counts = np.unique(draws.window[:, 0], return_counts=True)
     expected = [np.round(CROP * side / scale + 1e-9) for scale in scales]
     expected_windows, shares = np.unique(expected, return_counts=True)
     np.testing.assert_array_equal(windows, expected_windows)
     assert np.abs(counts / count - shares / len(scales)).max() < 0.006
-    room = side - draws.window[:, None]
+    room = side - draws.window
     assert (draws.offset >= 0).all()
     assert (draws.offset <= room).all()
     assert (draws.offset == room).any(axis=0).all()
-    assert abs(np.corrcoef(draws.window, draws.flip)[0, 1]) < 0.02
+    assert abs(np.corrcoef(draws.window[:, 0], draws.flip)[0, 1]) < 0.02
 
 
 def test_scales_do_not_depend_on_the_batch():
@@ -254,3 +255,35 @@ def test_principal_components_are_ordered_and_signed():
     np.testing.assert_allclose(np.sqrt(values), ILSVRC_STD[::-1], rtol=1e-3)
     np.testing.assert_allclose(vectors @ np.diag(values) @ vectors.T, ILSVRC_COVARIANCE, rtol=1e-6)
     assert (vectors.max(axis=0) > -vectors.min(axis=0)).all()
+
+
+def test_areas_and_aspect_ratios():
+    """Mutation: width and height swapped, an area that is not uniform, a side's share in place of
+    the area's; windows beyond the image; the same draw for area and aspect ratio."""
+    count, side = 40_000, 400
+    augmentation = make(count=count, margin=side - CROP, crop_area=(0.08, 0.5))
+    draws = draw(augmentation, np.arange(count), count)
+    height, width = draws.window.T.astype(float)
+    shares = np.quantile(height * width / side**2, [0.0, 0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_allclose(shares, [0.08, 0.185, 0.29, 0.395, 0.5], atol=0.008)
+    aspects = np.quantile(np.log(width / height), [0.0, 0.25, 0.5, 0.75, 1.0])
+    expected = np.linspace(np.log(3 / 4), np.log(4 / 3), 5)
+    np.testing.assert_allclose(aspects, expected, atol=0.02)
+    assert abs(np.corrcoef(height * width, width / height)[0, 1]) < 0.02
+    assert (draws.offset >= 0).all()
+    assert (draws.offset <= side - draws.window).all()
+    assert (draws.offset == side - draws.window).any(axis=0).all()
+    whole = draw(make(count=count, margin=6, crop_area=(1.0, 1.0)), np.arange(count), count)
+    assert (whole.window <= CROP + 6).all()
+
+
+def test_padding_adds_positions():
+    """Mutation: padding on one side only, or twice; the center moved by it."""
+    count = 20_000
+    draws = draw(make(count=count, margin=0, padding=2), np.arange(count), count)
+    for axis in (0, 1):
+        offsets, counts = np.unique(draws.offset[:, axis], return_counts=True)
+        assert offsets.tolist() == [-2, -1, 0, 1, 2]
+        assert np.abs(counts / count - 1 / 5).max() < 0.015
+    center = make(count=count, margin=0, padding=2, crop_positions="center")
+    assert not draw(center, np.arange(9), count).offset.any()

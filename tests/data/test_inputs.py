@@ -97,3 +97,30 @@ def test_units_of_other_programs() -> None:
     out = normalize(jax.tree.map(jnp.asarray, batch), jnp.asarray(mean), data)
     # As above, in units of ten and more.
     np.testing.assert_allclose(out, expected[..., ::-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["image", "channel"])
+def test_padding_is_zero(kind: str) -> None:
+    """Catches: padding of zeros before the mean is subtracted, padding that is not mirrored with
+    its crop, and a mean image that moves with the padding."""
+    padding = 2
+    data = DataConfig(mean=kind, crop=SIDE, image_size=SIDE, padding=padding, scale=0.5)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
+    mean_image = rng.uniform(0, 255, (SIDE, SIDE, 3)).astype(np.float32)
+    offset = np.array([[0, 0], [-2, 2], [1, -1], [-2, 1]], np.int32)
+    flip = np.array([False, False, True, True])
+    mean = mean_of(mean_image, data, 3)
+    centered = 0.5 * (images - (mean_image if kind == "image" else mean_image.mean((0, 1))))
+    margins = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded, crops, expected = np.pad(centered, margins), [], []
+    pixels = np.pad(images, margins, mode="edge")  # what a batch has there does not matter
+    for row in range(4):
+        top, left = offset[row] + padding
+        step = -1 if flip[row] else 1
+        crops.append(pixels[row, top : top + SIDE, left : left + SIDE][:, ::step])
+        expected.append(padded[row, top : top + SIDE, left : left + SIDE][:, ::step])
+    batch = Batch(image=np.stack(crops), offset=offset, flip=flip)
+    found = normalize(batch, jnp.asarray(mean), data)
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-4)
+    assert (np.asarray(found[1]) == 0).any()

@@ -1,5 +1,6 @@
 """Crops of images at random and other scales, against Pillow's windows of the same images."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -83,13 +84,35 @@ def test_training_crops_are_scaled_windows(prepared: tuple[DataConfig, Pack]) ->
         drawn = augmentation.draw(*np.divmod(8 * step + np.arange(8), split.count))
         assert batch.image.shape == (8, CROP, CROP, 3)
         for row in range(8):
-            window = int(drawn.window[row])
+            window = int(drawn.window[row, 0])
             sides.add(window)
             pixels = stored(pack, "train", int(drawn.index[row]))
             flip = bool(drawn.flip[row])
             expected = scaled_window(pixels, drawn.offset[row], window, CROP, flip)
             assert_close(pack, np.asarray(batch.image[row]), expected)
     assert len(sides) > 5
+
+
+def test_crops_of_random_aspect(prepared: tuple[DataConfig, Pack]) -> None:
+    """Catches: height and width swapped when a window is cut, or not scaled to a square."""
+    data, pack = prepared
+    data = dataclasses.replace(data, scale_jitter=(), crop_area=(0.08, 1.0))
+    split, config = pack.splits["train"], run_config(data)
+    lighting = np.zeros((3, 3))
+    augmentation = Augmentation(
+        seed=config.seed, count=split.count, image_size=pack.side, data=data, lighting=lighting
+    )
+    examples = consecutive_examples(8, split.count)
+    (batch,) = train_batches(pack, config, examples, first_step=0, last_step=1)
+    drawn = augmentation.draw(np.zeros(8, int), np.arange(8))
+    assert (drawn.window[:, 0] != drawn.window[:, 1]).any()
+    for row in range(8):
+        (top, left), (height, width) = drawn.offset[row], drawn.window[row]
+        pixels = stored(pack, "train", int(drawn.index[row]))
+        cut = Image.fromarray(pixels[top : top + height, left : left + width])
+        expected = np.asarray(cut.resize((CROP, CROP), Image.Resampling.BICUBIC))
+        expected = expected[:, ::-1] if drawn.flip[row] else expected
+        assert_close(pack, np.asarray(batch.image[row]), expected)
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,11 @@ from alexnet_jax.workdir import read_config
 def newest_state(workdir: Path) -> tuple[int, Any]:
     """Return the step and the whole state of a run's newest checkpoint."""
     state = abstract_state(read_config(workdir), sharding.make_data_mesh(1))
-    train_state = {"step": state.step, "opt_state": state.opt_state}
-    if state.schedule_state is not None:
-        train_state["schedule_state"] = state.schedule_state
     with Checkpoints(workdir) as checkpoints:
         step = checkpoints.steps()[-1]
         found = (
-            checkpoints.variables(step, {"params": state.params}),
-            checkpoints.train_state(step, train_state),
+            checkpoints.variables(step, state.saved_variables()),
+            checkpoints.train_state(step, state.saved_train_state()),
         )
     return step, jax.tree.map(np.asarray, found)
 

@@ -84,7 +84,8 @@ def test_values_and_places(folder: Path, data: int, columns: int, layers: tuple[
     initial = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, leaf.dtype), shapes)
     boxed = jax.eval_shape(lambda: registry.init_boxed_variables(config))
     placed = jax.device_put(initial, sharding.shardings(boxed, mesh)["params"])
-    step, got = finetune.load_pretrained(config, placed, mesh)
+    step, variables = finetune.load_pretrained(config, {"params": placed}, mesh)
+    got = variables["params"]
     assert step == 3
     old = load_trained(folder / "base").params
     for name, layer in got.items():

@@ -1,4 +1,4 @@
-"""Small runs of the ZFNet and VGG samples, killed and started again, end to the last bit alike."""
+"""Small runs of the samples of each family, killed and started again, end to the last bit alike."""
 
 import signal
 from pathlib import Path
@@ -17,8 +17,21 @@ from alexnet_jax.models.ops import Conv, Dense
 from configs import FAMILY
 
 
+def shrink(config):
+    """Leave eight channels a layer."""
+    for op in config.model.ops.values():
+        if isinstance(op, Conv | Dense) and op.features:
+            op.features = 8
+
+
+def shrink_resnet(config):
+    """Leave two blocks, and average the parameters."""
+    config.model.width, config.model.stage_sizes = 4, (1, 1)
+    config.optimizer.ema_decay = 0.9
+
+
 def get_config():
-    """Return the sample's config with eight channels a layer, for images in a folder."""
+    """Return the sample's config with a smaller model, for images in a folder."""
     config = FAMILY.get_config("VARIANT")
     config.batch_size = 8
     config.max_steps = 12
@@ -26,20 +39,23 @@ def get_config():
     config.log_every = 1
     config.data.name = "idx"
     config.data.dir = "DIRECTORY"
-    for op in config.model.ops.values():
-        if isinstance(op, Conv | Dense) and op.features:
-            op.features = 8
+    SHRINK(config)
     return config
 '''
 
 
-@pytest.mark.parametrize(("family", "variant"), [("zfnet", "sample"), ("vgg", "sample,A,jitter")])
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [("zfnet", "sample"), ("vgg", "sample,A,jitter"), ("resnet", "sample,cifar20")],
+)
 def test_a_killed_run_ends_alike(family: str, variant: str, tmp_path: Path) -> None:
     """Catches: draws of scales, crops or masks that start anew; filters that are limited once more
-    or once less; a state that is not restored to the last bit."""
+    or once less; running statistics or averaged parameters that start anew; a state that is not
+    restored to the last bit."""
     write_idx_set(tmp_path / "data", train=60, test=10)
     path = tmp_path / "small.py"
     text = CONFIG.replace("FAMILY", family).replace("VARIANT", variant)
+    text = text.replace("SHRINK", "shrink_resnet" if family == "resnet" else "shrink")
     path.write_text(text.replace("DIRECTORY", str(tmp_path / "data")))
     flags = (f"--config={path}", f"--workdir={tmp_path / 'killed'}")
     process = processes.start("main", *flags, devices=4)
@@ -53,5 +69,7 @@ def test_a_killed_run_ends_alike(family: str, variant: str, tmp_path: Path) -> N
     assert processes.records(tmp_path / "killed") == processes.records(tmp_path / "whole")
     (step, state), (again, same) = (newest_state(tmp_path / name) for name in ("killed", "whole"))
     assert step == again == 12
+    if family == "resnet":
+        assert {*state[0]} == {"params", "batch_stats", "ema_params"}
     equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), state, same)
     assert all(jax.tree.leaves(equal)), equal
