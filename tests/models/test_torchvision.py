@@ -62,3 +62,14 @@ def test_googlenet_logits() -> None:
     settings = dict(num_classes=10, aux_logits=True, init_weights=False, transform_input=False)
     model = make_model("googlenet", **settings)
     assert relative_difference(config, model, side=96) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*RESNETS, "googlenet"])
+def test_full_size(name: str) -> None:
+    """Catches: whatever differs at 224 pixels and 1,000 classes only, such as windows at edges."""
+    settings: dict[str, object] = dict(num_classes=1000)
+    if name == "googlenet":
+        settings |= dict(aux_logits=True, init_weights=False, transform_input=False)
+    model = make_model(name, **settings)
+    assert relative_difference(config_of(name, 1000), model, side=224) <= 1e-5

@@ -12,12 +12,14 @@ import pytest
 from helpers import processes
 from helpers.image_sets import write_idx, write_idx_set
 from helpers.in_process import train_here
+from helpers.torch_branched import small_resnet
 
 from alexnet_jax import command, fields, finetune, sharding
 from alexnet_jax.config import Config, sequential_model, validated, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import Conv, Dense, Tanh
+from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import load_trained
 from configs import from_workdir
 
@@ -234,3 +236,27 @@ def test_a_config_like_that_of_a_run(folder: Path) -> None:
         InputError, match=r"configs/from_workdir\.py: WORKDIR=nowhere has no config\.json"
     ):
         from_workdir.get_config("nowhere")
+
+
+def test_running_statistics_are_taken(tmp_path: Path) -> None:
+    """Catches: layers taken without the statistics that normalize them, or the statistics of
+    layers that are new; an average that begins with the initial parameters."""
+    write_idx_set(tmp_path / "data", train=24, test=8)
+    config = small_resnet(n=1)
+    config.model.num_classes = 0
+    config.data.name, config.data.dir = "idx", str(tmp_path / "data")
+    config.data.image_size, config.data.crop, config.max_steps = 28, 16, 2
+    config = with_changes(config, {})
+    assert train_here(config, tmp_path / "base") == 0
+    base = load_trained(tmp_path / "base")
+    new = fields.replace(base.config, {"init_from": str(tmp_path / "base"), "max_steps": 1})
+    new.optimizer.ema_decay, new.learning_rate = 0.5, 1e-9
+    mesh = sharding.make_mesh(new.parallel)
+    initial = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, leaf.dtype), dict(base.variables))
+    _, found = finetune.load_pretrained(new, jax.device_put(initial), mesh)
+    for path, leaf in leaves_by_path(found).items():
+        np.testing.assert_array_equal(leaf, leaves_by_path(base.variables)[path], err_msg=path)
+    assert train_here(new, tmp_path / "new") == 0
+    averaged = leaves_by_path(load_trained(tmp_path / "new").params)
+    for path, leaf in leaves_by_path(base.params).items():
+        np.testing.assert_allclose(averaged[path], leaf, atol=1e-6, err_msg=path)
