@@ -30,7 +30,7 @@ from absl import flags
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import cache, command, distributed, folder_data, sharding, writers
+from alexnet_jax import cache, command, distributed, model_data, sharding, writers
 from alexnet_jax.config import ParallelConfig, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
@@ -40,7 +40,6 @@ from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.diagnostics import compare_with_majority
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
-from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import Predict, TrainedModel, load_trained
 
 T = TypeVar("T")
@@ -154,8 +153,8 @@ def evaluate(
     """
     for model in models[1:]:
         _check_compatible(models[0], model)
-    pack = pack or open_data(models[0])
-    split = choose_split(models[0], pack, split)
+    pack = pack or model_data.open_data(models[0])
+    split = model_data.choose_split(models[0], pack, split)
     mesh = mesh or sharding.make_data_mesh(models[0].config.batch_size)
     for model in models:
         _check_scales(model, pack, scales)
@@ -244,95 +243,6 @@ def split_batches(
     return writers.progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
 
 
-def open_data(model: TrainedModel) -> Pack:
-    """Return the data set of a model, prepared.
-
-    Raises:
-        InputError: the data set is not available, has other classes, or is not the one on which
-            the model was trained.
-    """
-    data = model.config.data
-    pack = prepare(data, source_digest=model.source_digest)
-    check_classes(model.class_names, tuple(pack.class_names), data.name)
-    return pack
-
-
-def choose_split(model: TrainedModel, pack: Pack, split: str | None = None) -> str:
-    """Return the name of the split to use.
-
-    Args:
-        model: the model.
-        pack: its data set.
-        split: name of the split; None takes test, or validation if there is no labeled test split.
-
-    Raises:
-        InputError: the data set has no such split.
-    """
-    name = model.config.data.name
-    if split is None and not has_held_out(pack):
-        raise InputError(
-            f"{name} has training images only, so that there is nothing to evaluate on; give "
-            "--split=train, or hold images out with --config.data.test_share in a new run"
-        )
-    split = split or ("test" if "test" in pack.splits else "validation")
-    if split not in pack.splits:
-        raise InputError(f"--split={split}: {name} has the splits {', '.join(pack.splits)}")
-    return split
-
-
-def has_held_out(pack: Pack) -> bool:
-    """Return whether there are other images than those for training."""
-    return len(pack.splits) > 1
-
-
-def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str]:
-    """Return the data set of a model, prepared, and the name of the split to use.
-
-    Raises:
-        InputError: see `open_data` and `choose_split`.
-    """
-    pack = open_data(model)
-    return pack, choose_split(model, pack, split)
-
-
-def check_classes(
-    model_classes: tuple[str, ...], data_classes: tuple[str, ...], data_name: str
-) -> None:
-    """Raise InputError if the classes of the data are not those of the model, in the same order.
-
-    The class names of a model imported from a file without names are numbers. Its classes are
-    assumed to be in the order of the data; `print_assumptions` prints that.
-    """
-    if model_classes == data_classes or are_numbers_of(model_classes, data_classes):
-        return
-    pairs = enumerate(zip(model_classes, data_classes, strict=False))
-    differing = (f"class {i} is {a} and {b}; " for i, (a, b) in pairs if a != b)
-    raise InputError(
-        f"the model has {len(model_classes)} classes, {data_name} has {len(data_classes)}; "
-        f"{next(differing, '')}expected the same in the same order"
-    )
-
-
-def are_numbers_of(names: tuple[str, ...], classes: tuple[str, ...]) -> bool:
-    """Return whether names are just the numbers 0, 1, 2, … of classes with proper names."""
-    return names != classes and names == tuple(map(str, range(len(classes))))
-
-
-def print_assumptions(model: TrainedModel, pack: Pack, split: str | None) -> None:
-    """Print on stderr what `open_split` assumed about the order of classes and the split."""
-    if not distributed.is_first():
-        return
-    name, data_classes = model.config.data.name, tuple(pack.class_names)
-    if are_numbers_of(model.class_names, data_classes):
-        print(
-            f"The model has numbers for class names: its classes are taken in the order of "
-            f"{name}'s, {data_classes[0]} first.",
-            file=sys.stderr,
-        )
-    if split is None and "test" not in pack.splits and has_held_out(pack):
-        print(f"{name} has no labeled test split: using validation.", file=sys.stderr)
-
-
 def final_evaluation(workdir: Path, mesh: Mesh) -> None:
     """Evaluate a model after training, with center and ten views; print and record the errors.
 
@@ -341,8 +251,8 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
     writes.
     """
     model = load_trained(workdir, mesh)
-    pack = open_data(model)
-    if not has_held_out(pack):
+    pack = model_data.open_data(model)
+    if not model_data.has_held_out(pack):
         if distributed.is_first():
             print(
                 f"{model.config.data.name} has training images only: nothing to evaluate on.",
@@ -351,7 +261,7 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
         return
     records = writers.read_records(workdir)
     recorded = {(r["step"], r.get("views")): r for r in records}
-    print_assumptions(model, pack, None)
+    model_data.print_assumptions(model, pack, None)
     for views in FINAL_VIEWS:
         record = recorded.get((model.step, views))
         # Only the first process decides, since others may not see its file yet.
@@ -408,15 +318,15 @@ def main(_: list[str]) -> None:
     models, split, shown = [load_trained(workdir) for workdir in flag.workdir], flag.split, ""
     scales = parse_scales(flag.scales)
     if flag.class_names:
-        models = [folder_data.with_class_names(m, Path(flag.class_names)) for m in models]
+        models = [model_data.with_class_names(m, Path(flag.class_names)) for m in models]
     if flag.data_dir:
-        models = [folder_data.with_folder(m, Path(flag.data_dir)) for m in models]
-        pack = folder_data.open_folder(models[0])
+        models = [model_data.with_folder(m, Path(flag.data_dir)) for m in models]
+        pack = model_data.open_folder(models[0])
         if split is None and len(pack.splits) == 1:
             (split,), shown = pack.splits, "all images"
     else:
-        pack = open_data(models[0])
-    print_assumptions(models[0], pack, split)
+        pack = model_data.open_data(models[0])
+    model_data.print_assumptions(models[0], pack, split)
     split, results = evaluate(models, split, flag.views, pack=pack, scales=scales)
     given = {"split": shown or split, "views": flag.views, **({"scales": scales} if scales else {})}
     for name, result in zip([*flag.workdir, "average"], results, strict=False):

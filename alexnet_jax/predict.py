@@ -27,7 +27,7 @@ from alexnet_jax.data.crops import evaluation_scale
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.sources.layout import list_files
 from alexnet_jax.errors import InputError
-from alexnet_jax.folder_data import with_class_names
+from alexnet_jax.model_data import with_class_names
 from alexnet_jax.trained import TrainedModel, load_trained
 
 BATCH_SIZE = 32

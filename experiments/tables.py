@@ -30,8 +30,9 @@ from absl import flags
 from alexnet_jax import cache, command
 from alexnet_jax.config import DataConfig
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import evaluate, open_split, print_assumptions
+from alexnet_jax.evaluate import evaluate
 from alexnet_jax.metrics import Metrics
+from alexnet_jax.model_data import open_split, print_assumptions
 from alexnet_jax.trained import TrainedModel, load_trained
 
 NOT_RUN, NONE = "not run", "—"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from alexnet_jax import evaluate, sharding
+from alexnet_jax import evaluate, model_data, sharding
 from alexnet_jax.analysis.summary import abstract_activations
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
@@ -65,7 +65,7 @@ def make_strongest_fn(
     known = abstract_activations(model.config)
     if unknown := sorted({*ops} - {*known}):
         raise InputError(f"the model has no op {unknown[0]}; expected some of {', '.join(known)}")
-    pack, split = evaluate.open_split(model, split)
+    pack, split = model_data.open_split(model, split)
     chosen = np.arange(pack.splits[split].count) if index is None else index
     mesh = sharding.make_data_mesh(model.config.batch_size)
     bind = model.make_forward_fn(mesh, partial(_peaks, ops=tuple(ops)))

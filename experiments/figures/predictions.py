@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.stats import permutation_test
 
-from alexnet_jax import evaluate, sharding
+from alexnet_jax import evaluate, model_data, sharding
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.batch import Batch
@@ -82,10 +82,10 @@ def predict_split(
         features: keep the input of the classifier, units × 4 bytes an image.
 
     Raises:
-        InputError: as `evaluate.open_split`; an image that the split does not have; features of
+        InputError: as `model_data.open_split`; an image that the split does not have; features of
             a model without a hidden layer.
     """
-    pack, split = evaluate.open_split(model, split)
+    pack, split = model_data.open_split(model, split)
     count = pack.splits[split].count
     index = np.arange(count) if index is None else np.asarray(index)
     if len(wrong := index[(index < 0) | (index >= count)]):
@@ -124,9 +124,9 @@ def load_crops(model: TrainedModel, split: str, index: Sequence[int] | np.ndarra
         channel order of the model's inputs.
 
     Raises:
-        InputError: as `evaluate.open_split`.
+        InputError: as `model_data.open_split`.
     """
-    pack, split = evaluate.open_split(model, split)
+    pack, split = model_data.open_split(model, split)
     mesh = sharding.make_data_mesh(1)
     batches = evaluate.split_batches(model, pack, split, mesh, index=np.asarray(index))
     return np.concatenate([batch.image[batch.mask, 0] for batch in batches])

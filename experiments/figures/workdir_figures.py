@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax import evaluate
+from alexnet_jax import model_data
 from alexnet_jax.analysis.deconvnet import METHODS
 from alexnet_jax.analysis.invariance import (
     ROTATION,
@@ -94,8 +94,8 @@ class Figures:
     @cached_property
     def split(self) -> str:
         """The split whose images are used; what was assumed about it is printed on stderr."""
-        pack, split = evaluate.open_split(self.model, self._split)
-        evaluate.print_assumptions(self.model, pack, self._split)
+        pack, split = model_data.open_split(self.model, self._split)
+        model_data.print_assumptions(self.model, pack, self._split)
         return split
 
     @cached_property
@@ -153,7 +153,7 @@ class Figures:
     def neighbors(self) -> Figure:
         """Plot figure 4, right."""
         model, shown = self.model, self.shown
-        pack, _ = evaluate.open_split(model, "train")
+        pack, _ = model_data.open_split(model, "train")
         index = sample_index(pack.splits["train"].count, self._neighbors_among)
         queries = predict_split(model, shown.split, index=shown.index, features=True)
         train = predict_split(model, "train", index=index, features=True)
@@ -212,7 +212,7 @@ class Figures:
     def evolution(self) -> Figure:
         """Plot figure 4 of Zeiler and Fergus."""
         layers = convolution_ops(self.model.config)
-        pack, _ = evaluate.open_split(self.model, "train")
+        pack, _ = model_data.open_split(self.model, "train")
         index = sample_index(pack.splits["train"].count, self._evolution_among)
         found = compute_evolution(self.projector, self.workdir, layers, NUM_EVOLVING, index)
         title = (

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax import evaluate
+from alexnet_jax import model_data
 from alexnet_jax.analysis.summary import summarize
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.data.names import readable_name, short_name
@@ -148,7 +148,7 @@ def _predict(model: TrainedModel, split: str | None, sections: Sections) -> Pred
         pack = open_pack(pack_dir(data))
         if split is None or split in pack.splits:
             predictions = predict_split(model, split)
-            evaluate.print_assumptions(model, pack, split)
+            model_data.print_assumptions(model, pack, split)
             return predictions
     except InputError as error:
         sections.leave_out("predictions, mistakes and confusion matrix", str(error))

@@ -31,7 +31,8 @@ from PIL import Image
 
 from alexnet_jax import convert
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import check_classes, evaluate, open_split, print_assumptions
+from alexnet_jax.evaluate import evaluate
+from alexnet_jax.model_data import check_classes, open_split, print_assumptions
 from alexnet_jax.trained import load_trained
 from configs import bvlc_alexnet
 

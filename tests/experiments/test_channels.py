@@ -12,7 +12,7 @@ from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
 from matplotlib.figure import Figure
 
-from alexnet_jax import evaluate
+from alexnet_jax import model_data
 from alexnet_jax.analysis.invariance import SCALE, InvarianceCurves
 from alexnet_jax.analysis.occlusion import OcclusionMaps
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
@@ -166,7 +166,7 @@ def test_patches_of_the_strongest(model: TrainedModel) -> None:
 def test_the_evolution_of_a_run(model: TrainedModel, run: Path) -> None:
     """Catches checkpoints in another order, the newest parameters under an older step, a start
     without the initial parameters, and other channels at other steps."""
-    pack, _ = evaluate.open_split(model)
+    pack, _ = model_data.open_split(model)
     index = np.arange(pack.splits["train"].count)
     layers = convolution_ops(model.config)
     projector = Projector(model)

@@ -1,12 +1,14 @@
-"""Use trained models on a folder of labeled images, whose classes are some of theirs."""
+"""The images for trained models: their own data set, or a folder with some of their classes."""
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax import distributed
 from alexnet_jax.config import with_changes
 from alexnet_jax.data.names import read_class_names, readable_name
 from alexnet_jax.data.pack import Pack
@@ -15,6 +17,95 @@ from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import TrainedModel
 
 LISTED = 10  # number of unknown classes that a message lists
+
+
+def open_data(model: TrainedModel) -> Pack:
+    """Return the data set of a model, prepared.
+
+    Raises:
+        InputError: the data set is not available, has other classes, or is not the one on which
+            the model was trained.
+    """
+    data = model.config.data
+    pack = prepare(data, source_digest=model.source_digest)
+    check_classes(model.class_names, tuple(pack.class_names), data.name)
+    return pack
+
+
+def choose_split(model: TrainedModel, pack: Pack, split: str | None = None) -> str:
+    """Return the name of the split to use.
+
+    Args:
+        model: the model.
+        pack: its data set.
+        split: name of the split; None takes test, or validation if there is no labeled test split.
+
+    Raises:
+        InputError: the data set has no such split.
+    """
+    name = model.config.data.name
+    if split is None and not has_held_out(pack):
+        raise InputError(
+            f"{name} has training images only, so that there is nothing to evaluate on; give "
+            "--split=train, or hold images out with --config.data.test_share in a new run"
+        )
+    split = split or ("test" if "test" in pack.splits else "validation")
+    if split not in pack.splits:
+        raise InputError(f"--split={split}: {name} has the splits {', '.join(pack.splits)}")
+    return split
+
+
+def has_held_out(pack: Pack) -> bool:
+    """Return whether there are other images than those for training."""
+    return len(pack.splits) > 1
+
+
+def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str]:
+    """Return the data set of a model, prepared, and the name of the split to use.
+
+    Raises:
+        InputError: see `open_data` and `choose_split`.
+    """
+    pack = open_data(model)
+    return pack, choose_split(model, pack, split)
+
+
+def check_classes(
+    model_classes: tuple[str, ...], data_classes: tuple[str, ...], data_name: str
+) -> None:
+    """Raise InputError if the classes of the data are not those of the model, in the same order.
+
+    The class names of a model imported from a file without names are numbers. Its classes are
+    assumed to be in the order of the data; `print_assumptions` prints that.
+    """
+    if model_classes == data_classes or are_numbers_of(model_classes, data_classes):
+        return
+    pairs = enumerate(zip(model_classes, data_classes, strict=False))
+    differing = (f"class {i} is {a} and {b}; " for i, (a, b) in pairs if a != b)
+    raise InputError(
+        f"the model has {len(model_classes)} classes, {data_name} has {len(data_classes)}; "
+        f"{next(differing, '')}expected the same in the same order"
+    )
+
+
+def are_numbers_of(names: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+    """Return whether names are just the numbers 0, 1, 2, … of classes with proper names."""
+    return names != classes and names == tuple(map(str, range(len(classes))))
+
+
+def print_assumptions(model: TrainedModel, pack: Pack, split: str | None) -> None:
+    """Print on stderr what `open_split` assumed about the order of classes and the split."""
+    if not distributed.is_first():
+        return
+    name, data_classes = model.config.data.name, tuple(pack.class_names)
+    if are_numbers_of(model.class_names, data_classes):
+        print(
+            f"The model has numbers for class names: its classes are taken in the order of "
+            f"{name}'s, {data_classes[0]} first.",
+            file=sys.stderr,
+        )
+    if split is None and "test" not in pack.splits and has_held_out(pack):
+        print(f"{name} has no labeled test split: using validation.", file=sys.stderr)
 
 
 def with_class_names(model: TrainedModel, path: Path) -> TrainedModel:

@@ -12,7 +12,7 @@ from helpers.tiny_model import tiny_config
 from PIL import Image
 
 from alexnet_jax import cache
-from alexnet_jax.folder_data import open_folder, with_folder
+from alexnet_jax.model_data import open_folder, with_folder
 from alexnet_jax.trained import load_trained
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
