@@ -55,7 +55,7 @@ VIEW_NAMES = dict(
 
 # Fields of config.data that must be equal for models whose predictions are averaged.
 SHARED_FIELDS = (
-    *("name", "image_size", "enlarge", "resize", "crop"),
+    *("name", "image_size", "enlarge", "resize", "crop", "scale_jitter"),
     *("validation_share", "test_share", "split_seed"),
 )
 

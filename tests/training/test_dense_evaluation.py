@@ -193,3 +193,11 @@ def test_predictions_use_the_scale_of_evaluation(
     assert [(top["class"], top["probability"]) for top in printed] == expected
     ((_, other),) = predict(model, [("image", images.load(path, side=SIDE, channels=1))])
     assert other != expected
+
+
+def test_models_of_different_scales_are_not_averaged(data: Path) -> None:
+    """Catches: a model trained with scale jitter that sees images of the other's scale."""
+    config = dense_config(data)
+    models = [trained(c) for c in (config, with_changes(config, {"data.scale_jitter": (16, 24)}))]
+    with pytest.raises(InputError, match=r"models whose data\.scale_jitter differ"):
+        evaluate.evaluate(models, "test", "center", sharding.make_data_mesh(1))
