@@ -261,13 +261,14 @@ def test_areas_and_aspect_ratios():
     """Mutation: width and height swapped, an area that is not uniform, a side's share in place of
     the area's; windows beyond the image; the same draw for area and aspect ratio."""
     count, side = 40_000, 400
-    augmentation = make(count=count, margin=side - CROP, crop_area=(0.08, 0.5))
+    area, aspect = (0.08, 0.5), (0.5, 1.0)
+    augmentation = make(count=count, margin=side - CROP, crop_area=area, crop_aspect=aspect)
     draws = draw(augmentation, np.arange(count), count)
     height, width = draws.window.T.astype(float)
     shares = np.quantile(height * width / side**2, [0.0, 0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(shares, [0.08, 0.185, 0.29, 0.395, 0.5], atol=0.008)
     aspects = np.quantile(np.log(width / height), [0.0, 0.25, 0.5, 0.75, 1.0])
-    expected = np.linspace(np.log(3 / 4), np.log(4 / 3), 5)
+    expected = np.linspace(np.log(0.5), 0, 5)
     np.testing.assert_allclose(aspects, expected, atol=0.02)
     assert abs(np.corrcoef(height * width, width / height)[0, 1]) < 0.02
     assert (draws.offset >= 0).all()
