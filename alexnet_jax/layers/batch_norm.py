@@ -1,6 +1,8 @@
 """Batch normalization (Ioffe and Szegedy 2015) with the statistics of the whole batch."""
 
+from collections.abc import Callable
 from math import prod
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -41,8 +43,8 @@ class BatchNorm(nn.Module):
         shape, axes = x.shape[-1:], ("conv_outputs",)
         scale = parameter(self, "scale", axes, constant(1.0), shape)
         bias = parameter(self, "bias", axes, constant(0.0), shape)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        running_mean = self._running_average("mean", jnp.zeros, shape)
+        running_var = self._running_average("var", jnp.ones, shape)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
             mean = self._mean_of_batch(wide)
@@ -55,6 +57,13 @@ class BatchNorm(nn.Module):
             var = running_var.value
         factor = scale * lax.rsqrt(var + self.epsilon)
         return (centered * _per_channel(factor) + _per_channel(bias)).astype(x.dtype)
+
+    def _running_average(
+        self, name: str, init: Callable[..., Array], shape: tuple[int, ...]
+    ) -> nn.Variable[Array]:
+        """Declare a running average with the logical name of its axis."""
+        boxed = nn.with_logical_partitioning(init, ("conv_outputs",))
+        return self.variable("batch_stats", name, cast(Callable[..., Array], boxed), shape)
 
     def _mean_of_batch(self, x: Array) -> Array:
         """Return the mean of each channel over the batch of all devices, (channels,)."""
