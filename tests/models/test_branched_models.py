@@ -130,6 +130,24 @@ def test_activations(make: Any) -> None:
     assert variables["params"][first]["kernel"].shape[:3] == (3, 3, 1)
 
 
+@pytest.mark.parametrize("make", [small_resnet, small_googlenet])
+def test_dense_model(make: Any) -> None:
+    """Catches: whole images refused, or averaged over positions in another way than the classifier
+    of each position, as section 3.4 of the ResNet paper has it."""
+    config = validated(make())
+    model, variables = registry.make_dense_model(config), random_variables(config)
+    side = config.data.crop + 9
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, side, side, 1)), jnp.float32)
+    compute = partial(registry.compute_activations, model, variables, images)
+    activations = jax.jit(compute, compiler_options=QUICK)()
+    names = [*abstract_activations(config)]
+    before = names[names.index("global_pool") - 1]
+    fc = variables["params"]["fc"]
+    scores = np.asarray(activations[before]) @ fc["kernel"] + fc["bias"]
+    assert scores.shape[1] > 1
+    np.testing.assert_allclose(activations["fc"], scores.mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
 def test_dropout_of_googlenet() -> None:
     """Catches: dropout that is not applied while training, masks that are the same in both
     auxiliary classifiers, or activations that are not divided by the share that is kept."""
