@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from alexnet_jax import command
 from alexnet_jax import fields as config_fields
-from alexnet_jax.config import Config, config_to_json
+from alexnet_jax.config import Config, config_to_json, sequential_model
 from alexnet_jax.errors import InputError
 from alexnet_jax.writers import read_records
 from configs import variants
@@ -105,8 +105,9 @@ def plan_runs(base: Base, only: list[str], seeds: int) -> tuple[list[Run], list[
         only: names of ablations; empty for all.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or a model that is not sequential.
     """
+    sequential_model(base.config)  # the ablations change its ops
     known = {ablation.name: ablation for ablation in ABLATIONS}
     if unknown := [name for name in only if name not in known]:
         raise InputError(f"--only={','.join(only)}: {unknown[0]} is none of {', '.join(known)}")

@@ -9,6 +9,7 @@ from helpers.image_sets import write_idx_set
 
 from alexnet_jax.config import validated
 from alexnet_jax.errors import InputError
+from configs import resnet
 from configs.alexnet import get_config
 from experiments import ablations
 from experiments.ablations import Result
@@ -45,6 +46,13 @@ def test_what_would_change_nothing_is_left_out() -> None:
     runs, skipped = plan(["scaled_init", "no_lighting", "no_crops"])
     assert [run.name for run in runs] == ["no_crops-0"]
     assert [reason.split(":")[0] for reason in skipped] == ["scaled_init", "no_lighting"]
+
+
+def test_models_that_are_no_chains_are_refused() -> None:
+    """Catches: a traceback for a field that these models do not have."""
+    config = validated(resnet.get_config("sample"))
+    with pytest.raises(InputError, match="is a ResNetConfig; expected a sequential model"):
+        ablations.plan_runs(Base(SAMPLE, {}, config, Path("out")), [], 1)
 
 
 def test_a_name_given_twice_is_one_run() -> None:
