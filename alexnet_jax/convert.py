@@ -2,18 +2,19 @@
 
     python -m alexnet_jax.convert --input=FILE --workdir=DIR [--prototxt=FILE] [--mean=FILE]
                                   [--class_names=FILE] [--config=FILE [--config.FIELD=VALUE …]]
-    python -m alexnet_jax.convert --workdir=DIR --output=FILE
+    python -m alexnet_jax.convert --workdir=DIR --output=FILE [--names=torchvision]
 
 Supported inputs are .caffemodel files of Caffe, .onnx files (such as bvlcalexnet), weights of Caffe
-as .npy or .npz, torchvision's alexnet as .pth, .pth.tar, .pt, .ckpt, .bin, .onnx or .safetensors,
-and .safetensors and .onnx files that this program wrote. The result is a workdir for evaluate,
-predict and experiments.figures, from which training can start. Its config contains the
+as .npy or .npz, torchvision's alexnet and vgg as .pth, .pth.tar, .pt, .ckpt, .bin, .onnx or
+.safetensors, and .safetensors and .onnx files that this program wrote. The result is a workdir for
+evaluate, predict and experiments.figures, from which training can start. Its config contains the
 preprocessing that the weights need. Files of other programs do not state preprocessing or recipe;
-without --config, those of configs/bvlc_alexnet.py are used for Caffe and those of
-configs/one_weird_trick.py for torchvision. An ONNX file of neither needs --config.
+without --config, those that Caffe's AlexNet, Caffe's VGG or torchvision's models need are used,
+depending on what the file contains. An ONNX file of none of them needs --config.
 
-Supported outputs are .safetensors and .onnx, which contain exact copies of the newest checkpoint's
-parameters.
+Supported outputs are .safetensors, .onnx and .pth, which contain exact copies of the newest
+checkpoint's parameters. A .pth file, and a .safetensors file with --names=torchvision, is a state
+dict of torchvision's model with the same layers.
 
 No code in a file is executed. A file that does not fit is rejected with its first mismatch.
 """
@@ -27,13 +28,14 @@ from absl import flags
 
 from alexnet_jax import command, train
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config, with_changes
+from alexnet_jax.config import Config, DataConfig, with_changes
 from alexnet_jax.conversion import (
     caffe,
     caffe_tensorflow,
     file_kinds,
     layout,
     numpy_files,
+    origins,
     presets,
     pytorch,
 )
@@ -49,7 +51,7 @@ from alexnet_jax.workdir import lock_workdir, write_config
 
 NUMPY = (".npy", ".npz")
 IMPORTED = (".caffemodel", ".onnx", *pytorch.SUFFIXES, ".safetensors", *NUMPY)
-EXPORTED = (".safetensors", ".onnx")
+EXPORTED = (".safetensors", ".onnx", ".pth")
 RESIZE_NAMES = {"crop": "shorter side", "squash": "squash"}  # names of data.resize in messages
 
 
@@ -160,7 +162,8 @@ def _read_foreign(
     if kind == ".onnx":
         return onnx_reader.read_onnx(path, config)
     if kind == ".caffemodel":
-        return config or presets.bvlc_alexnet(), caffe.read_caffemodel(path, prototxt)
+        foreign = caffe.read_caffemodel(path, prototxt)
+        return config or origins.choose_for_caffe(path, foreign.ops), foreign
     if kind in NUMPY:
         base = config or presets.bvlc_alexnet()
         foreign = caffe_tensorflow.read_layers(path, base)
@@ -170,8 +173,7 @@ def _read_foreign(
             file=sys.stderr,
         )
         return base, foreign
-    base = config or presets.torchvision_alexnet()
-    return base, state_dict.read_state_dict(path, base)
+    return state_dict.read_state_dict(path, config)
 
 
 def write_workdir(directory: Path, model: TrainedModel) -> None:
@@ -202,18 +204,33 @@ def check_unused(directory: Path) -> None:
         raise InputError(f"--workdir={directory} already contains a run; give another folder")
 
 
-def write_model(path: Path, model: TrainedModel) -> None:
-    """Write a model as safetensors or ONNX, depending on the suffix of the path.
+def write_model(path: Path, model: TrainedModel, *, torchvision_names: bool = False) -> None:
+    """Write a model as safetensors, ONNX or a PyTorch file, depending on the suffix of the path.
+
+    Args:
+        path: the file.
+        model: the model.
+        torchvision_names: whether a safetensors file is a state dict with torchvision's names, as a
+            PyTorch file always is.
 
     Raises:
-        InputError: the suffix is unknown, or the folder cannot be written.
+        InputError: the suffix is unknown, the format cannot represent the model, or the folder
+            cannot be written.
     """
     kind = _suffix("output", path, EXPORTED)
+    if torchvision_names and kind == ".onnx":
+        raise InputError(
+            f"--names=torchvision is for .safetensors and .pth, but --output is {path}"
+        )
     _check_packages(path)
-    from alexnet_jax.conversion import onnx_writer, safetensors
+    from alexnet_jax.conversion import onnx_writer, safetensors, state_dict
 
-    is_safetensors = kind == ".safetensors"
-    write_file = safetensors.write_safetensors if is_safetensors else onnx_writer.write_onnx
+    if torchvision_names or kind == ".pth":
+        write_file = state_dict.write_state_dict
+    elif kind == ".onnx":
+        write_file = onnx_writer.write_onnx
+    else:
+        write_file = safetensors.write_safetensors
     try:
         with replace_when_complete(path) as temporary:
             write_file(temporary, model)
@@ -295,24 +312,36 @@ def main(_: list[str]) -> None:
                 raise InputError(
                     f"--{flag} is for --input; --output writes the model in {directory}"
                 )
-        model = load_trained(directory)
-        write_model(target, model)
-        print(f"{target}: step {model.step} of {directory}")
+        model, torchvision_names = load_trained(directory), flags.FLAGS["names"].value is not None
+        write_model(target, model, torchvision_names=torchvision_names)
+        is_state_dict = torchvision_names or target.suffix == ".pth"
+        not_stated = f"; inputs, not stated in it: {_inputs(model.config)}" if is_state_dict else ""
+        print(f"{target}: step {model.step} of {directory}{not_stated}")
         return
     assert source is not None
+    if flags.FLAGS["names"].present:
+        raise InputError("--names is for --output, a file with other names; --input has its own")
     check_unused(directory)
     config = command.validated_config() if flags.FLAGS["config"].present else None
     files = {name: _path_flag(name) for name in ("prototxt", "mean", "class_names")}
     model = read_model(source, config, **files)
     write_workdir(directory, model)
     count = sum(array.size for array in jax.tree.leaves(model.params))
-    data = model.config.data
-    colors = data.channel_order.upper() if model.config.model.channels == 3 else "gray"
     print(
         f"{directory}: {count:,} parameters, {model.config.model.num_classes} classes; inputs: "
-        f"{RESIZE_NAMES[data.resize]} to {data.image_size}, crop {data.crop}, {colors}, "
-        f"mean {data.mean} {data.given_mean or ''}".rstrip()
+        f"{_inputs(model.config)}"
     )
+
+
+def _inputs(config: Config) -> str:
+    """Return a description of the preprocessing that a model expects."""
+    data = config.data
+    colors = data.channel_order.upper() if config.model.channels == 3 else "gray"
+    text = f"{RESIZE_NAMES[data.resize]} to {data.image_size}, crop {data.crop}, {colors}, "
+    text += f"mean {data.mean} {data.given_mean or ''}".rstrip()
+    if data.scale != 1:
+        text += f", times {data.scale}"
+    return text if data.std == DataConfig().std else f"{text}, divided by {data.std}"
 
 
 if __name__ == "__main__":
@@ -320,6 +349,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run; --input makes it.", required=True)
     flags.DEFINE_string("input", None, f"File to read: {', '.join(IMPORTED)}.")
     flags.DEFINE_string("output", None, f"File to write: {', '.join(EXPORTED)}.")
+    flags.DEFINE_enum("names", None, ["torchvision"], "Names of the tensors, for --output.")
     flags.DEFINE_string("prototxt", None, "Caffe's definition of the model, for a .caffemodel.")
     flags.DEFINE_string("mean", None, "Caffe's mean image, a .binaryproto or .npy.")
     flags.DEFINE_string("class_names", None, "Text file of class names, one per line.")

@@ -35,6 +35,8 @@ Changes:
     jitter         Draw S from 256 … 512 for every image, and start from the run at S = 384;
                    evaluate at 384 (section 3.1): D 25.6 % and 8.1 %, E 25.5 % and 8.0 %; with
                    --views=dense_grid --scales=256,384,512 24.4 % and 7.2 %, 24.4 % and 7.1 %.
+    caffe          Preprocess images as the weights published for Caffe need: BGR, given mean.
+    torchvision    Preprocess images as torchvision's weights need: RGB in standard deviations.
     no_dropout, no_lighting, no_crops  See configs/variants.py.
 
 By default initial weights are those of Glorot and Bengio, with which the authors found pretraining
@@ -42,20 +44,11 @@ to be unnecessary (section 3.1). Errors on ImageNet were not measured here.
 """
 
 from alexnet_jax.config import Config, DataConfig, ScheduleConfig, sequential_model
+from alexnet_jax.conversion import presets
+from alexnet_jax.conversion.presets import VGG_CHANNELS, vgg_ops
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, SequentialConfig
+from alexnet_jax.models.ops import LRN, Conv, Dense, Op, SequentialConfig
 from configs import variants
-
-CHANNELS = (64, 128, 256, 512, 512)  # of the convolutions in each block
-
-# Sides of the kernels in each block (table 1). The blocks end with a max pooling.
-KERNELS = dict(
-    A=((3,), (3,), (3, 3), (3, 3), (3, 3)),
-    B=((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
-    C=((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
-    D=((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
-    E=((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
-)
 
 
 def get_config(variant: str = "") -> Config:
@@ -76,37 +69,15 @@ def paper() -> Config:
         epochs=74,
         schedule=ScheduleConfig(rule="plateau"),
         data=DataConfig(mean="channel"),
-        model=SequentialConfig(init="glorot", ops=vgg_ops(KERNELS["D"])),
+        model=SequentialConfig(init="glorot", ops=vgg_ops("D")),
     )
-
-
-def vgg_ops(kernels: tuple[tuple[int, ...], ...]) -> dict[str, Op]:
-    """Return the ops of table 1 for the kernel sides of each block.
-
-    Dropout is inverted, since the authors' program is derived from Caffe (section 3.3). The
-    standard deviations are those of section 3.1, which `normal_init` turns on.
-    """
-    ops: dict[str, Op] = {}
-    for block, (channels, sides) in enumerate(zip(CHANNELS, kernels, strict=True), start=1):
-        for number, side in enumerate(sides, start=1):
-            name = f"{block}_{number}"
-            padding = (side // 2, side // 2)
-            ops[f"conv{name}"] = Conv(channels, kernel=side, padding=padding, std=0.1)
-            ops[f"relu{name}"] = ReLU()
-        ops[f"pool{block}"] = MaxPool(window=2, ceil_mode=False)
-    return dict(
-        **ops,
-        fc6=Dense(4096, std=0.1), relu6=ReLU(), drop6=Dropout(inverted=True),
-        fc7=Dense(4096, std=0.1), relu7=ReLU(), drop7=Dropout(inverted=True),
-        fc8=Dense(0, std=0.1),
-    )  # fmt: skip
 
 
 def network(letter: str) -> variants.Change:
     """Return the change to a model of table 1."""
 
     def change(config: Config) -> None:
-        sequential_model(config).ops = vgg_ops(KERNELS[letter])
+        sequential_model(config).ops = vgg_ops(letter)
 
     return change
 
@@ -114,7 +85,7 @@ def network(letter: str) -> variants.Change:
 def a_lrn(config: Config) -> None:
     """Use model A with response normalization after its first convolution (table 1)."""
     ops: dict[str, Op] = {}
-    for name, op in vgg_ops(KERNELS["A"]).items():
+    for name, op in vgg_ops("A").items():
         ops[name] = op
         if name == "relu1_1":
             ops["norm1_1"] = LRN()
@@ -199,13 +170,23 @@ def conv5x5(config: Config) -> None:
     """
     ops = sequential_model(config).ops
     pairs = [name for name, op in ops.items() if isinstance(op, Conv) and name[-1] == "2"]
-    if len(pairs) != len(CHANNELS) or any(name.endswith("_3") for name in ops):
+    if len(pairs) != len(VGG_CHANNELS) or any(name.endswith("_3") for name in ops):
         raise InputError("conv5x5 replaces the pairs of convolutions of model B; name B before it")
     for name in pairs:
         first = ops[name.replace("_2", "_1")]
         assert isinstance(first, Conv)
         first.kernel, first.padding = 5, (2, 2)
         del ops[name], ops[name.replace("conv", "relu")]
+
+
+def preprocess_as(preset: Config) -> variants.Change:
+    """Return the change to the preprocessing of a config for published weights."""
+
+    def change(config: Config) -> None:
+        for name in ("channel_order", "mean", "given_mean", "std"):
+            setattr(config.data, name, getattr(preset.data, name))
+
+    return change
 
 
 def network_word(config: Config) -> str:
@@ -243,5 +224,7 @@ CHANGES = dict(
     s384=s384,
     jitter=jitter,
     conv5x5=conv5x5,
+    caffe=preprocess_as(presets.caffe_vgg("D")),
+    torchvision=preprocess_as(presets.torchvision_vgg("D")),
     **{word: variants.ABLATIONS[word] for word in ("no_dropout", "no_lighting", "no_crops")},
 )

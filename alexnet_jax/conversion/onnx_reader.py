@@ -5,7 +5,6 @@ file has an output of 54×54 pixels; pool1 and pool2 omit the window that overha
 it.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from alexnet_jax.config import Config, sequential_model
-from alexnet_jax.conversion import presets
+from alexnet_jax.conversion import origins
 from alexnet_jax.conversion.layout import ForeignModel, Weights, shortest_decimal
 from alexnet_jax.conversion.onnx_tensors import compute_constant, read_tensor
 from alexnet_jax.errors import InputError, one_line
@@ -42,7 +41,8 @@ def read_onnx(path: Path, config: Config | None) -> tuple[Config, ForeignModel]:
         path: the file. Other files with its weights must be in its folder.
         config: preprocessing and recipe, the names and types of the layers with weights, in order,
             and the crop, if the file does not state it. None decides by the file which of
-            `conversion.presets` to use, and names the layers conv1, …, fc8 by type and number.
+            `conversion.presets` to use; layers that are not those of the preset are named conv1, …,
+            fc8 by type and number.
 
     Returns:
         The given or chosen config, and the model.
@@ -52,29 +52,18 @@ def read_onnx(path: Path, config: Config | None) -> tuple[Config, ForeignModel]:
             its preprocessing is unknown.
     """
     model = parse_onnx(path)
-    if config is None:
-        traits = presets.OnnxTraits(
-            producer=model.producer_name,
-            has_lrn=any(node.op_type == "LRN" for node in model.graph.node),
-            groups=max((_groups(node) for node in model.graph.node), default=1),
-        )
-        base, program = presets.choose_by_traits(path, traits)
-        names = None
-    else:
-        base = config
-        layers = parameter_ops(sequential_model(config).ops)
-        names = {name: type(op) for name, op in layers}
+    traits = _traits(model)
+    base, program = (config, "") if config else origins.choose_by_traits(path, traits)
+    names = None
+    if config or traits.fit(base):
+        names = {name: type(op) for name, op in parameter_ops(sequential_model(base).ops)}
     try:
         foreign = _Reader(model, names, base.data.crop, path.parent).foreign
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if config is None:
-        presets.check_chosen(path, traits, foreign.ops)
-        print(
-            f"{path}: preprocessing as for {program}, by its layers and the program that wrote it; "
-            "--config=FILE states another.",
-            file=sys.stderr,
-        )
+        origins.check_chosen(path, traits, base, foreign.ops)
+        origins.print_choice(path, program, "its layers and the program that wrote it")
     return base, foreign
 
 
@@ -106,9 +95,21 @@ def _is_text(message: Any) -> bool:
     return True
 
 
-def _groups(node: onnx.NodeProto) -> int:
-    """Return the number of groups of an operator."""
-    return max((a.i for a in node.attribute if a.name == "group"), default=1)
+def _traits(model: onnx.ModelProto) -> origins.OnnxTraits:
+    """Return what an ONNX file states of where its weights come from."""
+    nodes = model.graph.node
+    groups = [a.i for node in nodes for a in node.attribute if a.name == "group"]
+    kernels = [
+        max((a.ints[0] for a in node.attribute if a.name == "kernel_shape" and a.ints), default=0)
+        for node in nodes
+        if node.op_type in ("Conv", "Gemm")
+    ]
+    return origins.OnnxTraits(
+        producer=model.producer_name,
+        has_lrn=any(node.op_type == "LRN" for node in nodes),
+        groups=max(groups, default=1),
+        kernels=tuple(kernels),
+    )
 
 
 class _Reader:

@@ -1,17 +1,27 @@
 """Configs for weights of other programs, with their models, preprocessing and recipes.
 
 Caffe and ONNX files contain the model but not the preprocessing of images; a state dict of PyTorch
-contains arrays only. configs/bvlc_alexnet.py and configs/one_weird_trick.py offer these configs
-for training.
+contains arrays only. configs/bvlc_alexnet.py, configs/one_weird_trick.py and configs/vgg.py offer
+these configs and models for training.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
-from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, SequentialConfig
+
+VGG_CHANNELS = (64, 128, 256, 512, 512)  # of the convolutions in each block
+
+# Sides of the kernels in each block of VGG's models (table 1 of Simonyan and Zisserman 2014). The
+# blocks end with a max pooling.
+VGG_KERNELS = dict(
+    A=((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    B=((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    C=((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    D=((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    E=((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+)
 
 
 def bvlc_alexnet() -> Config:
@@ -59,8 +69,61 @@ def bvlc_ops() -> dict[str, Op]:
     )  # fmt: skip
 
 
+def caffe_vgg(letter: str) -> Config:
+    """Return the config of VGG as its authors published it for Caffe, with the paper's recipe.
+
+    Args:
+        letter: model of table 1; D is VGG-16 and E is VGG-19.
+    """
+    return Config(
+        batch_size=256,
+        epochs=74,
+        schedule=ScheduleConfig(rule="plateau"),
+        # The authors state the mean with their weights, in the order B, G, R.
+        data=DataConfig(channel_order="bgr", mean="given", given_mean=(123.68, 116.779, 103.939)),
+        model=SequentialConfig(init="glorot", ops=vgg_ops(letter)),
+    )
+
+
+def vgg_ops(letter: str) -> dict[str, Op]:
+    """Return the ops of a model of VGG's table 1.
+
+    Dropout is inverted, since the authors' program is derived from Caffe (section 3.3). The
+    standard deviations are those of section 3.1, for initial weights from normal distributions.
+    """
+    ops: dict[str, Op] = {}
+    blocks = zip(VGG_CHANNELS, VGG_KERNELS[letter], strict=True)
+    for block, (channels, sides) in enumerate(blocks, start=1):
+        for number, side in enumerate(sides, start=1):
+            name = f"{block}_{number}"
+            padding = (side // 2, side // 2)
+            ops[f"conv{name}"] = Conv(channels, kernel=side, padding=padding, std=0.1)
+            ops[f"relu{name}"] = ReLU()
+        ops[f"pool{block}"] = MaxPool(window=2, ceil_mode=False)
+    return dict(
+        **ops,
+        fc6=Dense(4096, std=0.1), relu6=ReLU(), drop6=Dropout(inverted=True),
+        fc7=Dense(4096, std=0.1), relu7=ReLU(), drop7=Dropout(inverted=True),
+        fc8=Dense(0, std=0.1),
+    )  # fmt: skip
+
+
 def torchvision_alexnet() -> Config:
     """Return the config of torchvision's `alexnet` with the recipe of its reference training."""
+    return _torchvision(torchvision_alexnet_ops())
+
+
+def torchvision_vgg(letter: str) -> Config:
+    """Return the config of torchvision's VGG with the recipe of its reference training.
+
+    Args:
+        letter: model of VGG's table 1; torchvision has all but C.
+    """
+    return _torchvision(vgg_ops(letter))
+
+
+def _torchvision(ops: dict[str, Op]) -> Config:
+    """Return a config with the preprocessing and the recipe of torchvision."""
     return Config(
         optimizer=OptimizerConfig(weight_decay=0.0001),
         schedule=ScheduleConfig(drop_epochs=(31, 61)),
@@ -71,11 +134,11 @@ def torchvision_alexnet() -> Config:
             given_mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
             std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
         ),
-        model=SequentialConfig(init="scaled", ops=torchvision_ops()),
+        model=SequentialConfig(init="scaled", ops=ops),
     )
 
 
-def torchvision_ops() -> dict[str, Op]:
+def torchvision_alexnet_ops() -> dict[str, Op]:
     """Return the ops of torchvision's version of Krizhevsky 2014, "One weird trick"."""
 
     def pool() -> MaxPool:
@@ -96,68 +159,11 @@ def torchvision_ops() -> dict[str, Op]:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class OnnxTraits:
-    """What an ONNX file states of where its weights come from.
-
-    Attributes:
-        producer: name of the program that wrote the file; "" if it is not stated.
-        has_lrn: whether the model has response normalization.
-        groups: largest number of groups of a convolution.
-    """
-
-    producer: str
-    has_lrn: bool
-    groups: int
-
-
-def choose_by_traits(path: Path, traits: OnnxTraits) -> tuple[Config, str]:
-    """Return the config for an ONNX file and the name of the model that it is for.
-
-    LRN and two groups are Caffe's AlexNet, unless a program other than Caffe's converter exported
-    it, which may have trained it otherwise. A model without both is torchvision's, if PyTorch
-    exported it and `check_chosen` finds torchvision's layers.
-
-    Raises:
-        InputError: the preprocessing cannot be known from the file.
-    """
-    of_caffe = not traits.producer or "caffe" in traits.producer.lower()
-    if traits.has_lrn and traits.groups == 2 and of_caffe:
-        return bvlc_alexnet(), "Caffe's AlexNet"
-    if not traits.has_lrn and traits.groups == 1 and traits.producer == "pytorch":
-        return torchvision_alexnet(), "torchvision's alexnet"
-    raise _unknown_preprocessing(path, traits)
-
-
-def check_chosen(path: Path, traits: OnnxTraits, ops: Mapping[str, Op]) -> None:
-    """Raise InputError if `choose_by_traits` took a model with other layers for torchvision's.
-
-    Args:
-        path: the file.
-        traits: what the file states.
-        ops: the ops of the file.
-    """
-    if not traits.has_lrn and _geometry(ops) != _geometry(torchvision_ops()):
-        raise _unknown_preprocessing(path, traits)
-
-
-def _geometry(ops: Mapping[str, Op]) -> list[object]:
-    """Return the types, windows and strides of ops, without numbers of features and dropout."""
-    found: list[object] = []
-    for op in ops.values():
-        if isinstance(op, Conv):
-            found.append((op.kernel, op.stride, op.padding))
-        elif not isinstance(op, Dropout):
-            found.append(op if isinstance(op, MaxPool) else type(op))
-    return found
-
-
-def _unknown_preprocessing(path: Path, traits: OnnxTraits) -> InputError:
-    """Return the error for a file whose preprocessing is not known."""
-    return InputError(
-        f"{path} does not state the preprocessing of its images, and is neither Caffe's AlexNet "
-        f"nor torchvision's (written by {traits.producer[:60] or 'an unnamed program'!r}, "
-        f"{'with' if traits.has_lrn else 'without'} LRN, {traits.groups} groups of channels); give "
-        "it with --config=FILE, such as configs/bvlc_alexnet.py (BGR, mean subtracted) or "
-        "configs/one_weird_trick.py (RGB in standard deviations)"
-    )
+# torchvision's models by their names there, with batch normalization folded into convolutions.
+TORCHVISION: Mapping[str, Callable[[], Config]] = {
+    "alexnet": torchvision_alexnet,
+    "vgg11": partial(torchvision_vgg, "A"),
+    "vgg13": partial(torchvision_vgg, "B"),
+    "vgg16": partial(torchvision_vgg, "D"),
+    "vgg19": partial(torchvision_vgg, "E"),
+}

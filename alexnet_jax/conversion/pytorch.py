@@ -1,6 +1,6 @@
-"""Read the tensors of PyTorch files, which are pickles, without running code in them.
+"""Read the tensors of PyTorch files, which are pickles, without running code in them; write them.
 
-PyTorch reads them with `weights_only=True`, and must be installed. Checkpoints also contain objects
+PyTorch must be installed. It reads files with `weights_only=True`. Checkpoints also contain objects
 of other classes, such as a program's flags; those are replaced by stand-ins that record nothing.
 """
 
@@ -100,19 +100,23 @@ def to_numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
     return array
 
 
+def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a PyTorch file with a state dict of arrays by name.
+
+    Raises:
+        InputError: PyTorch is not installed.
+    """
+    torch = _import_torch(path)
+    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, path)
+
+
 def _load(path: Path) -> Any:
     """Return the content of a PyTorch file, with stand-ins for objects of other classes.
 
     Raises:
         InputError: PyTorch is not installed, or the file is damaged or no PyTorch file.
     """
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"{path} is a PyTorch file, and PyTorch is not installed; pip install torch, or give "
-            "the weights as .safetensors"
-        ) from None
+    torch = _import_torch(path)
     try:
         classes = pickles.named_classes(_pickled(path))
         _check_classes(path, classes)
@@ -125,6 +129,22 @@ def _load(path: Path) -> Any:
             f"{path} is not a PyTorch state dict, or is damaged; download or copy it again, or "
             "save model.state_dict() anew"
         ) from None
+
+
+def _import_torch(path: Path) -> Any:
+    """Return the module torch, which a PyTorch file needs.
+
+    Raises:
+        InputError: PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path} is a PyTorch file, and PyTorch is not installed; pip install torch, or give "
+            "the weights as .safetensors"
+        ) from None
+    return torch
 
 
 def _pickled(path: Path) -> bytes:
