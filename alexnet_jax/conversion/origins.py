@@ -99,21 +99,23 @@ def torchvision_name(config: Config) -> str:
         InputError: torchvision has no such model.
     """
     model = sequential_model(config)
-    halved = [n for n, op in model.ops.items() if isinstance(op, Dropout) and not op.inverted]
-    if halved:
-        raise InputError(
-            f"{halved[0]} multiplies activations at test time, which torchvision's models do not; "
-            "expected dropout with inverted=True"
-        )
-    sizes = spatial_sizes(model.ops, config.data.crop)
     for name, make in presets.TORCHVISION.items():
         preset = make()
         ops = sequential_model(preset).ops
-        if _same_geometry(model.ops, ops):
-            rounded_down = [*spatial_sizes(ops, config.data.crop).values()]
-            side = [*spatial_sizes(ops, preset.data.crop).values()][-1]
-            if [*sizes.values()] == rounded_down and rounded_down[-1] == side:
-                return name
+        if not _same_geometry(model.ops, ops):
+            continue
+        crop = config.data.crop
+        ours, theirs = ([*spatial_sizes(o, crop).values()] for o in (model.ops, ops))
+        sides = [*spatial_sizes(ops, preset.data.crop).values()]
+        if ours != theirs or ours[-1] != sides[-1]:
+            break
+        for op_name, op in model.ops.items():
+            if isinstance(op, Dropout) and not op.inverted:
+                raise InputError(
+                    f"{op_name} multiplies activations at test time, which torchvision's {name} "
+                    "does not; expected dropout with inverted=True"
+                )
+        return name
     raise InputError(
         "the model has other layers or sizes than torchvision's models, "
         f"{', '.join(presets.TORCHVISION)}; expected one of these, or --output=FILE.onnx or "

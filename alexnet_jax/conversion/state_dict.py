@@ -16,7 +16,7 @@ from alexnet_jax.config import Config
 from alexnet_jax.conversion import origins, presets, pytorch
 from alexnet_jax.conversion.layout import ForeignModel, Weights, to_foreign
 from alexnet_jax.conversion.safetensors import read_arrays
-from alexnet_jax.conversion.torchvision_modules import (
+from alexnet_jax.conversion.torchvision_chains import (
     FIRST_TENSOR,
     LAYER_PARTS,
     NORM_PARTS,

@@ -34,7 +34,7 @@ from alexnet_jax.models.ops import (
     WithinChannelLRN,
 )
 from alexnet_jax.trained import TrainedModel
-from configs import alexnet, bvlc_alexnet, source2012
+from configs import alexnet, bvlc_alexnet, source2012, vgg, zfnet
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
 
@@ -137,6 +137,12 @@ def some_model(kind: str) -> TrainedModel:
         for op in sequential_model(config).ops.values():
             if isinstance(op, WithinChannelLRN):
                 op.alpha = 5.0  # as strong as can be seen after random weights
+    elif kind in ("ZFNet, shrunk", "VGG, shrunk"):
+        config = zfnet.get_config() if kind == "ZFNet, shrunk" else vgg.get_config("A")
+        shrink(config)
+        for op in sequential_model(config).ops.values():
+            if isinstance(op, LRN):
+                op.alpha = 0.05
     elif kind == "no communication, pools that round down":
         conv_op(config, "conv3").groups = dense_op(config, "fc6").groups = 2
         del model.ops["norm1"]
@@ -172,6 +178,8 @@ def some_model(kind: str) -> TrainedModel:
 KINDS = [
     "paper, shrunk",
     "the 2012 program's, shrunk",
+    "ZFNet, shrunk",
+    "VGG, shrunk",
     "no communication, pools that round down",
     "BGR in units of a deviation, LRN across",
     "one column, ops that differ",
@@ -209,7 +217,9 @@ def test_the_file_written_stands_alone(tmp_path: Path, kind: str) -> None:
         kernel = model.params["conv3"]["kernel"]
         last = kernel[1] if kernel.ndim == 5 else kernel
         np.testing.assert_array_equal(weights["conv3_0"][-1, -1], last[:, :, -1, -1])
-    again = convert.read_model(path)
-    assert (again.config, again.class_names) == (model.config, model.class_names)
-    np.testing.assert_array_equal(again.mean_image, model.mean_image)
-    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    convert.write_model(tmp_path / "model.safetensors", model)
+    for file in (path, tmp_path / "model.safetensors"):
+        again = convert.read_model(file)
+        assert (again.config, again.class_names) == (model.config, model.class_names)
+        np.testing.assert_array_equal(again.mean_image, model.mean_image)
+        jax.tree.map(np.testing.assert_array_equal, again.params, model.params)

@@ -4,6 +4,7 @@ Caffe's files are written byte by byte, from the field numbers of its caffe.prot
 do not depend on the reader under test.
 """
 
+import re
 import struct
 from collections.abc import Iterable
 from math import prod
@@ -15,9 +16,13 @@ from PIL import Image
 SMALL = dict(conv1=8, conv2=12, conv3=8, conv4=12, conv5=8, fc6=24, fc7=48, fc8=10)
 BVLC = dict(conv1=96, conv2=256, conv3=384, conv4=384, conv5=256, fc6=4096, fc7=4096, fc8=1000)
 GROUPS = dict(conv2=2, conv4=2, conv5=2)
+VGG16_CONVS = [
+    f"conv{b}_{n}" for b, count in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, count + 1)
+]
 GEOMETRY = dict(  # kernel, stride, pad
-    conv1=(11, 4, 0), conv2=(5, 1, 2), conv3=(3, 1, 1), conv4=(3, 1, 1), conv5=(3, 1, 1)
-)
+    conv1=(11, 4, 0), conv2=(5, 1, 2), conv3=(3, 1, 1), conv4=(3, 1, 1), conv5=(3, 1, 1),
+    **dict.fromkeys(VGG16_CONVS, (3, 1, 1)),
+)  # fmt: skip
 OPS = dict(  # Caffe's names of the layers without weights
     conv1=("relu1", "norm1", "pool1"),
     conv2=("relu2", "norm2", "pool2"),
@@ -32,6 +37,13 @@ CAFFENET_OPS = {  # bvlc_reference_caffenet, of the same geometry, pools first
     **OPS,
     **dict(conv1=("relu1", "pool1", "norm1"), conv2=("relu2", "pool2", "norm2")),
 }
+VGG16_OPS = {  # VGG_ILSVRC_16_layers
+    **{name: (f"relu{name[4:]}",) for name in VGG16_CONVS},
+    **{f"conv{b}_{n}": (f"relu{b}_{n}", f"pool{b}") for b, n in enumerate((2, 2, 3, 3, 3), 1)},
+    **dict(fc6=OPS["fc6"], fc7=OPS["fc7"], fc8=OPS["fc8"]),
+}
+POOL = (3, 2)  # window, stride
+VGG_POOL = (2, 2)
 ENUM = dict(  # V1LayerParameter.LayerType
     Convolution=4, Dropout=6, InnerProduct=14, LRN=15, Pooling=17, ReLU=18, Softmax=20
 )
@@ -55,7 +67,7 @@ def weights(
     Args:
         pixels: a side of the feature maps that fc6 sees.
     """
-    rng, inputs, out = np.random.default_rng(0), 3, {}
+    rng, inputs, out = np.random.default_rng(0), 3, dict[str, tuple[np.ndarray, np.ndarray]]()
     groups = GROUPS if groups is None else groups
     for name, features in sizes.items():
         if name in GEOMETRY:
@@ -64,7 +76,7 @@ def weights(
         else:
             shape = (features, inputs * pixels**2 if name == "fc6" else inputs)
         weight = rng.standard_normal(shape, np.float32) * np.float32((2 / prod(shape[1:])) ** 0.5)
-        if name == "conv1":
+        if not out:
             weight /= 40  # pixels have a deviation of about 70
         out[name] = (weight, rng.standard_normal(features, np.float32) * np.float32(0.1))
         inputs = features
@@ -98,7 +110,7 @@ def blob(array: np.ndarray, shaped: bool) -> bytes:
     return shape + wire(5, array.astype("<f4").tobytes())
 
 
-def parameter(kind: str, name: str, features: int) -> bytes:
+def parameter(kind: str, name: str, features: int, pool: tuple[int, int]) -> bytes:
     """Return the message of a layer's own parameters."""
     if kind == "Convolution":
         kernel, stride, pad = GEOMETRY[name]
@@ -109,7 +121,7 @@ def parameter(kind: str, name: str, features: int) -> bytes:
     if kind == "LRN":
         return wire(1, 5) + wire(2, LRN_ALPHA) + wire(3, 0.75)
     if kind == "Pooling":
-        return wire(2, 3) + wire(3, 2)
+        return wire(2, pool[0]) + wire(3, pool[1])
     return wire(1, 0.5) if kind == "Dropout" else b""
 
 
@@ -120,14 +132,20 @@ def caffe_layers(sizes: dict[str, int], ops: Ops = OPS) -> Iterable[tuple[str, s
         yield name, "Convolution" if name in GEOMETRY else "InnerProduct", at, name
         at = name
         for op in ops[name]:
-            kind = KINDS[op.rstrip("0123456789")]
+            kind = KINDS[re.sub("[0-9_]", "", op)]
             top = at if kind in ("ReLU", "Dropout") else op
             yield op, kind, at, top
             at = top
 
 
 def caffemodel(
-    sizes: dict[str, int], arrays: Weights, *, generation: str, shaped: bool, ops: Ops = OPS
+    sizes: dict[str, int],
+    arrays: Weights,
+    *,
+    generation: str,
+    shaped: bool,
+    ops: Ops = OPS,
+    pool: tuple[int, int] = POOL,
 ) -> bytes:
     """Return a .caffemodel: generation "layer", or "layers" whose types are numbers."""
     net = [wire(1, "AlexNet")]
@@ -142,12 +160,14 @@ def caffemodel(
             layer += wire(numbers["blobs"], blob(array, shaped))
         if kind in PARAMETERS[generation]:
             number = PARAMETERS[generation][kind]
-            layer += wire(number, parameter(kind, name, sizes.get(name, 0)))
+            layer += wire(number, parameter(kind, name, sizes.get(name, 0), pool))
         net.append(wire(numbers["layer"], layer))
     return b"".join(net)
 
 
-def prototxt(sizes: dict[str, int], crop: int = 227, ops: Ops = OPS) -> str:
+def prototxt(
+    sizes: dict[str, int], crop: int = 227, ops: Ops = OPS, pool: tuple[int, int] = POOL
+) -> str:
     """Return the deploy definition as text."""
     text = 'name: "AlexNet"\nlayer { name: "data" type: "Input" top: "data"\n'
     text += f"  input_param {{ shape: {{ dim: 1 dim: 3 dim: {crop} dim: {crop} }} }} }}\n"
@@ -164,7 +184,7 @@ def prototxt(sizes: dict[str, int], crop: int = 227, ops: Ops = OPS) -> str:
         elif kind == "LRN":
             text += f"  lrn_param {{ local_size: 5 alpha: {LRN_ALPHA} beta: 0.75 }}\n"
         elif kind == "Pooling":
-            text += "  pooling_param { pool: MAX kernel_size: 3 stride: 2 }\n"
+            text += f"  pooling_param {{ pool: MAX kernel_size: {pool[0]} stride: {pool[1]} }}\n"
         elif kind == "Dropout":
             text += "  dropout_param { dropout_ratio: 0.5 }\n"
         text += "}\n"

@@ -25,29 +25,27 @@ def make_model(name: str, **settings: object) -> torch.nn.Module:
     torch.manual_seed(0)
     model: torch.nn.Module = models.get_model(name, weights=None, **settings)
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            torch.nn.init.normal_(module.running_mean, 0, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.1)
-        elif isinstance(module, torch.nn.Conv2d):
+        _draw_statistics(module)
+        if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     return model.eval()
 
 
-def make_vgg(letter: str, *, share: int = 1, classes: int = 7) -> torch.nn.Module:
+def make_vgg(
+    letter: str, *, share: int = 1, classes: int = 7, batch_norm: bool = False
+) -> torch.nn.Module:
     """Return torchvision's VGG with random weights that keep the size of activations.
 
     Args:
         letter: model of the paper's table 1.
         share: divisor of the number of channels and units.
         classes: number of classes.
+        batch_norm: whether convolutions have batch normalization, with random statistics.
     """
     torch.manual_seed(0)
     channels = [c if isinstance(c, str) else c // share for c in vgg.cfgs[letter]]
-    model = vgg.VGG(vgg.make_layers(channels), num_classes=classes, init_weights=share == 1)
+    layers = vgg.make_layers(channels, batch_norm)
+    model = vgg.VGG(layers, num_classes=classes, init_weights=share == 1)
     if share > 1:
         inputs, units = 512 // share * 49, 4096 // share
         sizes = {0: (inputs, units), 3: (units, units), 6: (units, classes)}
@@ -58,7 +56,19 @@ def make_vgg(letter: str, *, share: int = 1, classes: int = 7) -> torch.nn.Modul
             assert module.bias is not None
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             torch.nn.init.normal_(module.bias, 0, 0.1)
+        _draw_statistics(module)
     return model.eval()
+
+
+def _draw_statistics(module: torch.nn.Module) -> None:
+    """Draw the parameters and statistics of a batch normalization, far from 0 and 1."""
+    if isinstance(module, torch.nn.BatchNorm2d):
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        torch.nn.init.normal_(module.running_mean, 0, 0.1)
+        torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+        torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        torch.nn.init.normal_(module.bias, 0, 0.1)
 
 
 def params_from_torch(config: Config, state: Mapping[str, torch.Tensor]) -> Params:

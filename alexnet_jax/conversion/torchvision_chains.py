@@ -1,6 +1,6 @@
-"""The names of the modules of torchvision's models, by which their state dicts name tensors.
+"""Names of torchvision's modules of alexnet and vgg, by which their state dicts name tensors.
 
-The models are those of `presets.TORCHVISION`; the names follow from their ops.
+These models, `presets.TORCHVISION`, are chains, and the names follow from their ops.
 """
 
 from collections.abc import Collection
