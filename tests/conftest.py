@@ -34,3 +34,11 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name, value in processes.compilation_cache().items():
             jax.config.update(name, value)
         yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of tests/campaign have counted."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name == "campaign":
+                terminalreporter.write_line(f"{report.nodeid}: {value}")

@@ -314,7 +314,7 @@ def _delete(directory: Path) -> None:
     Raises:
         InputError: The folder holds other files, too, which are kept.
     """
-    for path in [file for pattern in _FILES for file in directory.glob(pattern)]:
+    for path in {file for pattern in _FILES for file in directory.glob(pattern)}:
         path.unlink()
     try:
         directory.rmdir()

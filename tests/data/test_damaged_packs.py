@@ -241,6 +241,7 @@ def test_damage_in_an_unfinished_pack_is_made_good(
     whole = prepare(idx_data(tmp_path, pack_dir=str(tmp_path / "whole")), progress=False)
     interrupt(idx_data(tmp_path), monkeypatch)
     path = tmp_path / "pack.partial" / name
+    (path.parent / ".train-00001.new.records").write_bytes(b"half")  # of a process that was killed
     if content is None:
         path.unlink()
     else:
