@@ -24,6 +24,7 @@ from alexnet_jax.models.ops import (
     MaxPool,
     Op,
     ReLU,
+    SequentialConfig,
     WithinChannelLRN,
 )
 
@@ -309,8 +310,13 @@ def test_a_normalization_is_passed_unchanged(norm: Op) -> None:
 
 @pytest.mark.parametrize(("file", "variant"), data_variants())
 def test_every_config_can_be_projected(file: str, variant: str) -> None:
-    """Catches an op that a config has and that has no rule here or in `receptive_fields`."""
+    """Catches an op that a config has and that has no rule here or in `receptive_fields`, and a
+    traceback for models that are no chains."""
     config = load(file, variant)
+    if not isinstance(config.model, SequentialConfig):
+        with pytest.raises(InputError, match="expected a sequential model"):
+            make_project_fn(config, "fc")
+        return
     chain = sequential_model(config).ops
     make_project_fn(config, next(reversed(chain)))
     assert compute_receptive_fields(chain, config.data.crop).keys() == chain.keys()
