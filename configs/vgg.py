@@ -180,9 +180,17 @@ def conv5x5(config: Config) -> None:
 
 
 def preprocess_as(preset: Config) -> variants.Change:
-    """Return the change to the preprocessing of a config for published weights."""
+    """Return the change to the preprocessing of a config for published weights.
+
+    The change raises InputError for gray images.
+    """
 
     def change(config: Config) -> None:
+        if config.model.channels != 3:
+            raise InputError(
+                "caffe and torchvision are the preprocessing of color images, and those of these "
+                "data are gray; leave the word out"
+            )
         for name in ("channel_order", "mean", "given_mean", "std"):
             setattr(config.data, name, getattr(preset.data, name))
 

@@ -60,6 +60,7 @@ def words_of(file: str, data: str) -> list[str]:
     if file == "vgg.py":
         refused += [] if data == "B" else ["conv5x5"]
         refused += ["s384"] if data in ("sample", "fashion_mnist", "cifar10") else []
+        refused += ["caffe", "torchvision"] if data in ("sample", "fashion_mnist") else []
     if file == "resnet.py":
         plain, imagenet = "plain" in data, data in ("", "imagenette", "50", "101", "152")
         refused += [f"shortcut_{kind}" for kind in "abc"] if plain else []

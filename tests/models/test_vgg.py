@@ -135,6 +135,7 @@ def test_scales_of_the_recipe() -> None:
         ("no_dropout,A", "names the network A after no_dropout"),
         ("B,conv5x5,s384", "s384 and jitter start from a model of table 1"),
         ("sample,s384", "those of these data are small"),
+        ("sample,caffe", "those of these data are gray"),
         ("D,conv5x5", "conv5x5 replaces the pairs of convolutions of model B"),
         ("F", "unknown variant 'F'; known: A, A_LRN, B, C, D, E"),
     ],
