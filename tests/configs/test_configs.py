@@ -35,7 +35,7 @@ def shrunk(config: Config) -> Config:
         case SequentialConfig():
             for op in model.ops.values():
                 if isinstance(op, Conv | Dense) and op.features:  # the last has as many as classes
-                    op.features = 2 * model.num_columns
+                    op.features = 8
         case ResNetConfig():
             model.width = 2
             model.stage_sizes = tuple(1 for _ in model.stage_sizes)
