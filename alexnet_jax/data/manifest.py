@@ -145,6 +145,8 @@ def describe_changes(manifest: Json, source: Source) -> str:
         )
         if names
     ]
+    if sorted(now) == sorted(before) and [*now] != before:
+        changes.append("the classes are in another order")
     counts = manifest["source_counts"]
     changes += [
         f"{split} images: {source.counts.get(split, 0)} instead of {counts.get(split, 0)}"

@@ -22,22 +22,31 @@ def synsets() -> tuple[str, ...]:
     return tuple(sorted(_lemmas()))
 
 
-def read_class_names(path: Path, count: int) -> tuple[str, ...]:
-    """Return the names in the file of --class_names, one per line in the order of the classes.
+def read_class_names(
+    path: Path, count: int, *, flag: str = "--class_names=", allow_more: bool = False
+) -> tuple[str, ...]:
+    """Return the names in a text file, one per line in the order of the classes.
+
+    Args:
+        path: the file.
+        count: number of classes.
+        flag: flag that names the file, for messages; "" if there is none.
+        allow_more: accept names of further classes, of which there are no images.
 
     Raises:
-        InputError: the file cannot be read, or does not have `count` different names.
+        InputError: the file cannot be read, does not have `count` names, or repeats a name.
     """
     try:
         names = tuple(path.read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
-        raise InputError(f"--class_names={path} is not UTF-8 text: {error}") from None
+        raise InputError(f"{flag}{path} is not UTF-8 text: {error}") from None
     except OSError as error:
-        raise InputError(f"cannot read --class_names={path}: {error.strerror}") from None
-    if len(names) != count or len({*names}) != count:
+        raise InputError(f"cannot read {flag}{path}: {error.strerror}") from None
+    has_count = len(names) >= count if allow_more else len(names) == count
+    if not has_count or len({*names}) != len(names):
         raise InputError(
-            f"--class_names={path} has {len({*names})} different names in {len(names)} lines; "
-            f"expected {count}, one per class"
+            f"{flag}{path} has {len({*names})} different names in {len(names)} lines; "
+            f"expected {count}{' or more' * allow_more}, one per class"
         )
     return names
 

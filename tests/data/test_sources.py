@@ -228,6 +228,10 @@ def break_idx(directory, how):
         write_idx(directory / "t10k-images-idx3-ubyte", random_pixels(10, 27, 28))
     elif how == "names":
         (directory / "classes.txt").write_text("one\ntwo\n")
+    elif how == "repeated":
+        (directory / "classes.txt").write_text("a\nb\nc\nd\na\n")
+    elif how == "latin-1":
+        (directory / "classes.txt").write_bytes("a\nb\nc\nd\ncaf\u00e9\n".encode("latin-1"))
     elif how == "gzip":
         images_path.with_name(images_path.name + ".gz").write_bytes(b"\x1f\x8bnonsense")
         images_path.unlink()
@@ -242,7 +246,9 @@ def break_idx(directory, how):
         ("missing", r"lacks the IDX file of the train images"),
         ("labels", r"has 50 images and .* has 49 labels"),
         ("shapes", r"one shape is expected"),
-        ("names", r"names 2 classes, but there are 5"),
+        ("names", r"classes\.txt has 2 different names in 2 lines; expected 5 or more"),
+        ("repeated", r"classes\.txt has 4 different names in 5 lines; expected 5 or more"),
+        ("latin-1", r"^\S+classes\.txt is not UTF-8 text"),
         ("gzip", r"cannot read"),
     ],
 )

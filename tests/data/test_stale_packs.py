@@ -301,3 +301,25 @@ def test_manifest_of_a_read_only_pack(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(freshness, "write_atomically", refuse)
     assert labels(data) == [0] * 4 + [1] * 4
     assert json.loads((pack_dir(data) / "manifest.json").read_text())["source_stamp"] == recorded
+
+
+def test_changed_names_of_idx_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    """Catches: a pack used with the names of classes before classes.txt was edited; a run that
+    continues with other names; names without images refused."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_idx_set(tmp_path / "data")
+    data = data_config("idx", tmp_path / "data", image_size=28)
+    for names, message in (
+        ("abcde", "classes added: a, b, c, d, e; classes removed: 0, 1, 2, 3, 4."),
+        ("abcdef", "classes added: f."),
+        ("bacdef", "the classes are in another order."),
+    ):
+        before = prepare(data, progress=False).source_digest
+        assert capsys.readouterr().err == ""
+        (tmp_path / "data" / "classes.txt").write_text("\n".join(names) + "\n")
+        with pytest.raises(InputError, match="not those on which the run was trained"):
+            prepare(data, progress=False, source_digest=before)
+        assert prepare(data, progress=False).class_names == tuple(names)
+        assert message in capsys.readouterr().err

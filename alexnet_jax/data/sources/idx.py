@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.data.names import read_class_names
 from alexnet_jax.data.sources.base import Example, Source
 from alexnet_jax.errors import InputError
 
@@ -20,8 +21,12 @@ class IdxSource(Source):
     The class names are the lines of classes.txt if it exists, else the labels as text.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, *, names_in_digest: bool = True):
         """Read all files of `directory` into memory; such sets are small.
+
+        Args:
+            directory: The folder.
+            names_in_digest: Whether the names in classes.txt belong to the digest.
 
         Raises:
             InputError: Files are missing or damaged, or do not belong together.
@@ -51,22 +56,19 @@ class IdxSource(Source):
                 "(height, width) or (height, width, 3)"
             )
         self.counts = {split: len(labels) for split, labels in self._labels.items()}
-        self.class_names = self._name_classes(directory / "classes.txt")
         self.train_labels = self._labels["train"]
+        classes = 1 + max(int(labels.max()) for labels in self._labels.values())
+        names_file = directory / "classes.txt"
+        has_names = names_file.exists()
+        self.class_names = tuple(map(str, range(classes)))
+        if has_names:
+            self.class_names = read_class_names(names_file, classes, flag="", allow_more=True)
         digest = hashlib.sha256()
         for array in (*self._images.values(), *self._labels.values()):
             digest.update(array.tobytes())
+        if has_names and names_in_digest:
+            digest.update("\n".join(self.class_names).encode())
         self.digest = self.stamp = digest.hexdigest()[:16]
-
-    def _name_classes(self, path: Path) -> tuple[str, ...]:
-        """Return the class names, read from a file if it exists."""
-        classes = 1 + max(int(labels.max()) for labels in self._labels.values())
-        if not path.exists():
-            return tuple(str(label) for label in range(classes))
-        names = tuple(path.read_text(encoding="utf-8").splitlines())
-        if len(names) < classes:
-            raise InputError(f"{path} names {len(names)} classes, but there are {classes} labels")
-        return names
 
     def read(self, split: str, indices: np.ndarray) -> Iterator[Example]:
         """See `Source`."""
