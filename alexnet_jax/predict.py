@@ -12,7 +12,7 @@ Exit status: 0 if all images were classified; 2 if any could not be read, and fo
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -60,26 +60,29 @@ def predict(
 def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: bool = False) -> int:
     """Print the predictions for image files in the order given.
 
-    A folder stands for the visible files below it, sorted by path. Unreadable files are reported
-    on stderr and skipped, and so are folders without files.
+    A folder stands for the visible files below it, sorted by path. Unreadable files and folders
+    are reported on stderr and skipped, and so are folders without files.
 
     Returns:
-        The number of unreadable files and empty folders.
+        The number of unreadable files and folders, and of empty folders.
     """
     side, _, channels = model.mean_image.shape
     scale = evaluation_scale(model.config.data, side)
     unreadable = 0
 
-    def load_images() -> Iterator[tuple[str, np.ndarray]]:
+    def report(message: str) -> None:
         nonlocal unreadable
-        for path in chain.from_iterable(map(_files, paths)):
+        print(message, file=sys.stderr)
+        unreadable += 1
+
+    def load_images() -> Iterator[tuple[str, np.ndarray]]:
+        for path in chain.from_iterable(_files(path, report) for path in paths):
             try:
                 pixels = images.load(
                     Path(path), side=scale, channels=channels, resize=model.config.data.resize
                 )
             except images.UnreadableImageError as error:
-                print(f"{path}: cannot read this image: {error}", file=sys.stderr)
-                unreadable += 1
+                report(f"{path}: cannot read this image: {error}")
                 continue
             yield path, pixels
 
@@ -94,15 +97,23 @@ def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: boo
     return unreadable
 
 
-def _files(path: str) -> list[str]:
-    """Return the visible files below a folder, sorted by path; the path itself without any."""
+def _files(path: str, report: Callable[[str], None]) -> list[str]:
+    """Return the visible files below a folder, sorted by path; the path itself without any.
+
+    Args:
+        path: A file or folder.
+        report: Called with a message for each folder that cannot be read.
+    """
     if not os.path.isdir(path):
         return [path]
     notes: list[str] = []
-    files = [file.path for file in list_files(Path(path), [], notes)]
+    errors: list[OSError] = []
+    files = [file.path for file in list_files(Path(path), [], notes, errors.append)]
     for note in notes:
         print(note, file=sys.stderr)
-    return files or [path]
+    for error in errors:
+        report(f"{error.filename}: cannot read this folder: {error.strerror}")
+    return files if files or errors else [path]
 
 
 def main(arguments: list[str]) -> int:

@@ -1,9 +1,11 @@
 """What predict answers to any number and kind of files, in order, with its exit status."""
 
+import errno
 import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import processes
@@ -85,6 +87,32 @@ def test_folders(workdir: Path, tmp_path: Path) -> None:
     ]
     assert ended.stderr.startswith(f"{tmp_path / 'empty'}: cannot read this image: not a file")
     assert ended.stderr.count("\n") == 1
+
+
+def test_folders_that_cannot_be_read(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a traceback for a folder without permission to read; the images beside it lost;
+    the status of a success, or a second message, for a folder that is given itself."""
+    for name in ("images", "private"):
+        write_images(tmp_path / name, 1)
+    write_images(tmp_path / "images" / "locked", 1)
+    scandir = os.scandir
+
+    def scan(folder: str) -> Any:
+        if os.path.basename(folder) in ("locked", "private"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    given = tmp_path / "private", tmp_path / "images"
+    ended = run_here("predict", f"--workdir={workdir}", "--json", *given)
+    assert ended.returncode == 2
+    assert answers(ended) == [(str(tmp_path / "images" / "000.png"), SYNSETS[0])]
+    assert ended.stderr.splitlines() == [
+        f"{folder}: cannot read this folder: Permission denied"
+        for folder in (tmp_path / "private", tmp_path / "images" / "locked")
+    ]
 
 
 def test_files_that_are_none(workdir: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,7 +163,12 @@ def _is_pack(folder: Path) -> bool:
     return all((folder / name).exists() for name in ("manifest.json", "mean_image.npy"))
 
 
-def list_files(directory: Path, parents: list[Path], notes: list[str]) -> list[File]:
+def list_files(
+    directory: Path,
+    parents: list[Path],
+    notes: list[str],
+    on_error: Callable[[OSError], None] | None = None,
+) -> list[File]:
     """Return all visible files below a folder, sorted by path as text.
 
     Links to files and folders are followed, except to a folder around the link. Links that lead
@@ -173,6 +178,11 @@ def list_files(directory: Path, parents: list[Path], notes: list[str]) -> list[F
         directory: the folder.
         parents: folders around it to which links are not followed.
         notes: list to which lines about what is passed over are appended.
+        on_error: called for each folder that cannot be listed, which is then passed over; None
+            raises the error.
+
+    Raises:
+        OSError: a folder cannot be listed, and `on_error` is None.
     """
     identities = frozenset(_identity(os.stat(parent)) for parent in parents)
     start = _identity(os.stat(directory))
@@ -182,7 +192,14 @@ def list_files(directory: Path, parents: list[Path], notes: list[str]) -> list[F
     found, pending = [], [(str(directory), identities | {start})]
     while pending:
         folder, around = pending.pop()
-        for entry in _visible_entries(folder):
+        try:
+            entries = _visible_entries(folder)
+        except OSError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            continue
+        for entry in entries:
             status = _stat(entry)
             if status is None:
                 found.append(File(entry.path, -1, 0))
@@ -197,10 +214,10 @@ def list_files(directory: Path, parents: list[Path], notes: list[str]) -> list[F
     return sorted(found)
 
 
-def _visible_entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of a folder that are neither hidden nor left by the system."""
+def _visible_entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder that are neither hidden nor left by the system."""
     with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if _is_visible(entry.name))
+        return [entry for entry in entries if _is_visible(entry.name)]
 
 
 def _is_visible(name: str) -> bool:
