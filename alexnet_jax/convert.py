@@ -43,7 +43,7 @@ from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.data.names import read_class_names, synsets
 from alexnet_jax.errors import InputError, printable_errors
 from alexnet_jax.extras import check_installed
-from alexnet_jax.files import replace_when_complete
+from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.train_step import make_state
 from alexnet_jax.trained import TrainedModel, load_trained
@@ -214,7 +214,7 @@ def write_model(path: Path, model: TrainedModel, *, torchvision_names: bool = Fa
             PyTorch file always is.
 
     Raises:
-        InputError: the suffix is unknown, the format cannot represent the model, or the folder
+        InputError: the suffix is unknown, the format cannot represent the model, or the file
             cannot be written.
     """
     kind = _suffix("output", path, EXPORTED)
@@ -226,16 +226,13 @@ def write_model(path: Path, model: TrainedModel, *, torchvision_names: bool = Fa
     from alexnet_jax.conversion import onnx_writer, safetensors, state_dict
 
     if torchvision_names or kind == ".pth":
-        write_file = state_dict.write_state_dict
+        content = state_dict.to_state_dict(path, model)
     elif kind == ".onnx":
-        write_file = onnx_writer.write_onnx
+        content = onnx_writer.to_onnx(model)
     else:
-        write_file = safetensors.write_safetensors
-    try:
-        with replace_when_complete(path) as temporary:
-            write_file(temporary, model)
-    except OSError as error:
-        raise InputError(f"cannot write --output={path}: {error.strerror}") from None
+        content = safetensors.to_safetensors(model)
+    with write_errors_as_input_errors(path, MAKE_ROOM):
+        write_atomically(path, content)
 
 
 def _check_packages(path: Path) -> None:

@@ -7,7 +7,6 @@ columns and concatenated again, which does not change the numbers.
 
 import base64
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,8 @@ OPSET = 13  # the first whose Split takes its sizes as an input; widely supporte
 IR_VERSION = 8  # the version that belongs to OPSET
 
 
-def write_onnx(path: Path, model: TrainedModel) -> None:
-    """Write a model; its input is named "images", its output "logits".
+def to_onnx(model: TrainedModel) -> bytes:
+    """Return the content of an ONNX file of a model, from "images" to "logits".
 
     Raises:
         InputError: ONNX has no operator for an op.
@@ -69,7 +68,8 @@ def write_onnx(path: Path, model: TrainedModel) -> None:
     mean = base64.b64encode(np.asarray(model.mean_image, "<f4").tobytes()).decode()
     helper.set_model_props(exported, {**make_metadata(model), MEAN: mean})
     onnx.checker.check_model(exported, full_check=True)
-    path.write_bytes(exported.SerializeToString())
+    content: bytes = exported.SerializeToString()
+    return content
 
 
 def tensor_names(name: str, op: Conv | Dense, part: int) -> list[str]:

@@ -33,7 +33,7 @@ def is_own_format(path: Path) -> bool:
 
 
 def read_own_onnx(path: Path) -> TrainedModel:
-    """Read a model that `onnx_writer.write_onnx` has written.
+    """Read a file with the content that `onnx_writer.to_onnx` returns.
 
     Raises:
         InputError: the file is damaged, was changed by another program, or has no config.

@@ -4,6 +4,7 @@ PyTorch must be installed. It reads files with `weights_only=True`. Checkpoints 
 of other classes, such as a program's flags; those are replaced by stand-ins that record nothing.
 """
 
+import io
 import re
 import warnings
 import zipfile
@@ -100,14 +101,20 @@ def to_numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
     return array
 
 
-def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a PyTorch file with a state dict of arrays by name.
+def to_file_content(path: Path, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the content of a PyTorch file with a state dict of arrays by name.
+
+    Args:
+        path: the file, for messages.
+        arrays: the arrays.
 
     Raises:
         InputError: PyTorch is not installed.
     """
     torch = _import_torch(path)
-    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, path)
+    content = io.BytesIO()
+    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, content)
+    return content.getvalue()
 
 
 def _load(path: Path) -> Any:

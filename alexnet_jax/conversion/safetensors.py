@@ -35,19 +35,20 @@ def is_own_format(path: Path) -> bool:
     return read_arrays(path)[0].get("format") == FORMAT
 
 
-def write_safetensors(path: Path, model: TrainedModel) -> None:
-    """Write a model as a safetensors file."""
+def to_safetensors(model: TrainedModel) -> bytes:
+    """Return the content of a safetensors file of a model."""
     arrays = {name: np.asarray(leaf) for name, leaf in _by_name(model.variables).items()}
     axes = json.dumps(_axes(registry.abstract_boxed_variables(model.config)))
     metadata = {**make_metadata(model), "axes": axes}
     arrays[MEAN] = np.asarray(model.mean_image)
-    safetensors.numpy.save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata
+    content: bytes = safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata
     )
+    return content
 
 
 def read_safetensors(path: Path) -> TrainedModel:
-    """Read a model that `write_safetensors` has written.
+    """Read a file with the content that `to_safetensors` returns.
 
     Raises:
         InputError: the file is damaged, has another format version, or has arrays that do not

@@ -169,8 +169,12 @@ def fold_batch_norm(
     return Weights((kernels.T * factor).T, (bias - mean) * factor + shift)
 
 
-def write_state_dict(path: Path, model: TrainedModel) -> None:
-    """Write the parameters by torchvision's names, as a `.pth` or `.safetensors` file.
+def to_state_dict(path: Path, model: TrainedModel) -> bytes:
+    """Return the content of a file of the parameters by torchvision's names.
+
+    Args:
+        path: the file, whose suffix is `.safetensors` or one of PyTorch.
+        model: the model.
 
     Raises:
         InputError: torchvision has no such model, or PyTorch is needed and not installed.
@@ -182,6 +186,6 @@ def write_state_dict(path: Path, model: TrainedModel) -> None:
         for part, array in zip(LAYER_PARTS, (weights.weight, weights.bias), strict=True):
             arrays[f"{module}.{part}"] = array
     if path.suffix == ".safetensors":
-        safetensors.numpy.save_file(arrays, path, {"format": "pt"})
-    else:
-        pytorch.write_tensors(path, arrays)
+        content: bytes = safetensors.numpy.save(arrays, {"format": "pt"})
+        return content
+    return pytorch.to_file_content(path, arrays)

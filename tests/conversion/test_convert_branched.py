@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from helpers.torch_branched import random_variables, small_googlenet, small_resnet
 
+from alexnet_jax import convert
 from alexnet_jax.config import validated
-from alexnet_jax.conversion.onnx_writer import write_onnx
-from alexnet_jax.conversion.safetensors import read_safetensors, write_safetensors
+from alexnet_jax.conversion.safetensors import read_safetensors, to_safetensors
 from alexnet_jax.errors import InputError
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
@@ -26,7 +26,7 @@ def trained_model(make: Any) -> TrainedModel:
 def test_own_files(make: Any, tmp_path: Path) -> None:
     """Catches: running statistics or layers within modules that are lost, renamed or unboxed."""
     model = trained_model(make)
-    write_safetensors(tmp_path / "model.safetensors", model)
+    (tmp_path / "model.safetensors").write_bytes(to_safetensors(model))
     found = read_safetensors(tmp_path / "model.safetensors")
     assert found.config == model.config
     assert [*leaves_by_path(found.variables)] == [*leaves_by_path(model.variables)]
@@ -37,5 +37,5 @@ def test_own_files(make: Any, tmp_path: Path) -> None:
 def test_onnx_is_refused(tmp_path: Path) -> None:
     """Catches: a traceback, or a file without a part of the model."""
     with pytest.raises(InputError, match="is a ResNetConfig; expected a sequential model"):
-        write_onnx(tmp_path / "model.onnx", trained_model(small_resnet))
+        convert.write_model(tmp_path / "model.onnx", trained_model(small_resnet))
     assert not (tmp_path / "model.onnx").exists()
