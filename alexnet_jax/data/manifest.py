@@ -1,11 +1,11 @@
 """The manifest of a pack: its fields, their checks, and comparisons with settings and sources."""
 
-import json
 from pathlib import Path
 
 from alexnet_jax.data.sources.base import SPLITS, Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
+from alexnet_jax.files import read_json
 
 FORMAT = "alexnet_jax pack"
 VERSION = 2  # 1 had no checksums
@@ -36,12 +36,12 @@ def read_manifest(directory: Path) -> Json | None:
     """
     path = directory / "manifest.json"
     try:
-        manifest: Json = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Json = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise damaged(directory, "manifest.json is not JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(

@@ -20,7 +20,7 @@ from alexnet_jax.data.manifest import (
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
-from alexnet_jax.files import DamagedArrayError, parse_arrays, write_atomically
+from alexnet_jax.files import DamagedArrayError, parse_arrays, read_json, write_atomically
 
 SHARD_IMAGES = 8192  # images per shard, including unreadable ones
 _FILES = ("manifest.json", "plan.json", "*.records", "*.npy", "*.npz", ".*.new*")
@@ -144,10 +144,10 @@ class PackWriter:
         A plan that cannot be read differs in "plan.json"; without any, nothing was begun.
         """
         try:
-            begun = json.loads(path.read_text(encoding="utf-8"))
+            begun = read_json(path)
         except FileNotFoundError:
             return ["plan.json"] if any(self._partial.iterdir()) else []
-        except (ValueError, RecursionError):
+        except ValueError:
             begun = None
         if not isinstance(begun, dict):
             return ["plan.json"]

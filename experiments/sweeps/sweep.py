@@ -30,6 +30,7 @@ from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import (
     MAKE_ROOM,
     disk_full_as_input_error,
+    read_json,
     replace_when_complete,
     write_atomically,
     write_errors_as_input_errors,
@@ -365,7 +366,7 @@ def record_config(base: Base) -> None:
 def _read_config(path: Path) -> Json:
     """Return the config that `record_config` has written."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if isinstance(content, dict):
             return content
     except (OSError, ValueError):

@@ -226,7 +226,7 @@ def test_a_damaged_status_is_a_failure(
     assert "is not the status of a run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{"])
+@pytest.mark.parametrize("content", ["", "[1]", "{", "[" * 100_000], ids=len)
 def test_a_damaged_config_is_a_message(tmp_path: Path, content: str) -> None:
     """Catches: a traceback; the record of the runs' config overwritten."""
     (tmp_path / "config.json").write_text(content)
