@@ -214,12 +214,15 @@ def disk_full_as_input_error(path: Path, advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def write_errors_as_input_errors(path: Path, advice: str) -> Iterator[None]:
+def write_errors_as_input_errors(
+    path: Path, advice: str, *, otherwise: str = "check the disk and the permission to write there"
+) -> Iterator[None]:
     """Turn all errors of the system while writing, also those of TensorStore, into InputErrors.
 
     Args:
         path: The file or folder that is written.
         advice: What to do if the disk is full; see `disk_full_as_input_error`.
+        otherwise: What to do about other errors, the end of "cannot write PATH: ERROR; …".
     """
     try:
         with disk_full_as_input_error(path, advice):
@@ -227,10 +230,7 @@ def write_errors_as_input_errors(path: Path, advice: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if (number := _errno(error)) is None:
             raise
-        raise InputError(
-            f"cannot write {path}: {os.strerror(number)}; see that it is on a disk in order, and "
-            "that this user may write there"
-        ) from error
+        raise InputError(f"cannot write {path}: {os.strerror(number)}; {otherwise}") from error
 
 
 def _errno(error: OSError | ValueError) -> int | None:

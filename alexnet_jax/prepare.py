@@ -13,7 +13,6 @@ changed since, the pack in the cache is prepared again, and one in config.data.p
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
 import itertools
@@ -36,11 +35,9 @@ from alexnet_jax.data.parallel_map import available_cores, ordered_map
 from alexnet_jax.data.sources import Example, Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
-from alexnet_jax.files import disk_full_as_input_error, exclusive_lock
+from alexnet_jax.files import exclusive_lock, write_errors_as_input_errors
 
 RAW_SIDE = 64  # images up to this side are stored as raw pixels, larger ones as JPEG
-# Permission denied, read-only, not permitted, or a file in place of a folder.
-_UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 _CHUNK = 32  # images per call of a worker thread
 _LINE_SECONDS = 30  # time between two lines of progress if stderr is not a terminal
 
@@ -95,7 +92,8 @@ def prepare(
 
     Raises:
         InputError: The source, the settings or the pack's folder cannot be used, the images have
-            changed, more than data.max_bad_share of a split is unreadable, or the disk is full.
+            changed, more than data.max_bad_share of a split is unreadable, or the pack cannot be
+            written.
     """
     directory = pack_dir(data, channels)
     settings = _required_settings(data, channels)
@@ -108,7 +106,11 @@ def prepare(
         return freshness.is_current(directory, settings, data, source, workers, report)
 
     if pack_writer.replaced_directory(directory).exists() or not is_current(_print):
-        with _write_errors_as_input_errors(directory):
+        with write_errors_as_input_errors(
+            manifest.partial_directory(directory),
+            "the finished shards in it are kept. Make room and run the same command again",
+            otherwise="set --config.data.pack_dir to a folder that can be written",
+        ):
             directory.parent.mkdir(parents=True, exist_ok=True)
             with _lock(directory):
                 pack_writer.remove_replaced(directory)
@@ -138,22 +140,6 @@ def _required_settings(data: DataConfig, channels: int | None) -> Json:
     if not data.dir or data.name not in ("folder", "idx"):
         del settings["dir"]
     return settings
-
-
-@contextlib.contextmanager
-def _write_errors_as_input_errors(directory: Path) -> Iterator[None]:
-    """Turn the errors of a full disk or an unwritable folder into InputErrors."""
-    advice = "the finished shards in it are kept. Make room and run the same command again"
-    try:
-        with disk_full_as_input_error(manifest.partial_directory(directory), advice):
-            yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        raise InputError(
-            f"cannot write the pack: {error}; set --config.data.pack_dir to a folder "
-            "that can be written"
-        ) from error
 
 
 def _lock(directory: Path) -> contextlib.AbstractContextManager[None]:
@@ -238,7 +224,7 @@ def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
 
 
 def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataConfig) -> Chunk:
-    """Decode, resize and encode shard_indices images, in a worker thread."""
+    """Decode, resize and encode some images, in a worker thread."""
     side, channels = writer.side, writer.channels
     chunk = Chunk.empty(side, channels)
     for example in examples:

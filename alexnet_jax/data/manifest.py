@@ -63,7 +63,7 @@ def read_manifest(directory: Path) -> Json | None:
     )
     for name, is_valid in checks.items():
         if not is_valid:
-            raise _garbled(directory, name)
+            raise _invalid_field(directory, name)
     for split in manifest["splits"].values():
         _check_fields(split, _MANIFEST_SPLIT, directory)
         for shard in split["shards"]:
@@ -77,12 +77,12 @@ def _check_fields(content: object, fields: dict[str, type], directory: Path) -> 
         value = content.get(name) if isinstance(content, dict) else None
         is_count = type(value) is int and value >= 0
         if not (is_count if kind is int else isinstance(value, kind)):
-            raise _garbled(directory, name)
+            raise _invalid_field(directory, name)
 
 
-def _garbled(directory: Path, name: str) -> InputError:
+def _invalid_field(directory: Path, name: str) -> InputError:
     """Return the error for a field of the manifest."""
-    return damaged(directory, f"manifest.json lacks or garbles {name!r}")
+    return damaged(directory, f"{name!r} in manifest.json is missing or has the wrong type")
 
 
 def damaged(directory: Path, what: str) -> InputError:

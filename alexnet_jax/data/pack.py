@@ -107,7 +107,7 @@ def _open_shard(directory: Path, path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise damaged(directory, f"{path.name} has 0 bytes: it is missing") from None
+        raise damaged(directory, f"{path.name} is missing") from None
     except OSError as error:
         advice = "; raise the limit of open files with ulimit -n" * (error.errno == errno.EMFILE)
         raise InputError(f"cannot open {path}: {error.strerror}{advice}") from None

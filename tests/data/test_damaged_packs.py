@@ -142,9 +142,9 @@ def split_field(name: str, value: Any) -> Change:
     ],
 )
 def test_manifests_that_cannot_be(directory: Path, change: Change, field: str) -> None:
-    """Catches: a KeyError or a TypeError for a manifest that lacks a field or garbles it."""
+    """Catches: a KeyError or a TypeError for a manifest with a missing or invalid field."""
     edit_manifest(directory, change)
-    with pytest.raises(InputError, match=f"manifest.json lacks or garbles '{field}'"):
+    with pytest.raises(InputError, match=f"'{field}' in manifest.json is missing or has"):
         pack.open_pack(directory)
 
 

@@ -155,7 +155,11 @@ def test_a_record_is_appended_whole_or_not(tmp_path: Path, monkeypatch: pytest.M
         (OSError(errno.ENOSPC, ""), "^the disk is full: /some/where; make room$"),
         (OSError(errno.EROFS, ""), "^cannot write /some/where: Read-only file system; "),
         (PermissionError(errno.EACCES, ""), "^cannot write /some/where: Permission denied; "),
-        (OSError(errno.EIO, ""), "^cannot write /some/where: Input/output error; "),
+        (
+            OSError(errno.EIO, ""),
+            "^cannot write /some/where: Input/output error; check the disk and the permission to "
+            "write there$",
+        ),
         (
             ValueError('FAILED_PRECONDITION: "x": open failed [OS error 30: EROFS Read-only file]'),
             "^cannot write /some/where: Read-only file system; ",
