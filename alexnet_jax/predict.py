@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from alexnet_jax.data import images
 from alexnet_jax.data.batch import center_crops
 from alexnet_jax.data.crops import evaluation_scale
 from alexnet_jax.data.names import readable_name
+from alexnet_jax.data.parallel_map import chunked
 from alexnet_jax.data.sources.layout import list_files
 from alexnet_jax.errors import InputError
 from alexnet_jax.model_data import with_class_names
@@ -47,8 +48,7 @@ def predict(
     """
     crop, channels = model.config.data.crop, model.config.model.channels
     predict_batch = model.make_predict_fn(sharding.make_data_mesh(1))
-    remaining = iter(named_images)
-    while group := list(islice(remaining, BATCH_SIZE)):
+    for group in chunked(named_images, BATCH_SIZE):
         names, pixels = zip(*group, strict=True)
         batch = center_crops(np.stack(pixels), crop, channels)
         probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))

@@ -15,7 +15,6 @@ changed since, the pack in the cache is prepared again, and one in config.data.p
 import contextlib
 import functools
 import hashlib
-import itertools
 import json
 import re
 import sys
@@ -31,7 +30,7 @@ from alexnet_jax.config import DataConfig
 from alexnet_jax.data import freshness, images, manifest, pack_writer, sources
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.data.pack_writer import Chunk, PackWriter
-from alexnet_jax.data.parallel_map import available_cores, ordered_map
+from alexnet_jax.data.parallel_map import available_cores, chunked, ordered_map
 from alexnet_jax.data.sources import Example, Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
@@ -190,7 +189,7 @@ def _make(
                     continue
                 chunks = ordered_map(
                     functools.partial(_prepare_chunk, writer=writer, data=data),
-                    _chunks(source.read(source_split, shard_indices)),
+                    chunked(source.read(source_split, shard_indices), _CHUNK),
                     workers=workers,
                     max_pending=2 * workers,
                 )
@@ -215,12 +214,6 @@ def _missing_classes(made: Pack) -> Iterator[str]:
 def _print(text: str) -> None:
     """Print a line on stderr, above the progress bar if there is one."""
     tqdm.write(f"prepare: {text}", file=sys.stderr)
-
-
-def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
-    """Yield lists of up to _CHUNK examples."""
-    while chunk := list(itertools.islice(examples, _CHUNK)):
-        yield chunk
 
 
 def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataConfig) -> Chunk:

@@ -6,7 +6,6 @@ change, and a checksum of their contents. Contents are read again only if nothin
 
 import contextlib
 import functools
-import itertools
 import json
 import zlib
 from collections.abc import Callable
@@ -16,8 +15,8 @@ import numpy as np
 
 from alexnet_jax.config import DataConfig
 from alexnet_jax.data.manifest import describe_changes, find_manifest, read_manifest
-from alexnet_jax.data.parallel_map import ordered_map
-from alexnet_jax.data.sources import Source, hold_out, location, open_source
+from alexnet_jax.data.parallel_map import chunked, ordered_map
+from alexnet_jax.data.sources import Example, Source, hold_out, location, open_source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
 from alexnet_jax.files import write_atomically
@@ -153,14 +152,15 @@ def _contents_differ(
 
 def _checksum_of_split(source: Source, name: str, indices: np.ndarray, workers: int) -> int:
     """Return the checksum of the checksums of all files of a split."""
-    examples = source.read(name, indices)
-    images = iter(
-        functools.partial(lambda: [one.image for one in itertools.islice(examples, _FILES)]), []
-    )
     parts = ordered_map(
-        lambda group: np.array([*map(checksum_of_file, group)], np.uint32).tobytes(),
-        images,
+        _checksums,
+        chunked(source.read(name, indices), _FILES),
         workers=workers,
         max_pending=2 * workers,
     )
     return functools.reduce(lambda total, part: zlib.crc32(part, total), parts, 0)
+
+
+def _checksums(examples: list[Example]) -> bytes:
+    """Return the checksums of the files of examples, (n,) uint32, as bytes."""
+    return np.array([checksum_of_file(one.image) for one in examples], np.uint32).tobytes()

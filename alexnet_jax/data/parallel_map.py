@@ -1,9 +1,10 @@
-"""Bounded, order-preserving thread-pool map."""
+"""Bounded, order-preserving thread-pool map, and the chunks of work for it."""
 
 import collections
 import concurrent.futures
+import itertools
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -13,6 +14,13 @@ R = TypeVar("R")
 def available_cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def chunked(values: Iterable[A], size: int) -> Iterator[list[A]]:
+    """Yield the values in lists of `size`, the last of which may be shorter."""
+    remaining = iter(values)
+    while chunk := list(itertools.islice(remaining, size)):
+        yield chunk
 
 
 def ordered_map(
