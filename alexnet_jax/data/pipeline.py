@@ -9,6 +9,7 @@ TensorFlow's default, is not measurably faster.
 """
 
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -54,23 +55,14 @@ def train_batches(
             batches.
 
     Raises:
-        InputError: the images are smaller than the crop or have other channels than the model.
+        InputError: the images are smaller than the crop, have other channels than the model, or are
+            JPEGs to be padded.
     """
     split, data, channels = pack.splits["train"], config.data, config.model.channels
     check_images(pack, data, channels)
-    if data.padding and pack.encoding != "raw":
-        raise InputError(
-            f"data.padding={data.padding} is for small images, whose pixels are stored, and the "
-            f"pack in {pack.directory} has JPEGs of {pack.side} pixels; expected data.padding=0"
-        )
+    _check_padding(pack, data)
     rows = np.arange(config.batch_size) if rows is None else rows
-    augmentation = Augmentation(
-        seed=config.seed,
-        count=split.count,
-        image_size=pack.side,
-        data=data,
-        lighting=lighting_matrix(pack.covariance, data, channels),
-    )
+    augmentation = _make_augmentation(pack, config)
     steps = range(first_step, last_step)
     drawn: dict[int, tuple[StepExamples, Draws]] = {}  # draws of steps that are not yet yielded
 
@@ -99,6 +91,26 @@ def train_batches(
     return batches()
 
 
+def _check_padding(pack: Pack, data: DataConfig) -> None:
+    """Raise InputError for JPEGs to be padded."""
+    if data.padding and pack.encoding != "raw":
+        raise InputError(
+            f"data.padding={data.padding} is for small images, whose pixels are stored, and the "
+            f"pack in {pack.directory} has JPEGs of {pack.side} pixels; expected data.padding=0"
+        )
+
+
+def _make_augmentation(pack: Pack, config: Config) -> Augmentation:
+    """Return the augmentation of a pack's training images."""
+    return Augmentation(
+        seed=config.seed,
+        count=pack.splits["train"].count,
+        image_size=pack.side,
+        data=config.data,
+        lighting=lighting_matrix(pack.covariance, config.data, config.model.channels),
+    )
+
+
 def evaluation_batches(
     pack: Pack,
     split: str,
@@ -123,7 +135,7 @@ def evaluation_batches(
         rows, workers: see `train_batches`; the number of batches does not depend on them.
 
     Raises:
-        InputError: see `train_batches` and `data.crops.make_views`; or the split is unknown.
+        InputError: see `check_images` and `data.crops.make_views`; or the split is unknown.
     """
     if split not in pack.splits:
         raise InputError(
@@ -261,10 +273,43 @@ def _jpeg_images(
     import tensorflow as tf  # takes seconds, and raw packs do not need it
 
     tf.config.set_visible_devices([], "GPU")  # leave the accelerators to JAX
-    batch, views, crop, channels = shape
-    settings = dict(channels=channels, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
-
     damage: list[InputError] = []  # TensorFlow would raise an error of its own instead
+    read = _make_read_fn(split, request, shape, damage)
+    dataset = tf.data.Dataset.range(steps.start, steps.stop)
+    dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)
+    dataset = dataset.prefetch(_PREFETCH_BATCHES).unbatch()
+    # Several records per thread, so that no thread waits for its next record.
+    decode = _make_decode_fn(shape)
+    dataset = dataset.map(decode, num_parallel_calls=4 * workers, deterministic=True)
+    dataset = dataset.batch(shape[0], drop_remainder=True).prefetch(_PREFETCH_BATCHES)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    options.autotune.enabled = False  # all sizes are set above
+    try:
+        yield from dataset.with_options(options).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        if damage:
+            raise damage[0] from error
+        raise
+
+
+def _make_read_fn(
+    split: Split,
+    request: Requests,
+    shape: tuple[int, int, int, int],
+    damage: list[InputError],
+) -> Callable[..., tuple[Any, ...]]:
+    """Return a TensorFlow function that reads the records of a step.
+
+    It returns the records with the offset, flip and window of each, as in `Request`.
+
+    Args:
+        split, request, shape: see `_images`.
+        damage: list to which the errors of damaged records are appended.
+    """
+    import tensorflow as tf
+
+    batch, views, _, _ = shape
 
     def records(step: np.int64) -> Request:
         index, offset, flip, window = request(int(step))
@@ -284,6 +329,23 @@ def _jpeg_images(
             tf.ensure_shape(flip, [batch, views]),
             tf.ensure_shape(window, [batch, 2]),
         )
+
+    return read
+
+
+def _make_decode_fn(shape: tuple[int, int, int, int]) -> Callable[..., Any]:
+    """Return a TensorFlow function that decodes a record and cuts out its views.
+
+    Its arguments are the record, offset (views, 2), flip (views,) and window (2,); it returns the
+    views, (views, crop, crop, channels) uint8.
+
+    Args:
+        shape: see `_images`.
+    """
+    import tensorflow as tf
+
+    _, views, crop, channels = shape
+    settings = dict(channels=channels, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
 
     def scaled(image: tf.Tensor) -> tf.Tensor:
         """Scale a window to the crop's size as `data.images.resize_square` does."""
@@ -310,18 +372,4 @@ def _jpeg_images(
         ]
         return tf.stack([finished(cuts[v], flip[v]) for v in range(views)])
 
-    dataset = tf.data.Dataset.range(steps.start, steps.stop)
-    dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)
-    dataset = dataset.prefetch(_PREFETCH_BATCHES).unbatch()
-    # Several records per thread, so that no thread waits for its next record.
-    dataset = dataset.map(decode, num_parallel_calls=4 * workers, deterministic=True)
-    dataset = dataset.batch(batch, drop_remainder=True).prefetch(_PREFETCH_BATCHES)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = workers
-    options.autotune.enabled = False  # all sizes are set above
-    try:
-        yield from dataset.with_options(options).as_numpy_iterator()
-    except tf.errors.OpError as error:
-        if damage:
-            raise damage[0] from error
-        raise
+    return decode
