@@ -97,12 +97,18 @@ def given_config() -> tuple[str, dict[str, object]]:
 
 
 def default_workdir() -> str:
-    """Return the default workdir, such as runs/alexnet-sample for configs/alexnet.py:sample.
+    """Return the default workdir of the config given by --config."""
+    return workdir_of(given_config()[0])
 
-    Commas in the variant are replaced by hyphens, since evaluate splits --workdir at commas;
-    slashes are replaced, too, if the variant is a path.
+
+def workdir_of(file: str) -> str:
+    """Return the default workdir of FILE[:VARIANT].
+
+    It is runs/alexnet-sample for configs/alexnet.py:sample. Commas in the variant are replaced by
+    hyphens, since evaluate splits --workdir at commas; slashes are replaced, too, if the variant is
+    a path.
     """
-    path, _, variant = given_config()[0].partition(":")
+    path, _, variant = file.partition(":")
     words = [Path(path).stem, *re.split("[,/]", variant)]
     return os.path.join("runs", "-".join(filter(None, words)))
 

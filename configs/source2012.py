@@ -40,6 +40,7 @@ The two pretraining runs read a folder of class folders. With the word of a smal
 import math
 from collections.abc import Callable
 
+from alexnet_jax import command
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import (
@@ -237,7 +238,7 @@ def start_from(config: Config, variant_words: tuple[str, ...], *layers: str) -> 
         layers: names of the layers to take.
     """
     data = () if config.data.name == "imagenet2012" else (config.data.name,)
-    config.init_from = "/".join(("runs", "-".join(("source2012", *data, *variant_words))))
+    config.init_from = command.workdir_of(f"source2012.py:{','.join((*data, *variant_words))}")
     config.init_layers = layers
 
 

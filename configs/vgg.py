@@ -43,6 +43,7 @@ By default initial weights are those of Glorot and Bengio, with which the author
 to be unnecessary (section 3.1). Errors on ImageNet were not measured here.
 """
 
+from alexnet_jax import command
 from alexnet_jax.config import Config, DataConfig, ScheduleConfig, sequential_model
 from alexnet_jax.conversion import presets
 from alexnet_jax.conversion.presets import VGG_CHANNELS, vgg_ops
@@ -59,6 +60,7 @@ def get_config(variant: str = "") -> Config:
     """
     config = paper()
     variants.apply_variant(config, variant, DATA, CHANGES, NETWORKS)
+    set_start(config, variant.split(","))
     return config
 
 
@@ -123,12 +125,11 @@ def normal_init(config: Config) -> None:
 
 
 def from_a(config: Config) -> None:
-    """Take layers from the default workdir of model A on the same data (section 3.1).
+    """Take layers from the run of model A on the same data (section 3.1); see `set_start`.
 
     Which layers are "the first four convolutional layers" of a deeper model is not stated; here
     they are those of A by name, which have the same shapes in all models.
     """
-    config.init_from = workdir(config, "A")
     config.init_layers = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
 
 
@@ -144,7 +145,6 @@ def s384(config: Config) -> None:
         raise InputError("s384 scales images to 384 pixels, and those of these data are small")
     config.data.image_size = 384
     config.learning_rate /= 10
-    config.init_from = workdir(config, network_word(config))
 
 
 def jitter(config: Config) -> None:
@@ -159,7 +159,6 @@ def jitter(config: Config) -> None:
         return
     data.image_size, data.scale_jitter = 512, (256, 512)
     config.learning_rate = 0.001
-    config.init_from = workdir(config, network_word(config), "s384")
 
 
 def conv5x5(config: Config) -> None:
@@ -197,35 +196,30 @@ def preprocess_as(preset: Config) -> variants.Change:
     return change
 
 
-def network_word(config: Config) -> str:
-    """Return the word of a config's network, "" for the default.
+def set_start(config: Config, words: list[str]) -> None:
+    """Start from the default workdir of the run before this one, if the words name a chain.
 
-    Raises:
-        InputError: the model is none of table 1, since a change has replaced layers.
+    With jitter it is the run that has s384 in its place, with s384 the run without this word, and
+    with from_A alone the run of model A on the same data. The other words and their order, which
+    the workdir's name follows, stay as they are.
     """
-
-    def layers(config: Config) -> list[tuple[str, int]]:
-        ops = sequential_model(config).ops
-        return [(name, op.kernel if isinstance(op, Conv) else 0) for name, op in ops.items()]
-
-    for word, change in NETWORKS.items():
-        candidate = paper()
-        change(candidate)
-        if layers(candidate) == layers(config):
-            return "" if word == "D" else word
-    raise InputError(
-        "s384 and jitter start from a model of table 1; name them before other changes"
-    )
-
-
-def workdir(config: Config, *words: str) -> str:
-    """Return the default workdir of a variant on the config's data."""
-    data = "" if config.data.name == "imagenet2012" else config.data.name
-    return "/".join(("runs", "-".join(filter(None, ("vgg", data, *words)))))
+    if config.data.image_size > 256:
+        if "jitter" in words:
+            earlier = ["s384" if word == "jitter" else word for word in words if word != "s384"]
+        else:
+            earlier = [word for word in words if word != "s384"]
+        config.init_layers = ()  # all, since from_A applies to the first run of the chain
+    elif "from_A" in words:
+        earlier = ["A" if word in NETWORKS else word for word in words if word in FIRST_WORDS]
+        earlier += [] if "A" in earlier else ["A"]
+    else:
+        return
+    config.init_from = command.workdir_of(f"vgg.py:{','.join(earlier)}")
 
 
 DATA = variants.data_words(make_small)
 NETWORKS = dict(A=network("A"), A_LRN=a_lrn, **{name: network(name) for name in "BCDE"})
+FIRST_WORDS = {*DATA, *NETWORKS}
 CHANGES = dict(
     normal_init=normal_init,
     from_A=from_a,

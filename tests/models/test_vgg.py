@@ -10,7 +10,7 @@ from helpers.config_files import load
 from helpers.torch_reference import conv_op
 from helpers.torchvision_models import make_vgg, params_from_torch
 
-from alexnet_jax import describe
+from alexnet_jax import command, describe
 from alexnet_jax.analysis.summary import summarize
 from alexnet_jax.config import Config, sequential_model, validated
 from alexnet_jax.data.crops import evaluation_scale
@@ -115,17 +115,45 @@ def test_words_of_network_and_data_in_any_order() -> None:
 
 def test_scales_of_the_recipe() -> None:
     """Catches: a scale at which the run before was not trained; a test scale other than the mean
-    of the scales; a run that starts from another model's."""
-    for letter, run in (("D", "runs/vgg"), ("E", "runs/vgg-E")):
+    of the scales."""
+    for letter in "DE":
         config = load("vgg.py", f"{letter},s384")
         assert (config.data.image_size, config.learning_rate) == (384, 0.001)
-        assert (config.init_from, config.init_layers) == (run, ())
         config = load("vgg.py", f"{letter},jitter")
         assert (config.data.image_size, config.data.scale_jitter) == (512, (256, 512))
         assert evaluation_scale(config.data, 512) == 384
-        assert config.init_from == f"{run}-s384"
     config = load("vgg.py", "sample,jitter")
     assert (config.init_from, config.data.scale_jitter) == ("", (24, 28))
+
+
+@pytest.mark.parametrize(
+    ("variant", "earlier"),
+    [
+        ("D,s384", "D"),
+        ("D,jitter", "D,s384"),
+        ("s384", ""),
+        ("jitter", "s384"),
+        ("E,imagenette,s384", "E,imagenette"),
+        ("imagenette,E,s384", "imagenette,E"),
+        ("E,imagenette,jitter", "E,imagenette,s384"),
+        ("D,s384,jitter", "D,s384"),
+        ("B,normal_init,jitter,conv5x5", "B,normal_init,s384,conv5x5"),
+        ("B,conv5x5,s384", "B,conv5x5"),
+        ("D,from_A,s384", "D,from_A"),
+        ("D,s384,from_A", "D,from_A"),
+        ("E,imagenette,from_A", "A,imagenette"),
+        ("imagenette,E,normal_init,from_A", "imagenette,A"),
+        ("imagenette,from_A", "imagenette,A"),
+    ],
+)
+def test_chain(monkeypatch: pytest.MonkeyPatch, variant: str, earlier: str) -> None:
+    """Catches: a run that looks for another workdir than the one before it leaves, and layers of A
+    alone where the run before has all of them."""
+    given = "configs/vgg.py" + (f":{earlier}" if earlier else "")
+    monkeypatch.setattr(command, "given_config", lambda: (given, {}))
+    config = load("vgg.py", variant)
+    assert config.init_from == command.default_workdir()
+    assert len(config.init_layers) == (0 if {"s384", "jitter"} & {*variant.split(",")} else 7)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +161,6 @@ def test_scales_of_the_recipe() -> None:
     [
         ("A,D", "names the network D after A; expected at most one word for the network"),
         ("no_dropout,A", "names the network A after no_dropout"),
-        ("B,conv5x5,s384", "s384 and jitter start from a model of table 1"),
         ("sample,s384", "those of these data are small"),
         ("sample,caffe", "those of these data are gray"),
         ("D,conv5x5", "conv5x5 replaces the pairs of convolutions of model B"),
