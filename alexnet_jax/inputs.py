@@ -55,7 +55,7 @@ def mean_of_center(mean_image: np.ndarray, data: DataConfig, channels: int) -> n
 def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
     """Subtract the mean, apply shift and gain, scale the pixels and order the channels.
 
-    Pixels within the padding are zeros.
+    Pixels within the padding, which surrounds the data.image_size pixels of an image, are zeros.
 
     Args:
         batch: a batch with one view per image; shift and gain are None for evaluation.

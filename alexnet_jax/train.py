@@ -16,7 +16,12 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_json, with_changes
 from alexnet_jax.data.batch import Batch, consecutive_examples
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.data.pipeline import check_images, evaluation_batches, train_batches
+from alexnet_jax.data.pipeline import (
+    check_images,
+    check_padding,
+    evaluation_batches,
+    train_batches,
+)
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.evaluate import ViewPass, evaluate_batches
 from alexnet_jax.inputs import mean_of
@@ -49,10 +54,11 @@ def complete_config(config: Config, pack: Pack) -> Config:
     """Return the config with the number of classes of the data.
 
     Raises:
-        InputError: the config has another number of classes, or its crop, channels or schedule do
-            not fit the data.
+        InputError: the config has another number of classes, or its crop, padding, channels or
+            schedule do not fit the data.
     """
     check_images(pack, config.data, config.model.channels)
+    check_padding(pack, config.data)
     if config.schedule.rule == "plateau" and "validation" not in pack.splits:
         raise InputError(
             f"schedule.rule=plateau needs validation images, and {config.data.name} has none; "

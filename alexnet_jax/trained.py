@@ -108,9 +108,10 @@ def _on_mesh(
         model: the module; None builds that of the config on the mesh.
     """
     model = model or registry.make_model(config, sharding.make_layout(config, mesh))
+    data = with_changes(config, {"data.padding": 0}).data  # only training images are padded
 
     def normalized(variables: Variables, mean: Array, batch: Batch) -> T:
-        return forward(model, variables, normalize(batch, mean, config.data))
+        return forward(model, variables, normalize(batch, mean, data))
 
     boxed = registry.abstract_boxed_variables(config)
     in_specs = (sharding.partition_specs(boxed, mesh), P(), P("data"))

@@ -55,12 +55,11 @@ def train_batches(
             batches.
 
     Raises:
-        InputError: the images are smaller than the crop, have other channels than the model, or are
-            JPEGs to be padded.
+        InputError: see `check_images` and `check_padding`.
     """
     split, data, channels = pack.splits["train"], config.data, config.model.channels
     check_images(pack, data, channels)
-    _check_padding(pack, data)
+    check_padding(pack, data)
     rows = np.arange(config.batch_size) if rows is None else rows
     augmentation = _make_augmentation(pack, config)
     steps = range(first_step, last_step)
@@ -89,15 +88,6 @@ def train_batches(
             )
 
     return batches()
-
-
-def _check_padding(pack: Pack, data: DataConfig) -> None:
-    """Raise InputError for JPEGs to be padded."""
-    if data.padding and pack.encoding != "raw":
-        raise InputError(
-            f"data.padding={data.padding} is for small images, whose pixels are stored, and the "
-            f"pack in {pack.directory} has JPEGs of {pack.side} pixels; expected data.padding=0"
-        )
 
 
 def _make_augmentation(pack: Pack, config: Config) -> Augmentation:
@@ -193,6 +183,28 @@ def check_images(pack: Pack, data: DataConfig, channels: int) -> None:
         raise InputError(
             f"the images of the pack in {pack.directory} have {pack.channels} channels, the "
             f"model {channels}; set --config.model.channels={pack.channels}"
+        )
+
+
+def check_padding(pack: Pack, data: DataConfig) -> None:
+    """Raise InputError for padding of JPEGs, or of images smaller than data.image_size.
+
+    `inputs.normalize` finds the padding by data.image_size.
+
+    Args:
+        pack: the prepared images.
+        data: config.data.
+    """
+    if data.padding and pack.encoding != "raw":
+        raise InputError(
+            f"data.padding={data.padding} is for small images, whose pixels are stored, and the "
+            f"pack in {pack.directory} has JPEGs of {pack.side} pixels; expected data.padding=0"
+        )
+    if data.padding and pack.side != data.image_size:
+        raise InputError(
+            f"data.padding={data.padding} with data.image_size={data.image_size}, but the pack in "
+            f"{pack.directory} has images of {pack.side} pixels; set "
+            f"--config.data.image_size={pack.side}, or --config.data.enlarge=True"
         )
 
 

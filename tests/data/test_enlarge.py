@@ -51,6 +51,19 @@ def test_the_full_model_accepts_enlarged_images(tmp_path: Path) -> None:
     assert jpeg == images.to_jpeg(enlarged, 95, "4:4:4")
 
 
+def test_padding_of_images_that_keep_their_size(tmp_path: Path) -> None:
+    """Catches: padding looked for around data.image_size pixels where the images have fewer, and
+    an advice that does not help."""
+    data = idx_data(tmp_path, image_size=32, pack_dir="", crop=24, padding=4)
+    config = with_changes(get_config("sample"), {"data": data})
+    advice = r"28 pixels; set --config\.data\.image_size=28, or --config\.data\.enlarge=True$"
+    with pytest.raises(InputError, match=advice):
+        train.complete_config(config, prepare(config.data, progress=False))
+    for name, value in (("data.image_size", 28), ("data.enlarge", True)):
+        changed = with_changes(config, {name: value})
+        train.complete_config(changed, prepare(changed.data, progress=False))
+
+
 def test_larger_images_are_scaled_as_before(tmp_path: Path) -> None:
     """Catches: images left at a size above image_size, once they may be enlarged."""
     data = full_config(tmp_path, **{"data.enlarge": True, "data.image_size": 20}).data

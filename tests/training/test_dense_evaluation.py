@@ -15,7 +15,7 @@ from PIL import Image
 from alexnet_jax import evaluate, sharding
 from alexnet_jax.config import Config, sequential_model, validated, with_changes
 from alexnet_jax.data import images
-from alexnet_jax.data.batch import center_crops
+from alexnet_jax.data.batch import Batch, center_crops
 from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
@@ -108,6 +108,21 @@ def test_dense_is_the_model_on_a_crop(mean: str) -> None:
         make(mesh)(batch) for make in (model.make_dense_predict_fn, model.make_predict_fn)
     )
     np.testing.assert_allclose(dense, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_scaled_images_are_not_padded() -> None:
+    """Catches: the padding of training cut out of scaled images, whose pixels are not those of
+    prepared ones."""
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (4, SIDE, SIDE, 1), np.uint8)
+    offset = np.full((4, 2), 3, np.int32)  # as for windows of 22 of 28 pixels
+    results: list[jax.Array] = []
+    for padding in (0, 4):
+        config = with_changes(dense_config(), {"data.crop": SIDE, "data.padding": padding})
+        batch = Batch(crops, offset, np.zeros(4, bool))
+        model = trained(config)
+        results.append(model.make_predict_fn(sharding.make_mesh(config.parallel))(batch))
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_errors_of_dense_and_grid_and_both(data: Path) -> None:
