@@ -65,6 +65,8 @@ def words_of(file: str, data: str) -> list[str]:
         plain, imagenet = "plain" in data, data in ("", "imagenette", "50", "101", "152")
         refused += [f"shortcut_{kind}" for kind in "abc"] if plain else []
         refused += [] if imagenet else ["v1.5"]  # the others have no bottleneck blocks
+        small = data.startswith("cifar") or data in ("sample", "fashion_mnist")
+        refused += ["torchvision"] if small else []  # and these no first max pooling
     return [word for word in words if word not in refused]
 
 

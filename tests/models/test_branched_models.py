@@ -255,6 +255,8 @@ def test_json(model: ResNetConfig | GoogLeNetConfig) -> None:
     ("variant", "message"),
     [
         ("18,v1.5", r"v1\.5 changes bottleneck blocks"),
+        ("cifar20,torchvision", r"torchvision changes bottleneck blocks and the first max pooling"),
+        ("18,sample,torchvision", r"torchvision changes bottleneck blocks"),
         ("plain18,shortcut_c", r"shortcut_c changes shortcuts, but the network is plain"),
         ("18,34", r"network"),
         ("cifar21", r"unknown variant 'cifar21'"),
@@ -264,6 +266,13 @@ def test_wrong_words(variant: str, message: str) -> None:
     """Catches: a word that changes nothing, and words that contradict each other."""
     with pytest.raises(InputError, match=message):
         load(RESNET, variant)
+
+
+def test_warmup_is_for_cifar() -> None:
+    """Catches: a warm-up that lasts until the end of the sample's short run."""
+    assert load(RESNET, "cifar110").schedule.warmup_steps == 400
+    for variant in ("cifar110,sample", "sample,cifar110"):
+        assert load(RESNET, variant).schedule.warmup_steps == 0
 
 
 def test_words_of_network_and_data() -> None:
