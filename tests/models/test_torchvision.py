@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.torchvision_models import make_model
+from helpers.torchvision_names import torchvision_layers, variables_from_torch
 
 from alexnet_jax.config import Config, validated
-from alexnet_jax.conversion.torchvision_names import layer_names, variables_from_torch
 from alexnet_jax.models import registry
 from configs import googlenet, resnet
 
@@ -19,7 +19,7 @@ def relative_difference(config: Config, model: torch.nn.Module, side: int) -> fl
     """Return the largest difference of logits, relative to the largest logit."""
     abstract = registry.abstract_variables(config)
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    variables = variables_from_torch(arrays, layer_names(config.model), abstract)
+    variables = variables_from_torch(arrays, torchvision_layers(config.model), abstract)
     images = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()

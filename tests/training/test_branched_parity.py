@@ -17,10 +17,10 @@ from helpers.torch_branched import (
     torch_inputs,
 )
 from helpers.torch_reference import train_in_torch
+from helpers.torchvision_names import torchvision_layers, variables_from_torch
 
 from alexnet_jax import sharding
 from alexnet_jax.config import Config, validated
-from alexnet_jax.conversion.torchvision_names import layer_names, variables_from_torch
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import leaves_by_path
@@ -33,7 +33,7 @@ def from_torch(config: Config, model: torch.nn.Module) -> dict[str, Any]:
     """Return the variables of a PyTorch model as ours."""
     arrays = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     abstract = registry.abstract_variables(config)
-    return variables_from_torch(arrays, layer_names(config.model), abstract)
+    return variables_from_torch(arrays, torchvision_layers(config.model), abstract)
 
 
 def train_ours(config: Config, variables: dict[str, Any]) -> tuple[TrainState, list[float]]:

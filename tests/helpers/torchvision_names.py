@@ -1,7 +1,7 @@
-"""Names of torchvision's layers of GoogLeNet and of residual networks, by our names of them.
+"""torchvision's names of the layers of GoogLeNet and of residual networks.
 
-Our names are the paths of modules, such as conv2_1/bn1. The arrays of a layer are named as below,
-where `num_batches_tracked` of PyTorch has no counterpart.
+In this program a layer's name is the path of its module, such as conv2_1/bn1. The arrays of a layer
+have these names here and there; `num_batches_tracked` of PyTorch has no counterpart:
 
     kernel, scale   weight
     bias            bias
@@ -30,8 +30,8 @@ _BRANCHES = {
 }
 
 
-def layer_names(model: ModelConfig) -> dict[str, str]:
-    """Return torchvision's names of the layers of a model, by ours.
+def torchvision_layers(model: ModelConfig) -> dict[str, str]:
+    """Return a dictionary from the names of a model's layers to torchvision's names.
 
     Raises:
         InputError: the model is neither a residual network nor GoogLeNet.
@@ -46,7 +46,7 @@ def layer_names(model: ModelConfig) -> dict[str, str]:
 
 
 def _resnet_names(config: ResNetConfig) -> dict[str, str]:
-    """Return torchvision's names of the layers of a residual network, by ours.
+    """Return the dictionary of `torchvision_layers` for a residual network.
 
     Layers that the network does not have, such as shortcuts, are included.
     """
@@ -63,7 +63,7 @@ def _resnet_names(config: ResNetConfig) -> dict[str, str]:
 
 
 def _googlenet_names() -> dict[str, str]:
-    """Return torchvision's names of the layers of GoogLeNet, by ours."""
+    """Return the dictionary of `torchvision_layers` for GoogLeNet."""
     convs = dict(conv1="conv1", conv2_reduce="conv2", conv2="conv3")
     for module in INCEPTION:
         for ours, theirs in _BRANCHES.items():
@@ -87,7 +87,7 @@ def variables_from_torch(
 
     Args:
         arrays: arrays of a state dict.
-        names: PyTorch's names of the layers by ours.
+        names: dictionary from the names of the model's layers to PyTorch's names.
         abstract: shapes and types of the variables.
 
     Raises:
