@@ -14,14 +14,15 @@ from alexnet_jax.config import (
 from alexnet_jax.errors import InputError, one_line
 from alexnet_jax.trained import TrainedModel
 
-FORMAT = "alexnet_jax"
+PROGRAM = "alexnet_jax"  # stated in files that this program writes
+MEAN = "mean_image"  # name of the whole mean image in these files
 FORMAT_VERSION = "2"  # version of the metadata; version 1 did not record a number
 
 
 def make_metadata(model: TrainedModel) -> dict[str, str]:
     """Return the metadata of a model."""
     return {
-        "format": FORMAT,
+        "format": PROGRAM,
         "format_version": FORMAT_VERSION,
         "config": config_to_text(model.config),
         "class_names": json.dumps(model.class_names),
@@ -44,12 +45,12 @@ def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Config, tupl
             f"{path} was made by another version of this program (format {version}; this one reads "
             f"{FORMAT_VERSION}); write it again with this version"
         )
-    content = read_json(path, metadata, "config")
+    content = parse_entry(path, metadata, "config")
     try:
         config = with_changes(config_from_json(content), {"parallel": ParallelConfig()})
     except InputError as error:
         raise InputError(f"{path} has a config that cannot be used: {error}") from None
-    names = read_json(path, metadata, "class_names")
+    names = parse_entry(path, metadata, "class_names")
     classes = config.model.num_classes
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise InputError(f"{path} has class_names that are not a list of names; it is damaged")
@@ -58,8 +59,8 @@ def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Config, tupl
     return config, tuple(names)
 
 
-def read_json(path: Path, metadata: Mapping[str, str], name: str) -> object:
-    """Return the JSON value of an entry of the metadata.
+def parse_entry(path: Path, metadata: Mapping[str, str], name: str) -> object:
+    """Parse an entry of the metadata, which is JSON, and return its value.
 
     Raises:
         InputError: there is no such entry, or it is no JSON.

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax.config import sequential_model
 from alexnet_jax.conversion.layout import Weights, to_foreign
-from alexnet_jax.conversion.metadata import make_metadata
+from alexnet_jax.conversion.metadata import MEAN, PROGRAM, make_metadata
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of_center
 from alexnet_jax.models.ops import (
@@ -31,8 +31,6 @@ from alexnet_jax.models.ops import (
 )
 from alexnet_jax.trained import TrainedModel
 
-PRODUCER = "alexnet_jax"
-MEAN = "mean_image"  # name in the metadata of the whole mean image, Base64 of float32
 OPSET = 13  # the first whose Split takes its sizes as an input; widely supported
 IR_VERSION = 8  # the version that belongs to OPSET
 
@@ -63,8 +61,9 @@ def to_onnx(model: TrainedModel) -> bytes:
         graph,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name=PRODUCER,
+        producer_name=PROGRAM,
     )
+    # Metadata are text, so that the whole mean image is the Base64 of float32.
     mean = base64.b64encode(np.asarray(model.mean_image, "<f4").tobytes()).decode()
     helper.set_model_props(exported, {**make_metadata(model), MEAN: mean})
     onnx.checker.check_model(exported, full_check=True)

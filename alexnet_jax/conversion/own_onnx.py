@@ -14,10 +14,10 @@ import onnx
 
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.conversion.layout import ForeignModel, Weights, from_foreign
-from alexnet_jax.conversion.metadata import read_metadata
+from alexnet_jax.conversion.metadata import MEAN, PROGRAM, read_metadata
 from alexnet_jax.conversion.onnx_reader import parse_onnx
 from alexnet_jax.conversion.onnx_tensors import Arrays, read_tensor
-from alexnet_jax.conversion.onnx_writer import MEAN, PRODUCER, tensor_names
+from alexnet_jax.conversion.onnx_writer import tensor_names
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import parameter_ops
 from alexnet_jax.trained import TrainedModel
@@ -29,7 +29,7 @@ def is_own_format(path: Path) -> bool:
     Raises:
         InputError: the file is damaged or no ONNX file.
     """
-    return parse_onnx(path).producer_name == PRODUCER
+    return parse_onnx(path).producer_name == PROGRAM
 
 
 def read_own_onnx(path: Path) -> TrainedModel:

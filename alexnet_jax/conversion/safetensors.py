@@ -15,13 +15,18 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from alexnet_jax.conversion.metadata import FORMAT, make_metadata, read_json, read_metadata
+from alexnet_jax.conversion.metadata import (
+    MEAN,
+    PROGRAM,
+    make_metadata,
+    parse_entry,
+    read_metadata,
+)
 from alexnet_jax.errors import InputError, one_line
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 
-MEAN = "mean_image"
 # Types of arrays. Integers are found, too, such as counts beside the weights.
 READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
@@ -32,7 +37,7 @@ def is_own_format(path: Path) -> bool:
     Raises:
         InputError: the file is damaged or no safetensors file.
     """
-    return read_arrays(path)[0].get("format") == FORMAT
+    return read_arrays(path)[0].get("format") == PROGRAM
 
 
 def to_safetensors(model: TrainedModel) -> bytes:
@@ -63,7 +68,7 @@ def read_safetensors(path: Path) -> TrainedModel:
         raise InputError(f"{path} has {MEAN} that is not finite; it is damaged")
     boxed = registry.abstract_boxed_variables(config)
     _check_arrays(path, arrays, {n: box.value.shape for n, box in _by_name(boxed).items()})
-    stated, axes = read_json(path, metadata, "axes"), _axes(boxed)
+    stated, axes = parse_entry(path, metadata, "axes"), _axes(boxed)
     if not isinstance(stated, dict):
         raise InputError(f"{path} has axes that are not names by array; it is damaged")
     for name in {**axes, **stated}:
