@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from alexnet_jax.layers.batch_norm import BatchNorm
 from alexnet_jax.layers.conv import Conv
 from alexnet_jax.layers.dense import Dense
 from alexnet_jax.layers.dropout import dropout, rescale_kept
@@ -14,6 +13,7 @@ from alexnet_jax.layers.lrn import lrn
 from alexnet_jax.layers.pooling import adaptive_average_pool, average_pool, max_pool
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs, sow_activations
 from alexnet_jax.models.branched_config import GoogLeNetConfig
+from alexnet_jax.models.branched_layers import make_batch_norm, same_padding
 
 # Number of filters of each Inception module (table 1): 1×1; 3×3 after its reduction; 5×5 after its
 # reduction; projection of the pooling.
@@ -75,16 +75,13 @@ class Part(nn.Module):
         """
         has_batch_norm = self.config.normalization == "batch_norm"
         bias = None if has_batch_norm else CONV_BIAS
-        padding = ((kernel - 1) // 2,) * 2
+        padding = same_padding(kernel)
         conv = Conv(
             self.width(features), kernel, stride, padding, _init, bias, self.dtype, name=name
         )
         x = out[name] = conv(x)
         if has_batch_norm:
-            norm, axes = self.config.batch_norm, self.layout.batch_axes
-            batch_norm = BatchNorm(
-                norm.momentum, norm.epsilon, norm.unbiased, axes, name=f"{name}_bn"
-            )
+            batch_norm = make_batch_norm(self.config.batch_norm, self.layout, f"{name}_bn")
             x = out[f"{name}_bn"] = batch_norm(x, train=train)
         x = out[f"{name}_relu"] = nn.relu(x)
         return x

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from alexnet_jax.layers.batch_norm import BatchNorm
 from alexnet_jax.layers.conv import Conv
 from alexnet_jax.layers.dense import Dense
 from alexnet_jax.layers.pooling import max_pool
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs, sow_activations
 from alexnet_jax.models.branched_config import ResNetConfig
+from alexnet_jax.models.branched_layers import make_batch_norm, same_padding
 
 
 class ResNet(nn.Module):
@@ -38,7 +38,7 @@ class ResNet(nn.Module):
         config, out = self.config, dict[str, Array]()
         kernel, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
         x = out["conv1"] = _conv(config.width, kernel, stride, self.dtype, "conv1")(images)
-        x = out["bn1"] = _batch_norm(config, self.layout, "bn1")(x, train=train)
+        x = out["bn1"] = make_batch_norm(config.batch_norm, self.layout, "bn1")(x, train=train)
         x = out["relu1"] = nn.relu(x)
         if config.stem == "imagenet":
             pad = config.pool_padding
@@ -82,9 +82,8 @@ class Block(nn.Module):
         for number, (features, kernel, stride) in enumerate(convs, 1):
             name = f"conv{number}"
             y = out[name] = _conv(features, kernel, stride, self.dtype, name)(y)
-            y = out[f"bn{number}"] = _batch_norm(self.config, self.layout, f"bn{number}")(
-                y, train=train
-            )
+            norm = make_batch_norm(self.config.batch_norm, self.layout, f"bn{number}")
+            y = out[f"bn{number}"] = norm(y, train=train)
             if number < len(convs):
                 y = out[f"relu{number}"] = nn.relu(y)
         if self.config.shortcut != "none":
@@ -108,7 +107,7 @@ class Block(nn.Module):
         if kind == "C" or (kind == "B" and changes_shape):
             conv = _conv(y.shape[-1], 1, self.stride, self.dtype, "shortcut_conv")
             x = out["shortcut_conv"] = conv(x)
-            norm = _batch_norm(self.config, self.layout, "shortcut_bn")
+            norm = make_batch_norm(self.config.batch_norm, self.layout, "shortcut_bn")
             x = out["shortcut_bn"] = norm(x, train=train)
         elif changes_shape:
             new_channels = y.shape[-1] - x.shape[-1]
@@ -119,14 +118,7 @@ class Block(nn.Module):
 
 def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> Conv:
     """Return a convolution without a bias, padded so that stride 1 keeps the size of the image."""
-    padding = ((kernel - 1) // 2,) * 2
-    return Conv(features, kernel, stride, padding, _he_init, None, dtype, name=name)
-
-
-def _batch_norm(config: ResNetConfig, layout: Layout, name: str) -> BatchNorm:
-    """Return the batch normalization of a config."""
-    norm = config.batch_norm
-    return BatchNorm(norm.momentum, norm.epsilon, norm.unbiased, layout.batch_axes, name=name)
+    return Conv(features, kernel, stride, same_padding(kernel), _he_init, None, dtype, name=name)
 
 
 def _he_init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
