@@ -34,7 +34,6 @@ from alexnet_jax import cache, command, distributed, model_data, sharding, write
 from alexnet_jax.config import ParallelConfig, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
-from alexnet_jax.data.crops import VIEWS
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.diagnostics import compare_with_majority
@@ -139,7 +138,7 @@ def evaluate(
     Args:
         models: the models.
         split: name of the split; None takes test, or validation if there is no labeled test split.
-        views: one of `data.crops.VIEWS`.
+        views: one of `VIEW_NAMES`.
         mesh: the mesh of devices; None splits the batch over all devices.
         pack: the images, with the classes of the models; None opens the data of the first model.
         scales: lengths to which the shorter sides of images are scaled; () for that of training.
@@ -340,7 +339,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("workdir", None, "Folders of runs, separated by commas.", required=True)
-    flags.DEFINE_enum("views", "center", VIEWS, "The views of each image; see above.")
+    flags.DEFINE_enum("views", "center", [*VIEW_NAMES], "The views of each image; see above.")
     flags.DEFINE_list("scales", [], "Lengths of the shorter side of scaled images, in pixels.")
     flags.DEFINE_string("split", None, "Split; by default test, or validation if there is none.")
     flags.DEFINE_string("data_dir", None, "Folder of other images, in folders named by class.")

@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_jax.config import DataConfig
 from alexnet_jax.errors import InputError
 
-VIEWS = ("center", "ten", "grid", "dense", "dense_grid")
+VIEWS = ("center", "ten", "grid", "dense")  # those of `make_views`
 
 # Positions of the crops of section 4.1, y and x in halves of the margin: top left, top right,
 # bottom left, bottom right and center.

@@ -387,8 +387,10 @@ def test_mistakes_are_reported_before_the_first_batch(numbered, gray):
         start_training(pack, large)
     with pytest.raises(InputError, match=message):
         evaluation_batches(pack, "test", large)
-    with pytest.raises(InputError, match=r"views 'five' are unknown"):
-        evaluation_batches(pack, "test", run_config(data), views="five")
+    for views in ("five", "dense_grid"):
+        message = rf"views '{views}' are unknown; expected one of center, ten, grid, dense$"
+        with pytest.raises(InputError, match=message):
+            evaluation_batches(pack, "test", run_config(data), views=views)
     with pytest.raises(InputError, match=r"no dev split; it has train, validation, test"):
         evaluation_batches(pack, "dev", run_config(data))
 
