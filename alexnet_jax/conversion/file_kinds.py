@@ -76,7 +76,7 @@ def _describe_zip(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return ""  # damaged: the reader of its suffix tells
+        return ""  # damaged, which the reader for its suffix reports
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         return (
             "a TorchScript program, not a state dict; save its weights with "

@@ -1,6 +1,7 @@
 """Decide from what a file contains which program's preprocessing its weights need.
 
-The configs to choose from are those of `presets`. Where a file does not tell, the user must.
+The configs to choose from are those of `presets`. If the file does not determine it, --config
+is required.
 """
 
 import sys

@@ -111,7 +111,7 @@ STAND_INS = {
 
 # Python's own class: the C one allocates memory for the largest number of a memo that it reads.
 class _Unpickler(pickle._Unpickler):
-    """Unpickler that knows only the names in STAND_INS."""
+    """Unpickler that finds only the names in STAND_INS."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a name."""
