@@ -21,7 +21,7 @@ _DONE = "done"  # in place of the number of a process that has ended in order
 class SilenceDetector:
     """Find the process whose number has not changed for too long.
 
-    If not even the number of this process can be read back, process 0 does not answer.
+    If another process than 0 cannot read back even its own number, process 0 does not answer.
     """
 
     def __init__(self, process: int, count: int, limit: float, now: float) -> None:
@@ -51,9 +51,9 @@ class SilenceDetector:
             self._changed = dict.fromkeys(self._changed, now)
         self._checked = now
         silent = [i for i, then in self._changed.items() if now - then > self._limit]
-        if self._process in silent:
+        if self._process in silent and self._process != 0:
             return 0
-        others = [i for i in silent if self._values.get(i) != _DONE]
+        others = [i for i in silent if i != self._process and self._values.get(i) != _DONE]
         return others[0] if others else None
 
 

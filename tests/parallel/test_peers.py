@@ -48,6 +48,15 @@ def test_a_service_that_does_not_answer_is_process_0() -> None:
     assert found == [None, None, None, 0]
 
 
+def test_process_0_is_not_named_by_itself() -> None:
+    """Catches: process 0 named as silent by its own detector, if its numbers come late, too."""
+    detector = SilenceDetector(0, 2, limit=10.0, now=0.0)
+    detector.observe({0: "1"}, 1.0)
+    detector.observe({0: "1", 1: "1"}, 4.0)
+    found = [detector.find_silent(now) for now in (5.0, 9.0, 12.0, 15.0)]
+    assert found == [None, None, None, 1]
+
+
 def test_a_process_that_was_stopped_itself_blames_nobody() -> None:
     """Catches: all others called silent after this one was stopped for a while."""
     detector = SilenceDetector(1, 3, limit=10.0, now=0.0)
