@@ -4,7 +4,9 @@ import contextlib
 import io
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import submitit
 from absl import flags
@@ -12,6 +14,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from alexnet_jax.errors import InputError
+
+R = TypeVar("R")
 
 WATCH_SECONDS = 60  # at most, between two calls of squeue
 
@@ -28,11 +32,34 @@ class SqueueWatcher(SlurmInfoWatcher):
     def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
         """Return the states by job number; a job that is no longer listed has ended."""
         text = string.decode() if isinstance(string, bytes) else string
-        listed = dict(line.strip().split("|") for line in text.splitlines())
+        fields = (line.strip().split("|") for line in text.splitlines())
+        listed = {pair[0]: pair[1] for pair in fields if len(pair) == 2}  # the rest is no job
         return {job: {"State": listed.get(job, "ENDED")} for job in self._registered}
 
 
-def make_slurm_executor(folder: Path) -> submitit.AutoExecutor:
+class SlurmExecutor(submitit.AutoExecutor):
+    """The executor for SLURM, which raises InputError for a job that sbatch refuses."""
+
+    def submit(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> submitit.Job[R]:
+        """Submit a call of a function.
+
+        Raises:
+            InputError: sbatch refuses the job.
+        """
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # the message of sbatch is given below
+                return super().submit(fn, *args, **kwargs)
+        except (FailedJobError, FailedSubmissionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            flag = flags.FLAGS
+            raise InputError(
+                f"SLURM refuses a run ({reason}); given are "
+                f"--slurm_partition={flag.slurm_partition} --gpus={flag.gpus} --cpus={flag.cpus} "
+                f"--timeout_min={flag.timeout_min}; --gpus=0 suits nodes without a GPU"
+            ) from None
+
+
+def make_slurm_executor(folder: Path) -> SlurmExecutor:
     """Return the executor for SLURM; it reads the states of jobs from sacct or from squeue.
 
     Raises:
@@ -45,31 +72,12 @@ def make_slurm_executor(folder: Path) -> submitit.AutoExecutor:
         )
     if not _has_accounting():
         SlurmJob.watcher = SqueueWatcher(delay_s=WATCH_SECONDS)
-    return submitit.AutoExecutor(folder=folder, cluster="slurm")
+    return SlurmExecutor(folder=folder, cluster="slurm")
 
 
 def _has_accounting() -> bool:
-    """Return whether sacct knows the states of jobs."""
+    """Return whether sacct can list the states of jobs."""
     try:
         return subprocess.run(["sacct", "--noheader"], capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
-
-
-def submit(executor: submitit.AutoExecutor, words: list[str]) -> submitit.Job[str]:
-    """Submit a command.
-
-    Raises:
-        InputError: sbatch refuses the job.
-    """
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the message of sbatch is given below
-            return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
-    except (FailedJobError, FailedSubmissionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        flag = flags.FLAGS
-        raise InputError(
-            f"SLURM refuses a run ({reason}); given are --slurm_partition={flag.slurm_partition} "
-            f"--gpus={flag.gpus} --cpus={flag.cpus} --timeout_min={flag.timeout_min}; --gpus=0 "
-            "suits nodes without a GPU"
-        ) from None

@@ -281,11 +281,12 @@ class Sweep(Generic[R]):
 
 def _start(run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
     run.workdir.mkdir(parents=True, exist_ok=True)
-    return slurm.submit(executor, [sys.executable, "-m", "alexnet_jax.main", *run.arguments])
+    words = [sys.executable, "-m", "alexnet_jax.main", *run.arguments]
+    return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
 
 
 def _has_diverged(workdir: Path) -> bool:
-    """Return whether status.json says that a run diverged; it has failed if that is damaged."""
+    """Return whether status.json records that a run diverged; False if it is damaged."""
     try:
         ended = read_status(workdir)
     except InputError as error:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT, processes
 from helpers.image_sets import write_idx_set
+from submitit.helpers import CommandFunction
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.status import read_status
@@ -69,7 +70,7 @@ def test_a_refusal_is_a_message(
         programs(name, "exit 0")
     executor = slurm.make_slurm_executor(tmp_path / "logs")
     with pytest.raises(InputError, match=r"Invalid generic resource .* --gpus=1 .*--gpus=0 suits"):
-        slurm.submit(executor, ["true"])
+        executor.submit(CommandFunction(["true"]))
     assert capsys.readouterr().err == ""
 
 
@@ -88,8 +89,11 @@ def test_a_cluster_without_accounting(
 
 def test_states_of_squeue(programs: Callable[[str, str], None]) -> None:
     """Catches: a job that has left the queue waited for without end; one that waits or runs taken
-    for one that has ended."""
-    programs("squeue", r"printf '1|PENDING\n2|RUNNING\n3|FAILED\n77|RUNNING\n'")
+    for one that has ended; a ValueError for a line that lists no job."""
+    programs(
+        "squeue",
+        r"printf '1|PENDING\n\n2|RUNNING\nslurm_load_jobs error\n3|FAILED\na|b|c\n77|RUNNING\n'",
+    )
     watcher = slurm.SqueueWatcher()
     for job in "1234":
         watcher.register_job(job)
@@ -143,8 +147,8 @@ def test_two_tasks_are_stopped_and_go_on(config: Path, tmp_path: Path) -> None:
 
 
 @needs_slurm
-def test_a_sweep_refused_and_cancelled(config: Path, tmp_path: Path) -> None:
-    """Catches: a traceback for a job that sbatch refuses; a job that was cancelled from outside
+def test_a_sweep_refused_and_canceled(config: Path, tmp_path: Path) -> None:
+    """Catches: a traceback for a job that sbatch refuses; a job that was canceled from outside
     waited for without end; warnings of submitit on a cluster without accounting."""
     words = ["ablations", f"--config={config}", "--only=base", "--seeds=1"]
     words += ["--config.max_steps=1000000", f"--output={tmp_path / 'sweep'}"]

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import pytest
 from helpers import processes
+from submitit.core.utils import FailedJobError
 
 from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.status import Status, write_status
 from configs.alexnet import get_config
-from experiments.sweeps import sweep
+from experiments.sweeps import slurm, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +192,7 @@ def test_a_table_that_cannot_be_written_is_a_message(
             return "b" not in self.paths.stderr
 
         def cancel(self) -> None:
-            jobs.append("cancelled")
+            jobs.append("canceled")
 
         def wait(self) -> None:
             jobs.append("waited for")
@@ -205,7 +206,7 @@ def test_a_table_that_cannot_be_written_is_a_message(
     monkeypatch.setattr(os, "fsync", fill_up)
     with pytest.raises(InputError, match=r"^the disk is full: .*rows\.csv; make room, and run"):
         make(tmp_path, ["a", "b"], jobs=2).run_waiting(cast(Any, Started({})))
-    assert jobs == ["cancelled", "waited for"]
+    assert jobs == ["canceled", "waited for"]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"status": "diverged"}'])
@@ -267,3 +268,20 @@ def test_help_lists_the_shared_flags() -> None:
     for flag in ("--config", "--seeds", "--jobs", "--slurm_partition", "--[no]dry_run"):
         assert flag in output
     assert "--verbosity" not in output
+
+
+def test_a_failed_start_on_this_machine_does_not_name_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a run that cannot be started here called one that SLURM refuses."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise FailedJobError("no process")
+
+    given = dict(output=str(tmp_path), slurm_partition=None, gpus=1, cpus=2, timeout_min=60)
+    for module in (sweep, slurm):
+        monkeypatch.setattr(module.flags, "FLAGS", SimpleNamespace(**given))
+    executor = sweep.make_executor()
+    monkeypatch.setattr(executor, "_internal_process_submissions", fail)
+    with pytest.raises(FailedJobError, match="no process"):
+        make(tmp_path, ["a"]).run_waiting(executor)
