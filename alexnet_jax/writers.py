@@ -98,7 +98,7 @@ class RunWriter:
             InputError: the files cannot be written.
         """
         with write_errors_as_input_errors(directory, MAKE_ROOM):
-            losses = _restore_records(directory, step, last_recorded)
+            warnings = _restore_records(directory, step, last_recorded)
             self._file = AppendOnlyFile(directory / "metrics.jsonl")
             self._events = _EventFile(directory, step)
         self._directory = directory
@@ -112,8 +112,8 @@ class RunWriter:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self._bar.set_postfix_str("compiling the step")
-        for loss in losses:
-            self.write_line(loss)
+        for warning in warnings:
+            self.write_line(warning)
 
     def compiled(self) -> None:
         """Start to estimate the remaining time; call this after the first step."""
@@ -262,18 +262,18 @@ def _name_lines(numbers: list[int]) -> str:
 
 
 def _restore_records(directory: Path, step: int, last_recorded: int) -> list[str]:
-    """Rewrite metrics.jsonl with its records up to a step, and return a line for each loss.
+    """Rewrite metrics.jsonl with its records up to a step, and return lines about problems found.
 
     A damaged file is kept under another name.
     """
     path = directory / "metrics.jsonl"
     is_missing = not path.exists()
     records, damaged = _parse_records(path)
-    losses = []
+    warnings = []
     if damaged:
         aside = unused_path(directory / "damaged_metrics.jsonl")
         write_atomically(aside, path.read_bytes())
-        losses.append(
+        warnings.append(
             f"{path}, {_name_lines(damaged)}: no record of metrics; the file is kept as "
             f"{aside.name}, and its {len(records)} other records are used."
         )
@@ -281,12 +281,12 @@ def _restore_records(directory: Path, step: int, last_recorded: int) -> list[str
     last = max((record["step"] for record in kept), default=0)
     if last < last_recorded:
         what = "is missing" if is_missing else f"ends at step {last}"
-        losses.append(
+        warnings.append(
             f"{path} {what}: the records of steps {last + 1} to {last_recorded} are lost; the "
             "checkpoints are not affected."
         )
     _write_records(directory, kept)
-    return losses
+    return warnings
 
 
 def progress_bar(items: Iterable[T], total: int, name: str, unit: str = "batch") -> Iterable[T]:
@@ -309,10 +309,7 @@ def _format_line(record: Record) -> str:
 
 
 class _EventFile:
-    """A file of TensorBoard's, written without the thread and buffers of tensorboardX.
-
-    These would meet the error of a full disk when the program ends.
-    """
+    """A TensorBoard event file, written without buffers, so that a full disk is noticed at once."""
 
     def __init__(self, directory: Path, step: int) -> None:
         """Create the file for the records after `step`, and hide later ones of earlier files.
