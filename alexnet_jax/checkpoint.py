@@ -171,8 +171,8 @@ class Checkpoints:
             for name, *pair in differences(shapes, _shapes({item: template})):
                 saved, wanted = ("nothing" if shape is None else shape for shape in pair)
                 raise InputError(
-                    f"checkpoint {self._path(step)} has {saved} for {name}, but the config asks "
-                    f"for {wanted}; give the config it was made with"
+                    f"checkpoint {self._path(step)} has {saved} for {name}, but the config needs "
+                    f"{wanted}; give the config it was made with"
                 )
         tree = self._read_item(step, item, ocp.args.StandardRestore(template))
         if wrong := [name for name, *_ in differences(sums, _checksums({item: tree}))]:

@@ -168,7 +168,7 @@ def _unknown_classes(model: TrainedModel, unknown: list[str]) -> InputError:
     listed = [f"{name} ({_nearest(name, model.class_names)})" for name in unknown[:LISTED]]
     more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
     return InputError(
-        f"{model.config.data.dir} has class folders that the model does not know: "
+        f"{model.config.data.dir} has class folders that are not classes of the model: "
         f"{', '.join(listed)}{more}. Rename or remove them, or give the names of the model's "
         f"{len(model.class_names)} classes with --class_names=FILE, one per line"
     )

@@ -128,7 +128,7 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
         if step >= schedule.last_step:
             if distributed.is_first():
                 print(
-                    f"{workdir} already has {step} steps and the config asks for "
+                    f"{workdir} already has {step} steps and the config sets "
                     f"{schedule.last_step}: nothing to train.",
                     file=sys.stderr,
                 )

@@ -121,7 +121,7 @@ def test_unknown_classes(workdir: Path, tmp_path: Path) -> None:
     for name in ("Tench", "n01443538", "zzz", SYNSETS[2]):
         write_class(tmp_path / name, BLUE)
     message = refused(f"--workdir={workdir}", f"--data_dir={tmp_path}")
-    assert "class folders that the model does not know: Tench (nearest: tench, Tinca t" in message
+    assert "folders that are not classes of the model: Tench (nearest: tench, Tinca t" in message
     assert "n01443538 (nearest: goldfish, Carassius auratus (n01443537)" in message
     assert "zzz (nothing similar)" in message
     assert "--class_names=FILE" in message

@@ -332,16 +332,16 @@ def test_the_layout_of_version_1_is_refused(copy: Path) -> None:
     ("template", "message"),
     [
         ({"conv1": {"kernel": (2, 3, 4)}, "fc8": {"bias": (7,)}}, r"has \[2, 3, 5\] for .*kernel"),
-        ({"conv1": {"kernel": (2, 3, 5)}}, r"has \[7\] for .*bias.* asks for nothing"),
+        ({"conv1": {"kernel": (2, 3, 5)}}, r"has \[7\] for .*bias.* needs nothing"),
         (
             {"conv1": {"kernel": (2, 3, 5), "bias": (5,)}, "fc8": {"bias": (7,)}},
-            r"has nothing for .*bias.* asks for \[5\]",
+            r"has nothing for .*bias.* needs \[5\]",
         ),
     ],
     ids=["shape", "missing", "more"],
 )
 def test_another_template_is_not_damage(saved: Path, template: Tree, message: str) -> None:
-    """Catches: sound files called damaged, and so renamed, because the config asks for others."""
+    """Catches: sound files called damaged, and so renamed, because the config needs others."""
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
