@@ -7,7 +7,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from jax import Array
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import unused_path, write_errors_as_input_errors
-from alexnet_jax.orbax_failures import join_threads, silence_threads
+from alexnet_jax.orbax_failures import finish_event_loops, hide_logged_errors, join_threads
 from alexnet_jax.pytree import PyTree
 from alexnet_jax.workdir import is_in_use, saved_steps
 
@@ -57,10 +57,11 @@ class Checkpoints:
         """
         self.workdir = Path(workdir).absolute()
         self.directory = self.workdir / "checkpoints"
-        silence_threads()
+        finish_event_loops()
         # A manager lists the checkpoints, which fails while another process deletes some.
         self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS))
         self._manager: ocp.CheckpointManager | None = None
+        self._open = ExitStack()  # of what lasts until `close`
         if keep is None:
             return
         with write_errors_as_input_errors(self.directory, DISK_FULL):
@@ -77,6 +78,7 @@ class Checkpoints:
                 ),
                 item_names=ITEMS,
             )
+        self._open.enter_context(hide_logged_errors())  # saves fail in the background
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint now, oldest first; see `saved_steps`."""
@@ -190,7 +192,8 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            return self._reader.restore(path, args=ocp.args.Composite(**{item: args}))[item]
+            with hide_logged_errors():
+                return self._reader.restore(path, args=ocp.args.Composite(**{item: args}))[item]
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # caused by the machine, not by the files
         except Exception as error:  # for damaged files, orbax raises exceptions of many types
@@ -319,7 +322,7 @@ class Checkpoints:
         self._reader.close()
         if self._manager is None:
             return
-        with self._writing():
+        with self._open, self._writing():
             self._manager.wait_until_finished()
             self._manager.close()
 

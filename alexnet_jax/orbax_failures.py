@@ -1,8 +1,10 @@
-"""Have a read or a save of orbax that fails end in one error, without the output of its threads."""
+"""End failed reads and saves of orbax in one error, without its threads' tracebacks."""
 
 import asyncio
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 JOIN_SECONDS = 60  # that a thread of orbax may take to end after another has failed
 
@@ -25,22 +27,33 @@ class _FinishingPolicy(asyncio.DefaultEventLoopPolicy):
         return _FinishingEventLoop()
 
 
-def silence_threads() -> None:
-    """Keep the threads of orbax and TensorStore from printing tracebacks beside orbax's error.
+def finish_event_loops() -> None:
+    """Have new event loops of this process finish their tasks before they close.
 
     When one of several concurrent reads or writes fails, orbax (0.12) closes its event loop while
     the others are in progress. Each of them would then print "RuntimeError: Event loop is closed"
-    from a thread of TensorStore. New event loops of this process finish their tasks instead before
-    they close. Orbax also logs an error for each of the others.
+    from a thread of TensorStore.
     """
     if not isinstance(asyncio.get_event_loop_policy(), _FinishingPolicy):
         asyncio.set_event_loop_policy(_FinishingPolicy())
-    logging.getLogger("absl").addFilter(_is_not_repeated)  # a second time has no effect
 
 
-def _is_not_repeated(record: logging.LogRecord) -> bool:
-    """Return whether a log record is no error of a thread of orbax."""
-    return not ("/orbax/" in record.pathname and record.levelno >= logging.ERROR)
+@contextmanager
+def hide_logged_errors() -> Iterator[None]:
+    """Within the context, hide the errors that orbax logs for each of its threads.
+
+    The error that orbax raises describes the failure.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not ("/orbax/" in record.pathname and record.levelno >= logging.ERROR)
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)  # of this context only, since each defines its own function
 
 
 def join_threads() -> None:

@@ -1,6 +1,7 @@
 """Checkpoints that are read while another process saves and deletes them, and failed reads."""
 
 import asyncio
+import logging
 import shutil
 import threading
 from collections.abc import Iterator
@@ -253,3 +254,37 @@ def test_a_missing_file_prints_no_tracebacks(
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all("step_2 is damaged" in line for line in lines)
+
+
+def test_errors_of_orbax_are_hidden_only_while_it_is_used(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: errors that orbax logs elsewhere in the program hidden; those of a failed read or
+    save printed beside the message; those of a save printed once something was read."""
+    logger = logging.getLogger("absl")
+    monkeypatch.setattr(logger, "filters", [])
+    place = "/site-packages/orbax/checkpoint/future.py"
+
+    def is_hidden(path: str = place) -> bool:
+        return not logger.filter(logging.LogRecord("absl", logging.ERROR, path, 1, "", (), None))
+
+    hidden = []
+
+    def restore(*_: object, **__: object) -> None:
+        hidden.append((is_hidden(), is_hidden("/alexnet_jax/train.py")))
+        raise ValueError("damaged")
+
+    with Checkpoints(saved) as reader:
+        monkeypatch.setattr(reader._reader, "restore", restore)
+        assert not is_hidden()
+        writer = Checkpoints(saved, keep=3)
+        with writer:
+            assert is_hidden()
+            with pytest.raises(DamagedCheckpointError):
+                reader.metadata(2)
+            assert is_hidden()
+        assert not is_hidden()
+        with pytest.raises(DamagedCheckpointError):
+            reader.metadata(2)
+        assert not is_hidden()
+    assert hidden == [(True, False)] * 2
