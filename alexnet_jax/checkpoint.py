@@ -299,18 +299,18 @@ class Checkpoints:
         """Return the checkpoints, which leaving the context closes."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _: object, raised: BaseException | None, __: object) -> None:
         """Close, unless there was an exception and closing might wait for other processes.
 
         The failure of a save is printed if there was another exception, which it must not hide.
         """
-        if kind is None:
+        if raised is None:
             self.close()
         elif jax.process_count() == 1:
             try:
                 self.close()
             except InputError as error:
-                if kind is not InputError:
+                if str(error) != str(raised):
                     print(error, file=sys.stderr)
 
     def close(self) -> None:

@@ -288,3 +288,20 @@ def test_errors_of_orbax_are_hidden_only_while_it_is_used(
             reader.metadata(2)
         assert not is_hidden()
     assert hidden == [(True, False)] * 2
+
+
+@pytest.mark.parametrize("text", ["the disk is full", "other images than before"])
+def test_a_failed_save_is_printed_beside_another_error(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    """Catches: a failed save that nobody learns of since wrong input ended the run, too; the
+    message of a save that ended the run printed twice."""
+    checkpoints = Checkpoints(saved)
+
+    def close() -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(checkpoints, "close", close)
+    with pytest.raises(InputError, match=text), checkpoints:
+        raise InputError(text)
+    assert capfd.readouterr().err == ("" if text == "the disk is full" else "the disk is full\n")
