@@ -60,16 +60,6 @@ def has_held_out(pack: Pack) -> bool:
     return len(pack.splits) > 1
 
 
-def open_split(model: TrainedModel, split: str | None = None) -> tuple[Pack, str]:
-    """Return the data set of a model, prepared, and the name of the split to use.
-
-    Raises:
-        InputError: see `open_data` and `choose_split`.
-    """
-    pack = open_data(model)
-    return pack, choose_split(model, pack, split)
-
-
 def check_classes(
     model_classes: tuple[str, ...], data_classes: tuple[str, ...], data_name: str
 ) -> None:
@@ -94,7 +84,7 @@ def are_numbers_of(names: tuple[str, ...], classes: tuple[str, ...]) -> bool:
 
 
 def print_assumptions(model: TrainedModel, pack: Pack, split: str | None) -> None:
-    """Print on stderr what `open_split` assumed about the order of classes and the split."""
+    """Print on stderr what was assumed about the order of classes and the split."""
     if not distributed.is_first():
         return
     name, data_classes = model.config.data.name, tuple(pack.class_names)

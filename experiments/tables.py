@@ -32,7 +32,7 @@ from alexnet_jax.config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.metrics import Metrics
-from alexnet_jax.model_data import open_split, print_assumptions
+from alexnet_jax.model_data import choose_split, open_data, print_assumptions
 from alexnet_jax.trained import TrainedModel, load_trained
 
 NOT_RUN, NONE = "not run", "—"
@@ -157,7 +157,7 @@ def evaluate_all(
         folder: the name of the table's data set that a folder of images holds.
 
     Raises:
-        InputError: as `load_trained`, `open_split` and `evaluate`; a run given twice, or in the
+        InputError: as `load_trained`, `open_data` and `evaluate`; a run given twice, or in the
             place of the other kind; a folder that holds other images.
     """
     given = [*workdirs, *pretrained]
@@ -167,7 +167,8 @@ def evaluate_all(
     models = [load_trained(name) for name in given]
     for number, (name, model) in enumerate(zip(given, models, strict=True)):
         _check_start(name, model, pretrained=number >= len(workdirs))
-    pack, split = open_split(models[0])
+    pack = open_data(models[0])
+    split = choose_split(models[0], pack)
     print_assumptions(models[0], pack, None)
     count = pack.splits[split].count
     images = _name_images(models[0].config.data, split, count, len(pack.class_names), folder)

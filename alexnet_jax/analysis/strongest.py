@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from alexnet_jax import evaluate, model_data, sharding
 from alexnet_jax.analysis.summary import abstract_activations
+from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import Variables
@@ -39,6 +40,7 @@ class Strongest:
 
 def make_strongest_fn(
     model: TrainedModel,
+    pack: Pack,
     split: str,
     ops: Sequence[str],
     count: int = 9,
@@ -54,6 +56,7 @@ def make_strongest_fn(
 
     Args:
         model: the model, whose variables, or those of its other checkpoints, are to be given.
+        pack: its data set, from `model_data.open_data`.
         split: name of the split.
         ops: names of ops; a fully-connected layer's units are its channels.
         count: number of activations per channel.
@@ -65,7 +68,7 @@ def make_strongest_fn(
     known = abstract_activations(model.config)
     if unknown := sorted({*ops} - {*known}):
         raise InputError(f"the model has no op {unknown[0]}; expected some of {', '.join(known)}")
-    pack, split = model_data.open_split(model, split)
+    split = model_data.choose_split(model, pack, split)
     chosen = np.arange(pack.splits[split].count) if index is None else index
     mesh = sharding.make_data_mesh(model.config.batch_size)
     bind = model.make_forward_fn(mesh, partial(_peaks, ops=tuple(ops)))

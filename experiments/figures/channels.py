@@ -19,6 +19,7 @@ from alexnet_jax.analysis.summary import abstract_activations
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.data.augmentation import permutation
+from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import Conv
 from alexnet_jax.pytree import Variables
@@ -189,25 +190,31 @@ def choose_channels(strongest: Strongest, count: int) -> np.ndarray:
 
 
 def compute_channel_patches(
-    projector: Projector, split: str, layers: Mapping[str, str], channels: int, count: int
+    projector: Projector,
+    pack: Pack,
+    split: str,
+    layers: Mapping[str, str],
+    channels: int,
+    count: int,
 ) -> dict[str, list[ChannelPatches]]:
     """Project the strongest activations over a split of some channels of every layer (figure 2).
 
     Args:
         projector: of the model.
+        pack: the model's data set.
         split: name of the split.
         layers: the name of the op by the name of the layer.
         channels: number of channels of each layer.
         count: number of activations of each channel.
     """
     model = projector.model
-    find = make_strongest_fn(model, split, list(layers.values()), count)
+    find = make_strongest_fn(model, pack, split, list(layers.values()), count)
     found, results = find(model.variables), {}
     for layer, op in layers.items():
         strongest = found[op]
         chosen = choose_channels(strongest, channels)
         images, places = strongest.images[chosen].ravel(), strongest.places[chosen].ravel()
-        crops = load_crops(model, split, images)
+        crops = load_crops(model, pack, split, images)
         projections = projector.cut(op, projector.project(op, crops, places), places, fill=0)
         patches = projector.cut(op, crops, places, FILL)
         parts = [
@@ -240,6 +247,7 @@ class Evolution:
 def compute_evolution(
     projector: Projector,
     workdir: Path,
+    pack: Pack,
     layers: Mapping[str, str],
     channels: int,
     index: np.ndarray,
@@ -249,12 +257,13 @@ def compute_evolution(
     Args:
         projector: of the model of the run's newest checkpoint.
         workdir: folder of the run.
+        pack: the run's data set.
         layers: the name of the op by the name of the layer.
         channels: number of channels of each layer.
         index: places in the training split of the images among which the strongest is searched.
     """
     model = projector.model
-    find = make_strongest_fn(model, "train", list(layers.values()), 1, index=index)
+    find = make_strongest_fn(model, pack, "train", list(layers.values()), 1, index=index)
     steps, load = checkpoint_variables(model, workdir)
     chosen: dict[str, np.ndarray] = {}
     shown: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
@@ -269,7 +278,7 @@ def compute_evolution(
             images, places = (
                 part[chosen[layer], 0] for part in (found[op].images, found[op].places)
             )
-            crops = load_crops(model, "train", images)
+            crops = load_crops(model, pack, "train", images)
             projected = projector.project(op, crops, places, variables=variables)
             shown[layer].append(projector.cut(op, projected, places, fill=0))
             patches.setdefault(layer, projector.cut(op, crops, places, FILL))

@@ -16,6 +16,7 @@ from alexnet_jax import evaluate, model_data, sharding
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.batch import Batch
+from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import Conv, Dense, ReLU, SequentialConfig, Tanh, blocks
@@ -69,6 +70,7 @@ class Predictions:
 
 def predict_split(
     model: TrainedModel,
+    pack: Pack,
     split: str | None = None,
     *,
     index: Sequence[int] | np.ndarray | None = None,
@@ -77,15 +79,17 @@ def predict_split(
     """Compute a model's predictions for images of its data, with a progress bar.
 
     Args:
+        model: the model.
+        pack: its data set, from `model_data.open_data`.
         split: None takes test, and validation where there is no labeled test.
         index: (n,) which images of the split, in that order; None for all.
         features: keep the input of the classifier, units × 4 bytes an image.
 
     Raises:
-        InputError: as `model_data.open_split`; an image that the split does not have; features of
+        InputError: as `model_data.choose_split`; an image that the split does not have; features of
             a model without a hidden layer.
     """
-    pack, split = model_data.open_split(model, split)
+    split = model_data.choose_split(model, pack, split)
     count = pack.splits[split].count
     index = np.arange(count) if index is None else np.asarray(index)
     if len(wrong := index[(index < 0) | (index >= count)]):
@@ -113,20 +117,21 @@ def predict_split(
     )
 
 
-def load_crops(model: TrainedModel, split: str, index: Sequence[int] | np.ndarray) -> np.ndarray:
+def load_crops(
+    model: TrainedModel, pack: Pack, split: str, index: Sequence[int] | np.ndarray
+) -> np.ndarray:
     """Load the center crops of images of a split in true colors.
 
     Args:
+        model: the model.
+        pack: its data set, from `model_data.open_data`.
+        split: name of the split.
         index: (n,) places in the split.
 
     Returns:
         (n, crop, crop, channels) uint8; three channels are red, green, blue whatever the
         channel order of the model's inputs.
-
-    Raises:
-        InputError: as `model_data.open_split`.
     """
-    pack, split = model_data.open_split(model, split)
     mesh = sharding.make_data_mesh(1)
     batches = evaluate.split_batches(model, pack, split, mesh, index=np.asarray(index))
     return np.concatenate([batch.image[batch.mask, 0] for batch in batches])

@@ -22,6 +22,7 @@ from alexnet_jax.analysis.invariance import (
 )
 from alexnet_jax.analysis.occlusion import compute_occlusion_maps
 from alexnet_jax.data.names import short_name
+from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.trained import load_trained
 from alexnet_jax.writers import read_records
@@ -92,22 +93,27 @@ class Figures:
         self._neighbors_among, self._evolution_among = neighbors_among, evolution_among
 
     @cached_property
+    def pack(self) -> Pack:
+        """The data set of the model, opened once for all figures."""
+        return model_data.open_data(self.model)
+
+    @cached_property
     def split(self) -> str:
         """The split whose images are used; what was assumed about it is printed on stderr."""
-        pack, split = model_data.open_split(self.model, self._split)
-        model_data.print_assumptions(self.model, pack, self._split)
+        split = model_data.choose_split(self.model, self.pack, self._split)
+        model_data.print_assumptions(self.model, self.pack, self._split)
         return split
 
     @cached_property
     def all_predictions(self) -> Predictions:
         """The predictions for the whole split."""
-        return predict_split(self.model, self.split)
+        return predict_split(self.model, self.pack, self.split)
 
     @cached_property
     def shown(self) -> Predictions:
         """The predictions for the images to show."""
         if self._images:
-            return predict_split(self.model, self.split, index=np.array(self._images))
+            return predict_split(self.model, self.pack, self.split, index=np.array(self._images))
         rows = choose_rows(self.all_predictions, correct=4, wrong=4)
         return self.all_predictions.select(rows)
 
@@ -153,16 +159,16 @@ class Figures:
     def neighbors(self) -> Figure:
         """Plot figure 4, right."""
         model, shown = self.model, self.shown
-        pack, _ = model_data.open_split(model, "train")
+        pack = self.pack
         index = sample_index(pack.splits["train"].count, self._neighbors_among)
-        queries = predict_split(model, shown.split, index=shown.index, features=True)
-        train = predict_split(model, "train", index=index, features=True)
+        queries = predict_split(model, pack, shown.split, index=shown.index, features=True)
+        train = predict_split(model, pack, "train", index=index, features=True)
         assert queries.features is not None
         assert train.features is not None
         rows, distances = nearest_neighbors(queries.features, train.features, NUM_NEIGHBORS)
-        found = load_crops(model, "train", index[rows.ravel()])
+        found = load_crops(model, pack, "train", index[rows.ravel()])
         return plots.plot_neighbors(
-            load_crops(model, shown.split, shown.index),
+            load_crops(model, pack, shown.split, shown.index),
             shown.labels,
             found.reshape(*rows.shape, *found.shape[1:]),
             train.labels[rows],
@@ -175,7 +181,7 @@ class Figures:
     def activations(self) -> Figure:
         """Plot the activations of each layer for the first image."""
         place = self.shown.index[:1]
-        (image,) = load_crops(self.model, self.shown.split, place)
+        (image,) = load_crops(self.model, self.pack, self.shown.split, place)
         activations = compute_image_activations(self.model, image)
         layers = layer_activations(self.model.config, activations)
         name = short_name(self.model.class_names[self.shown.labels[0]])
@@ -201,7 +207,7 @@ class Figures:
         """Plot figure 2 of Zeiler and Fergus."""
         layers = convolution_ops(self.model.config)
         found = compute_channel_patches(
-            self.projector, self.split, layers, NUM_CHANNELS, NUM_STRONGEST
+            self.projector, self.pack, self.split, layers, NUM_CHANNELS, NUM_STRONGEST
         )
         title = (
             f"The strongest activations of channels over the {self.split} split, projected to "
@@ -212,9 +218,10 @@ class Figures:
     def evolution(self) -> Figure:
         """Plot figure 4 of Zeiler and Fergus."""
         layers = convolution_ops(self.model.config)
-        pack, _ = model_data.open_split(self.model, "train")
-        index = sample_index(pack.splits["train"].count, self._evolution_among)
-        found = compute_evolution(self.projector, self.workdir, layers, NUM_EVOLVING, index)
+        index = sample_index(self.pack.splits["train"].count, self._evolution_among)
+        found = compute_evolution(
+            self.projector, self.workdir, self.pack, layers, NUM_EVOLVING, index
+        )
         title = (
             "The strongest activation of channels\n"
             f"on {len(index)} training images, projected to pixels"
@@ -289,10 +296,10 @@ class Figures:
     def _first_shown(self, count: int) -> tuple[Predictions, np.ndarray]:
         """Return the predictions for the first of the images to show, and their crops."""
         shown = self.shown.select(np.arange(min(count, len(self.shown.index))))
-        return shown, load_crops(self.model, shown.split, shown.index)
+        return shown, load_crops(self.model, self.pack, shown.split, shown.index)
 
     def _plot(self, predictions: Predictions, title: str) -> Figure:
-        images = load_crops(self.model, predictions.split, predictions.index)
+        images = load_crops(self.model, self.pack, predictions.split, predictions.index)
         labels, probabilities = predictions.labels, predictions.probabilities
         names = self.model.class_names
         return plots.plot_predictions(images, labels, probabilities, names, title)

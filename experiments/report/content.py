@@ -20,7 +20,7 @@ from alexnet_jax import model_data
 from alexnet_jax.analysis.summary import summarize
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.data.names import readable_name, short_name
-from alexnet_jax.data.pack import open_pack
+from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import differences, leaves
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
@@ -130,8 +130,8 @@ def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sect
         if not model.step:
             reason = "the model was imported, not trained"
         sections.leave_out("learning curves", reason)
-    if predictions := _predict(model, split, sections):
-        _add_predictions(sections, model, predictions)
+    if predicted := _predict(model, split, sections):
+        _add_predictions(sections, model, *predicted)
     try:
         kernel = first_conv_kernels(model)
     except InputError as error:
@@ -141,22 +141,27 @@ def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sect
     return sections
 
 
-def _predict(model: TrainedModel, split: str | None, sections: Sections) -> Predictions | None:
-    """Return the predictions for a split whose images are prepared already; None without any."""
+def _predict(
+    model: TrainedModel, split: str | None, sections: Sections
+) -> tuple[Pack, Predictions] | None:
+    """Return a data set that is prepared already and the predictions for a split, or None."""
     data = model.config.data
     try:
         pack = open_pack(pack_dir(data))
         if split is None or split in pack.splits:
-            predictions = predict_split(model, split)
+            pack = model_data.open_data(model)
+            predictions = predict_split(model, pack, split)
             model_data.print_assumptions(model, pack, split)
-            return predictions
+            return pack, predictions
     except InputError as error:
         sections.leave_out("predictions, mistakes and confusion matrix", str(error))
         return None
     raise InputError(f"--split={split}: {data.name} has the splits {', '.join(pack.splits)}")
 
 
-def _add_predictions(sections: Sections, model: TrainedModel, predictions: Predictions) -> None:
+def _add_predictions(
+    sections: Sections, model: TrainedModel, pack: Pack, predictions: Predictions
+) -> None:
     sums = compute_metrics(
         jnp.asarray(predictions.log_probabilities),
         jnp.asarray(predictions.labels),
@@ -173,17 +178,19 @@ def _add_predictions(sections: Sections, model: TrainedModel, predictions: Predi
     )
     shown = predictions.select(choose_rows(predictions, *NUM_SHOWN))
     mistakes = predictions.select(worst_mistakes(predictions, NUM_MISTAKES))
-    sections.predictions = _predicted_images(model, shown)
-    sections.mistakes = _predicted_images(model, mistakes)
+    sections.predictions = _predicted_images(model, pack, shown)
+    sections.mistakes = _predicted_images(model, pack, mistakes)
     sections.confused, sections.confusion = summarize_confusion(predictions, model.class_names)
 
 
-def _predicted_images(model: TrainedModel, predictions: Predictions) -> list[PredictedImage]:
+def _predicted_images(
+    model: TrainedModel, pack: Pack, predictions: Predictions
+) -> list[PredictedImage]:
     """Return the images with their labels and most probable classes."""
     if not len(predictions.index):
         return []
     shown = []
-    images = load_crops(model, predictions.split, predictions.index)
+    images = load_crops(model, pack, predictions.split, predictions.index)
     for place, label, image, row in zip(
         predictions.index, predictions.labels, images, predictions.probabilities, strict=True
     ):

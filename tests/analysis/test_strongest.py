@@ -8,6 +8,7 @@ from helpers.image_sets import write_idx_set
 from alexnet_jax.analysis.strongest import make_strongest_fn
 from alexnet_jax.config import with_changes
 from alexnet_jax.errors import InputError
+from alexnet_jax.model_data import open_data
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import Conv, Dense, MaxPool, Op, ReLU
 from alexnet_jax.prepare import prepare
@@ -62,8 +63,10 @@ def test_by_brute_force(model: TrainedModel, index: np.ndarray | None) -> None:
     """
     activations = all_activations(model, "test")
     images = range(20) if index is None else index.tolist()
-    found = make_strongest_fn(model, "test", ["relu1", "relu2"], 9, index=index)(model.variables)
-    for op in ("relu1", "relu2"):
+    ops = ["relu1", "relu2"]
+    find = make_strongest_fn(model, open_data(model), "test", ops, 9, index=index)
+    found = find(model.variables)
+    for op in ops:
         channels = activations[op].shape[-1]
         assert found[op].values.shape == (channels, min(9, len(images)))
         for channel in range(channels):
@@ -84,7 +87,8 @@ def test_of_equals_the_earlier_image_and_the_first_place(model: TrainedModel) ->
     """Catches equals in any order: kernels of zero make all activations equal."""
     params = dict(model.params)
     params["conv1"] = {name: jnp.zeros_like(array) for name, array in params["conv1"].items()}
-    found = make_strongest_fn(model, "test", ["conv1"], 9)({"params": params})["conv1"]
+    find = make_strongest_fn(model, open_data(model), "test", ["conv1"], 9)
+    found = find({"params": params})["conv1"]
     channels = len(found.values)
     assert found.images.tolist() == [list(range(9))] * channels
     assert found.places.tolist() == [[channel] * 9 for channel in range(channels)]
@@ -92,7 +96,7 @@ def test_of_equals_the_earlier_image_and_the_first_place(model: TrainedModel) ->
 
 def test_variables_of_another_checkpoint(model: TrainedModel) -> None:
     """Catches a function that keeps the variables with which it was made or first called."""
-    find = make_strongest_fn(model, "test", ["conv1"], 2)
+    find = make_strongest_fn(model, open_data(model), "test", ["conv1"], 2)
     params = dict(model.params)
     params["conv1"] = {name: -array for name, array in params["conv1"].items()}
     first, second = find(model.variables)["conv1"], find({"params": params})["conv1"]
@@ -102,6 +106,6 @@ def test_variables_of_another_checkpoint(model: TrainedModel) -> None:
 def test_what_does_not_exist(model: TrainedModel) -> None:
     """Catches a KeyError for an op or a split that the model does not have."""
     with pytest.raises(InputError, match="no op relu9; expected some of conv1, fc2, fc3"):
-        make_strongest_fn(model, "test", ["relu1", "relu9"])
+        make_strongest_fn(model, open_data(model), "test", ["relu1", "relu9"])
     with pytest.raises(InputError, match="--split=tset"):
-        make_strongest_fn(model, "tset", ["relu1"])
+        make_strongest_fn(model, open_data(model), "tset", ["relu1"])

@@ -32,7 +32,7 @@ from PIL import Image
 from alexnet_jax import convert
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
-from alexnet_jax.model_data import check_classes, open_split, print_assumptions
+from alexnet_jax.model_data import check_classes, choose_split, open_data, print_assumptions
 from alexnet_jax.trained import load_trained
 from configs import bvlc_alexnet
 
@@ -109,7 +109,8 @@ def test_names_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     config = bvlc_alexnet.get_config()
     config.data.name, config.data.dir = "folder", str(tmp_path / "pictures")
     model = convert.read_model(tmp_path / "net.caffemodel", config)
-    pack, split = open_split(model)
+    pack = open_data(model)
+    split = choose_split(model, pack)
     capsys.readouterr()
     print_assumptions(dataclasses.replace(model, class_names=("a", "b", "c")), pack, split)
     assert capsys.readouterr().err == ""

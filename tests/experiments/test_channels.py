@@ -12,13 +12,13 @@ from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
 from matplotlib.figure import Figure
 
-from alexnet_jax import model_data
 from alexnet_jax.analysis.invariance import SCALE, InvarianceCurves
 from alexnet_jax.analysis.occlusion import OcclusionMaps
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
 from alexnet_jax.analysis.strongest import Strongest
 from alexnet_jax.config import sequential_model, with_changes
 from alexnet_jax.errors import InputError
+from alexnet_jax.model_data import open_data
 from alexnet_jax.models.ops import Conv, Dense, MaxPool, Op, ReLU
 from alexnet_jax.trained import TrainedModel, load_trained
 from experiments.figures import channel_plots
@@ -41,6 +41,7 @@ from experiments.figures.predictions import (
     first_conv_kernels,
     load_crops,
 )
+from experiments.figures.workdir_figures import Figures
 
 OPS: dict[str, Op] = dict(
     conv1=Conv(4, kernel=5, stride=2, padding=(1, 2)), relu1=ReLU(), pool1=MaxPool(),
@@ -113,7 +114,7 @@ def test_the_projection_of_layer_1_is_in_true_colors(model: TrainedModel) -> Non
     `first_conv_kernels` divides the kernels by std, as a gradient with respect to pixels does. A
     projection multiplies by std instead, which turns inputs into pixels.
     """
-    crops = load_crops(model, "test", [0, 5])
+    crops = load_crops(model, open_data(model), "test", [0, 5])
     activations = [compute_image_activations(model, crop)["conv1"] for crop in crops]
     peaks = [find_peak(each[3:8, 3:8]) for each in activations]
     places, expected, gradients = [], [], []
@@ -144,8 +145,10 @@ def test_patches_of_the_strongest(model: TrainedModel) -> None:
     values of others."""
     layers = convolution_ops(model.config)
     assert layers == {"conv1": "relu1", "conv2": "relu2"}
-    found = compute_channel_patches(Projector(model), "test", layers, channels=3, count=2)
-    crops = load_crops(model, "test", np.arange(13))
+    found = compute_channel_patches(
+        Projector(model), open_data(model), "test", layers, channels=3, count=2
+    )
+    crops = load_crops(model, open_data(model), "test", np.arange(13))
     activations = [compute_image_activations(model, crop) for crop in crops]
     field = compute_receptive_fields(sequential_model(model.config).ops, len(crops[0]))["relu1"]
     assert len(found["conv1"]) == len(found["conv2"]) == 3
@@ -166,11 +169,11 @@ def test_patches_of_the_strongest(model: TrainedModel) -> None:
 def test_the_evolution_of_a_run(model: TrainedModel, run: Path) -> None:
     """Catches checkpoints in another order, the newest parameters under an older step, a start
     without the initial parameters, and other channels at other steps."""
-    pack, _ = model_data.open_split(model)
+    pack = open_data(model)
     index = np.arange(pack.splits["train"].count)
     layers = convolution_ops(model.config)
     projector = Projector(model)
-    found = compute_evolution(projector, run, layers, 2, index)["conv1"]
+    found = compute_evolution(projector, run, pack, layers, 2, index)["conv1"]
     assert found.steps == [0, 2, 4, 6]
     kernels = {}
     steps, load = checkpoint_variables(model, run)
@@ -183,11 +186,25 @@ def test_the_evolution_of_a_run(model: TrainedModel, run: Path) -> None:
             cosine = (signal * kernel)[seen].sum() / np.linalg.norm(signal[seen])
             assert cosine / np.linalg.norm(kernel[seen]) == pytest.approx(1, abs=1e-4)
     assert not any(np.array_equal(kernels[6], kernels[step]) for step in (0, 2, 4))
-    found_now = compute_channel_patches(projector, "train", layers, channels=2, count=1)["conv1"]
+    found_now = compute_channel_patches(projector, pack, "train", layers, channels=2, count=1)[
+        "conv1"
+    ]
     for row, now in enumerate(found_now):
         assert now.channel == found.channels[row]
         np.testing.assert_allclose(now.projections[0], found.projections[row, -1], rtol=1e-4)
         np.testing.assert_array_equal(now.patches[0], found.patches[row])
+
+
+def test_the_data_are_opened_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: the data opened again for every checkpoint and layer, with the same line on stderr
+    each time."""
+    images = run.parent / "images"
+    images.rename(run.parent / "elsewhere")
+    try:
+        Figures(run).make("evolution")
+    finally:
+        (run.parent / "elsewhere").rename(images)
+    assert capsys.readouterr().err.count("does not exist; using the pack") == 1
 
 
 def test_a_run_with_one_checkpoint(model: TrainedModel, run: Path) -> None:

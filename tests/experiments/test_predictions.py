@@ -15,6 +15,7 @@ from alexnet_jax.data.batch import Batch
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.inputs import normalize
+from alexnet_jax.model_data import open_data
 from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU, Tanh
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.prepare import prepare
@@ -186,7 +187,7 @@ def test_predictions_agree_with_evaluation(
     """Catches images of a padded batch left in or out, logits for probabilities, and a second
     idea of what the center view is."""
     model, _, labels = gray
-    found = predict_split(model)
+    found = predict_split(model, open_data(model))
     split, (result,) = evaluate([model])
     assert (found.split, len(found.index)) == (split, result["count"]) == ("test", 21)
     assert found.labels.tolist() == labels.tolist()
@@ -203,8 +204,8 @@ def test_some_images_in_the_order_asked_for(
     others than the probabilities; features that are not what the classifier sees."""
     model, pixels, labels = gray
     index = [17, 3, 20, 3, 0, 9, 11, 12, 1]  # more than a batch
-    some = predict_split(model, index=index, features=True)
-    all_images = predict_split(model)
+    some = predict_split(model, open_data(model), index=index, features=True)
+    all_images = predict_split(model, open_data(model))
     assert some.labels.tolist() == labels[index].tolist()
     np.testing.assert_allclose(
         some.log_probabilities, all_images.select(np.array(index)).log_probabilities, rtol=1e-5
@@ -218,7 +219,7 @@ def test_some_images_in_the_order_asked_for(
         rtol=1e-4,
         atol=1e-5,  # float32 sums in another order
     )
-    found = load_crops(model, "test", index)
+    found = load_crops(model, open_data(model), "test", index)
     np.testing.assert_array_equal(found[..., 0], pixels[index, 2:26, 2:26])
 
 
@@ -226,7 +227,7 @@ def test_crops_in_true_colors(color: tuple[TrainedModel, list[np.ndarray]]) -> N
     """Catches the model's channel order in an image, and a crop that is not the center; kernels in
     the model's order or its units."""
     model, pixels = color
-    found = load_crops(model, "test", [4, 0])
+    found = load_crops(model, open_data(model), "test", [4, 0])
     for image, place in zip(found, (4, 0), strict=True):
         np.testing.assert_array_equal(image, pixels[place][2:26, 2:26])
     # A pixel's effect on the first layer: by the kernel shown, and by the inputs' own code.
@@ -245,8 +246,8 @@ def test_activations_end_in_the_probabilities(
     """Catches a mean that is not under the crop, another order of channels, and layers that are
     shown after pooling or twice."""
     model, _ = color
-    predictions = predict_split(model, "test")
-    (image,) = load_crops(model, "test", [3])
+    predictions = predict_split(model, open_data(model), "test")
+    (image,) = load_crops(model, open_data(model), "test", [3])
     found = compute_image_activations(model, image)
     shares = np.exp(found["fc8"] - found["fc8"].max())
     np.testing.assert_allclose(shares / shares.sum(), predictions.probabilities[3], rtol=1e-4)
@@ -290,12 +291,12 @@ def test_what_is_not_there(gray: tuple[TrainedModel, np.ndarray, np.ndarray]) ->
     model, *_ = gray
     for place in (-1, 21):
         with pytest.raises(InputError, match=f"image {place} of test .* has 21 there, 0 to 20"):
-            predict_split(model, index=[3, place])
+            predict_split(model, open_data(model), index=[3, place])
     changes = {"model.num_columns": 1, "model.ops": {"fc8": Dense(0)}}
     config = with_changes(model.config, changes)
     linear = dataclasses.replace(model, config=config, variables=init_variables(config))
     with pytest.raises(InputError, match="no hidden layer"):
-        predict_split(linear, features=True)
+        predict_split(linear, open_data(linear), features=True)
     with pytest.raises(InputError, match="no convolution"):
         first_conv_kernels(linear)
 

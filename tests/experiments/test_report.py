@@ -18,6 +18,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_text, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics, MetricSums
+from alexnet_jax.model_data import open_data
 from alexnet_jax.models.ops import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.prepare import prepare
@@ -242,9 +243,9 @@ def test_another_split(finished: Path) -> None:
 def test_a_model_without_mistakes(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a page that fails where there is no mistake to show."""
     model = load_trained(finished.parent)
-    found = predictions.predict_split(model)
+    found = predictions.predict_split(model, open_data(model))
     correct = dataclasses.replace(found, labels=found.classes)
-    monkeypatch.setattr(content, "predict_split", lambda model, split: correct)
+    monkeypatch.setattr(content, "predict_split", lambda model, pack, split: correct)
     sections = content.make_sections(finished.parent, model, None)
     assert (sections.mistakes, sections.confused) == ([], [])
     assert len(sections.predictions) == content.NUM_SHOWN[0]
