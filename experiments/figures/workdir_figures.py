@@ -34,6 +34,7 @@ from experiments.figures.channels import (
     convolution_ops,
     find_peak,
 )
+from experiments.figures.colorfulness import measure_specialization
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
@@ -42,7 +43,6 @@ from experiments.figures.predictions import (
     first_conv_kernels,
     layer_activations,
     load_crops,
-    measure_specialization,
     nearest_neighbors,
     nonlinearities,
     predict_split,

@@ -31,13 +31,13 @@ from alexnet_jax.workdir import ADDED, read_recorded
 from alexnet_jax.writers import Record, read_records
 from configs import alexnet, bvlc_alexnet, one_weird_trick, source2012, variants, vgg, zfnet
 from experiments.figures import plots
+from experiments.figures.colorfulness import measure_specialization
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
     confusion_matrix,
     first_conv_kernels,
     load_crops,
-    measure_specialization,
     most_confused,
     predict_split,
     worst_mistakes,

@@ -8,15 +8,14 @@ status.json has "diverged" is not tried again, since it would diverge again. The
 rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
 """
 
-import csv
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, Generic
 
 import submitit
 from absl import flags
@@ -31,13 +30,13 @@ from alexnet_jax.files import (
     MAKE_ROOM,
     disk_full_as_input_error,
     read_json,
-    replace_when_complete,
     write_atomically,
     write_errors_as_input_errors,
 )
 from alexnet_jax.status import read_status
 from experiments.outputs import write_figure
 from experiments.sweeps import slurm
+from experiments.sweeps.rows import R, Row, read_rows, write_rows
 
 POLL_SECONDS = 0.5
 
@@ -108,31 +107,6 @@ class Base:
         overrides = (f"--config.{f}={value}" for f, value in {**self.overrides, **fields}.items())
         arguments = (f"--config={self.variant(*words)}", f"--workdir={workdir}", *overrides)
         return Run(key, description, workdir, arguments)
-
-
-class Row(Protocol):
-    """The row of a run: a dataclass of strings and numbers, some of which may be None.
-
-    Attributes:
-        name: the run's name.
-        status: "done", "diverged, …" or "failed, …".
-        seconds: duration of the whole command, None if unknown.
-        outcome: a few words, printed when the run ends.
-    """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def status(self) -> str: ...  # noqa: D102
-    @property
-    def seconds(self) -> float | None: ...  # noqa: D102
-    @property
-    def outcome(self) -> str: ...  # noqa: D102
-
-
-R = TypeVar("R", bound=Row)
 
 
 def has_failed(row: Row) -> bool:
@@ -293,52 +267,6 @@ def _has_diverged(workdir: Path) -> bool:
         print(error, file=sys.stderr)
         return False
     return ended is not None and ended.status == "diverged"
-
-
-def read_rows(path: Path, row_type: type[R]) -> list[R]:
-    """Return the rows of a CSV file; none if there is no file.
-
-    Raises:
-        InputError: the file cannot be read as rows of this type.
-    """
-    if not path.exists():
-        return []
-    types = get_type_hints(row_type)
-
-    def value(name: str, text: str) -> Any:
-        if types[name] == float | None:
-            return float(text) if text else None
-        return types[name](text)
-
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, strict=True)
-            if set(rows.fieldnames or ()) != {field.name for field in fields(row_type)}:
-                raise ValueError("it has other columns")
-            found = [*rows]
-        if any(None in row or None in row.values() for row in found):
-            raise ValueError("a row has more or fewer fields than columns")
-        return [row_type(**{name: value(name, row[name]) for name in row}) for row in found]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(
-            f"{path} is not a table of this sweep ({error}); move it away, or give another --output"
-        ) from None
-
-
-def write_rows(path: Path, rows: list[R]) -> None:
-    """Write rows as a CSV file.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with (
-        write_errors_as_input_errors(path, MAKE_ROOM),
-        replace_when_complete(path) as new,
-        new.open("w", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, [field.name for field in fields(type(rows[0]))])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
 
 
 def record_config(base: Base) -> None:

@@ -13,7 +13,7 @@ from configs import resnet
 from configs.alexnet import get_config
 from experiments import ablations
 from experiments.ablations import Result
-from experiments.sweeps import sweep
+from experiments.sweeps.rows import read_rows
 from experiments.sweeps.sweep import Base, Run
 
 SAMPLE = "configs/alexnet.py:sample"
@@ -92,14 +92,14 @@ def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(tmp_path: Path) ->
     arguments = [f"--config={config}", f"--output={tmp_path / 'out'}", "--seeds=1"]
     arguments += ["--only=tanh,base", "--config.max_steps=2"]
     first = processes.run("ablations", *arguments, package="experiments")
-    rows = sweep.read_rows(tmp_path / "out" / "ablations.csv", Result)
+    rows = read_rows(tmp_path / "out" / "ablations.csv", Result)
     second = processes.run("ablations", *arguments, package="experiments")
     assert (first.returncode, second.returncode) == (1, 1), first.stderr
     assert [(row.ablation, row.status.split(",")[0]) for row in rows] == [
         ("tanh", "failed"),
         ("base", "done"),
     ]
-    again = sweep.read_rows(tmp_path / "out" / "ablations.csv", Result)
+    again = read_rows(tmp_path / "out" / "ablations.csv", Result)
     assert {row.ablation: row.seconds for row in again}["base"] == rows[1].seconds
     assert "tanh-0: failed" in second.stderr
     assert "base-0" not in second.stderr

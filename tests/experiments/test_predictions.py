@@ -21,20 +21,22 @@ from alexnet_jax.models.registry import init_variables
 from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import TrainedModel
 from configs.alexnet import get_config
-from experiments.figures.predictions import (
+from experiments.figures.colorfulness import (
     NUM_ASSIGNMENTS,
     ColorSpecialization,
-    Predictions,
-    choose_rows,
     compare_with_random_assignments,
     compute_colorfulness,
     compute_column_colorfulness,
+    measure_specialization,
+)
+from experiments.figures.predictions import (
+    Predictions,
+    choose_rows,
     compute_image_activations,
     confusion_matrix,
     first_conv_kernels,
     layer_activations,
     load_crops,
-    measure_specialization,
     most_confused,
     nearest_neighbors,
     predict_split,

@@ -15,7 +15,7 @@ from alexnet_jax.writers import Record
 from configs.alexnet import get_config
 from experiments import relu_tanh
 from experiments.relu_tanh import Result
-from experiments.sweeps import sweep
+from experiments.sweeps.rows import read_rows
 from experiments.sweeps.sweep import Base
 
 
@@ -203,7 +203,7 @@ def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
         *("--rates=0.01,1e39", "--threshold=1", "--seeds=1"),
     ]
     first = processes.run("relu_tanh", *arguments, package="experiments")
-    rows = sweep.read_rows(tmp_path / "out" / "relu_tanh.csv", Result)
+    rows = read_rows(tmp_path / "out" / "relu_tanh.csv", Result)
     logs = {*(tmp_path / "out" / "logs").iterdir()}
     again = processes.run("relu_tanh", *arguments, package="experiments")
     assert (first.returncode, again.returncode) == (0, 0), first.stderr

@@ -16,6 +16,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.status import Status, write_status
 from configs.alexnet import get_config
 from experiments.sweeps import slurm, sweep
+from experiments.sweeps.rows import read_rows, write_rows
 
 
 @pytest.fixture(autouse=True)
@@ -130,23 +131,23 @@ def test_the_end_says_what_is_not_done(
 def test_a_table_is_whole_or_as_it_was(tmp_path: Path) -> None:
     """Catches what is done forgotten because the writing of one more row was cut off."""
     rows = [Row("a", 0, "done"), Row("b", 0, "done")]
-    sweep.write_rows(tmp_path / "rows.csv", rows)
+    write_rows(tmp_path / "rows.csv", rows)
     with pytest.raises(TypeError):
-        sweep.write_rows(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
-    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
+        write_rows(tmp_path / "rows.csv", [rows[0], cast(Any, "no row"), rows[1]])
+    assert read_rows(tmp_path / "rows.csv", Row) == rows
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     """Catches a number read as a word, and an empty field as 0 or as "None"."""
     rows = [Row("base-0", 0, "done", 0.1, 5.0), Row("tanh-1", 1, "failed, see x,y")]
-    sweep.write_rows(tmp_path / "rows.csv", rows)
-    assert sweep.read_rows(tmp_path / "rows.csv", Row) == rows
-    assert sweep.read_rows(tmp_path / "none.csv", Row) == []
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv", Row) == rows
+    assert read_rows(tmp_path / "none.csv", Row) == []
 
 
 def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
     """Catches a run that failed at once counted as a short one, or as done."""
-    sweep.write_rows(
+    write_rows(
         tmp_path / "rows.csv",
         [Row("a", 0, "done", seconds=100.0), Row("b", 0, "failed, see x", seconds=2.0)],
     )
