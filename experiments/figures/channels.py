@@ -11,22 +11,21 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import sharding
 from alexnet_jax.analysis.deconvnet import make_project_fn
 from alexnet_jax.analysis.receptive_fields import ReceptiveField, compute_receptive_fields
 from alexnet_jax.analysis.strongest import Strongest, make_strongest_fn
 from alexnet_jax.analysis.summary import abstract_activations
-from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import Conv
 from alexnet_jax.pytree import Variables
-from alexnet_jax.trained import TrainedModel, load_variables
+from alexnet_jax.trained import TrainedModel
+from alexnet_jax.workdir import saved_steps
 from alexnet_jax.writers import progress_bar
 from experiments.figures.predictions import load_crops, nonlinearities
-from experiments.figures.weights import initial_params
+from experiments.figures.weights import initial_params, load_readable_variables, none_readable
 
 MAX_LAYERS = 5  # as many as the paper shows
 MAX_CHECKPOINTS = 8
@@ -261,6 +260,9 @@ def compute_evolution(
         layers: the name of the op by the name of the layer.
         channels: number of channels of each layer.
         index: places in the training split of the images among which the strongest is searched.
+
+    Raises:
+        InputError: as `checkpoint_variables`; or no checkpoint can be read.
     """
     model = projector.model
     find = make_strongest_fn(model, pack, "train", list(layers.values()), 1, index=index)
@@ -268,9 +270,12 @@ def compute_evolution(
     chosen: dict[str, np.ndarray] = {}
     shown: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     patches: dict[str, np.ndarray] = {}
+    used: list[int] = []
     # From the last step on, which chooses the channels.
     for step in progress_bar(steps[::-1], len(steps), "evolution", "checkpoint"):
-        variables = load(step)
+        if (variables := load(step)) is None:
+            continue
+        used.append(step)
         found = find(variables)
         for layer, op in layers.items():
             if layer not in chosen:
@@ -282,26 +287,29 @@ def compute_evolution(
             projected = projector.project(op, crops, places, variables=variables)
             shown[layer].append(projector.cut(op, projected, places, fill=0))
             patches.setdefault(layer, projector.cut(op, crops, places, FILL))
+    if not any(used):
+        raise none_readable(workdir)
+    used.reverse()
     return {
-        layer: Evolution(steps, chosen[layer], np.stack(shown[layer][::-1], axis=1), patches[layer])
+        layer: Evolution(used, chosen[layer], np.stack(shown[layer][::-1], axis=1), patches[layer])
         for layer in layers
     }
 
 
 def checkpoint_variables(
     model: TrainedModel, workdir: Path
-) -> tuple[list[int], Callable[[int], Variables]]:
+) -> tuple[list[int], Callable[[int], Variables | None]]:
     """Return up to MAX_CHECKPOINTS steps of a run, ascending, and a function to their variables.
 
     The first is 0 where the initial parameters are known; the others are about evenly distributed
-    on a logarithmic scale, since the lower layers change early.
+    on a logarithmic scale, since the lower layers change early. The function returns None for a
+    checkpoint that cannot be read, with a line on stderr.
 
     Raises:
         InputError: the run has a single checkpoint, and its initial parameters are not known.
     """
-    initial, mesh = initial_params(model), sharding.make_data_mesh(1)
-    with Checkpoints(workdir) as checkpoints:
-        saved = [step for step in checkpoints.steps() if step <= model.step]
+    initial = initial_params(model)
+    saved = [step for step in saved_steps(workdir) if step <= model.step]
     steps = spread_steps(saved, MAX_CHECKPOINTS - (initial is not None))
     if initial is not None:
         steps = [0, *steps]
@@ -311,11 +319,10 @@ def checkpoint_variables(
             "--config.keep_checkpoints=N keeps while training"
         )
 
-    def load(step: int) -> Variables:
+    def load(step: int) -> Variables | None:
         if step == 0 and initial is not None:
             return {**model.variables, "params": initial}
-        with Checkpoints(workdir) as checkpoints:
-            return load_variables(checkpoints, step, model.config, mesh)
+        return load_readable_variables(workdir, step, model.config)
 
     return steps, load
 

@@ -4,6 +4,7 @@
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,12 +15,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alexnet_jax import sharding
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint import Checkpoints, DamagedCheckpointError
 from alexnet_jax.config import Config
+from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.models.registry import init_variables
-from alexnet_jax.pytree import PyTree, leaves_by_path
+from alexnet_jax.pytree import PyTree, Variables, leaves_by_path
 from alexnet_jax.trained import TrainedModel, load_trained, load_variables
+from alexnet_jax.workdir import saved_steps
 from alexnet_jax.writers import read_records
 from experiments.figures.predictions import split_columns
 
@@ -101,6 +104,27 @@ def initial_params(model: TrainedModel) -> PyTree | None:
     return init_variables(model.config)["params"]
 
 
+def load_readable_variables(workdir: str | Path, step: int, config: Config) -> Variables | None:
+    """Return the variables of a checkpoint of a run on one device.
+
+    None, with a line on stderr, if the checkpoint is damaged or was deleted meanwhile by the run.
+    """
+    with Checkpoints(workdir) as checkpoints:
+        try:
+            return load_variables(checkpoints, step, config, sharding.make_data_mesh(1))
+        except DamagedCheckpointError as error:
+            print(f"left out: step {step} of {workdir}: {error}", file=sys.stderr)
+            return None
+
+
+def none_readable(workdir: str | Path) -> InputError:
+    """Return the error for a run of which no checkpoint can be read."""
+    return InputError(
+        f"no checkpoint of {workdir} can be read (reasons above); if the run is in progress, try "
+        "again"
+    )
+
+
 def plot_histograms(model: TrainedModel) -> Figure:
     """Plot the distribution of each layer's weights, each column by itself, and the initial one."""
     initial, layers = initial_params(model), layer_order(model.config)
@@ -157,19 +181,22 @@ class NormHistory:
 def load_norm_history(workdir: str | Path) -> NormHistory:
     """Load the norms at the start and in every checkpoint of a run.
 
+    A checkpoint that cannot be read is left out, with a line on stderr.
+
     Raises:
-        InputError: as `load_trained`.
+        InputError: as `load_trained`; or no checkpoint can be read.
     """
     model = load_trained(workdir)
     initial, layers = initial_params(model), layer_order(model.config)
     found = {} if initial is None else {0: summarize_parameters(initial, layers)}
-    mesh = sharding.make_data_mesh(1)
-    with Checkpoints(workdir) as checkpoints:
-        for step in checkpoints.steps():
-            if step <= model.step:  # later ones could not be read
-                variables = load_variables(checkpoints, step, model.config, mesh)
-                found[step] = summarize_parameters(variables["params"], layers)
-    paths = [row.path for row in found[model.step]]
+    for step in saved_steps(Path(workdir)):
+        if step > model.step:  # could not be read
+            continue
+        if variables := load_readable_variables(workdir, step, model.config):
+            found[step] = summarize_parameters(variables["params"], layers)
+    if not any(found):
+        raise none_readable(workdir)
+    paths = [row.path for row in found[max(found)]]
     norms = {path: [rows[i].norm for rows in found.values()] for i, path in enumerate(paths)}
     train = [record for record in read_records(Path(workdir)) if record["split"] == "train"]
     drops = [

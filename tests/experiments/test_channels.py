@@ -1,6 +1,7 @@
 """What channels respond to: patches, channels and checkpoints that are chosen, and the plots."""
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,7 +179,9 @@ def test_the_evolution_of_a_run(model: TrainedModel, run: Path) -> None:
     kernels = {}
     steps, load = checkpoint_variables(model, run)
     for place, step in enumerate(steps):
-        kernels[step] = np.asarray(load(step)["params"]["conv1"]["kernel"])[..., ::-1, :]
+        variables = load(step)
+        assert variables is not None
+        kernels[step] = np.asarray(variables["params"]["conv1"]["kernel"])[..., ::-1, :]
         for row, channel in enumerate(found.channels):
             signal = found.projections[row, place] / np.array([1, 2, 4])
             kernel = kernels[step][..., channel]
@@ -193,6 +196,25 @@ def test_the_evolution_of_a_run(model: TrainedModel, run: Path) -> None:
         assert now.channel == found.channels[row]
         np.testing.assert_allclose(now.projections[0], found.projections[row, -1], rtol=1e-4)
         np.testing.assert_array_equal(now.patches[0], found.patches[row])
+
+
+def test_an_evolution_without_damaged_checkpoints(
+    model: TrainedModel, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a traceback for an older checkpoint that is damaged or was deleted by the run; the
+    remaining steps under wrong numbers; a figure of the initial parameters alone."""
+    workdir = Path(shutil.copytree(run, tmp_path / "run"))
+    shutil.rmtree(workdir / "checkpoints" / "step_4" / "variables")
+    pack, projector = open_data(model), Projector(model)
+    layers, index = {"conv1": "relu1"}, np.arange(4)
+    found = compute_evolution(projector, workdir, pack, layers, 2, index)["conv1"]
+    assert found.steps == [0, 2, 6]
+    assert found.projections.shape[:2] == (2, 3)
+    assert capsys.readouterr().err.startswith(f"left out: step 4 of {workdir}: ")
+    for step in (2, 6):
+        shutil.rmtree(workdir / "checkpoints" / f"step_{step}" / "variables")
+    with pytest.raises(InputError, match=r"^no checkpoint of .* can be read"):
+        compute_evolution(projector, workdir, pack, layers, 2, index)
 
 
 def test_the_data_are_opened_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

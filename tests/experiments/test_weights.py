@@ -10,6 +10,7 @@ from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
 
+from alexnet_jax.errors import InputError
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.trained import load_trained
 from alexnet_jax.writers import append_record
@@ -72,6 +73,29 @@ def test_norms_from_the_start_to_the_end(folder: Path) -> None:
         np.testing.assert_array_equal(line.get_ydata(), found.norms[f"{name}/kernel"])
         np.testing.assert_array_equal(line.get_xdata(), found.steps)
     assert [np.asarray(line.get_ydata())[0] for line in right.lines[:4]] == [1.0] * 4
+
+
+def test_norms_without_damaged_checkpoints(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches: a traceback for a checkpoint that is damaged or was deleted by the run, also for the
+    newest one, which could be read before."""
+    model = load_trained(folder / "run")
+    workdir = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    monkeypatch.setattr(weights, "load_trained", lambda _: model)
+    whole = weights.load_norm_history(workdir).norms["conv1/kernel"]
+    for step, left in ((2, (0, 4, 6)), (6, (0, 4))):
+        shutil.rmtree(workdir / "checkpoints" / f"step_{step}" / "variables")
+        found = weights.load_norm_history(workdir)
+        assert found.steps == [*left]
+        assert found.norms["conv1/kernel"] == [whole[i // 2] for i in left]
+        assert f"left out: step {step} of {workdir}: " in capsys.readouterr().err
+    shutil.rmtree(workdir / "checkpoints" / "step_4")
+    with pytest.raises(InputError, match=r"^no checkpoint of .* can be read"):
+        weights.load_norm_history(workdir)
 
 
 def test_where_the_rate_was_divided(tmp_path: Path, folder: Path) -> None:
