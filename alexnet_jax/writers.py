@@ -233,7 +233,7 @@ def _parse_records(path: Path) -> tuple[list[Record], list[int]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError:  # also of bytes that are not UTF-8
+        except (ValueError, RecursionError):  # also of bytes that are not UTF-8
             record = None
         if _is_record(record):
             records.append(cast(Record, record))

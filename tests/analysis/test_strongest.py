@@ -105,7 +105,7 @@ def test_variables_of_another_checkpoint(model: TrainedModel) -> None:
 
 def test_what_does_not_exist(model: TrainedModel) -> None:
     """Catches a KeyError for an op or a split that the model does not have."""
-    with pytest.raises(InputError, match="no op relu9; expected some of conv1, fc2, fc3"):
+    with pytest.raises(InputError, match="no op relu9; expected some of conv1, relu1, pool1, fc2"):
         make_strongest_fn(model, open_data(model), "test", ["relu1", "relu9"])
     with pytest.raises(InputError, match="--split=tset"):
         make_strongest_fn(model, open_data(model), "tset", ["relu1"])

@@ -301,7 +301,7 @@ def test_the_command(finished: Path, tmp_path: Path) -> None:
     assert Read(output.read_text(encoding="utf-8")).ids == SECTIONS
     bad = processes.run("report", workdir, f"--output={tmp_path}", package="experiments")
     assert bad.returncode == 2
-    assert f"cannot write --output={tmp_path}: Is a directory" in bad.stderr
+    assert f"cannot write {tmp_path}: Is a directory" in bad.stderr
     assert "Traceback" not in bad.stderr
 
 

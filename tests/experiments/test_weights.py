@@ -11,9 +11,10 @@ from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.metrics import Metrics
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.trained import load_trained
-from alexnet_jax.writers import append_record
+from alexnet_jax.writers import append_record, make_record
 from experiments.figures import weights
 
 STEPS = (2, 4, 6)
@@ -102,9 +103,11 @@ def test_where_the_rate_was_divided(tmp_path: Path, folder: Path) -> None:
     """Catches marks at every record, at the first one, or one record too early."""
     workdir = Path(shutil.copytree(folder / "run", tmp_path / "run"))
     (workdir / "metrics.jsonl").unlink()
-    for step, split, rate in ((1, "train", 0.1), (3, "train", 0.1), (5, "train", 0.01)):
-        append_record(workdir, dict(step=step, split=split, learning_rate=rate))
-    append_record(workdir, dict(step=6, split="validation"))
+    metrics = Metrics(loss=1.0, top1_error=0.5, top5_error=0.0, count=8)
+    for step, rate in ((1, 0.1), (3, 0.1), (5, 0.01)):
+        record = make_record(step, 1.0, "train", metrics)
+        append_record(workdir, {**record, "learning_rate": rate, "images_per_second": 1.0})
+    append_record(workdir, make_record(6, 1.0, "validation", metrics))
     assert weights.load_norm_history(workdir).drops == [5]
 
 

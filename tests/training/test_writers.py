@@ -84,6 +84,7 @@ def test_what_is_lost_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 DAMAGE = {
     "garbage": b"\xff\xfe\x00{",
+    "nested": b"[" * 100_000,
     "zeros": b"\0" * 200,
     "half": b'{"step": 1, "lo',
     "a list": b"[1]",
