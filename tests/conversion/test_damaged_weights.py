@@ -1,17 +1,18 @@
 """Files of every format with random damage: refused in one line, or read with the right numbers."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from helpers.damage import summarize
 from helpers.weight_files import MAKERS, Maker, read
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.trained import TrainedModel
 
-CHANGES = 10
 HEADER = 3000  # bytes at the start, where names, types and sizes are
 
 
@@ -42,8 +43,11 @@ def attempt(path: Path, make: Maker) -> tuple[TrainedModel | None, str]:
         return None, str(error)
 
 
+@pytest.mark.parametrize("changes", [10, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", MAKERS)
-def test_random_damage(tmp_path: Path, make: Maker) -> None:
+def test_random_damage(
+    tmp_path: Path, make: Maker, changes: int, record_property: Callable[[str, object], None]
+) -> None:
     """Catches a traceback, a message of several lines or with bytes of the file, and weights that
     are shifted or lost, for a file that is damaged anywhere.
 
@@ -53,7 +57,7 @@ def test_random_damage(tmp_path: Path, make: Maker) -> None:
     path = make(tmp_path)
     content, good = path.read_bytes(), read(path, make)
     found = Counter[str]()
-    for _ in range(CHANGES):
+    for _ in range(changes):
         changed, may_differ = damaged(content, rng)
         path.write_bytes(changed)
         model, message = attempt(path, make)
@@ -67,5 +71,5 @@ def test_random_damage(tmp_path: Path, make: Maker) -> None:
             pairs = zip(jax.tree.leaves(model.params), jax.tree.leaves(good.params), strict=True)
             assert sum(int((a != b).sum()) for a, b in pairs) <= may_differ
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.params))
-    print(f"{make.__name__}: {dict(found)} of {CHANGES}")
     assert found["refused"]
+    summarize(found, record_property)
