@@ -64,9 +64,11 @@ def test_a_name_given_twice_is_one_run() -> None:
 def test_a_run_that_was_not_evaluated_is_not_done(tmp_path: Path) -> None:
     """Catches a row without errors that is never tried again, and never reported."""
     run = Run(("tanh", 2), "", tmp_path, ())
-    records = [dict(split="train", top1_error=0.3)]
+    shared = dict(step=9, epoch=1.0, loss=1.0, top5_error=0.05, count=8)
+    rates = dict(learning_rate=0.1, images_per_second=1.0)
+    records = [dict(shared, split="train", top1_error=0.3, **rates)]
     for views, top1 in ("center", 0.2), ("ten", 0.1):
-        records.append(dict(split="test", views=views, top1_error=top1, top5_error=0.05))
+        records.append(dict(shared, split="test", views=views, top1_error=top1))
     found = []
     for count in (2, 3):
         lines = (json.dumps(record) + "\n" for record in records[:count])

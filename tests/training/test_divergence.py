@@ -95,8 +95,9 @@ def test_an_evaluation_that_is_not_finite_is_an_error(
     with pytest.raises(DivergedError, match="run: the loss on test is nan, so the parameters"):
         evaluate.final_evaluation(run, sharding.make_data_mesh(1))
     assert (run / "metrics.jsonl").read_bytes() == before
-    given = dict(workdir=[str(run)], split=None, views="center", json=True)
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given))
+    given = dict(workdir=[str(run)], split=None, views="center", scales=[], json=True)
+    folder = dict(data_dir=None, class_names=None)
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given, **folder))
     monkeypatch.setattr(cache, "keep_compiled", lambda: None)
     with pytest.raises(DivergedError, match="run: the loss on test is nan, so the parameters"):
         evaluate.main([])
