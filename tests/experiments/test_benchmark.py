@@ -11,14 +11,16 @@ import pytest
 from experiments.benchmark import sample_benchmarks
 
 RECORDS = """
-import sys, time
+import json, sys, time
 path = sys.argv[1] + "/metrics.jsonl"
+record = dict(step=1, epoch=0.1, loss=2.3, top1_error=0.9, top5_error=0.5, count=8)
 print("step 1/2 is near", flush=True)
-open(path, "w").write('{"split": "validation"}\\n')
+open(path, "w").write(json.dumps(dict(record, split="validation")) + "\\n")
 time.sleep(0.3)
-open(path, "a").write('{"split": "train"')
+line = json.dumps(dict(record, split="train", learning_rate=0.1, images_per_second=9.0))
+open(path, "a").write(line[:-1])
 time.sleep(0.3)
-open(path, "a").write('}\\n')
+open(path, "a").write("}\\n")
 time.sleep(60)
 """
 
