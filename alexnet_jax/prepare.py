@@ -208,7 +208,7 @@ def _missing_classes(made: Pack) -> Iterator[str]:
         missing = [made.class_names[label] for label in np.flatnonzero(counts == 0)]
         if missing:
             names = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
-            yield f"{split.name}: no images of {len(missing)} classes: {names}"
+            yield f"{split.name}: no images of {len(missing)} of the classes: {names}"
 
 
 def _print(text: str) -> None:

@@ -116,6 +116,6 @@ def test_classes_without_images_of_a_split_are_named(
     write_folder(tmp_path / "test", {"a": 1, "b": 1, "c": 1}, side=8)
     prepare(data_config("folder", tmp_path, image_size=8), progress=False)
     assert capsys.readouterr().err.splitlines() == [
-        "prepare: train: no images of 1 classes: b",
-        "prepare: validation: no images of 1 classes: c",
+        "prepare: train: no images of 1 of the classes: b",
+        "prepare: validation: no images of 1 of the classes: c",
     ]
