@@ -34,17 +34,24 @@ def _step_memory(make_config: Callable[[], Config]) -> Case:
     return single_result(lambda _: train_step_benchmarks.measure_step_memory(make_config))
 
 
+# The models whose training step is timed and measured, by what precedes "train_step".
+MODELS: dict[str, Callable[[], Config]] = {
+    "": train_step_benchmarks.paper_config,
+    "vgg_": train_step_benchmarks.vgg_config,
+    "googlenet_": train_step_benchmarks.googlenet_config,
+    "resnet18_": train_step_benchmarks.resnet18_config,
+    "resnet50_": train_step_benchmarks.resnet50_config,
+    "resnet20_": train_step_benchmarks.resnet20_config,
+}
+
 # The cases by the names of their results.
 CASES: dict[tuple[str, ...], Case] = {
-    ("train_step/torch_eager", "train_step/torch_compile"): _train_step(
-        train_step_benchmarks.paper_config
-    ),
-    ("vgg_train_step/torch_eager", "vgg_train_step/torch_compile"): _train_step(
-        train_step_benchmarks.vgg_config
-    ),
+    **{
+        (f"{model}train_step/torch_eager", f"{model}train_step/torch_compile"): _train_step(config)
+        for model, config in MODELS.items()
+    },
     ("sample_train_step/torch_eager",): _train_step(train_step_benchmarks.sample_config, times=5),
-    ("train_step_memory",): _step_memory(train_step_benchmarks.paper_config),
-    ("vgg_train_step_memory",): _step_memory(train_step_benchmarks.vgg_config),
+    **{(f"{model}train_step_memory",): _step_memory(config) for model, config in MODELS.items()},
     ("restore_memory",): single_result(train_step_benchmarks.measure_restore_memory),
     ("train_step_scaling",): single_result(train_step_benchmarks.time_scaling),
     ("input_pipeline/decoder",): single_result(input_benchmarks.time_decoder),

@@ -1,39 +1,75 @@
 """A config's model in PyTorch's own layers, and its training step, to compare speed with."""
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.optim import swa_utils
 
 from alexnet_jax.config import Config
-from alexnet_jax.models import ops
+from alexnet_jax.models import ops, registry
+from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.ops import SequentialConfig, spatial_sizes
+from alexnet_jax.optimizer import weight_decay
+from experiments.benchmark.torch_branched import TorchGoogLeNet, TorchResNet
 
 
-def make_torch_model(config: Config) -> nn.Sequential:
-    """Return the model of a config in PyTorch's own layers, with columns as groups.
+def make_torch_model(config: Config) -> nn.Module:
+    """Return the model of a config in PyTorch's own layers.
+
+    It maps images (batch, channels, height, width) to a tuple: the logits and, while training,
+    those of auxiliary classifiers.
+
+    Args:
+        config: with its number of classes.
+    """
+    match config.model:
+        case ResNetConfig():
+            return TorchResNet(config.model)
+        case GoogLeNetConfig():
+            return TorchGoogLeNet(config.model, config.data.crop)
+        case SequentialConfig():
+            return TorchSequential(config.model, config.data.crop)
+    raise AssertionError(f"a model of unknown kind: {config.model}")
+
+
+class TorchSequential(nn.Sequential):
+    """A sequential model, with columns as groups.
 
     `nn.LocalResponseNorm` normalizes across the border of the columns, and `nn.Dropout` is
     inverted: the same work as ours, not the same numbers.
-
-    Args:
-        config: with its number of classes, of a sequential model.
     """
-    model = config.model
-    assert isinstance(model, SequentialConfig)
-    sizes = spatial_sizes(model.ops, config.data.crop)
-    side = next(reversed(sizes.values()), config.data.crop)  # before the first Dense
+
+    def __init__(self, model: SequentialConfig, crop: int) -> None:
+        """Initialize the weights as PyTorch does by default.
+
+        Args:
+            crop: side of the images in pixels.
+        """
+        super().__init__(*_make_layers(model, crop))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the logits, alone in a tuple."""
+        return (super().forward(x),)
+
+
+def _make_layers(model: SequentialConfig, crop: int) -> list[nn.Module]:
+    """Return the layers of a sequential model."""
+    sizes = spatial_sizes(model.ops, crop)
+    side = next(reversed(sizes.values()), crop)  # before the first Dense
     layers: list[nn.Module] = []
     inputs, flat = model.channels, False
     for op in model.ops.values():
         if isinstance(op, ops.Dense) and not flat:
             layers.append(nn.Flatten())
             inputs, flat = inputs * side**2, True
-        layers += _make_torch_layers(op, inputs, model.num_classes)
+        layers += _make_op_layers(op, inputs, model.num_classes)
         if isinstance(op, ops.Conv | ops.Dense):
             inputs = op.features
-    return nn.Sequential(*layers)
+    return layers
 
 
-def _make_torch_layers(op: ops.Op, inputs: int, num_classes: int) -> list[nn.Module]:
+def _make_op_layers(op: ops.Op, inputs: int, num_classes: int) -> list[nn.Module]:
     """Return the PyTorch layers of an op.
 
     Args:
@@ -83,12 +119,12 @@ class TorchWithinChannelLRN(nn.Module):
 
 
 class TorchTrainStep:
-    """A full training step in PyTorch: forward, backward, momentum and weight decay."""
+    """A full training step in PyTorch: forward, backward, momentum, weight decay and averaging."""
 
     def __init__(
         self, config: Config, layout: torch.memory_format, *, compiled: bool = False
     ) -> None:
-        """Initialize the weights as PyTorch does by default.
+        """Initialize the weights.
 
         Args:
             config: with its number of classes.
@@ -99,21 +135,36 @@ class TorchTrainStep:
         self.model = make_torch_model(config)
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=1e-4,
-            momentum=config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
+            _group_parameters(config, self.model), lr=1e-4, momentum=config.optimizer.momentum
         )
+        decay = config.optimizer.ema_decay
+        average = swa_utils.get_ema_multi_avg_fn(decay)
+        self.average = swa_utils.AveragedModel(self.model, multi_avg_fn=average) if decay else None
+        weights = registry.family_of(config.model).aux_weights(config.model)
+        self.aux_weights = tuple(weights.values())
         shape = (config.batch_size, config.model.channels, config.data.crop, config.data.crop)
         self.images = torch.randn(shape).to(memory_format=layout)
         self.labels = torch.randint(config.model.num_classes, (config.batch_size,))
         self.loss = torch.compile(self._loss) if compiled else self._loss
 
     def _loss(self) -> torch.Tensor:
-        return nn.functional.cross_entropy(self.model(self.images), self.labels)
+        losses = [nn.functional.cross_entropy(x, self.labels) for x in self.model(self.images)]
+        weights = (1.0, *self.aux_weights)
+        return torch.stack([w * one for w, one in zip(weights, losses, strict=True)]).sum()
 
     def __call__(self) -> None:
         """Take one step on random images."""
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+
+def _group_parameters(config: Config, model: nn.Module) -> list[dict[str, Any]]:
+    """Return a group of parameters, as PyTorch's optimizers take them, for each weight decay."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = weight_decay(config.optimizer, name.replace(".", "/"))
+        groups.setdefault(decay, []).append(parameter)
+    return [dict(params=params, weight_decay=decay) for decay, params in groups.items()]

@@ -1,7 +1,7 @@
 """Benchmark the training step against PyTorch's: time, memory, and time by batch size.
 
-The cases train_step/…, vgg_train_step/…, sample_train_step/…, train_step_memory,
-vgg_train_step_memory, restore_memory and train_step_scaling of experiments.benchmark.
+The cases [MODEL_]train_step/…, [MODEL_]train_step_memory, restore_memory and train_step_scaling of
+experiments.benchmark. Without MODEL they are those of the paper's model.
 """
 
 import statistics
@@ -14,7 +14,7 @@ import numpy as np
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
-from configs import vgg
+from configs import googlenet, resnet, vgg
 from configs.alexnet import get_config
 from experiments.benchmark.memory import call_in_new_process, peak_during
 from experiments.benchmark.scaling import fit_line
@@ -32,6 +32,26 @@ def paper_config() -> Config:
 def vgg_config() -> Config:
     """Return the config of VGG's model D, batch 16."""
     return with_changes(vgg.get_config(), {"model.num_classes": 1000, "batch_size": 16})
+
+
+def googlenet_config() -> Config:
+    """Return the config of GoogLeNet with its auxiliary classifiers, batch 16."""
+    return with_changes(googlenet.get_config(), {"model.num_classes": 1000, "batch_size": 16})
+
+
+def resnet18_config() -> Config:
+    """Return the config of ResNet-18 for ImageNet, batch 16."""
+    return with_changes(resnet.get_config("18"), {"model.num_classes": 1000, "batch_size": 16})
+
+
+def resnet50_config() -> Config:
+    """Return the config of ResNet-50, batch 16."""
+    return with_changes(resnet.get_config("50"), {"model.num_classes": 1000, "batch_size": 16})
+
+
+def resnet20_config() -> Config:
+    """Return the config of ResNet-20 for CIFAR-10, batch 128."""
+    return with_changes(resnet.get_config("cifar20"), {"model.num_classes": 10})
 
 
 def sample_config() -> Config:

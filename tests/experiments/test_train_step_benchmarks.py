@@ -16,7 +16,11 @@ from alexnet_jax.models.registry import abstract_variables
 from configs import alexnet, one_weird_trick, source2012
 from experiments.benchmark import memory, synthetic_step, train_step_benchmarks
 from experiments.benchmark.cases import CASES, SCALING, format_result, result_names, run_cases
-from experiments.benchmark.torch_reference import TorchWithinChannelLRN, make_torch_model
+from experiments.benchmark.torch_reference import (
+    TorchSequential,
+    TorchWithinChannelLRN,
+    make_torch_model,
+)
 
 
 def test_the_step_beside_pytorch() -> None:
@@ -51,10 +55,11 @@ def test_the_reference_is_the_model_of_the_config(config: Config) -> None:
     config = with_changes(config, {"model.num_classes": 10})
     ops = sequential_model(config).ops.values()
     reference = make_torch_model(config).eval()
+    assert isinstance(reference, TorchSequential)
     ours = jax.tree.leaves(abstract_variables(config)["params"])
     assert sum(p.numel() for p in reference.parameters()) == sum(leaf.size for leaf in ours)
     images = torch.ones(2, config.model.channels, config.data.crop, config.data.crop)
-    assert reference(images).shape == (2, 10)
+    assert reference(images)[0].shape == (2, 10)
     for op, layer in (
         *((ReLU, torch.nn.ReLU), (Tanh, torch.nn.Tanh), (LRN, torch.nn.LocalResponseNorm)),
         *((MaxPool, torch.nn.MaxPool2d), (Dropout, torch.nn.Dropout)),

@@ -1,6 +1,5 @@
 """Ten steps of training of a residual network and of GoogLeNet, ours and PyTorch's."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,14 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
-from helpers.torch_branched import (
-    TorchGoogLeNet,
-    TorchResNet,
-    random_batch,
-    small_googlenet,
-    small_resnet,
-    torch_inputs,
-)
+from helpers.torch_branched import random_batch, small_googlenet, small_resnet, torch_inputs
 from helpers.torch_reference import train_in_torch
 from helpers.torchvision_names import torchvision_layers, variables_from_torch
 
@@ -25,6 +17,7 @@ from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.train_step import TrainState, make_state, make_train_step
+from experiments.benchmark.torch_reference import make_torch_model
 
 STEPS = 10
 
@@ -51,27 +44,22 @@ def train_ours(config: Config, variables: dict[str, Any]) -> tuple[TrainState, l
     return state, losses
 
 
-def check(
-    config: Config,
-    model: torch.nn.Module,
-    compute_logits: Callable[[torch.Tensor], Sequence[torch.Tensor]],
-    tolerance: float,
-) -> None:
+def check(config: Config, tolerance: float) -> None:
     """Train both, and compare all variables by what training moved them.
 
     Args:
-        config: config of our model.
-        model: the same model in PyTorch.
-        compute_logits: function from images to its logits, and those of auxiliary classifiers.
+        config: config of the model.
         tolerance: relative to the losses and to the largest change of each array.
     """
     validated(config)
+    torch.manual_seed(0)
+    model = make_torch_model(config)
     start = from_torch(config, model)
     state, losses = train_ours(config, start)
     expected = []
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        main, *aux = (F.cross_entropy(logits, labels) for logits in compute_logits(images))
+        main, *aux = (F.cross_entropy(logits, labels) for logits in model(images))
         expected.append(main.item())
         return main + 0.3 * sum(aux)
 
@@ -93,16 +81,10 @@ def check(
 def test_resnet20() -> None:
     """Catches: statistics or gradients of batch normalization that differ after several steps, a
     running variance of the other convention, a shortcut that adds other channels or pixels."""
-    config = small_resnet()
-    torch.manual_seed(0)
-    model = TorchResNet(config.model)
-    check(config, model, lambda images: [model(images)], tolerance=1e-4)
+    check(small_resnet(), tolerance=1e-4)
 
 
 def test_googlenet() -> None:
     """Catches: an auxiliary classifier without its weight, at another module or without gradient,
     a branch that is missing or concatenated elsewhere, another normalization."""
-    config = small_googlenet()
-    torch.manual_seed(0)
-    model = TorchGoogLeNet(config.model)
-    check(config, model, model, tolerance=1e-4)
+    check(small_googlenet(), tolerance=1e-4)
