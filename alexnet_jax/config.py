@@ -32,9 +32,10 @@ class DataConfig(Section):
     """The data set, its preparation and the augmentation.
 
     Attributes:
-        name: "sample", "folder", "idx", or the name of a set in TensorFlow Datasets.
+        name: "sample", "folder", "idx", "cifar10_binary", or the name of a set in TensorFlow
+            Datasets.
         dir: folder of the source: the data_dir of TensorFlow Datasets, a folder of class folders,
-            or a folder of IDX files.
+            or a folder of IDX files or of CIFAR-10's binary files.
         pack_dir: folder of the prepared images; "" selects one in the user's cache.
         image_size: length in pixels to which the shorter side of an image is scaled, before its
             central square is cut out (section 2).

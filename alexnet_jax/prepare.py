@@ -8,7 +8,7 @@ training split. config.data.resize=squash scales both sides instead, as for Caff
 all images have the same, smaller size, they are enlarged only with config.data.enlarge=True.
 
 The pack is written to config.data.pack_dir, or to a folder in the user's cache. After an
-interruption the same command continues and produces the same bytes. If a folder or IDX files have
+interruption the same command continues and produces the same bytes. If the user's files have
 changed since, the pack in the cache is prepared again, and one in config.data.pack_dir is refused.
 """
 
@@ -136,7 +136,7 @@ def _required_settings(data: DataConfig, channels: int | None) -> Json:
     A finished pack does not need its source, so data.dir need not be given.
     """
     settings = _settings(data, channels)
-    if not data.dir or data.name not in ("folder", "idx"):
+    if not data.dir or data.name not in sources.FILE_SOURCES:
         del settings["dir"]
     return settings
 

@@ -29,6 +29,7 @@ from absl import flags
 
 from alexnet_jax import cache, command
 from alexnet_jax.config import DataConfig
+from alexnet_jax.data.sources import FILE_SOURCES
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.metrics import Metrics
@@ -240,7 +241,7 @@ def _name_images(data: DataConfig, split: str, count: int, classes: int, folder:
     for table in TABLES:
         if (name, split, count, classes) == (table.images, table.split, table.count, table.classes):
             return table.images
-    where = f"{data.name} {Path(data.dir).name}" if data.name in ("folder", "idx") else data.name
+    where = f"{data.name} {Path(data.dir).name}" if data.name in FILE_SOURCES else data.name
     if folder:
         (table,) = (table for table in TABLES if table.images == folder)
         raise InputError(

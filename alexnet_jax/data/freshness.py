@@ -16,7 +16,7 @@ import numpy as np
 from alexnet_jax.config import DataConfig
 from alexnet_jax.data.manifest import describe_changes, find_manifest, read_manifest
 from alexnet_jax.data.parallel_map import chunked, ordered_map
-from alexnet_jax.data.sources import Example, Source, hold_out, location, open_source
+from alexnet_jax.data.sources import FILE_SOURCES, Example, Source, hold_out, location, open_source
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
 from alexnet_jax.files import write_atomically
@@ -34,7 +34,7 @@ def current_source(data: DataConfig) -> Source | None:
     Raises:
         InputError: The source cannot be listed.
     """
-    if data.name not in ("folder", "idx") or not data.dir or not location(data).is_dir():
+    if data.name not in FILE_SOURCES or not data.dir or not location(data).is_dir():
         return None
     return open_source(data)
 
@@ -67,7 +67,7 @@ def is_current(
     if found is None:
         return False
     if source is None:
-        if data.name in ("folder", "idx") and data.dir:
+        if data.name in FILE_SOURCES and data.dir:
             report(f"{location(data)} does not exist; using the pack that was made from it")
         return True
     if source.stamp == found["source_stamp"]:

@@ -1,9 +1,10 @@
-"""Sources of labeled images with a common interface: folders, IDX files, TensorFlow Datasets.
+"""Sources of labeled images with a common interface: folders, other files, TensorFlow Datasets.
 
 A source lists its splits and reads images by index. alexnet_jax/prepare.py resizes and stores
 them.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import numpy as np
 from alexnet_jax.config import DataConfig
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.sources.base import SPLITS, Example, Source
+from alexnet_jax.data.sources.cifar10_binary import Cifar10BinarySource
 from alexnet_jax.data.sources.folder import FolderSource
 from alexnet_jax.data.sources.idx import IdxSource
 from alexnet_jax.data.sources.tfds import TfdsSource, data_directory
 from alexnet_jax.errors import InputError
 
 __all__ = [
+    "FILE_SOURCES",
     "NUM_CLASSES",
     "SAMPLE_DIRECTORY",
     "SPLITS",
@@ -29,11 +32,19 @@ __all__ = [
 
 SAMPLE_DIRECTORY = Path(__file__).parents[1] / "sample"
 
+# Sources that read the user's files in config.data.dir, by their name.
+FILE_SOURCES: dict[str, Callable[[Path], Source]] = {
+    "folder": FolderSource,
+    "idx": IdxSource,
+    "cifar10_binary": Cifar10BinarySource,
+}
+
 # Number of classes of data sets for which it is known without reading them.
 NUM_CLASSES = {
     "imagenet2012": 1000,
     "imagenette": 10,
     "cifar10": 10,
+    "cifar10_binary": 10,
     "fashion_mnist": 10,
     "sample": 10,
 }
@@ -63,14 +74,14 @@ def _open_source(data: DataConfig) -> Source:
     if data.name == "sample":
         # Its names do not change, and runs have recorded the digest without them.
         return IdxSource(SAMPLE_DIRECTORY, names_in_digest=False)
-    if data.name in ("folder", "idx"):
+    if data.name in FILE_SOURCES:
         directory = Path(data.dir).expanduser()
         if not data.dir or not directory.is_dir():
             raise InputError(
                 f"--config.data.dir={data.dir!r} is not a folder; --config.data.name={data.name} "
                 "needs the folder where the images are"
             )
-        return FolderSource(directory) if data.name == "folder" else IdxSource(directory)
+        return FILE_SOURCES[data.name](directory)
     return TfdsSource(data.name, data.dir)
 
 
@@ -78,7 +89,7 @@ def location(data: DataConfig) -> Path:
     """Return the absolute path of the source's folder, with defaults filled in."""
     if data.name == "sample":
         return Path()  # independent of where the package is installed
-    if data.name in ("folder", "idx"):
+    if data.name in FILE_SOURCES:
         return Path(data.dir).expanduser().resolve()
     return data_directory(data.dir)
 
@@ -90,8 +101,8 @@ def hold_out(source: Source, data: DataConfig) -> dict[str, tuple[str, np.ndarra
     the training images become one; if it has neither a validation nor a test split,
     `data.test_share` of them become the test split. `data.split_seed` selects these images.
 
-    From folders and IDX files each class gives its share, and at least one image to each split if
-    the split is large enough and two are left. For the sample and the
+    From the user's files each class gives its share, and at least one image to each split if the
+    split is large enough and two are left. For the sample and the
     sets of TensorFlow Datasets, the selection does not look at the classes: their labels are known
     only by reading them, and published results depend on the selection.
 

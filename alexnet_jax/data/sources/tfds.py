@@ -96,8 +96,8 @@ def _open_builder(name: str, directory: Path) -> Any:
     """Return the builder of a data set, without reading or downloading anything."""
     check_installed(
         "data",
-        f"--config.data.name={name} is neither sample, folder nor idx; TensorFlow Datasets, which "
-        "may have it,",
+        f"--config.data.name={name} is neither sample, folder, idx nor cifar10_binary; TensorFlow "
+        "Datasets, which may have it,",
         "tensorflow",
         "tensorflow_datasets",
     )
@@ -106,11 +106,12 @@ def _open_builder(name: str, directory: Path) -> Any:
     try:
         return tfds.builder(name, data_dir=directory)
     except tfds.core.registered.DatasetNotFoundError:
-        known = ["folder", "idx", "sample", *tfds.list_builders(with_community_datasets=False)]
+        own = ["folder", "idx", "cifar10_binary", "sample"]
+        known = [*own, *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known)
         raise InputError(
-            f"--config.data.name={name} is neither sample, folder or idx nor a set of TensorFlow "
-            f"Datasets{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
+            f"--config.data.name={name} is neither {', '.join(own)} nor a set of "
+            f"TensorFlow Datasets{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
         ) from None
     except (ValueError, AssertionError) as error:  # for an unknown version or variant
         raise InputError(
