@@ -108,6 +108,8 @@ class GoogLeNetConfig(ModelConfig):
             torchvision does; "none" has neither.
         large_kernel: side of the larger kernels of the Inception modules; torchvision has 3.
         pool4_window: side of the windows of the max pooling after module 4e; torchvision has 2.
+        ceil_mode: whether poolings of stride 2 keep a last window that overhangs, as Caffe and
+            torchvision do; the ONNX model zoo's file omits it. See `layers.pooling.max_pool`.
         dropout: probability that a feature is dropped before the classifier.
         aux_weight: weight of each auxiliary classifier in the loss; 0 for none of them.
         aux_pooling: "windows" of 5×5 pixels with stride 3 before an auxiliary classifier;
@@ -121,6 +123,7 @@ class GoogLeNetConfig(ModelConfig):
     normalization: str = "lrn"
     large_kernel: int = 5
     pool4_window: int = 3
+    ceil_mode: bool = True
     dropout: float = 0.4
     aux_weight: float = 0.3
     aux_pooling: str = "windows"
@@ -153,8 +156,8 @@ class GoogLeNetConfig(ModelConfig):
         """Return the smallest side of an image in which every window fits."""
         side = 5 if self.aux_weight and self.aux_pooling == "windows" else self.pool4_window
         poolings = 3 if self.stem == "imagenet" else 2
-        for _ in range(poolings):  # 3×3 windows with stride 2, the last one cut off
-            side = max(3, 2 * side)
+        for _ in range(poolings):  # 3×3 windows with stride 2
+            side = max(3, 2 * side) if self.ceil_mode else 2 * side + 1
         return 2 * side - 1 if self.stem == "imagenet" else side
 
 

@@ -116,9 +116,9 @@ class GoogLeNet(Part):
                 classifier = AuxiliaryClassifier(config, self.layout, self.dtype, name=aux)
                 aux_logits[aux] = _add(out, aux, classifier(x, examples, train=train))
             if module == "3b":
-                x = out["pool3"] = max_pool(x, 3, 2)
+                x = out["pool3"] = max_pool(x, 3, 2, ceil_mode=config.ceil_mode)
             if module == "4e":
-                x = out["pool4"] = max_pool(x, config.pool4_window, 2)
+                x = out["pool4"] = max_pool(x, config.pool4_window, 2, ceil_mode=config.ceil_mode)
         x = out["global_pool"] = x.mean((1, 2))
         x = out["drop"] = self.dropout(x, config.dropout, examples, train)
         logits = out["fc"] = Dense(config.num_classes, _init, 0.0, self.dtype, name="fc")(x)
@@ -131,7 +131,7 @@ class GoogLeNet(Part):
         is_small = self.config.stem == "small"
         kernel, stride = (3, 1) if is_small else (7, 2)
         x = self.conv_relu(out, "conv1", x, 64, kernel, stride=stride, train=train)
-        x = out["pool1"] = max_pool(x, 3, 2)
+        x = out["pool1"] = max_pool(x, 3, 2, ceil_mode=self.config.ceil_mode)
         if has_lrn:
             x = out["norm1"] = lrn(x, *LRN)
         if is_small:
@@ -140,7 +140,7 @@ class GoogLeNet(Part):
         x = self.conv_relu(out, "conv2", x, 192, 3, train=train)
         if has_lrn:
             x = out["norm2"] = lrn(x, *LRN)
-        x = out["pool2"] = max_pool(x, 3, 2)
+        x = out["pool2"] = max_pool(x, 3, 2, ceil_mode=self.config.ceil_mode)
         return x
 
 

@@ -225,18 +225,20 @@ def test_wrong_googlenets(changes: dict[str, Any], message: str) -> None:
         with_changes(small_googlenet(), changes)
 
 
-@pytest.mark.parametrize("stem", ["small", "imagenet"])
-@pytest.mark.parametrize("aux_weight", [0.3, 0.0])
-def test_smallest_crops(stem: str, aux_weight: float) -> None:
+@pytest.mark.parametrize(
+    ("stem", "aux_weight", "ceil_mode", "crop"),
+    [
+        ("small", 0.3, True, 20),
+        ("small", 0.0, True, 12),
+        ("imagenet", 0.3, True, 79),
+        ("imagenet", 0.0, True, 47),
+        ("small", 0.3, False, 23),
+        ("imagenet", 0.0, False, 61),
+    ],
+)
+def test_smallest_crops(stem: str, aux_weight: float, ceil_mode: bool, crop: int) -> None:
     """Catches: a smallest crop in which some window does not fit."""
-    config = small_googlenet(stem=stem, aux_weight=aux_weight)
-    smallest = {
-        ("small", 0.3): 20,
-        ("small", 0.0): 12,
-        ("imagenet", 0.3): 79,
-        ("imagenet", 0.0): 47,
-    }
-    crop = smallest[stem, aux_weight]
+    config = small_googlenet(stem=stem, aux_weight=aux_weight, ceil_mode=ceil_mode)
     with pytest.raises(InputError, match=f"expected {crop} or more pixels"):
         with_changes(config, {"data.crop": crop - 1})
     shapes = registry.abstract_variables(with_changes(config, {"data.crop": crop}))["params"]
