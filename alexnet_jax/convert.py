@@ -5,12 +5,13 @@
     python -m alexnet_jax.convert --workdir=DIR --output=FILE [--names=torchvision]
 
 Supported inputs are .caffemodel files of Caffe, .onnx files (such as bvlcalexnet), weights of Caffe
-as .npy or .npz, torchvision's alexnet and vgg as .pth, .pth.tar, .pt, .ckpt, .bin, .onnx or
-.safetensors, and .safetensors and .onnx files that this program wrote. The result is a workdir for
-evaluate, predict and experiments.figures, from which training can start. Its config contains the
-preprocessing that the weights need. Files of other programs do not state preprocessing or recipe;
-without --config, those that Caffe's AlexNet, Caffe's VGG or torchvision's models need are used,
-depending on what the file contains. An ONNX file of none of them needs --config.
+as .npy or .npz, torchvision's alexnet, vgg, googlenet and resnet as .pth, .pth.tar, .pt, .ckpt,
+.bin or .safetensors, the first two also as .onnx, and .safetensors and .onnx files that this
+program wrote. The result is a workdir for evaluate, predict and experiments.figures, from which
+training can start. Its config contains the preprocessing that the weights need. Files of other
+programs do not state preprocessing or recipe; without --config, those that Caffe's AlexNet, Caffe's
+VGG or torchvision's models need are used, depending on what the file contains. An ONNX file of none
+of them needs --config.
 
 Supported outputs are .safetensors, .onnx and .pth, which contain exact copies of the newest
 checkpoint's parameters. A .pth file, and a .safetensors file with --names=torchvision, is a state
@@ -30,6 +31,7 @@ from alexnet_jax import command, train
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, DataConfig, with_changes
 from alexnet_jax.conversion import (
+    branched,
     caffe,
     caffe_tensorflow,
     file_kinds,
@@ -39,12 +41,14 @@ from alexnet_jax.conversion import (
     presets,
     pytorch,
 )
+from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.data.names import read_class_names, synsets
 from alexnet_jax.errors import InputError, printable_errors
 from alexnet_jax.extras import check_installed
 from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
 from alexnet_jax.metrics import MetricSums
+from alexnet_jax.pytree import Variables
 from alexnet_jax.train_step import make_state
 from alexnet_jax.trained import TrainedModel, load_trained
 from alexnet_jax.workdir import lock_workdir, write_config
@@ -86,8 +90,7 @@ def read_model(
             return own
         base, foreign = _read_foreign(kind, path, config, prototxt)
         try:
-            config = layout.make_imported_config(base, foreign)
-            params = layout.from_foreign(config, foreign)
+            config, variables = _import(base, foreign)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         config, image = _with_mean_image(config, mean)
@@ -99,7 +102,7 @@ def read_model(
             file=sys.stderr,
         )
     names = _class_names(class_names, config.model.num_classes)
-    return TrainedModel(config, 0, {"params": params}, image, names)
+    return TrainedModel(config, 0, variables, image, names)
 
 
 def _check_files(
@@ -153,9 +156,22 @@ def _read_own(kind: str, path: Path, flags_given: list[str]) -> TrainedModel | N
     return read(path)
 
 
+def _import(base: Config, foreign: ForeignModel | BranchedModel) -> tuple[Config, Variables]:
+    """Return the config and the variables of an imported model.
+
+    Raises:
+        InputError: the config cannot represent the model, or arrays do not fit it.
+    """
+    if isinstance(foreign, BranchedModel):
+        config = branched.make_imported_config(base, foreign)
+        return config, branched.from_foreign(config, foreign)
+    config = layout.make_imported_config(base, foreign)
+    return config, {"params": layout.from_foreign(config, foreign)}
+
+
 def _read_foreign(
     kind: str, path: Path, config: Config | None, prototxt: Path | None
-) -> tuple[Config, ForeignModel]:
+) -> tuple[Config, ForeignModel | BranchedModel]:
     """Return the given or default config, and the model in a file of another program."""
     from alexnet_jax.conversion import onnx_reader, state_dict
 

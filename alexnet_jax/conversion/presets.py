@@ -9,7 +9,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
-from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, SequentialConfig
+from alexnet_jax.models.branched_config import BatchNormConfig, GoogLeNetConfig, ResNetConfig
+from alexnet_jax.models.ops import (
+    LRN,
+    Conv,
+    Dense,
+    Dropout,
+    MaxPool,
+    ModelConfig,
+    Op,
+    ReLU,
+    SequentialConfig,
+)
 
 VGG_CHANNELS = (64, 128, 256, 512, 512)  # of the convolutions in each block
 
@@ -110,7 +121,7 @@ def vgg_ops(letter: str) -> dict[str, Op]:
 
 def torchvision_alexnet() -> Config:
     """Return the config of torchvision's `alexnet` with the recipe of its reference training."""
-    return _torchvision(torchvision_alexnet_ops())
+    return _torchvision(SequentialConfig(init="scaled", ops=torchvision_alexnet_ops()))
 
 
 def torchvision_vgg(letter: str) -> Config:
@@ -119,10 +130,43 @@ def torchvision_vgg(letter: str) -> Config:
     Args:
         letter: model of VGG's table 1; torchvision has all but C.
     """
-    return _torchvision(vgg_ops(letter))
+    return _torchvision(SequentialConfig(init="scaled", ops=vgg_ops(letter)))
 
 
-def _torchvision(ops: dict[str, Op]) -> Config:
+def torchvision_resnet(block: str, *stage_sizes: int) -> Config:
+    """Return the config of a residual network of torchvision's, with its reference training.
+
+    Args:
+        block: see `ResNetConfig`.
+        stage_sizes: number of blocks of each of the four stages.
+    """
+    model = ResNetConfig(block=block, stage_sizes=stage_sizes, stride_in="3x3", pool_padding=1)
+    config = _torchvision(model)
+    config.batch_size, config.learning_rate = 256, 0.1
+    return config
+
+
+def torchvision_googlenet() -> Config:
+    """Return the config of torchvision's `googlenet` with its auxiliary classifiers.
+
+    Its published weights are those of another program, and expect pixels in -1…1: torchvision's
+    `transform_input`, which is on for them, changes its own normalization into this one.
+    """
+    model = GoogLeNetConfig(
+        normalization="batch_norm",
+        batch_norm=BatchNormConfig(epsilon=1e-3),
+        large_kernel=3,
+        pool4_window=2,
+        dropout=0.2,
+        aux_pooling="adaptive",
+    )
+    config = _torchvision(model)
+    config.data.given_mean = (127.5, 127.5, 127.5)
+    config.data.std = (127.5, 127.5, 127.5)
+    return config
+
+
+def _torchvision(model: ModelConfig) -> Config:
     """Return a config with the preprocessing and the recipe of torchvision."""
     return Config(
         optimizer=OptimizerConfig(weight_decay=0.0001),
@@ -134,7 +178,7 @@ def _torchvision(ops: dict[str, Op]) -> Config:
             given_mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
             std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
         ),
-        model=SequentialConfig(init="scaled", ops=ops),
+        model=model,
     )
 
 
@@ -159,11 +203,20 @@ def torchvision_alexnet_ops() -> dict[str, Op]:
     )  # fmt: skip
 
 
-# torchvision's models by their names there, with batch normalization folded into convolutions.
+# torchvision's chains by their names there, with batch normalization folded into convolutions.
 TORCHVISION: Mapping[str, Callable[[], Config]] = {
     "alexnet": torchvision_alexnet,
     "vgg11": partial(torchvision_vgg, "A"),
     "vgg13": partial(torchvision_vgg, "B"),
     "vgg16": partial(torchvision_vgg, "D"),
     "vgg19": partial(torchvision_vgg, "E"),
+}
+
+# torchvision's residual networks by their kinds of blocks and the numbers of them.
+TORCHVISION_RESNETS: Mapping[tuple[str, tuple[int, ...]], str] = {
+    ("basic", (2, 2, 2, 2)): "resnet18",
+    ("basic", (3, 4, 6, 3)): "resnet34",
+    ("bottleneck", (3, 4, 6, 3)): "resnet50",
+    ("bottleneck", (3, 4, 23, 3)): "resnet101",
+    ("bottleneck", (3, 8, 36, 3)): "resnet152",
 }

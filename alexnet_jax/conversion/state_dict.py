@@ -1,47 +1,62 @@
 """Read and write state dicts of torchvision's models: arrays by the names of the model's modules.
 
 Training programs put more before those names, such as "module." or "model.", which is removed.
-Batch normalization, for which the config has no op, is folded into the convolution before it.
+Batch normalization of a chain, which has no op for it, is folded into the convolution before it.
 """
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from alexnet_jax.config import Config
-from alexnet_jax.conversion import origins, presets, pytorch
+from alexnet_jax import fields
+from alexnet_jax.config import Config, validated
+from alexnet_jax.conversion import branched, origins, presets, pytorch, torchvision_branched
+from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, Weights, to_foreign
 from alexnet_jax.conversion.safetensors import read_arrays
 from alexnet_jax.conversion.torchvision_chains import (
     FIRST_TENSOR,
     LAYER_PARTS,
     NORM_PARTS,
+    Modules,
     choose_modules,
     make_modules,
 )
 from alexnet_jax.conversion.weights_by_name import make_foreign_model, shown
 from alexnet_jax.errors import InputError
+from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
+from alexnet_jax.models.ops import ModelConfig, SequentialConfig
 from alexnet_jax.trained import TrainedModel
 
 # Parts of names that wrappers of modules add anywhere: DataParallel and torch.compile.
 WRAPPERS = ("module", "_orig_mod")
 # Attributes for the model in classes around it (Lightning), in the order in which they are taken.
 USUAL_PREFIXES = ("", "model.", "net.", "network.", "backbone.")
-NORM_COUNTER = ".num_batches_tracked"  # of a batch normalization, for training only
+# A tensor by which a model is recognized, by the class of its config.
+FIRST_TENSORS: dict[type[ModelConfig], str] = {
+    SequentialConfig: FIRST_TENSOR,
+    ResNetConfig: torchvision_branched.RESNET_TENSOR,
+    GoogLeNetConfig: torchvision_branched.GOOGLENET_TENSOR,
+}
 NORM_EPSILON = 1e-5  # default of torch.nn.BatchNorm2d; a state dict does not state it
 
 
-def read_state_dict(path: Path, config: Config | None) -> tuple[Config, ForeignModel]:
+ReadArray = Callable[[str], np.ndarray]  # name of a tensor, without a prefix → its numbers
+
+
+def read_state_dict(
+    path: Path, config: Config | None
+) -> tuple[Config, ForeignModel | BranchedModel]:
     """Read a state dict of a torchvision model, a PyTorch or `.safetensors` file.
 
     Args:
         path: the file.
-        config: ops, preprocessing and recipe. None decides by the names of the tensors which of
-            `presets.TORCHVISION` to use.
+        config: model, preprocessing and recipe. None decides by the names of the tensors which of
+            torchvision's models they belong to.
 
     Returns:
         The given or chosen config, and the model.
@@ -53,10 +68,64 @@ def read_state_dict(path: Path, config: Config | None) -> tuple[Config, ForeignM
     is_safetensors = path.suffix == ".safetensors"
     tensors = read_arrays(path)[1] if is_safetensors else pytorch.read_tensors(path)
     to_numpy = _checked if is_safetensors else pytorch.to_numpy
-    keys = match_names(path, tensors)
-    modules = choose_modules(keys, config)
-    _check_names(path, tensors, keys, modules.tensors())
-    arrays = {name: to_numpy(path, key, tensors[key]) for name, key in keys.items()}
+    family = type(config.model) if config else _family_of(path, tensors)
+    keys = match_names(path, tensors, FIRST_TENSORS[family])
+
+    def read(name: str) -> np.ndarray:
+        return to_numpy(path, keys[name], tensors[keys[name]])
+
+    if family is SequentialConfig:
+        modules = choose_modules(keys, config)
+        _check_names(path, tensors, keys, modules.tensors())
+        return _read_chain(path, config, modules, read)
+    if config is None:
+        name, config = torchvision_branched.choose_config(
+            path, keys, lambda name: read(name).shape if name in keys else ()
+        )
+        origins.print_choice(path, f"torchvision's {name}", "the names of its tensors")
+    elif "fc.weight" in keys:  # the file has the number of classes
+        config = fields.replace(config, {"model.num_classes": len(read("fc.weight"))})
+    shapes = branched.foreign_shapes(validated(config))
+    names = torchvision_branched.tensor_names(config.model, shapes)
+    _check_names(path, tensors, keys, names.values())
+    arrays = {variable: read(name) for variable, name in names.items()}
+    return config, BranchedModel(config.model, arrays, names)
+
+
+def _family_of(path: Path, keys: Collection[str]) -> type[ModelConfig]:
+    """Return the class of the config of the model in a file; chains if there is none.
+
+    Raises:
+        InputError: the file has models of several families.
+    """
+    found = {
+        family: name
+        for family, name in FIRST_TENSORS.items()
+        if any(f".{key}".endswith(f".{name}") for key in map(_without_wrappers, keys))
+    }
+    if len(found) > 1:
+        raise InputError(
+            f"{path} has tensors of several models, {' and '.join(found.values())}; expected one "
+            "model, or --config=FILE with the one to read"
+        )
+    return next(iter(found), SequentialConfig)
+
+
+def _read_chain(
+    path: Path, config: Config | None, modules: Modules, read: ReadArray
+) -> tuple[Config, ForeignModel]:
+    """Return the config and the model for the tensors of alexnet or vgg.
+
+    Args:
+        path: the file, for messages.
+        config: see `read_state_dict`.
+        modules: the modules of the model.
+        read: function that reads a tensor.
+
+    Raises:
+        InputError: a shape or number is not possible.
+    """
+    arrays = {name: read(name) for name in modules.tensors()}
     if config is None:
         config = presets.TORCHVISION[modules.name.removesuffix("_bn")]()
         origins.print_choice(path, f"torchvision's {modules.name}", "the names of its tensors")
@@ -84,7 +153,12 @@ def _checked(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def match_names(path: Path, keys: Collection[str]) -> dict[str, str]:
+def _without_wrappers(key: str) -> str:
+    """Return a name without the parts that wrappers of modules add."""
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
+
+
+def match_names(path: Path, keys: Collection[str], first: str) -> dict[str, str]:
     """Return the keys of a model in a file by the names that torchvision has for them.
 
     Keys without the prefix of the model's are left out: they belong to other modules. So are the
@@ -93,28 +167,28 @@ def match_names(path: Path, keys: Collection[str]) -> dict[str, str]:
     Args:
         path: the file, for messages.
         keys: the names in the file.
+        first: name of a tensor of the model.
 
     Raises:
         InputError: a name or the model is ambiguous.
     """
     by_name: dict[str, str] = {}
     for key in keys:
-        name = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        name = _without_wrappers(key)
         if by_name.setdefault(name, key) != key:
             raise InputError(f"{path} has both {by_name[name]} and {key}; expected one of them")
-    found = [n for n in by_name if n == FIRST_TENSOR or n.endswith(f".{FIRST_TENSOR}")]
-    prefixes = [name.removesuffix(FIRST_TENSOR) for name in found]
+    found = [name for name in by_name if f".{name}".endswith(f".{first}")]
+    prefixes = [name.removesuffix(first) for name in found]
     usual = [prefix for prefix in USUAL_PREFIXES if prefix in prefixes]
     if not usual and len(prefixes) > 1:
         raise InputError(
-            f"{path} has several models, with {FIRST_TENSOR} after {', '.join(prefixes)}; expected "
-            "one"
+            f"{path} has several models, with {first} after {', '.join(prefixes)}; expected one"
         )
     prefix = [*usual, *prefixes, ""][0]
     return {
         name.removeprefix(prefix): key
         for name, key in by_name.items()
-        if name.startswith(prefix) and not name.endswith(NORM_COUNTER)
+        if name.startswith(prefix) and not name.endswith(f".{torchvision_branched.COUNTER}")
     }
 
 
@@ -179,13 +253,36 @@ def to_state_dict(path: Path, model: TrainedModel) -> bytes:
     Raises:
         InputError: torchvision has no such model, or PyTorch is needed and not installed.
     """
+    is_chain = isinstance(model.config.model, SequentialConfig)
+    arrays = (_chain_tensors if is_chain else _branched_tensors)(model)
+    if path.suffix == ".safetensors":
+        content: bytes = safetensors.numpy.save(arrays, {"format": "pt"})
+        return content
+    return pytorch.to_file_content(path, arrays)
+
+
+def _chain_tensors(model: TrainedModel) -> dict[str, np.ndarray]:
+    """Return the tensors of alexnet or vgg by torchvision's names; see `to_state_dict`."""
     modules = make_modules(origins.torchvision_name(model.config))
     foreign = to_foreign(model.config, model.variables)
     arrays: dict[str, np.ndarray] = {}
     for module, weights in zip(modules.layers.values(), foreign.weights.values(), strict=True):
         for part, array in zip(LAYER_PARTS, (weights.weight, weights.bias), strict=True):
             arrays[f"{module}.{part}"] = array
-    if path.suffix == ".safetensors":
-        content: bytes = safetensors.numpy.save(arrays, {"format": "pt"})
-        return content
-    return pytorch.to_file_content(path, arrays)
+    return arrays
+
+
+def _branched_tensors(model: TrainedModel) -> dict[str, np.ndarray]:
+    """Return the tensors of googlenet or a residual network by torchvision's names.
+
+    The counters of batch normalization are the number of steps; see `to_state_dict`.
+    """
+    torchvision_branched.check_is_torchvisions(model.config.model)
+    arrays = branched.to_foreign(model.variables)
+    tensors: dict[str, np.ndarray] = {}
+    for path, name in torchvision_branched.tensor_names(model.config.model, arrays).items():
+        tensors[name] = arrays[path]
+        module, _, part = name.rpartition(".")
+        if part == "running_var":
+            tensors[f"{module}.{torchvision_branched.COUNTER}"] = np.array(model.step, np.int64)
+    return tensors

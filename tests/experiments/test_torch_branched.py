@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from helpers.torchvision_names import torchvision_layers, variables_from_torch
+from helpers.torch_branched import variables_from_torch
 
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.models import registry
@@ -65,9 +65,7 @@ def test_the_peer_computes_the_same_logits(config: Config) -> None:
     place, a pooling of another size, an auxiliary classifier at another module."""
     torch.manual_seed(0)
     model = make_torch_model(config)
-    arrays = {name: array.numpy().copy() for name, array in model.state_dict().items()}
-    abstract = registry.abstract_variables(config)
-    variables = variables_from_torch(arrays, torchvision_layers(config.model), abstract)
+    variables = variables_from_torch(config, model)
     side, channels = config.data.crop, config.model.channels
     images = np.random.default_rng(0).normal(0, 1, (3, side, side, channels)).astype(np.float32)
 

@@ -5,11 +5,14 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from torch import nn
 
 from alexnet_jax.config import Config
+from alexnet_jax.conversion import branched, torchvision_branched
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.models import registry
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
+from alexnet_jax.pytree import Variables
 
 CLASSES = 5
 
@@ -57,6 +60,14 @@ def random_variables(config: Config, seed: int = 0) -> dict[str, Any]:
         draw, dict(registry.abstract_variables(config))
     )
     return variables
+
+
+def variables_from_torch(config: Config, model: nn.Module) -> Variables:
+    """Return copies of the variables of a PyTorch model whose modules have torchvision's names."""
+    names = torchvision_branched.tensor_names(config.model, branched.foreign_shapes(config))
+    state = model.state_dict()
+    arrays = {path: state[name].numpy() for path, name in names.items()}
+    return branched.from_foreign(config, branched.BranchedModel(config.model, arrays, names))
 
 
 def random_batch(config: Config, step: int) -> Batch:

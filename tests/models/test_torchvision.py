@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from helpers.torch_branched import variables_from_torch
 from helpers.torchvision_models import make_model
-from helpers.torchvision_names import torchvision_layers, variables_from_torch
 
 from alexnet_jax.config import Config, validated
 from alexnet_jax.models import registry
@@ -17,9 +17,7 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 def relative_difference(config: Config, model: torch.nn.Module, side: int) -> float:
     """Return the largest difference of logits, relative to the largest logit."""
-    abstract = registry.abstract_variables(config)
-    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    variables = variables_from_torch(arrays, torchvision_layers(config.model), abstract)
+    variables = variables_from_torch(config, model)
     images = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()

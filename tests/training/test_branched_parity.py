@@ -1,35 +1,30 @@
 """Ten steps of training of a residual network and of GoogLeNet, ours and PyTorch's."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
-from helpers.torch_branched import random_batch, small_googlenet, small_resnet, torch_inputs
+from helpers.torch_branched import (
+    random_batch,
+    small_googlenet,
+    small_resnet,
+    torch_inputs,
+    variables_from_torch,
+)
 from helpers.torch_reference import train_in_torch
-from helpers.torchvision_names import torchvision_layers, variables_from_torch
 
 from alexnet_jax import sharding
 from alexnet_jax.config import Config, validated
 from alexnet_jax.inputs import mean_of
-from alexnet_jax.models import registry
-from alexnet_jax.pytree import leaves_by_path
+from alexnet_jax.pytree import Variables, leaves_by_path
 from alexnet_jax.train_step import TrainState, make_state, make_train_step
 from experiments.benchmark.torch_reference import make_torch_model
 
 STEPS = 10
 
 
-def from_torch(config: Config, model: torch.nn.Module) -> dict[str, Any]:
-    """Return the variables of a PyTorch model as ours."""
-    arrays = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
-    abstract = registry.abstract_variables(config)
-    return variables_from_torch(arrays, torchvision_layers(config.model), abstract)
-
-
-def train_ours(config: Config, variables: dict[str, Any]) -> tuple[TrainState, list[float]]:
+def train_ours(config: Config, variables: Variables) -> tuple[TrainState, list[float]]:
     """Train, and return the state and the losses."""
     step = make_train_step(config, sharding.make_mesh(config.parallel), num_images=1000)
     # Quick to compile, since it takes few steps.
@@ -54,7 +49,7 @@ def check(config: Config, tolerance: float) -> None:
     validated(config)
     torch.manual_seed(0)
     model = make_torch_model(config)
-    start = from_torch(config, model)
+    start = variables_from_torch(config, model)
     state, losses = train_ours(config, start)
     expected = []
 
@@ -68,7 +63,7 @@ def check(config: Config, tolerance: float) -> None:
     train_in_torch(weights, loss, inputs, rates, config.optimizer)
     np.testing.assert_allclose(losses, expected, rtol=tolerance)
     assert max(losses) - min(losses) > 0.1  # something was learned, or unlearned
-    before, wanted = leaves_by_path(start), leaves_by_path(from_torch(config, model))
+    before, wanted = leaves_by_path(start), leaves_by_path(variables_from_torch(config, model))
     found = leaves_by_path(state.variables())
     assert found.keys() == wanted.keys()
     for path, array in wanted.items():
