@@ -19,7 +19,7 @@ from alexnet_jax.models.ops import ModelConfig, SequentialConfig
 COMPUTE_DTYPES = ("float32", "bfloat16")
 SCHEMES = ("columns", "one_weird_trick")
 RULES = ("epochs", "period", "plateau")
-RESIZES = ("crop", "squash")
+RESIZES = ("crop", "squash", "shorter_side")
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 LIGHTING = ("paper", "source2012", "none")
 MEANS = ("image", "center", "channel", "given", "none")
@@ -37,12 +37,13 @@ class DataConfig(Section):
         dir: folder of the source: the data_dir of TensorFlow Datasets, a folder of class folders,
             or a folder of IDX files or of CIFAR-10's binary files.
         pack_dir: folder of the prepared images; "" selects one in the user's cache.
-        image_size: length in pixels to which the shorter side of an image is scaled, before its
-            central square is cut out (section 2).
+        image_size: length in pixels to which the shorter side of an image is scaled.
         enlarge: also scale up the images of a source whose images all have one size below
             image_size, such as IDX files; False leaves them as they are.
-        resize: "crop" scales as above; "squash" scales both sides to image_size, as Caffe's
-            published weights need.
+        resize: "crop" cuts the central square out of the scaled image (section 2); "shorter_side"
+            keeps all of it, so that crops come from the whole image (section 3.1 of Simonyan and
+            Zisserman 2014); "squash" scales both sides to image_size, as Caffe's published weights
+            need.
         jpeg_quality, jpeg_subsampling: encoding of prepared images that are too large to be
             stored as raw pixels.
         max_bad_share: share of unreadable images in a split above which preparation stops.
@@ -409,6 +410,17 @@ def _check_data(config: Config) -> None:
         raise InputError(
             f"data.scale_jitter={jitter}, data.crop_area={area} and data.padding={data.padding} "
             "all determine the crop; expected one of them"
+        )
+    if data.resize == "shorter_side" and data.mean in ("image", "center"):
+        raise InputError(
+            f"data.resize=shorter_side keeps images of different shapes, and data.mean={data.mean} "
+            "is a mean for each pixel; expected data.mean=channel, given or none, or "
+            "data.resize=crop"
+        )
+    if data.resize == "shorter_side" and data.padding:
+        raise InputError(
+            f"data.padding={data.padding} surrounds square images; expected data.padding=0 with "
+            "data.resize=shorter_side, or data.resize=crop"
         )
     if len(data.std) not in (1, channels) or min(data.std) <= 0:
         raise InputError(

@@ -56,7 +56,8 @@ from alexnet_jax.workdir import lock_workdir, write_config
 NUMPY = (".npy", ".npz")
 IMPORTED = (".caffemodel", ".onnx", *pytorch.SUFFIXES, ".safetensors", *NUMPY)
 EXPORTED = (".safetensors", ".onnx", ".pth")
-RESIZE_NAMES = {"crop": "shorter side", "squash": "squash"}  # names of data.resize in messages
+# Names of data.resize in messages.
+RESIZE_NAMES = {"crop": "shorter side", "shorter_side": "shorter side", "squash": "squash"}
 
 
 def read_model(
@@ -278,8 +279,8 @@ def _check_readable(path: Path) -> None:
 def _with_mean_image(config: Config, mean: Path | None) -> tuple[Config, np.ndarray]:
     """Return the config and the mean image of a workdir, (image_size, image_size, channels).
 
-    The image is read from the file `mean`, and data.mean is then set to "image". Without a file
-    it is data.given_mean at every pixel.
+    The image is read from the file `mean`, and data.mean is then set to "image", and data.resize to
+    "crop" if images had different shapes. Without a file it is data.given_mean at every pixel.
     """
     side, channels = config.data.image_size, config.model.channels
     if mean is None:
@@ -297,7 +298,9 @@ def _with_mean_image(config: Config, mean: Path | None) -> tuple[Config, np.ndar
         raise InputError(f"{mean} has numbers that are not finite; the file is damaged")
     if image.shape != (side, side, channels):
         raise InputError(f"{mean} is {image.shape}; expected {(side, side, channels)}")
-    return with_changes(config, {"data.mean": "image", "data.given_mean": ()}), image
+    resize = "crop" if config.data.resize == "shorter_side" else config.data.resize
+    changes = {"data.mean": "image", "data.given_mean": (), "data.resize": resize}
+    return with_changes(config, changes), image
 
 
 def _class_names(path: Path | None, classes: int) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from absl import flags
 from alexnet_jax import cache, command, sharding
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import center_crops
-from alexnet_jax.data.crops import evaluation_scale
+from alexnet_jax.data.crops import central_square, evaluation_scale
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.parallel_map import chunked
 from alexnet_jax.data.sources.layout import list_files
@@ -43,14 +43,14 @@ def predict(
 
     Args:
         model: The model.
-        named_images: Pairs of a name, of any type, and pixels (side, side, channels) uint8 from
-            `data.images.load`.
+        named_images: Pairs of a name, of any type, and pixels (height, width, channels) uint8 from
+            `data.images.load`, with the same shorter side.
     """
     crop, channels = model.config.data.crop, model.config.model.channels
     predict_batch = model.make_predict_fn(sharding.make_data_mesh(1))
     for group in chunked(named_images, BATCH_SIZE):
         names, pixels = zip(*group, strict=True)
-        batch = center_crops(np.stack(pixels), crop, channels)
+        batch = center_crops(np.stack([central_square(image) for image in pixels]), crop, channels)
         probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))
         for name, probabilities in zip(names, probabilities_BxC, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:5]

@@ -4,8 +4,9 @@
 
 As in section 2 of the paper, each image is scaled so that its shorter side is
 config.data.image_size, its central square is cut out, and the mean image is computed over the
-training split. config.data.resize=squash scales both sides instead, as for Caffe's weights. If
-all images have the same, smaller size, they are enlarged only with config.data.enlarge=True.
+training split. config.data.resize=shorter_side keeps the whole image, with the mean of each channel
+in place of the mean image; squash scales both sides, as for Caffe's weights. If all images have the
+same, smaller size, they are enlarged only with config.data.enlarge=True.
 
 The pack is written to config.data.pack_dir, or to a folder in the user's cache. After an
 interruption the same command continues and produces the same bytes. If the user's files have
@@ -219,7 +220,7 @@ def _print(text: str) -> None:
 def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataConfig) -> Chunk:
     """Decode, resize and encode some images, in a worker thread."""
     side, channels = writer.side, writer.channels
-    chunk = Chunk.empty(side, channels)
+    chunk = Chunk.empty(writer.sum_shape)
     for example in examples:
         chunk.contents.append(freshness.checksum_of_file(example.image))
         try:
@@ -308,9 +309,12 @@ def main(_: list[str]) -> None:
     images.ignore_pillow_warnings()
     made = prepare(command.validated_config().data)
     counts = ", ".join(f"{split.count} {name}" for name, split in made.splits.items())
+    splits = made.splits.values()
+    is_square = all((split.shapes == made.side).all() for split in splits)
+    other_side = str(made.side) if is_square else f"{max(s.shapes.max() for s in splits)} or less"
     print(
         f"{made.directory}: {counts} images, {len(made.class_names)} classes, "
-        f"{made.side}×{made.side}×{made.channels}, {made.encoding}"
+        f"{made.side}×{other_side}×{made.channels}, {made.encoding}"
     )
 
 

@@ -61,7 +61,9 @@ def imagenet_recipe() -> Config:
         schedule=ScheduleConfig(
             rule="period", period=8, factor=0.96, multipliers=((".*/bias", 1, 2.0),)
         ),
-        data=DataConfig(mean="channel", crop_area=(0.08, 1.0), lighting="none"),
+        data=DataConfig(
+            mean="channel", resize="shorter_side", crop_area=(0.08, 1.0), lighting="none"
+        ),
         model=GoogLeNetConfig(),
     )
 
@@ -79,7 +81,7 @@ def make_small(config: Config) -> None:
     config.learning_rate = 0.05
     config.schedule.rule, config.schedule.drop_epochs, config.schedule.factor = "epochs", (5,), 0.1
     config.optimizer.ema_decay = 0.99
-    config.data.image_size, config.data.crop = 28, 26
+    config.data.image_size, config.data.crop, config.data.resize = 28, 26, "crop"
     config.data.scale, config.data.crop_area = 1 / 64, (0.5, 1.0)
     model = googlenet(config)
     model.channels, model.stem, model.width = 1, "small", 0.25

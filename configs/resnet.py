@@ -81,7 +81,9 @@ def imagenet_recipe() -> Config:
         schedule=ScheduleConfig(rule="plateau"),
         # The mean of each pixel is not defined for scaled images, whose size varies; the mean of
         # each channel takes its place.
-        data=DataConfig(image_size=480, scale_jitter=(256, 480), mean="channel"),
+        data=DataConfig(
+            image_size=480, resize="shorter_side", scale_jitter=(256, 480), mean="channel"
+        ),
         model=ResNetConfig(),
     )
 
@@ -101,6 +103,7 @@ def set_cifar_recipe(config: Config) -> None:
     )
     config.data.name = "cifar10"
     config.data.image_size = config.data.crop = 32
+    config.data.resize = "crop"
     config.data.scale_jitter, config.data.padding = (), 4
     config.data.mean, config.data.lighting = "image", "none"
 
@@ -154,7 +157,7 @@ def make_small(config: Config) -> None:
     config.epochs, config.max_steps, config.checkpoint_every = 6, 0, 200
     config.schedule.rule, config.schedule.drop_epochs = "epochs", (4, 6)
     config.schedule.warmup_steps = 0  # cifar110's 400 are nearly all of this run
-    config.data.image_size, config.data.crop = 28, 26
+    config.data.image_size, config.data.crop, config.data.resize = 28, 26, "crop"
     config.data.scale_jitter, config.data.padding = (), 0
     config.data.mean, config.data.lighting = "image", "none"
     model = resnet(config)

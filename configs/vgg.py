@@ -70,7 +70,7 @@ def paper() -> Config:
         batch_size=256,
         epochs=74,
         schedule=ScheduleConfig(rule="plateau"),
-        data=DataConfig(mean="channel"),
+        data=DataConfig(mean="channel", resize="shorter_side"),
         model=SequentialConfig(init="glorot", ops=vgg_ops("D")),
     )
 
@@ -108,6 +108,7 @@ def make_small(config: Config) -> None:
     config.schedule.drop_epochs = (12, 15)
     config.data.image_size = 28
     config.data.crop = 24
+    config.data.resize = "crop"
     config.data.lighting = "none"
     model = sequential_model(config)
     model.channels = 1

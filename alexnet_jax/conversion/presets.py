@@ -90,8 +90,13 @@ def caffe_vgg(letter: str) -> Config:
         batch_size=256,
         epochs=74,
         schedule=ScheduleConfig(rule="plateau"),
-        # The authors state the mean with their weights, in the order B, G, R.
-        data=DataConfig(channel_order="bgr", mean="given", given_mean=(123.68, 116.779, 103.939)),
+        data=DataConfig(
+            resize="shorter_side",
+            channel_order="bgr",
+            # The authors state the mean with their weights, in the order B, G, R.
+            mean="given",
+            given_mean=(123.68, 116.779, 103.939),
+        ),
         model=SequentialConfig(init="glorot", ops=vgg_ops(letter)),
     )
 
@@ -130,7 +135,9 @@ def torchvision_vgg(letter: str) -> Config:
     Args:
         letter: model of VGG's table 1; torchvision has all but C.
     """
-    return _torchvision(SequentialConfig(init="scaled", ops=vgg_ops(letter)))
+    config = _torchvision(SequentialConfig(init="scaled", ops=vgg_ops(letter)))
+    config.data.resize = "shorter_side"
+    return config
 
 
 def torchvision_resnet(block: str, *stage_sizes: int) -> Config:
@@ -143,6 +150,7 @@ def torchvision_resnet(block: str, *stage_sizes: int) -> Config:
     model = ResNetConfig(block=block, stage_sizes=stage_sizes, stride_in="3x3", pool_padding=1)
     config = _torchvision(model)
     config.batch_size, config.learning_rate = 256, 0.1
+    config.data.resize = "shorter_side"
     return config
 
 
@@ -163,6 +171,7 @@ def torchvision_googlenet() -> Config:
     config = _torchvision(model)
     config.data.given_mean = (127.5, 127.5, 127.5)
     config.data.std = (127.5, 127.5, 127.5)
+    config.data.resize = "shorter_side"
     return config
 
 

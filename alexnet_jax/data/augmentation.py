@@ -12,7 +12,7 @@ import threading
 import numpy as np
 
 from alexnet_jax.config import DataConfig
-from alexnet_jax.data.crops import FIVE_POSITIONS, window_side
+from alexnet_jax.data.crops import FIVE_POSITIONS, scale_length, square_offset
 from alexnet_jax.data.statistics import principal_components
 
 # Each kind of draw has its own stream, so that turning one off leaves the others unchanged.
@@ -47,21 +47,22 @@ class Augmentation:
 
     Args:
         seed: any integer.
-        count: number of images in the split.
-        image_size: side of the images in pixels; offsets are in 0 … image_size - window, inclusive,
-            and `padding` pixels more on either side.
+        shapes: (count, 2) int32, heights and widths of the split's images in pixels, whose shorter
+            sides are equal; offsets are in 0 … shape - window, inclusive, and `padding` pixels more
+            on either side.
         data: config.data, of which the fields of crops, flip, lighting_divisor and lighting_end are
             used.
         lighting: (channels, channels) matrix from `lighting_matrix`; shift = lighting @ normals.
     """
 
     def __init__(
-        self, *, seed: int, count: int, image_size: int, data: DataConfig, lighting: np.ndarray
+        self, *, seed: int, shapes: np.ndarray, data: DataConfig, lighting: np.ndarray
     ) -> None:
         """See the class."""
-        assert count > 0
-        assert image_size >= data.crop
-        self._seed, self._count, self._image_size = seed, count, image_size
+        assert len(shapes) > 0
+        assert shapes[0].min() >= data.crop
+        self._seed, self._shapes, self._count = seed, shapes, len(shapes)
+        self._side = int(shapes[0].min())
         self._data, self._lighting = data, lighting
         self._permutations: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -98,6 +99,8 @@ class Augmentation:
     def _draw_epoch(self, epoch: int, positions: np.ndarray) -> Draws:
         """Return the draws at ascending positions (b,) of one epoch."""
         data, channels = self._data, len(self._lighting)
+        index = self._permutation(epoch)[positions]
+        shapes = self._shapes[index]
         chunks = positions // data.crop_chunk * data.crop_chunk  # the first of each image's chunk
         first, last = int(chunks[0]), int(positions[-1]) + 1
         window = np.full((len(positions), 2), data.crop, np.int32)
@@ -105,19 +108,21 @@ class Augmentation:
             smallest, largest = data.scale_jitter
             bits = _bits(self._seed, epoch, _SCALE, first, last)[chunks - first]
             scale = smallest + _below(largest - smallest + 1, bits >> np.uint64(32))
-            window = np.repeat(window_side(data.crop, self._image_size, scale)[:, None], 2, axis=1)
+            window = np.repeat(scale_length(data.crop, scale, self._side)[:, None], 2, axis=1)
         elif data.crop_area:
             bits = _bits(self._seed, epoch, _AREA, first, last)[chunks - first]
-            window = _area_windows(data, self._image_size, bits)
-        margin = self._image_size + 2 * data.padding - window
+            window = _area_windows(data, shapes, bits)
+        margin = shapes + 2 * data.padding - window
         if data.crop_positions == "center":
-            offset = margin // 2
+            offset = square_offset(shapes) + (self._side + 2 * data.padding - window) // 2
         else:
             bits = _bits(self._seed, epoch, _CROP, first, last)[chunks - first]
             halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
             offset = _below(margin + 1, halves)
             if data.crop_positions == "five":
-                offset = FIVE_POSITIONS[_below(5, halves[:, 0])] * margin // 2
+                margin = self._side + 2 * data.padding - window
+                places = FIVE_POSITIONS[_below(5, halves[:, 0])]
+                offset = square_offset(shapes) + places * margin // 2
         offset = offset - np.int32(data.padding)
         flip = np.zeros(len(positions), bool)
         if data.flip:
@@ -133,7 +138,6 @@ class Augmentation:
             # A matrix product could round differently depending on the number of examples.
             shift = sum(normals[:, k, None] * self._lighting[:, k] for k in range(channels))
             gain[:] = 1 / data.lighting_divisor
-        index = self._permutation(epoch)[positions]
         return Draws(index, offset, window, flip, shift.astype(np.float32), gain)
 
 
@@ -187,14 +191,14 @@ def _below(count: int | np.ndarray, bits: np.ndarray) -> np.ndarray:
     return ((bits * np.asarray(count, np.uint64)) >> np.uint64(32)).astype(np.int32)
 
 
-def _area_windows(data: DataConfig, side: int, bits: np.ndarray) -> np.ndarray:
+def _area_windows(data: DataConfig, shapes: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """Return the height and width (b, 2) int32 of windows of random area and aspect ratio.
 
     A side that would be longer than that of the image is cut off.
 
     Args:
         data: config.data, of which crop_area and crop_aspect are used.
-        side: side of the images in pixels.
+        shapes: (b, 2) heights and widths of the images in pixels.
         bits: (b,) uint64.
     """
     uniform = [
@@ -205,8 +209,9 @@ def _area_windows(data: DataConfig, side: int, bits: np.ndarray) -> np.ndarray:
         low + (high - low) * uniform[0],
         np.exp((narrow + (wide - narrow) * uniform[1]) / 2),
     )
-    sides = side * np.sqrt(area)[:, None] * np.stack([1 / root, root], axis=1)
-    windows: np.ndarray = np.clip(np.round(sides), 1, side).astype(np.int32)
+    root_areas = np.sqrt(shapes.prod(axis=1, dtype=np.float64)) * np.sqrt(area)
+    sides = root_areas[:, None] * np.stack([1 / root, root], axis=1)
+    windows: np.ndarray = np.clip(np.round(sides), 1, shapes).astype(np.int32)
     return windows
 
 

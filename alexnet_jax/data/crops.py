@@ -1,12 +1,13 @@
 """Windows that are cut from prepared images and scaled to crops: their positions and sizes.
 
 A crop of an image whose shorter side is scaled to S pixels is cut from the prepared image, whose
-side is P, as a window of crop · P / S pixels, rounded, and scaled to the crop's size.
+shorter side is P, as a window of crop · P / S pixels, rounded, and scaled to the crop's size.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from alexnet_jax.config import DataConfig
 from alexnet_jax.errors import InputError
@@ -21,19 +22,19 @@ GRID_POSITIONS = 5  # a side (section 3.2 of Simonyan and Zisserman 2014)
 
 @dataclass(frozen=True)
 class Views:
-    """The windows to cut from every image for evaluation.
+    """The windows to cut from images for evaluation.
 
     Attributes:
-        offset: (views, 2) int32, y and x of the top left pixel in the prepared image.
-        flip: (views,) bool, whether the window is mirrored.
-        window: side of the windows in the prepared image, in pixels.
-        size: side of the crops to which the windows are scaled.
+        offset: (images, views, 2) int32, y and x of the top left pixel in the prepared image.
+        window: (images, views, 2) int32, height and width in the prepared image, in pixels.
+        flip: (views,) bool, whether the windows are mirrored.
+        size: (2,) int32, height and width to which the windows are scaled.
     """
 
     offset: np.ndarray
+    window: np.ndarray
     flip: np.ndarray
-    window: int
-    size: int
+    size: np.ndarray
 
 
 def center_offset(image_size: int, crop: int) -> int:
@@ -41,18 +42,36 @@ def center_offset(image_size: int, crop: int) -> int:
     return (image_size - crop) // 2
 
 
-def window_side(crop: int, side: int, scale: int | np.ndarray) -> np.ndarray:
-    """Return the side of the window in a prepared image for a crop of the image scaled to `scale`.
+def scale_length(length: ArrayLike, old: ArrayLike, new: ArrayLike) -> np.ndarray:
+    """Return a length in an image after another length in it was scaled.
 
     Args:
-        crop: side of the crop in pixels.
-        side: side of the prepared image in pixels.
-        scale: length of the scaled image's shorter side, any shape.
+        length: length before scaling, in pixels.
+        old: the other length before scaling, in pixels.
+        new: the other length after scaling, in pixels.
 
     Returns:
-        crop · side / scale, rounded, int32 of the shape of `scale`.
+        length · new / old, rounded, int32, of the shape to which the arguments are broadcast.
     """
-    return np.asarray((2 * crop * side + scale) // (2 * np.asarray(scale)), np.int32)
+    length, old, new = (np.asarray(value, np.int64) for value in (length, old, new))
+    return np.asarray((2 * length * new + old) // (2 * old), np.int32)
+
+
+def square_offset(shapes: np.ndarray) -> np.ndarray:
+    """Return the offset, y and x, of the central square of images, (…, 2) int32.
+
+    Args:
+        shapes: (…, 2) heights and widths.
+    """
+    offset: np.ndarray = (shapes - shapes.min(axis=-1, keepdims=True)) // 2
+    return offset
+
+
+def central_square(pixels: np.ndarray) -> np.ndarray:
+    """Return the central square of an image, (height, width, …), as views "center" cut it."""
+    side = min(pixels.shape[:2])
+    top, left = square_offset(np.array(pixels.shape[:2])).tolist()
+    return pixels[top : top + side, left : left + side]
 
 
 def evaluation_scale(data: DataConfig, side: int) -> int:
@@ -63,42 +82,51 @@ def evaluation_scale(data: DataConfig, side: int) -> int:
 
     Args:
         data: config.data.
-        side: side of the prepared images in pixels.
+        side: shorter side of the prepared images in pixels.
     """
     return sum(data.scale_jitter) // 2 if data.scale_jitter else side
 
 
-def make_views(views: str, side: int, crop: int, scale: int) -> Views:
-    """Return the windows for the crops of an image that is scaled to `scale`.
+def make_views(views: str, shapes: np.ndarray, crop: int, scale: int) -> Views:
+    """Return the windows for the crops of images that are scaled to `scale`.
 
     Args:
         views: "center" for the central crop; "ten" for the crops of section 4.1, `FIVE_POSITIONS`
-            and then the same mirrored; "grid" for 5 × 5 crops, and then the same mirrored; "dense"
-            for the whole image, and then mirrored.
-        side: side of the prepared images in pixels.
+            of the central square, and then the same mirrored; "grid" for 5 × 5 crops, which reach
+            the edges of the image, and then the same mirrored; "dense" for the whole image, and
+            then mirrored.
+        shapes: (images, 2) heights and widths of prepared images, whose shorter sides are equal;
+            for "dense" all are equal.
         crop: side of the crops in pixels.
-        scale: length of the scaled image's shorter side in pixels.
+        scale: length of the scaled images' shorter side in pixels.
 
     Raises:
-        InputError: the views are unknown, or the scaled image is smaller than the crop.
+        InputError: the views are unknown, or the scaled images are smaller than the crop.
     """
     if scale < crop:
         raise InputError(
             f"images scaled to {scale} pixels are smaller than data.crop={crop}; expected --scales "
             f"of {crop} or more"
         )
+    side = int(shapes[0].min())
+    window = int(scale_length(crop, scale, side))
+    size = np.array([crop, crop], np.int32)
     if views == "dense":
-        return Views(np.zeros((2, 2), np.int32), np.array([False, True]), side, scale)
-    window = int(window_side(crop, side, scale))
-    margin = side - window
-    if views == "center":
-        return Views(FIVE_POSITIONS[4:] * margin // 2, np.array([False]), window, crop)
-    if views == "ten":
-        offset = FIVE_POSITIONS * margin // 2
+        assert (shapes == shapes[0]).all()
+        offset, windows = np.zeros((len(shapes), 1, 2), np.int32), shapes[:, None]
+        size = scale_length(shapes[0], side, scale)
+    elif views in ("center", "ten"):
+        positions = FIVE_POSITIONS[4:] if views == "center" else FIVE_POSITIONS
+        offset = square_offset(shapes)[:, None] + positions * (side - window) // 2
+        windows = np.full_like(offset, window)
     elif views == "grid":
-        line = np.round(np.linspace(0, margin, GRID_POSITIONS)).astype(np.int32)
-        offset = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+        lines = np.round(np.linspace(0, shapes - window, GRID_POSITIONS)).astype(np.int32)
+        y, x = np.divmod(np.arange(GRID_POSITIONS**2), GRID_POSITIONS)
+        offset = np.stack([lines[y, :, 0], lines[x, :, 1]], axis=-1).transpose(1, 0, 2)
+        windows = np.full_like(offset, window)
     else:
         raise InputError(f"views {views!r} are unknown; expected one of {', '.join(VIEWS)}")
-    flip = np.repeat([False, True], len(offset))
-    return Views(np.concatenate([offset, offset]), flip, window, crop)
+    if views == "center":
+        return Views(offset, windows, np.array([False]), size)
+    flip = np.repeat([False, True], offset.shape[1])
+    return Views(np.tile(offset, (1, 2, 1)), np.tile(windows, (1, 2, 1)), flip, size)

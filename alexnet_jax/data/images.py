@@ -1,4 +1,4 @@
-"""Decode image files of common formats and scale them to squares of uint8 pixels."""
+"""Decode image files of common formats and scale them, as uint8 pixels."""
 
 import contextlib
 import io
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from alexnet_jax.data.crops import scale_length
 
 # Bitmap formats that Pillow decodes in its own process, the common ones first. EPS is omitted,
 # since Pillow would run Ghostscript, an interpreter, on untrusted files with any suffix. JPEG
@@ -30,6 +32,10 @@ FORMATS = (
     "PCX",
     "TGA",
 )
+
+# Largest ratio of the sides of an image that is not cut to a square. It bounds the memory for
+# images a few pixels wide, whose other side grows with the shorter one.
+MAX_ASPECT = 16
 
 # Exceptions that Pillow and its libraries raise for damaged content, most often OSError.
 _DAMAGED = (
@@ -63,7 +69,7 @@ def ignore_pillow_warnings() -> None:
 def load(
     image: Path | bytes | np.ndarray, *, side: int | None, channels: int, resize: str = "crop"
 ) -> np.ndarray:
-    """Return an image as a square of pixels, (side, side, channels) uint8.
+    """Return the pixels of an image, (height, width, channels) uint8, scaled to `side`.
 
     As in section 2 of the paper, the image is scaled up or down so that its shorter side is
     `side`, and the central square is cut out. Scaling uses Pillow's bicubic filter with
@@ -74,10 +80,11 @@ def load(
     Args:
         image: A file in one of `FORMATS`, the bytes of one, or (height, width, 1 or 3) uint8
             pixels.
-        side: Side of the square in pixels; None keeps the length of the shorter side.
+        side: Length of the shorter side in pixels; None keeps it.
         channels: 1 or 3.
-        resize: "crop" scales as above; "squash" scales both width and height to `side` without
-            cropping, as for Caffe's published weights.
+        resize: "crop" scales as above; "shorter_side" keeps the whole image, or the central part of
+            one that is over `MAX_ASPECT` times as long as wide; "squash" scales both width and
+            height to `side` without cropping, as for Caffe's published weights.
 
     Raises:
         UnreadableImageError: The content is damaged, or not in one of `FORMATS`.
@@ -88,16 +95,18 @@ def load(
         decoded = _decode(image, side, channels)
     width, height = decoded.size
     shorter = min(width, height)
+    longest = shorter * (MAX_ASPECT if resize == "shorter_side" else 1)
+    kept_width, kept_height = min(width, longest), min(height, longest)
     if resize == "squash":
-        size = side or shorter
-        decoded = decoded.resize((size, size), Image.Resampling.BICUBIC)
+        decoded = decoded.resize((side or shorter,) * 2, Image.Resampling.BICUBIC)
     elif side is None or side == shorter:
-        x, y = (width - shorter) // 2, (height - shorter) // 2
-        decoded = decoded.crop((x, y, x + shorter, y + shorter))
-    else:  # compute the square only; the filter still reads the pixels around it
-        left, top = (width - shorter) / 2, (height - shorter) / 2
-        box = (left, top, left + shorter, top + shorter)
-        decoded = decoded.resize((side, side), Image.Resampling.BICUBIC, box)
+        x, y = (width - kept_width) // 2, (height - kept_height) // 2
+        decoded = decoded.crop((x, y, x + kept_width, y + kept_height))
+    else:  # compute this part only; the filter still reads the pixels around it
+        left, top = (width - kept_width) / 2, (height - kept_height) / 2
+        box = (left, top, left + kept_width, top + kept_height)
+        size = tuple(scale_length([kept_width, kept_height], shorter, side).tolist())
+        decoded = decoded.resize(size, Image.Resampling.BICUBIC, box)
     return np.asarray(decoded).reshape(decoded.height, decoded.width, channels)
 
 
@@ -106,17 +115,17 @@ def to_pillow(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Scale uint8 pixels (height, width, 1 or 3) to a square, (side, side, 1 or 3).
+def scale_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale uint8 pixels (height, width, 1 or 3) to another height and width.
 
     The filter is Pillow's bicubic one with antialiasing, as in `load`.
     """
-    resized = to_pillow(pixels).resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(resized).reshape(side, side, pixels.shape[2])
+    resized = to_pillow(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized).reshape(height, width, pixels.shape[2])
 
 
 def to_jpeg(pixels: np.ndarray, quality: int, subsampling: str) -> bytes:
-    """Encode (side, side, 1 or 3) uint8 pixels as JPEG, with subsampling such as "4:4:4"."""
+    """Encode (height, width, 1 or 3) uint8 pixels as JPEG, with subsampling such as "4:4:4"."""
     file = io.BytesIO()
     to_pillow(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
     return file.getvalue()

@@ -1,9 +1,12 @@
 """Packs: prepared images on disk, which can be read in any order.
 
     manifest.json           settings, class names, counts, shards, checksums; written last
-    mean_image.npy          (side, side, channels) float32, of the training split
+    mean_image.npy          (side, side, channels) float32, of the training split; the mean of each
+                            channel in all places if images differ in shape
     covariance.npy          (channels, channels) float64, of the training split's 0-255 pixels
     SPLIT.labels.npy        (count,) int32
+    SPLIT.shapes.npy        (count, 2) int32, height and width of each image; without it all are
+                            side × side
     SPLIT.sizes.npy         (count,) int32, bytes of each record
     SPLIT.crc32.npy         (count,) uint32, checksum of each record
     SPLIT-00000.records …   concatenated records, one file per shard
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.data.images import MAX_ASPECT
 from alexnet_jax.data.manifest import damaged, partial_directory, read_manifest, shard_path
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
@@ -36,6 +40,7 @@ class Split:
         name: Name of the split.
         count: Number of images.
         labels: (count,) int32.
+        shapes: (count, 2) int32, height and width of the images.
     """
 
     def __init__(self, directory: Path, name: str, manifest: Json):
@@ -61,6 +66,10 @@ class Split:
         sums = np.bincount(self._shard, sizes, minlength=len(shards))
         if (self.count and sizes.min() < 0) or (sums != shard_bytes).any():
             raise damaged(directory, f"{name}.sizes.npy does not fit the shards")
+        self.shapes = _load_shapes(directory, name, manifest, self.count)
+        areas = self.shapes.prod(axis=1, dtype=np.int64)
+        if manifest["encoding"] == "raw" and (sizes != areas * manifest["channels"]).any():
+            raise damaged(directory, f"{name}.sizes.npy does not fit the shapes of the images")
         self._size = sizes.astype(np.int64)
         shard_starts = np.concatenate([[0], np.cumsum(shard_bytes)])
         self._start = np.cumsum(self._size) - self._size - shard_starts[self._shard]
@@ -126,10 +135,11 @@ class Pack:
         directory: Folder of the pack.
         splits: `Split` by name, for those of "train", "validation" and "test" that exist.
         class_names: Names of the classes in the order of the labels.
-        side: Side of the images in pixels.
+        side: Length of the shorter side of the images in pixels.
         channels: 1 or 3.
         encoding: "jpeg" or "raw".
-        mean_image: Mean image of the training split, (side, side, channels) float32, 0…255.
+        mean_image: Mean image of the training split, (side, side, channels) float32, 0…255; the
+            mean of each channel in all places if images may differ in shape.
         covariance: Covariance of the training split's pixels, (channels, channels) float64.
         source_digest: Hash of the listing of the source that the pack was made from.
     """
@@ -175,6 +185,18 @@ def open_pack(directory: str | os.PathLike[str]) -> Pack:
     raise InputError(
         f"there is no pack in {directory}; make it with python -m alexnet_jax.prepare --config=…"
     )
+
+
+def _load_shapes(directory: Path, name: str, manifest: Json, count: int) -> np.ndarray:
+    """Return the heights and widths of a split's images, (count, 2) int32."""
+    side = manifest["side"]
+    if manifest["settings"].get("resize") != "shorter_side":
+        return np.broadcast_to(np.int32(side), (count, 2))
+    file = f"{name}.shapes.npy"
+    shapes = _load_array(directory, file, manifest["arrays"], (count, 2), np.int32)
+    if (shapes.min(axis=1) != side).any() or (shapes > MAX_ASPECT * side).any():
+        raise damaged(directory, f"{file} has shapes whose shorter side is not {side} pixels")
+    return shapes
 
 
 def _load_array(

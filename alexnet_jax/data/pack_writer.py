@@ -24,7 +24,9 @@ from alexnet_jax.files import DamagedArrayError, parse_arrays, read_json, write_
 
 SHARD_IMAGES = 8192  # images per shard, including unreadable ones
 _FILES = ("manifest.json", "plan.json", "*.records", "*.npy", "*.npz", ".*.new*")
-_SUMMARY = {"sizes", "labels", "crc32", "contents", "skipped", "pixel_sum", "product_sum"}
+_SUMMARY = {
+    *("sizes", "labels", "shapes", "crc32", "contents", "skipped", "pixel_sum", "product_sum")
+}
 
 
 @dataclasses.dataclass
@@ -36,30 +38,37 @@ class Chunk:
     Attributes:
         records: Records of the readable images.
         labels: Labels of the readable images.
+        shapes: Heights and widths of the readable images.
         skipped: Names of the unreadable images.
         contents: Checksums of the files of all images, in their order.
-        pixel_sum: Sum of the images, (side, side, channels) int64.
+        pixel_sum: Sum of the images, (side, side, channels) int64; of their pixels, (1, 1,
+            channels), if they differ in shape.
         product_sum: Sum of the products of channels over all pixels, (channels, channels) int64.
     """
 
     records: list[bytes]
     labels: list[int]
+    shapes: list[tuple[int, int]]
     skipped: list[str]
     contents: list[int]
     pixel_sum: np.ndarray
     product_sum: np.ndarray
 
     @classmethod
-    def empty(cls, side: int, channels: int) -> "Chunk":
-        """Return a chunk without images, for images of (side, side, channels)."""
-        zeros = np.zeros((side, side, channels), np.int64)
-        return cls([], [], [], [], zeros, np.zeros((channels, channels), np.int64))
+    def empty(cls, sum_shape: tuple[int, int, int]) -> "Chunk":
+        """Return a chunk without images, whose `pixel_sum` has a shape."""
+        *_, channels = sum_shape
+        products = np.zeros((channels, channels), np.int64)
+        return cls([], [], [], [], [], np.zeros(sum_shape, np.int64), products)
 
     def add(self, record: bytes, label: int, pixels: np.ndarray) -> None:
-        """Append an image and add its pixels, (side, side, channels) uint8, to the sums."""
+        """Append an image and add its pixels, (height, width, channels) uint8, to the sums."""
+        height, width, _ = pixels.shape
         self.records.append(record)
         self.labels.append(label)
-        self.pixel_sum += pixels
+        self.shapes.append((height, width))
+        is_image = pixels.shape == self.pixel_sum.shape
+        self.pixel_sum += pixels if is_image else pixels.sum(axis=(0, 1), dtype=np.int64)
         # float64 is exact, since an image's sums of products are far below 2^53. The layout is
         # (channels, pixels), since the product of (pixels, channels) takes three times as long.
         planes = pixels.transpose(2, 0, 1).astype(np.float64, order="C")
@@ -70,10 +79,12 @@ class PackWriter:
     """Writes a pack to DIRECTORY.partial, shard by shard.
 
     A shard is finished when its summary exists, an .npz file with the sizes, labels and checksums
-    of its records, the names of skipped images, the checksums of the images' files, and the sums.
+    and shapes of its records, the names of skipped images, the checksums of the images' files, and
+    the sums.
 
     Attributes:
         side, channels, encoding, candidates: See the constructor.
+        sum_shape: Shape of the sums of images, see `Chunk`.
         discarded: Why the unfinished pack found there was discarded; "" if it was not.
     """
 
@@ -94,7 +105,7 @@ class PackWriter:
             directory: Folder of the complete pack.
             settings: Settings with which the pack is made.
             source: The source of the images.
-            side: Side of the images in pixels.
+            side: Length of the shorter side of the images in pixels.
             encoding: "jpeg" or "raw".
             candidates: Number of images of each split, including unreadable ones.
             discard: Discard an unfinished pack of other settings or of another source.
@@ -105,6 +116,9 @@ class PackWriter:
         """
         self.side, self.channels, self.encoding = side, source.channels, encoding
         self.candidates = candidates
+        self._keeps_shapes = settings["resize"] == "shorter_side"
+        sum_side = 1 if self._keeps_shapes else side
+        self.sum_shape = sum_side, sum_side, self.channels
         self._directory = directory
         self._partial = partial_directory(directory)
         self._plan = dict(
@@ -163,13 +177,14 @@ class PackWriter:
 
     def write_shard(self, split: str, number: int, chunks: Iterable[Chunk]) -> None:
         """Write a shard, with one chunk in memory at a time."""
-        total = Chunk.empty(self.side, self.channels)
+        total = Chunk.empty(self.sum_shape)
         sizes: list[int] = []
         sums: list[int] = []
 
         def records() -> Iterator[bytes]:
             for chunk in chunks:
                 total.labels += chunk.labels
+                total.shapes += chunk.shapes
                 total.skipped += chunk.skipped
                 total.contents += chunk.contents
                 total.pixel_sum += chunk.pixel_sum
@@ -186,6 +201,7 @@ class PackWriter:
             crc32=np.array(sums, np.uint32),
             contents=np.array(total.contents, np.uint32),
             labels=np.array(total.labels, np.int32),
+            shapes=np.array(total.shapes, np.int32).reshape(-1, 2),
             skipped=json.dumps(total.skipped),
             pixel_sum=total.pixel_sum,
             product_sum=total.product_sum,
@@ -201,8 +217,9 @@ class PackWriter:
         splits: Json = {}
         arrays: dict[str, np.ndarray] = {}
         for split, candidates in self.candidates.items():
-            total = Chunk.empty(self.side, self.channels)
-            parts: dict[str, list[np.ndarray]] = {"labels": [], "sizes": [], "crc32": []}
+            total = Chunk.empty(self.sum_shape)
+            kinds = ["labels", "sizes", "crc32", "shapes"]
+            parts: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
             shards, contents = [], 0
             for number in range(-(-candidates // SHARD_IMAGES)):
                 summary = self._summary(split, number)
@@ -215,13 +232,16 @@ class PackWriter:
                 total.skipped += json.loads(str(summary["skipped"]))
                 total.pixel_sum += summary["pixel_sum"]
                 total.product_sum += summary["product_sum"]
-            merged = {f"{split}.{kind}": np.concatenate(part) for kind, part in parts.items()}
-            count = len(merged[f"{split}.labels"])
+            merged = {kind: np.concatenate(part) for kind, part in parts.items()}
+            count = len(merged["labels"])
             if not count:
                 raise InputError(f"no image of the {split} split could be read")
-            arrays |= merged
+            shapes = merged["shapes"]
+            if not self._keeps_shapes:
+                del merged["shapes"]  # all are side × side
+            arrays |= {f"{split}.{kind}": array for kind, array in merged.items()}
             if split == "train":
-                arrays |= self._compute_statistics(total, count)
+                arrays |= self._compute_statistics(total, shapes)
             splits[split] = dict(
                 count=count, shards=shards, skipped=total.skipped, contents=contents
             )
@@ -233,12 +253,19 @@ class PackWriter:
         write_atomically(self._partial / "manifest.json", _to_json(manifest))
         seal(self._directory)
 
-    def _compute_statistics(self, total: Chunk, count: int) -> dict[str, np.ndarray]:
-        """Return the mean image and the covariance of the training split."""
-        pixels = count * self.side**2
+    def _compute_statistics(self, total: Chunk, shapes: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the mean image and the covariance of the training split.
+
+        Args:
+            total: Sums over the split.
+            shapes: (count, 2) heights and widths of its images.
+        """
+        pixels = int(shapes.prod(axis=1, dtype=np.int64).sum())
         mean = total.pixel_sum.sum(axis=(0, 1)) / pixels
         covariance = total.product_sum / pixels - np.outer(mean, mean)
-        mean_image = (total.pixel_sum / count).astype(np.float32)
+        mean_image = mean if self._keeps_shapes else total.pixel_sum / len(shapes)
+        shape = (self.side, self.side, self.channels)
+        mean_image = np.broadcast_to(mean_image.astype(np.float32), shape)
         return {"mean_image": mean_image, "covariance": covariance}
 
     def _summary(self, split: str, number: int) -> dict[str, np.ndarray] | None:

@@ -40,8 +40,7 @@ def make(
     """Return the draws for images `margin` pixels larger than the crop."""
     return Augmentation(
         seed=seed,
-        count=count,
-        image_size=CROP + margin,
+        shapes=np.full((count, 2), CROP + margin, np.int32),
         data=DataConfig(crop=CROP, **data),
         lighting=np.zeros((3, 3)) if lighting is None else lighting,
     )

@@ -75,8 +75,7 @@ def test_training_crops_are_scaled_windows(prepared: tuple[DataConfig, Pack]) ->
     data, pack = prepared
     split, config = pack.splits["train"], run_config(data)
     augmentation = Augmentation(
-        seed=config.seed, count=split.count, image_size=pack.side, data=data,
-        lighting=np.zeros((3, 3)),
+        seed=config.seed, shapes=split.shapes, data=data, lighting=np.zeros((3, 3))
     )  # fmt: skip
     examples = consecutive_examples(8, split.count)
     sides = set()
@@ -99,9 +98,7 @@ def test_crops_of_random_aspect(prepared: tuple[DataConfig, Pack]) -> None:
     data = dataclasses.replace(data, scale_jitter=(), crop_area=(0.08, 1.0))
     split, config = pack.splits["train"], run_config(data)
     lighting = np.zeros((3, 3))
-    augmentation = Augmentation(
-        seed=config.seed, count=split.count, image_size=pack.side, data=data, lighting=lighting
-    )
+    augmentation = Augmentation(seed=config.seed, shapes=split.shapes, data=data, lighting=lighting)
     examples = consecutive_examples(8, split.count)
     (batch,) = train_batches(pack, config, examples, first_step=0, last_step=1)
     drawn = augmentation.draw(np.zeros(8, int), np.arange(8))
@@ -130,13 +127,13 @@ def test_evaluation_crops_are_scaled_windows(
 ) -> None:
     """Catches: views of the prepared image's scale in place of that asked for."""
     data, pack = prepared
-    found = make_views(views, pack.side, CROP, scale or 36)
+    found = make_views(views, pack.splits["test"].shapes[:1], CROP, scale or 36)
     batch = next(evaluation_batches(pack, "test", run_config(data), views=views, scale=scale))
     assert batch.image.shape == (8, count, size, size, 3)
     for view in range(count):
         flip = bool(found.flip[view])
-        window = found.window
-        expected = scaled_window(stored(pack, "test", 1), found.offset[view], window, size, flip)
+        (window, _), offset = found.window[0, view].tolist(), found.offset[0, view]
+        expected = scaled_window(stored(pack, "test", 1), offset, window, size, flip)
         assert_close(pack, np.asarray(batch.image[1, view]), expected)
 
 
@@ -144,12 +141,14 @@ def test_positions_of_the_grid() -> None:
     """Catches: a grid that does not reach the edges, or whose steps differ by over a pixel; a
     scaled crop whose window is not rounded to the nearest. By hand: 24 of 40 pixels are 28.8 of 48.
     """
-    grid = make_views("grid", 48, 24, 40)
-    assert (grid.window, grid.size) == (29, 24)
-    assert grid.offset[:6].tolist() == [[0, 0], [0, 5], [0, 10], [0, 14], [0, 19], [5, 0]]
-    np.testing.assert_array_equal(grid.offset[:25], grid.offset[25:])
+    square = np.array([[48, 48]], np.int32)
+    grid = make_views("grid", square, 24, 40)
+    assert ((grid.window == 29).all(), grid.size.tolist()) == (True, [24, 24])
+    assert grid.offset[0, :6].tolist() == [[0, 0], [0, 5], [0, 10], [0, 14], [0, 19], [5, 0]]
+    np.testing.assert_array_equal(grid.offset[:, :25], grid.offset[:, 25:])
     np.testing.assert_array_equal(grid.flip, np.arange(50) >= 25)
-    dense = make_views("dense", 48, 24, 40)
-    assert (dense.window, dense.size, dense.offset.tolist()) == (48, 40, [[0, 0], [0, 0]])
+    dense = make_views("dense", square, 24, 40)
+    assert (dense.window == 48).all()
+    assert (dense.size.tolist(), dense.offset.tolist()) == ([40, 40], [[[0, 0], [0, 0]]])
     with pytest.raises(InputError, match=r"scaled to 23 pixels are smaller than data\.crop=24"):
-        make_views("center", 48, 24, 23)
+        make_views("center", square, 24, 23)

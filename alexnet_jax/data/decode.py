@@ -1,0 +1,236 @@
+"""Decode the records of a pack and cut windows out: JPEGs by tf.data, raw pixels by NumPy.
+
+JPEGs are decoded with libjpeg's accurate integer transform and smooth chroma upsampling, as in
+Pillow, so that the pixels are those of preparation and prediction. The fast transform,
+TensorFlow's default, is not measurably faster.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data.images import scale_pixels
+from alexnet_jax.data.pack import Pack, Split
+from alexnet_jax.data.parallel_map import available_cores, ordered_map
+from alexnet_jax.errors import InputError
+from alexnet_jax.extras import check_installed
+
+_PREFETCH_BATCHES = 2  # batches read in advance, and as many decoded
+
+
+@dataclass(frozen=True)
+class Request:
+    """The views to read for a step.
+
+    Attributes:
+        index: (b,) int64, index of each image in the split.
+        offset: (b, views, 2) int32, y and x of the top left pixel of the windows.
+        window: (b, views, 2) int32, height and width of the windows.
+        flip: (b, views) bool, whether the windows are mirrored.
+        size: (2,) int32, height and width to which the windows are scaled.
+    """
+
+    index: np.ndarray
+    offset: np.ndarray
+    window: np.ndarray
+    flip: np.ndarray
+    size: np.ndarray
+
+
+Requests = Callable[[int], Request]
+
+
+def decode_windows(
+    pack: Pack,
+    split: Split,
+    request: Requests,
+    steps: range,
+    shape: tuple[int, int, int],
+    workers: int | None,
+) -> Iterator[np.ndarray]:
+    """Return the images of each step, (b, views, height, width, channels) uint8.
+
+    Args:
+        pack: the prepared images.
+        split: the split of the pack.
+        request: function that returns what to read for a step; called once per step, from other
+            threads.
+        steps: the steps.
+        shape: (b, views, channels).
+        workers: number of threads that decode; None for one per core.
+    """
+    make = _raw_images if pack.encoding == "raw" else _jpeg_images
+    return make(pack, split, request, steps, shape, workers or available_cores())
+
+
+def _raw_images(
+    pack: Pack,
+    split: Split,
+    request: Requests,
+    steps: range,
+    shape: tuple[int, int, int],
+    workers: int,
+) -> Iterator[np.ndarray]:
+    """Return the images of a pack of raw pixels; see `decode_windows`.
+
+    Batches are cropped in NumPy, which is faster than calling TensorFlow for every small image.
+    """
+    batch, views, channels = shape
+    is_square = (split.shapes == pack.side).all()
+
+    def images(step: int) -> np.ndarray:
+        asked = request(step)
+        records = split.read(asked.index)
+        if is_square and (asked.window == asked.size).all():
+            pixels = np.frombuffer(b"".join(records), np.uint8)
+            pixels = pixels.reshape(batch, pack.side, pack.side, pack.channels)
+            crops = _cut_squares(pixels, asked)
+        else:
+            crops = np.empty((batch, views, *asked.size, pack.channels), np.uint8)
+            for row, record in enumerate(records):
+                height_width = split.shapes[asked.index[row]]
+                pixels = np.frombuffer(record, np.uint8).reshape(*height_width, pack.channels)
+                for view in range(views):
+                    (top, left), (height, width) = asked.offset[row, view], asked.window[row, view]
+                    cut = pixels[top : top + height, left : left + width]
+                    scaled = scale_pixels(cut, *asked.size.tolist())
+                    crops[row, view] = scaled[:, ::-1] if asked.flip[row, view] else scaled
+        return np.repeat(crops, channels // pack.channels, axis=-1)
+
+    return ordered_map(images, steps, workers=workers, max_pending=workers + _PREFETCH_BATCHES)
+
+
+def _cut_squares(pixels: np.ndarray, asked: Request) -> np.ndarray:
+    """Return windows that are not scaled, (b, views, height, width, channels) uint8.
+
+    `inputs.normalize` sets the padding to zero, so that its pixels may be any.
+
+    Args:
+        pixels: images (b, side, side, channels) uint8.
+        asked: the windows, whose offsets may be negative within the padding.
+    """
+    height, width = (np.arange(size) for size in asked.size)
+    last = pixels.shape[1] - 1
+    y = np.clip(asked.offset[:, :, :1] + height, 0, last)
+    x = asked.offset[:, :, 1:] + np.where(asked.flip[:, :, None], width[::-1], width)
+    x = np.clip(x, 0, last)
+    image = np.arange(len(pixels))[:, None, None, None]
+    crops: np.ndarray = pixels[image, y[:, :, :, None], x[:, :, None, :]]
+    return crops
+
+
+def _jpeg_images(
+    pack: Pack,
+    split: Split,
+    request: Requests,
+    steps: range,
+    shape: tuple[int, int, int],
+    workers: int,
+) -> Iterator[np.ndarray]:
+    """Return the images of a pack of JPEGs; see `decode_windows`.
+
+    The records of a batch are read in one call, and decoded one by one.
+    """
+    check_installed("data", f"decoding the JPEG images of {pack.directory}", "tensorflow")
+    import tensorflow as tf  # takes seconds, and raw packs do not need it
+
+    tf.config.set_visible_devices([], "GPU")  # leave the accelerators to JAX
+    damage: list[InputError] = []  # TensorFlow would raise an error of its own instead
+    read = _make_read_fn(split, request, shape, damage)
+    dataset = tf.data.Dataset.range(steps.start, steps.stop)
+    dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)
+    dataset = dataset.prefetch(_PREFETCH_BATCHES).unbatch()
+    # Several records per thread, so that no thread waits for its next record.
+    decode = _make_decode_fn(shape)
+    dataset = dataset.map(decode, num_parallel_calls=4 * workers, deterministic=True)
+    dataset = dataset.batch(shape[0], drop_remainder=True).prefetch(_PREFETCH_BATCHES)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    options.autotune.enabled = False  # all sizes are set above
+    try:
+        yield from dataset.with_options(options).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        if damage:
+            raise damage[0] from error
+        raise
+
+
+def _make_read_fn(
+    split: Split,
+    request: Requests,
+    shape: tuple[int, int, int],
+    damage: list[InputError],
+) -> Callable[..., tuple[Any, ...]]:
+    """Return a TensorFlow function that reads the records of a step.
+
+    It returns the records with the offset, window, flip and size of each, as in `Request`.
+
+    Args:
+        split, request, shape: see `decode_windows`.
+        damage: list to which the errors of damaged records are appended.
+    """
+    import tensorflow as tf
+
+    batch, views, _ = shape
+
+    def records(step: np.int64) -> tuple[np.ndarray, ...]:
+        asked = request(int(step))
+        try:
+            record = np.array(split.read(asked.index), object)
+        except InputError as error:
+            damage.append(error)
+            raise
+        offset, size = asked.offset.astype(np.int32), np.tile(asked.size, (batch, 1))
+        return record, offset, asked.window, asked.flip, size
+
+    def read(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        types = [tf.string, tf.int32, tf.int32, tf.bool, tf.int32]
+        shapes = [[batch], [batch, views, 2], [batch, views, 2], [batch, views], [batch, 2]]
+        arrays = tf.numpy_function(records, [step], types, stateful=False)
+        return tuple(map(tf.ensure_shape, arrays, shapes))
+
+    return read
+
+
+def _make_decode_fn(shape: tuple[int, int, int]) -> Callable[..., Any]:
+    """Return a TensorFlow function that decodes a record and cuts out its views.
+
+    Its arguments are the record, offset (views, 2), window (views, 2), flip (views,) and size (2,);
+    it returns the views, (views, height, width, channels) uint8.
+
+    Args:
+        shape: see `decode_windows`.
+    """
+    import tensorflow as tf
+
+    _, views, channels = shape
+    settings = dict(channels=channels, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
+
+    def scaled(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        """Scale a window as `data.images.scale_pixels` does."""
+        resized = tf.image.resize(image, size, "bicubic", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+    def finished(image: tf.Tensor, flip: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        has_size = tf.reduce_all(tf.shape(image)[:2] == size)
+        image = tf.cond(has_size, lambda: image, lambda: scaled(image, size))
+        image = tf.ensure_shape(image, [None, None, channels])
+        return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+
+    def decode(
+        record: tf.Tensor, offset: tf.Tensor, window: tf.Tensor, flip: tf.Tensor, size: tf.Tensor
+    ) -> tf.Tensor:
+        if views == 1:  # decode the window only
+            box = tf.concat([offset[0], window[0]], 0)
+            image = tf.io.decode_and_crop_jpeg(record, box, **settings)
+            return finished(image, flip[0], size)[None]
+        image = tf.io.decode_jpeg(record, **settings)
+        cuts = [
+            tf.slice(image, [*tf.unstack(offset[v]), 0], [*tf.unstack(window[v]), -1])
+            for v in range(views)
+        ]
+        return tf.stack([finished(cuts[v], flip[v], size) for v in range(views)])
+
+    return decode
