@@ -1,50 +1,51 @@
 """Measure speed and memory, and those of a reference program in the same run.
 
     python -m experiments.benchmark [--only=NAME] [--json] [--repeats=N] [--output=FOLDER]
-    python -m experiments.benchmark --platform=gpu [--batch=128] [--peak_tflops=N]
+    python -m experiments.benchmark --platform=gpu [--budget=8m] [--output=FOLDER] [--only=NAME]
 
 This program and the reference, in most cases PyTorch, run alternately, so that a machine whose
 speed drifts slows both. A ratio above 1 means that this program is faster; it is the median over
 the pairs, with the lowest and the highest.
+
+With --platform, training steps of several models are measured on an accelerator: the most important
+case first, each in a process of its own. Every result is saved as soon as there is one, and cases
+for which --budget leaves no time are named. --platform=cpu rehearses this with small models.
+The exit status is 1 if a case failed.
 """
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 from absl import flags
 
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
+from experiments.benchmark.accelerator import schedule
+from experiments.benchmark.accelerator.cases import BY_NAME, PLATFORMS
 from experiments.benchmark.cases import (
     CASES,
     SCALING,
     format_result,
     result_names,
     run_cases,
-    single_result,
     write_scaling_plot,
 )
 
+OF_PLATFORM = ("budget", "peak_tflops")
 
-def main(_: list[str]) -> None:
+
+def main(_: list[str]) -> int:
     """Run the command."""
-    only, repeats, platform = flags.FLAGS.only, flags.FLAGS.repeats, flags.FLAGS.platform
-    chosen, format_line = CASES, format_result
-    if platform:
-        # With --platform alone: it loads JAX.
-        from experiments.benchmark import accelerator_benchmark
-
-        accelerator_benchmark.select_platform(platform)
-        cases = accelerator_benchmark.make_cases(flags.FLAGS.batch, flags.FLAGS.peak_tflops)
-        chosen = {(name,): single_result(case) for name, case in cases.items()}
-        format_line = accelerator_benchmark.format_step_result
-    for name in ("batch", "peak_tflops"):
-        if flags.FLAGS[name].present and not platform:
+    if flags.FLAGS.platform:
+        return _measure_accelerator()
+    for name in OF_PLATFORM:
+        if flags.FLAGS[name].present:
             raise InputError(f"--{name} is for --platform, which is not given")
-    known = result_names(chosen)
-    if wrong := [name for name in only if name not in known]:
-        raise InputError(f"--only={','.join(only)}: {wrong[0]} is none of {', '.join(known)}")
+    only, repeats = flags.FLAGS.only, flags.FLAGS.repeats
+    known = result_names(CASES)
+    _check_names(only, known)
     if (output := flags.FLAGS.output) is not None:
         if not set(SCALING) & set(only or known):
             raise InputError(
@@ -52,26 +53,57 @@ def main(_: list[str]) -> None:
             )
         command.make_folder(output)
     results = []
-    for result in run_cases(chosen, only or known, repeats):
-        print(json.dumps(result) if flags.FLAGS.json else format_line(result), flush=True)
+    for result in run_cases(CASES, only or known, repeats):
+        print(json.dumps(result) if flags.FLAGS.json else format_result(result), flush=True)
         results.append(result)
     if output is not None:
         print(write_scaling_plot(results, Path(output)), file=sys.stderr)
+    return 0
+
+
+def _measure_accelerator() -> int:
+    """Run the cases on an accelerator; return 1 if one of them failed."""
+    only, platform = flags.FLAGS.only, flags.FLAGS.platform
+    _check_names(only, list(BY_NAME))
+    budget = schedule.parse_duration(flags.FLAGS.budget) if flags.FLAGS.budget else None
+    chosen = [case for name, case in BY_NAME.items() if name in only or not only]
+    failed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = command.make_folder(flags.FLAGS.output or temporary)
+        worker = schedule.Worker(platform, flags.FLAGS.repeats, folder, flags.FLAGS.peak_tflops)
+        for result in schedule.run_in_budget(chosen, worker, budget, rehearsal=platform == "cpu"):
+            worker.save(result)
+            line = json.dumps(result) if flags.FLAGS.json else schedule.format_result(result)
+            print(line, flush=True)
+            failed += "failed" in result
+    return int(failed > 0)
+
+
+def _check_names(only: list[str], known: list[str]) -> None:
+    """Raise InputError if a name of --only is none of those known."""
+    if wrong := [name for name in only if name not in known]:
+        raise InputError(f"--only={','.join(only)}: {wrong[0]} is none of {', '.join(known)}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("only", [], f"Of {', '.join(result_names(CASES))}; by default all.")
+    flags.DEFINE_list(
+        "only", [], f"Of {', '.join([*result_names(CASES), *BY_NAME])}; by default all."
+    )
     flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
-    flags.DEFINE_string("output", None, f"Folder for scaling.png, of {' and '.join(SCALING)}.")
+    flags.DEFINE_string(
+        "output",
+        None,
+        f"Folder for scaling.png, of {' and '.join(SCALING)}; with --platform for results.jsonl, "
+        "profiles and the output of all processes.",
+    )
     flags.DEFINE_integer("repeats", 5, "Measurements of each, after warming up.", lower_bound=1)
     flags.DEFINE_enum(
         "platform",
         None,
-        ["cpu", "gpu", "tpu"],
-        "In place of the other cases, the paper's step on one and two devices of a platform in "
-        "both types (accelerator_step/TYPE/DEVICES), with its share of their peak.",
+        PLATFORMS,
+        "Measure the cases of an accelerator in place of the others; cpu: rehearse them.",
     )
-    flags.DEFINE_integer("batch", 128, "With --platform: images in a step.", lower_bound=1)
+    flags.DEFINE_string("budget", None, "With --platform: time for all cases, such as 480s or 8m.")
     flags.DEFINE_float(
         "peak_tflops",
         None,

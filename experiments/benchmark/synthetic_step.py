@@ -23,6 +23,7 @@ class SyntheticTrainStep:
             InputError: too few devices.
         """
         mesh = sharding.make_mesh(config.parallel)
+        self._step: jax.stages.Wrapped | jax.stages.Compiled
         self._step = make_train_step(config, mesh, num_images=10**6)
         self._batch = sharding.shard_batch(
             make_random_batch(config), sharding.batch_sharding(config, mesh)
@@ -32,6 +33,12 @@ class SyntheticTrainStep:
         self._mean = jax.device_put(mean, sharding.replicated(mesh))
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
         self._state: TrainState = jax.jit(lambda: init_state(config), out_shardings=places)()
+
+    def compile(self) -> str:
+        """Compile the step before its first call, and return the compiled program as text."""
+        assert isinstance(self._step, jax.stages.Wrapped)
+        self._step = self._step.lower(self._state, self._mean, self._batch).compile()
+        return self._step.as_text() or ""
 
     def dispatch(self) -> None:
         """Begin a step after those before; return at once."""

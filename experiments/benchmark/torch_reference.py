@@ -1,5 +1,6 @@
 """A config's model in PyTorch's own layers, and its training step, to compare speed with."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -122,7 +123,15 @@ class TorchTrainStep:
     """A full training step in PyTorch: forward, backward, momentum, weight decay and averaging."""
 
     def __init__(
-        self, config: Config, layout: torch.memory_format, *, compiled: bool = False
+        self,
+        config: Config,
+        layout: torch.memory_format,
+        *,
+        compiled: bool = False,
+        mode: str | None = None,
+        device: str = "cpu",
+        mixed: bool = False,
+        prepare: Callable[[nn.Module], None] | None = None,
     ) -> None:
         """Initialize the weights.
 
@@ -130,12 +139,21 @@ class TorchTrainStep:
             config: with its number of classes.
             layout: of weights and images in memory.
             compiled: compile the forward pass at the first call.
+            mode: of torch.compile.
+            device: of weights and images, "cpu" or "cuda"; on the latter the update is fused.
+            mixed: compute in bfloat16 what autocast lets be computed in it.
+            prepare: function that changes the model before it is used.
         """
         torch.manual_seed(0)
         self.model = make_torch_model(config)
-        self.model.to(memory_format=layout)  # type: ignore[call-overload]
+        if prepare is not None:
+            prepare(self.model)
+        self.model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
-            _group_parameters(config, self.model), lr=1e-4, momentum=config.optimizer.momentum
+            _group_parameters(config, self.model),
+            lr=1e-4,
+            momentum=config.optimizer.momentum,
+            fused=device != "cpu",
         )
         decay = config.optimizer.ema_decay
         average = swa_utils.get_ema_multi_avg_fn(decay)
@@ -143,14 +161,16 @@ class TorchTrainStep:
         weights = registry.family_of(config.model).aux_weights(config.model)
         self.aux_weights = tuple(weights.values())
         shape = (config.batch_size, config.model.channels, config.data.crop, config.data.crop)
-        self.images = torch.randn(shape).to(memory_format=layout)
-        self.labels = torch.randint(config.model.num_classes, (config.batch_size,))
-        self.loss = torch.compile(self._loss) if compiled else self._loss
+        self.images = torch.randn(shape, device=device).to(memory_format=layout)
+        self.labels = torch.randint(config.model.num_classes, (config.batch_size,), device=device)
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=mixed)
+        self.loss = torch.compile(self._loss, mode=mode) if compiled else self._loss
 
     def _loss(self) -> torch.Tensor:
-        losses = [nn.functional.cross_entropy(x, self.labels) for x in self.model(self.images)]
-        weights = (1.0, *self.aux_weights)
-        return torch.stack([w * one for w, one in zip(weights, losses, strict=True)]).sum()
+        with self.autocast:
+            losses = [nn.functional.cross_entropy(x, self.labels) for x in self.model(self.images)]
+            weights = (1.0, *self.aux_weights)
+            return torch.stack([w * one for w, one in zip(weights, losses, strict=True)]).sum()
 
     def __call__(self) -> None:
         """Take one step on random images."""

@@ -16,13 +16,6 @@ from alexnet_jax import sharding
 from alexnet_jax.analysis.collectives import abstract_train_step
 from alexnet_jax.config import Config, ParallelConfig
 from configs.alexnet import get_config
-from experiments.benchmark import accelerator_benchmark
-from experiments.benchmark.accelerator_benchmark import (
-    format_step_result,
-    measure_step,
-    peak_tflops_of,
-    step_flops,
-)
 
 MESHES = [(1, 1), (1, 2), (2, 2)]  # data × column
 PLATFORMS = ["cuda", "tpu"]
@@ -193,36 +186,3 @@ def test_the_new_state_lies_where_the_old_one_was() -> None:
 def addresses(state: Any) -> list[int]:
     arrays = jax.tree.leaves((state.params, state.opt_state))
     return [array.unsafe_buffer_pointer() for array in arrays]
-
-
-def test_operations_are_counted_as_the_formula_says() -> None:
-    """Catches multiply-adds counted once, or a gradient for the images."""
-    conv1 = 55 * 55 * 34_848  # pixels of its output × weights, and so on
-    convolutions = conv1 + 27 * 27 * 307_200 + 13 * 13 * (884_736 + 663_552 + 442_368)
-    dense = 37_748_736 + 16_777_216 + 4_096_000
-    assert step_flops(paper(1, 1)) == 6 * (convolutions + dense) - 2 * conv1
-
-
-def test_peaks() -> None:
-    """Catches a peak "with sparsity", one of another card, and float32 taken for bfloat16."""
-    assert peak_tflops_of("NVIDIA H100 80GB HBM3", "bfloat16") == 989
-    assert peak_tflops_of("NVIDIA H100 PCIe", "bfloat16") == 756
-    assert peak_tflops_of("NVIDIA A100-SXM4-80GB", "float32") == 156
-    assert peak_tflops_of("TPU v5 lite", "bfloat16") == 197
-    assert peak_tflops_of("TPU v5", "bfloat16") == 459
-    assert peak_tflops_of("cpu", "float32") is None
-
-
-def test_the_benchmark_counts_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a rate per device, a peak of one device for two, and steps counted as one."""
-    monkeypatch.setattr(accelerator_benchmark, "STEPS", 2)
-    config = small_config()
-    config.parallel.columns = 2
-    result = {"name": "accelerator_step/float32/2", **measure_step(config, 1, peak_tflops=0.5)}
-    rate = config.batch_size / result["seconds"]
-    assert result["images_per_second"] == rate
-    assert result["tflops"] == pytest.approx(rate * step_flops(config) / 1e12)
-    assert result["peak_tflops"] == 1
-    assert result["share_of_peak"] == pytest.approx(result["tflops"])
-    assert "2 × cpu, batch 8" in format_step_result(result)
-    assert f"({result['share_of_peak']:.1%} of 1)" in format_step_result(result)

@@ -1,0 +1,1 @@
+"""Measure training steps on an accelerator, beside PyTorch's and beside what the device allows."""

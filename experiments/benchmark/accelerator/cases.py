@@ -1,0 +1,127 @@
+"""The cases of the benchmark on an accelerator, the most important first.
+
+A case is run by `worker` in a process of its own. On CPUs the same cases are a rehearsal of the
+benchmark, with small models and few images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alexnet_jax.config import Config, with_changes
+from configs import alexnet, resnet, vgg
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+OURS = "ours"
+# What PyTorch's training step is compiled by, and how it normalizes: by nn.LocalResponseNorm, or
+# by sums of shifted squares as in this program, which its compiler fuses.
+PEERS = ("torch_eager", "torch_compile", "torch_compile_shifted_lrn")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case of the benchmark.
+
+    Attributes:
+        kind: "device" for the device itself, "profile", OURS, or one of PEERS.
+        model: name of the model in MODELS, "" for the device.
+        dtype: type of the arithmetic.
+        batch: images in a step.
+        devices: number of devices, over which the columns are split.
+        seconds: estimate of the time for the whole case, its process and compilation included.
+    """
+
+    kind: str
+    model: str
+    dtype: str
+    batch: int
+    seconds: float
+    devices: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name of the case, such as alexnet/bfloat16/128/torch_eager."""
+        if self.kind == "device":
+            return self.kind
+        columns = "" if self.devices == 1 else f"/{self.devices}_devices"
+        kind = "" if self.kind == OURS else f"/{self.kind}"
+        return f"{self.model}/{self.dtype}/{self.batch}{columns}{kind}"
+
+    @property
+    def compared_with(self) -> str:
+        """The name of the case of this program that does the same work."""
+        return f"{self.model}/{self.dtype}/{self.batch}"
+
+
+def _alexnet(words: str = "") -> Config:
+    return alexnet.get_config(words)
+
+
+# The models by name, at their size and small for the rehearsal, without a number of classes.
+MODELS: dict[str, tuple[Callable[[], Config], Callable[[], Config]]] = {
+    "alexnet": (_alexnet, lambda: _alexnet("sample")),
+    "cifar_alexnet": (lambda: _alexnet("cifar10"), lambda: _alexnet("sample,one_column")),
+    "resnet20": (
+        lambda: resnet.get_config("cifar20"),
+        lambda: with_changes(resnet.get_config("cifar20,sample"), {"model.width": 4}),
+    ),
+    "resnet50": (
+        lambda: resnet.get_config("50"),
+        lambda: with_changes(
+            resnet.get_config("50,sample"), {"model.width": 4, "model.stage_sizes": (1, 1)}
+        ),
+    ),
+    "vgg16": (vgg.get_config, lambda: vgg.get_config("sample")),
+}
+CLASSES = {"alexnet": 1000, "resnet50": 1000, "vgg16": 1000}  # 10 for the others
+REHEARSAL_BATCH = 8
+
+
+def make_config(case: Case, *, rehearsal: bool) -> Config:
+    """Return the config of a case, with its number of classes.
+
+    Args:
+        rehearsal: the small model, with few images.
+    """
+    full, small = MODELS[case.model]
+    changes = {
+        "model.num_classes": 10 if rehearsal else CLASSES.get(case.model, 10),
+        "batch_size": REHEARSAL_BATCH if rehearsal else case.batch,
+        "compute_dtype": case.dtype,
+    }
+    if case.devices > 1:
+        changes["parallel.columns"] = case.devices
+    return with_changes(small() if rehearsal else full(), changes)
+
+
+# In order of importance. The estimates are for an H100; none of them has been measured.
+CASES = (
+    Case("device", "", "", 0, 25),
+    Case(OURS, "alexnet", "bfloat16", 128, 60),
+    Case("torch_compile_shifted_lrn", "alexnet", "bfloat16", 128, 60),
+    Case(OURS, "alexnet", "bfloat16", 1024, 70),
+    Case("torch_compile_shifted_lrn", "alexnet", "bfloat16", 1024, 70),
+    Case("profile", "alexnet", "bfloat16", 128, 60),
+    Case("torch_compile", "alexnet", "bfloat16", 128, 60),
+    Case("torch_eager", "alexnet", "bfloat16", 128, 25),
+    Case(OURS, "alexnet", "float32", 128, 60),
+    Case(OURS, "resnet20", "bfloat16", 128, 50),
+    Case("torch_compile", "resnet20", "bfloat16", 128, 60),
+    Case(OURS, "cifar_alexnet", "bfloat16", 128, 45),
+    Case("torch_compile_shifted_lrn", "cifar_alexnet", "bfloat16", 128, 45),
+    Case(OURS, "alexnet", "bfloat16", 256, 60),
+    Case("torch_compile_shifted_lrn", "alexnet", "bfloat16", 256, 60),
+    Case(OURS, "resnet50", "bfloat16", 128, 110),
+    Case("torch_compile", "resnet50", "bfloat16", 128, 90),
+    Case(OURS, "vgg16", "bfloat16", 64, 60),
+    Case("torch_compile", "vgg16", "bfloat16", 64, 60),
+    Case("torch_compile", "alexnet", "bfloat16", 1024, 70),
+    Case("torch_eager", "alexnet", "bfloat16", 1024, 25),
+    Case("profile", "alexnet", "bfloat16", 1024, 70),
+    Case("torch_compile_shifted_lrn", "alexnet", "float32", 128, 60),
+    Case("profile", "resnet20", "bfloat16", 128, 50),
+    Case(OURS, "alexnet", "float32", 256, 60),
+    Case(OURS, "alexnet", "float32", 1024, 70),
+    Case("torch_compile_shifted_lrn", "alexnet", "float32", 1024, 70),
+    Case(OURS, "alexnet", "bfloat16", 128, 60, devices=2),
+)
+BY_NAME = {case.name: case for case in CASES}
