@@ -99,20 +99,20 @@ class TorchGoogLeNet(nn.Module):
         inputs = self._width(64)
         if config.stem == "small":
             self.conv1 = self._conv(config.channels, inputs, 3)
-            sides = [_pooled(crop)]
+            side = self._pooled(crop)
         else:
             self.conv1 = self._conv(config.channels, inputs, 7, 2)
             self.conv2 = self._conv(inputs, inputs, 1)
             self.conv3 = self._conv(inputs, self._width(192), 3)
             inputs = self._width(192)
-            sides = [_pooled(_pooled((crop - 1) // 2 + 1))]
-        sides.append(_pooled(sides[-1]))  # of the modules 4a to 4e
+            side = self._pooled(self._pooled((crop - 1) // 2 + 1))
+        side = self._pooled(side)  # of the modules 4a to 4e
         for name, row in INCEPTION.items():
             module, inputs = self._inception(inputs, row)
             self.add_module(f"inception{name}", module)
             if name in AUXILIARY and config.aux_weight:
-                side = (sides[-1] - 5) // 3 + 1 if config.aux_pooling == "windows" else 4
-                self.add_module(AUXILIARY[name], self._auxiliary(inputs, side))
+                pooled = (side - 5) // 3 + 1 if config.aux_pooling == "windows" else 4
+                self.add_module(AUXILIARY[name], self._auxiliary(inputs, pooled))
         self.drop = nn.Dropout(config.dropout)
         self.fc = nn.Linear(inputs, config.num_classes)
         for one in self.modules():
@@ -130,18 +130,26 @@ class TorchGoogLeNet(nn.Module):
             if name in AUXILIARY and config.aux_weight and self.training:
                 aux_logits.append(self.get_submodule(AUXILIARY[name])(x))
             if name == "3b":
-                x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+                x = self._pool(x)
             if name == "4e":
-                x = F.max_pool2d(x, config.pool4_window, 2, ceil_mode=True)
+                x = self._pool(x, config.pool4_window)
         return self.fc(self.drop(x.mean((2, 3)))), *aux_logits
 
     def _stem(self, x: torch.Tensor) -> torch.Tensor:
         """Return the input of module 3a."""
-        x = self._normalize(F.max_pool2d(self.conv1(x), 3, 2, ceil_mode=True))
+        x = self._normalize(self._pool(self.conv1(x)))
         if self.config.stem == "small":
             return x
         x = self._normalize(self.conv3(self.conv2(x)))
-        return F.max_pool2d(x, 3, 2, ceil_mode=True)
+        return self._pool(x)
+
+    def _pool(self, x: torch.Tensor, window: int = 3) -> torch.Tensor:
+        """Apply max pooling of stride 2."""
+        return F.max_pool2d(x, window, 2, ceil_mode=self.config.ceil_mode)
+
+    def _pooled(self, side: int) -> int:
+        """Return the side after a 3×3 max pooling of stride 2."""
+        return 1 + ((side - 2) // 2 if self.config.ceil_mode else (side - 3) // 2)
 
     def _normalize(self, x: torch.Tensor) -> torch.Tensor:
         """Apply response normalization if the config has it."""
@@ -212,8 +220,3 @@ def _batch_norm(features: int, config: BatchNormConfig) -> nn.BatchNorm2d:
     """Return a batch normalization; PyTorch's can only average the unbiased variance."""
     assert config.unbiased
     return nn.BatchNorm2d(features, config.epsilon, 1 - config.momentum)
-
-
-def _pooled(side: int) -> int:
-    """Return the side after a 3×3 max pooling of stride 2 whose last window may overhang."""
-    return 1 + -(-(side - 3) // 2)

@@ -24,6 +24,12 @@ CONFIGS = {
     "resnet50": train_step_benchmarks.resnet50_config,
     "resnet20": train_step_benchmarks.resnet20_config,
 }
+WITHOUT_OVERHANG = {
+    "model.num_classes": 7,
+    "model.ceil_mode": False,
+    "data.crop": 28,
+    "data.image_size": 30,
+}
 QUICK = {"xla_backend_optimization_level": 0}  # to compile what runs once
 
 
@@ -57,8 +63,15 @@ def test_the_peer_has_the_layers_of_the_config(name: str) -> None:
         narrow(resnet.get_config("50,torchvision"), **{"model.num_classes": 7}),
         narrow(resnet.get_config("plain18"), **{"model.num_classes": 7}),
         narrow(googlenet.get_config("torchvision"), **{"model.num_classes": 7}),
+        narrow(googlenet.get_config("sample"), **WITHOUT_OVERHANG),
     ],
-    ids=[*CONFIGS, "resnet50 of torchvision", "plain18", "googlenet of torchvision"],
+    ids=[
+        *CONFIGS,
+        "resnet50 of torchvision",
+        "plain18",
+        "googlenet of torchvision",
+        "googlenet without overhang",
+    ],
 )
 def test_the_peer_computes_the_same_logits(config: Config) -> None:
     """Catches: a stride, a padding, a shortcut or a normalization of another kind or at another
