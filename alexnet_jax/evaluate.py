@@ -7,8 +7,10 @@
 Every image of the split is counted once. The ten views are the crops of the four corners and the
 center and their reflections (section 4.1). The grid has 5 × 5 crops and their reflections; "dense"
 applies the model to the whole image and its reflection, at every position; "dense_grid" averages
-both (section 3.2 of Simonyan and Zisserman 2014). Probabilities are averaged over views, over the
-scales of the images, and over models if several workdirs are given (tables 1 and 2).
+both (section 3.2 of Simonyan and Zisserman 2014). Images are whole if they were prepared with
+data.resize=shorter_side; otherwise all of these see their central squares. Probabilities are
+averaged over views, over the scales of the images, and over models if several workdirs are given
+(tables 1 and 2).
 
 With --data_dir the images are those of a folder, in folders with names of the model's classes, or
 in folders of splits with such folders. The classes may be some of the model's; it still chooses
@@ -35,7 +37,7 @@ from alexnet_jax.config import ParallelConfig, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.data.pipeline import evaluation_batches
+from alexnet_jax.data.pipeline import evaluation_batches, index_of_batches
 from alexnet_jax.diagnostics import compare_with_majority
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
@@ -158,14 +160,17 @@ def evaluate(
     for model in models:
         _check_scales(model, pack, scales)
     first = models[0] if views in FINAL_VIEWS else _with_smaller_batches(models[0], mesh)
+    kinds = ("dense", "grid") if views == "dense_grid" else (views,)
     passes = []
-    for kind in ("dense", "grid") if views == "dense_grid" else (views,):
+    for kind in kinds:
         if kind == "dense":
             predicts = [model.make_dense_predict_fn(mesh) for model in models]
         else:
             predicts = [model.make_predict_fn(mesh) for model in models]
         for scale in scales or (None,):
-            batches = split_batches(first, pack, split, mesh, kind, scale=scale)
+            # The batches of all passes must hold the same images.
+            by_shape = "dense" in kinds
+            batches = split_batches(first, pack, split, mesh, kind, scale=scale, by_shape=by_shape)
             passes.append(ViewPass(predicts, batches))
     return split, evaluate_batches(passes, mesh)
 
@@ -221,6 +226,7 @@ def split_batches(
     views: str = "center",
     index: np.ndarray | None = None,
     scale: int | None = None,
+    by_shape: bool = False,
 ) -> Iterable[Batch]:
     """Return the batches of a split for a model, with a progress bar.
 
@@ -231,15 +237,22 @@ def split_batches(
         pack: the prepared images.
         split: name of the split.
         mesh: the mesh of devices.
-        views, index, scale: see `data.pipeline.evaluation_batches`.
+        views, index, scale, by_shape: see `data.pipeline.evaluation_batches`.
     """
     size = model.config.batch_size
     rows = sharding.local_rows(size, sharding.evaluation_sharding(mesh))
     batches = evaluation_batches(
-        pack, split, model.config, views=views, scale=scale, index=index, rows=rows
+        pack,
+        split,
+        model.config,
+        views=views,
+        scale=scale,
+        index=index,
+        by_shape=by_shape,
+        rows=rows,
     )
-    count = pack.splits[split].count if index is None else len(index)
-    return writers.progress_bar(batches, math.ceil(count / size), f"{split} ({views})")
+    count = len(index_of_batches(pack.splits[split], size, index, by_shape=by_shape))
+    return writers.progress_bar(batches, count, f"{split} ({views})")
 
 
 def final_evaluation(workdir: Path, mesh: Mesh) -> None:
