@@ -2,11 +2,11 @@
 
     python -m alexnet_jax.convert --input=FILE --workdir=DIR [--prototxt=FILE] [--mean=FILE]
                                   [--class_names=FILE] [--config=FILE [--config.FIELD=VALUE …]]
-    python -m alexnet_jax.convert --workdir=DIR --output=FILE [--names=torchvision]
+    python -m alexnet_jax.convert --workdir=DIR --output=FILE [--names=PROGRAM]
 
 Supported inputs are .caffemodel files of Caffe, .onnx files (such as bvlcalexnet), weights of Caffe
-as .npy or .npz, torchvision's alexnet, vgg, googlenet and resnet as .pth, .pth.tar, .pt, .ckpt,
-.bin or .safetensors, the first two also as .onnx, and .safetensors and .onnx files that this
+as .npy or .npz, torchvision's alexnet, vgg, googlenet and resnet as .pth, .pth.tar, .pt, .th,
+.ckpt, .bin or .safetensors, the first two also as .onnx, and .safetensors and .onnx files that this
 program wrote. The result is a workdir for evaluate, predict and experiments.figures, from which
 training can start. Its config contains the preprocessing that the weights need. Files of other
 programs do not state preprocessing or recipe; without --config, those that Caffe's AlexNet, Caffe's
@@ -14,8 +14,9 @@ VGG or torchvision's models need are used, depending on what the file contains. 
 of them needs --config.
 
 Supported outputs are .safetensors, .onnx and .pth, which contain exact copies of the newest
-checkpoint's parameters. A .pth file, and a .safetensors file with --names=torchvision, is a state
-dict of torchvision's model with the same layers.
+checkpoint's parameters. A .pth file, and a .safetensors file with --names, is a state dict of a
+program's model with the same layers: torchvision's, or one of two others with residual networks for
+CIFAR-10, akamaster (pytorch_resnet_cifar10) and d-x-y (ResNeXt-DenseNet).
 
 No code in a file is executed. A file that does not fit is rejected with its first mismatch.
 """
@@ -43,6 +44,7 @@ from alexnet_jax.conversion import (
 )
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel
+from alexnet_jax.conversion.resnet_names import PROGRAMS
 from alexnet_jax.data.names import read_class_names, synsets
 from alexnet_jax.errors import InputError, printable_errors
 from alexnet_jax.extras import check_installed
@@ -221,29 +223,27 @@ def check_unused(directory: Path) -> None:
         raise InputError(f"--workdir={directory} already contains a run; give another folder")
 
 
-def write_model(path: Path, model: TrainedModel, *, torchvision_names: bool = False) -> None:
+def write_model(path: Path, model: TrainedModel, *, names: str = "") -> None:
     """Write a model as safetensors, ONNX or a PyTorch file, depending on the suffix of the path.
 
     Args:
         path: the file.
         model: the model.
-        torchvision_names: whether a safetensors file is a state dict with torchvision's names, as a
-            PyTorch file always is.
+        names: program, of `resnet_names.PROGRAMS`, whose names the tensors of a state dict have; ""
+            for a safetensors file that is none, and for a PyTorch file with torchvision's names.
 
     Raises:
         InputError: the suffix is unknown, the format cannot represent the model, or the file
             cannot be written.
     """
     kind = _suffix("output", path, EXPORTED)
-    if torchvision_names and kind == ".onnx":
-        raise InputError(
-            f"--names=torchvision is for .safetensors and .pth, but --output is {path}"
-        )
+    if names and kind == ".onnx":
+        raise InputError(f"--names={names} is for .safetensors and .pth, but --output is {path}")
     _check_packages(path)
     from alexnet_jax.conversion import onnx_writer, safetensors, state_dict
 
-    if torchvision_names or kind == ".pth":
-        content = state_dict.to_state_dict(path, model)
+    if names or kind == ".pth":
+        content = state_dict.to_state_dict(path, model, names or "torchvision")
     elif kind == ".onnx":
         content = onnx_writer.to_onnx(model)
     else:
@@ -328,9 +328,9 @@ def main(_: list[str]) -> None:
                 raise InputError(
                     f"--{flag} is for --input; --output writes the model in {directory}"
                 )
-        model, torchvision_names = load_trained(directory), flags.FLAGS["names"].value is not None
-        write_model(target, model, torchvision_names=torchvision_names)
-        is_state_dict = torchvision_names or target.suffix == ".pth"
+        model, names = load_trained(directory), flags.FLAGS["names"].value
+        write_model(target, model, names=names or "")
+        is_state_dict = names or target.suffix == ".pth"
         not_stated = f"; inputs, not stated in it: {_inputs(model.config)}" if is_state_dict else ""
         print(f"{target}: step {model.step} of {directory}{not_stated}")
         return
@@ -365,7 +365,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run; --input makes it.", required=True)
     flags.DEFINE_string("input", None, f"File to read: {', '.join(IMPORTED)}.")
     flags.DEFINE_string("output", None, f"File to write: {', '.join(EXPORTED)}.")
-    flags.DEFINE_enum("names", None, ["torchvision"], "Names of the tensors, for --output.")
+    flags.DEFINE_enum("names", None, [*PROGRAMS], "Program with whose names to write tensors.")
     flags.DEFINE_string("prototxt", None, "Caffe's definition of the model, for a .caffemodel.")
     flags.DEFINE_string("mean", None, "Caffe's mean image, a .binaryproto or .npy.")
     flags.DEFINE_string("class_names", None, "Text file of class names, one per line.")

@@ -79,8 +79,7 @@ def from_foreign(config: Config, foreign: BranchedModel) -> Variables:
         name = path_name(path)
         source, array, layout = foreign.sources[name], foreign.arrays[name], layouts.get(name)
         shape = layout.foreign_shape() if layout else expected.shape
-        if array.shape != shape:
-            raise InputError(f"{source} is {array.shape}; expected {shape}")
+        check_shape(source, array, shape)
         array = _checked(source, array, is_variance=name.endswith("/var"))
         return layout.from_foreign(array) if layout else array
 
@@ -125,6 +124,18 @@ def _kernel_layouts(
             channels = leaves[f"params/{conv}/kernel"].shape[-1] if conv else 0
             layouts[path] = KernelLayout(leaf.shape, False, leaf.ndim == 4, True, channels, 1)
     return layouts
+
+
+def check_shape(source: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
+    """Raise InputError unless an array of a file has the expected shape.
+
+    Args:
+        source: name of the array, for messages.
+        array: the array.
+        expected: the shape, from `foreign_shapes`.
+    """
+    if array.shape != expected:
+        raise InputError(f"{source} is {array.shape}; expected {expected}")
 
 
 def _checked(source: str, array: np.ndarray, *, is_variance: bool) -> np.ndarray:

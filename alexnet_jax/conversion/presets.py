@@ -22,6 +22,10 @@ from alexnet_jax.models.ops import (
     SequentialConfig,
 )
 
+# torchvision's normalization of x / 255, here of x in 0…255.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
 VGG_CHANNELS = (64, 128, 256, 512, 512)  # of the convolutions in each block
 
 # Sides of the kernels in each block of VGG's models (table 1 of Simonyan and Zisserman 2014). The
@@ -154,6 +158,32 @@ def torchvision_resnet(block: str, *stage_sizes: int) -> Config:
     return config
 
 
+def cifar_resnet(model: ResNetConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> Config:
+    """Return the config of a residual network for CIFAR-10 with the recipe of akamaster's program.
+
+    Args:
+        model: the model.
+        mean, std: mean and standard deviation of each channel, 0…255.
+    """
+    return Config(
+        epochs=200,
+        learning_rate=0.1,
+        optimizer=OptimizerConfig(weight_decay=0.0001),
+        schedule=ScheduleConfig(drop_epochs=(101, 151)),
+        data=DataConfig(
+            name="cifar10",
+            image_size=32,
+            crop=32,
+            padding=4,
+            lighting="none",
+            mean="given",
+            given_mean=mean,
+            std=std,
+        ),
+        model=model,
+    )
+
+
 def torchvision_googlenet() -> Config:
     """Return the config of torchvision's `googlenet` with its auxiliary classifiers.
 
@@ -180,12 +210,11 @@ def _torchvision(model: ModelConfig) -> Config:
     return Config(
         optimizer=OptimizerConfig(weight_decay=0.0001),
         schedule=ScheduleConfig(drop_epochs=(31, 61)),
-        # torchvision's normalization of x / 255, with mean and std in units of 0…255.
         data=DataConfig(
             lighting="none",
             mean="given",
-            given_mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
-            std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+            given_mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         ),
         model=model,
     )

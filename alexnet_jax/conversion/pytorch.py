@@ -18,7 +18,7 @@ from alexnet_jax.conversion import pickles
 from alexnet_jax.conversion.weights_by_name import shown
 from alexnet_jax.errors import InputError
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")  # .tar as in .pth.tar
+SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")  # .tar as in .pth.tar
 # Keys under which training programs save the state dict, in the order in which they are taken.
 WRAPPING_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 MAX_WRAPPERS = 4

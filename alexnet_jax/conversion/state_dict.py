@@ -1,4 +1,4 @@
-"""Read and write state dicts of torchvision's models: arrays by the names of the model's modules.
+"""Read and write state dicts of PyTorch programs: arrays by the names of a model's modules.
 
 Training programs put more before those names, such as "module." or "model.", which is removed.
 Batch normalization of a chain, which has no op for it, is folded into the convolution before it.
@@ -14,9 +14,18 @@ import safetensors.numpy
 
 from alexnet_jax import fields
 from alexnet_jax.config import Config, validated
-from alexnet_jax.conversion import branched, origins, presets, pytorch, torchvision_branched
+from alexnet_jax.conversion import (
+    branched,
+    cifar_resnets,
+    origins,
+    presets,
+    pytorch,
+    resnet_names,
+    torchvision_branched,
+)
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, Weights, to_foreign
+from alexnet_jax.conversion.resnet_names import PROGRAMS, TORCHVISION, ResNetNames
 from alexnet_jax.conversion.safetensors import read_arrays
 from alexnet_jax.conversion.torchvision_chains import (
     FIRST_TENSOR,
@@ -36,11 +45,12 @@ from alexnet_jax.trained import TrainedModel
 WRAPPERS = ("module", "_orig_mod")
 # Attributes for the model in classes around it (Lightning), in the order in which they are taken.
 USUAL_PREFIXES = ("", "model.", "net.", "network.", "backbone.")
-# A tensor by which a model is recognized, by the class of its config.
-FIRST_TENSORS: dict[type[ModelConfig], str] = {
-    SequentialConfig: FIRST_TENSOR,
-    ResNetConfig: torchvision_branched.RESNET_TENSOR,
-    GoogLeNetConfig: torchvision_branched.GOOGLENET_TENSOR,
+# Tensors by which models are recognized, and the classes of their configs.
+FIRST_TENSORS: dict[str, type[ModelConfig]] = {
+    FIRST_TENSOR: SequentialConfig,
+    resnet_names.TORCHVISION.first_tensor: ResNetConfig,
+    resnet_names.DXY.first_tensor: ResNetConfig,
+    torchvision_branched.GOOGLENET_TENSOR: GoogLeNetConfig,
 }
 NORM_EPSILON = 1e-5  # default of torch.nn.BatchNorm2d; a state dict does not state it
 
@@ -51,12 +61,12 @@ ReadArray = Callable[[str], np.ndarray]  # name of a tensor, without a prefix â†
 def read_state_dict(
     path: Path, config: Config | None
 ) -> tuple[Config, ForeignModel | BranchedModel]:
-    """Read a state dict of a torchvision model, a PyTorch or `.safetensors` file.
+    """Read a state dict of one of `PROGRAMS`, a PyTorch or `.safetensors` file.
 
     Args:
         path: the file.
-        config: model, preprocessing and recipe. None decides by the names of the tensors which of
-            torchvision's models they belong to.
+        config: model, preprocessing and recipe. None decides by the names of the tensors which
+            program's model they belong to.
 
     Returns:
         The given or chosen config, and the model.
@@ -68,47 +78,86 @@ def read_state_dict(
     is_safetensors = path.suffix == ".safetensors"
     tensors = read_arrays(path)[1] if is_safetensors else pytorch.read_tensors(path)
     to_numpy = _checked if is_safetensors else pytorch.to_numpy
-    family = type(config.model) if config else _family_of(path, tensors)
-    keys = match_names(path, tensors, FIRST_TENSORS[family])
+    first = _first_tensor(path, tensors, config)
+    keys = match_names(path, tensors, first)
 
     def read(name: str) -> np.ndarray:
         return to_numpy(path, keys[name], tensors[keys[name]])
 
-    if family is SequentialConfig:
+    if first == FIRST_TENSOR:
         modules = choose_modules(keys, config)
         _check_names(path, tensors, keys, modules.tensors())
         return _read_chain(path, config, modules, read)
-    if config is None:
-        name, config = torchvision_branched.choose_config(
-            path, keys, lambda name: read(name).shape if name in keys else ()
-        )
-        origins.print_choice(path, f"torchvision's {name}", "the names of its tensors")
-    elif "fc.weight" in keys:  # the file has the number of classes
-        config = fields.replace(config, {"model.num_classes": len(read("fc.weight"))})
+    program = resnet_names.choose_names(first, keys)
+    config = _config_with_classes(path, program, keys, read, config)
     shapes = branched.foreign_shapes(validated(config))
-    names = torchvision_branched.tensor_names(config.model, shapes)
+    names = torchvision_branched.tensor_names(config.model, shapes, program)
     _check_names(path, tensors, keys, names.values())
     arrays = {variable: read(name) for variable, name in names.items()}
+    if cifar_resnets.has_zeros_around(config.model, program):
+        for variable, name in names.items():
+            branched.check_shape(f"{path}: {name}", arrays[variable], shapes[variable])
+        arrays = cifar_resnets.reorder_channels(config.model, arrays, zeros_around=False)
+        print(
+            f"{path}: shortcuts of {program.program}'s models add zeros before and after the other "
+            "channels; channels are reordered so that zeros come last, as here.",
+            file=sys.stderr,
+        )
     return config, BranchedModel(config.model, arrays, names)
 
 
-def _family_of(path: Path, keys: Collection[str]) -> type[ModelConfig]:
-    """Return the class of the config of the model in a file; chains if there is none.
+def _first_tensor(path: Path, keys: Collection[str], config: Config | None) -> str:
+    """Return the name of the tensor by which to recognize the model in a file.
+
+    Args:
+        path: the file, for messages.
+        keys: the names in the file.
+        config: config whose family of models to read; None for any.
 
     Raises:
-        InputError: the file has models of several families.
+        InputError: the file has several models.
     """
-    found = {
-        family: name
-        for family, name in FIRST_TENSORS.items()
-        if any(f".{key}".endswith(f".{name}") for key in map(_without_wrappers, keys))
-    }
+    names = [f".{_without_wrappers(key)}" for key in keys]
+    known = [f for f, kind in FIRST_TENSORS.items() if not config or kind is type(config.model)]
+    found = [first for first in known if any(name.endswith(f".{first}") for name in names)]
     if len(found) > 1:
         raise InputError(
-            f"{path} has tensors of several models, {' and '.join(found.values())}; expected one "
-            "model, or --config=FILE with the one to read"
+            f"{path} has tensors of several models, {' and '.join(found)}; expected one model, or "
+            "--config=FILE with the one to read"
         )
-    return next(iter(found), SequentialConfig)
+    return [*found, *known][0]
+
+
+def _config_with_classes(
+    path: Path, program: ResNetNames, keys: Collection[str], read: ReadArray, config: Config | None
+) -> Config:
+    """Return the config of a residual network or GoogLeNet, with the number of classes in a file.
+
+    Args:
+        path: the file, for messages.
+        program: names of a residual network; torchvision's for GoogLeNet.
+        keys: names of the tensors, without prefixes.
+        read: function that reads a tensor.
+        config: the config that is given; None chooses one by the tensors.
+
+    Raises:
+        InputError: the program has no such model, or the file has no classes.
+    """
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        return read(name).shape if name in keys else ()
+
+    if config is not None:
+        classes = torchvision_branched.count_classes(path, program.classifier, shape_of)
+        return fields.replace(config, {"model.num_classes": classes})
+    if program is TORCHVISION:
+        name, config = torchvision_branched.choose_config(path, keys, shape_of)
+        model = f"torchvision's {name}"
+    else:
+        config = cifar_resnets.choose_config(path, program, keys, shape_of)
+        model = f"{program.program}'s residual networks for CIFAR-10"
+    origins.print_choice(path, model, "the names of its tensors")
+    return config
 
 
 def _read_chain(
@@ -243,18 +292,21 @@ def fold_batch_norm(
     return Weights((kernels.T * factor).T, (bias - mean) * factor + shift)
 
 
-def to_state_dict(path: Path, model: TrainedModel) -> bytes:
-    """Return the content of a file of the parameters by torchvision's names.
+def to_state_dict(path: Path, model: TrainedModel, program: str) -> bytes:
+    """Return the content of a file of the parameters by the names of a program.
 
     Args:
         path: the file, whose suffix is `.safetensors` or one of PyTorch.
         model: the model.
+        program: the program, of `PROGRAMS`.
 
     Raises:
-        InputError: torchvision has no such model, or PyTorch is needed and not installed.
+        InputError: the program has no such model, or PyTorch is needed and not installed.
     """
-    is_chain = isinstance(model.config.model, SequentialConfig)
-    arrays = (_chain_tensors if is_chain else _branched_tensors)(model)
+    if isinstance(model.config.model, SequentialConfig) and program == TORCHVISION.program:
+        arrays = _chain_tensors(model)
+    else:
+        arrays = _branched_tensors(model, PROGRAMS[program])
     if path.suffix == ".safetensors":
         content: bytes = safetensors.numpy.save(arrays, {"format": "pt"})
         return content
@@ -272,15 +324,21 @@ def _chain_tensors(model: TrainedModel) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _branched_tensors(model: TrainedModel) -> dict[str, np.ndarray]:
-    """Return the tensors of googlenet or a residual network by torchvision's names.
+def _branched_tensors(model: TrainedModel, program: ResNetNames) -> dict[str, np.ndarray]:
+    """Return the tensors of googlenet or a residual network by a program's names.
 
     The counters of batch normalization are the number of steps; see `to_state_dict`.
     """
-    torchvision_branched.check_is_torchvisions(model.config.model)
+    config = model.config.model
+    if program is TORCHVISION:
+        torchvision_branched.check_is_torchvisions(config)
+    else:
+        cifar_resnets.check_is_programs(config, program)
     arrays = branched.to_foreign(model.variables)
+    if cifar_resnets.has_zeros_around(config, program):
+        arrays = cifar_resnets.reorder_channels(config, arrays, zeros_around=True)
     tensors: dict[str, np.ndarray] = {}
-    for path, name in torchvision_branched.tensor_names(model.config.model, arrays).items():
+    for path, name in torchvision_branched.tensor_names(config, arrays, program).items():
         tensors[name] = arrays[path]
         module, _, part = name.rpartition(".")
         if part == "running_var":

@@ -1,7 +1,4 @@
-"""Names of torchvision's modules of googlenet and resnet, by which their state dicts name tensors.
-
-The name of a layer here is the path of its module, such as conv2_1/bn1.
-"""
+"""torchvision's googlenet and residual networks in state dicts: names of tensors, and configs."""
 
 import re
 from collections import Counter
@@ -11,14 +8,14 @@ from pathlib import Path
 
 from alexnet_jax.config import Config
 from alexnet_jax.conversion import presets
+from alexnet_jax.conversion.resnet_names import TORCHVISION, ResNetNames
 from alexnet_jax.conversion.weights_by_name import shown
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.googlenet import AUXILIARY, INCEPTION
 from alexnet_jax.models.ops import ModelConfig
 
-# A tensor by whose name a model is recognized, of all residual networks and of GoogLeNet.
-RESNET_TENSOR = "layer1.0.conv1.weight"
+# A tensor by whose name GoogLeNet is recognized.
 GOOGLENET_TENSOR = "inception3a.branch1.conv.weight"
 
 FIRST_OF_BLOCK = re.compile(r"layer(\d+)\.\d+\.conv1\.weight")
@@ -46,18 +43,29 @@ BRANCHES = {
 }
 
 
-def tensor_names(model: ModelConfig, paths: Collection[str]) -> dict[str, str]:
-    """Return torchvision's name of the tensor of every variable by its path, in its order.
+def tensor_names(
+    model: ModelConfig, paths: Collection[str], resnet_names: ResNetNames = TORCHVISION
+) -> dict[str, str]:
+    """Return a program's name of the tensor of every variable by its path, in its order.
 
     Args:
-        model: config of the model, which torchvision need not have: it may be a plain network.
+        model: config of the model, which the program need not have: it may be a plain network.
         paths: paths of the model's variables, such as params/conv1/kernel.
+        resnet_names: names of the program; those of GoogLeNet are torchvision's.
 
     Raises:
         InputError: the model is neither a residual network nor GoogLeNet.
     """
+    if isinstance(model, ResNetConfig):
+        modules = resnet_names.module_names(model)
+    elif isinstance(model, GoogLeNetConfig):
+        modules = _googlenet_names()
+    else:
+        raise InputError(
+            f"the model is a {type(model).__name__}; expected a residual network or GoogLeNet"
+        )
     names: dict[str, str] = {}
-    for layer, module in _module_names(model).items():
+    for layer, module in modules.items():
         for pattern, part in ARRAYS.items():
             if (path := pattern.format(layer)) in paths:
                 names[path] = f"{module}.{part}"
@@ -65,36 +73,11 @@ def tensor_names(model: ModelConfig, paths: Collection[str]) -> dict[str, str]:
     return names
 
 
-def _module_names(model: ModelConfig) -> dict[str, str]:
-    """Return torchvision's names of layers by their names here, in its order.
-
-    Layers that a model may have are included, such as shortcuts in all blocks.
-    """
-    if isinstance(model, ResNetConfig):
-        return _resnet_names(model)
-    if isinstance(model, GoogLeNetConfig):
-        return _googlenet_names()
-    raise InputError(
-        f"the model is a {type(model).__name__}; expected a residual network or GoogLeNet"
-    )
-
-
-def _resnet_names(model: ResNetConfig) -> dict[str, str]:
-    """Return the dictionary of `_module_names` for a residual network."""
-    names = {"conv1": "conv1", "bn1": "bn1"}
-    for stage, size in enumerate(model.stage_sizes, 1):
-        for index in range(size):
-            ours, theirs = f"conv{stage + 1}_{index + 1}", f"layer{stage}.{index}"
-            for number in (1, 2, 3):
-                names[f"{ours}/conv{number}"] = f"{theirs}.conv{number}"
-                names[f"{ours}/bn{number}"] = f"{theirs}.bn{number}"
-            names[f"{ours}/shortcut_conv"] = f"{theirs}.downsample.0"
-            names[f"{ours}/shortcut_bn"] = f"{theirs}.downsample.1"
-    return names | {"fc": "fc"}
-
-
 def _googlenet_names() -> dict[str, str]:
-    """Return the dictionary of `_module_names` for GoogLeNet."""
+    """Return torchvision's names of GoogLeNet's modules by the names of layers here, in its order.
+
+    The auxiliary classifiers are included.
+    """
     names: dict[str, str] = {}
 
     def add_conv(ours: str, theirs: str) -> None:
@@ -129,13 +112,13 @@ def choose_config(path: Path, names: Collection[str], shape_of: ShapeOf) -> tupl
         config = presets.torchvision_googlenet()
         model = config.model
         assert isinstance(model, GoogLeNetConfig)
-        _, model.channels = _conv_shape(path, "conv1.conv.weight", 7, shape_of)
+        _, model.channels = conv_shape(path, "conv1.conv.weight", 7, shape_of)
         # The layer with the most filters, of which the width follows with the least rounding.
-        filters, _ = _conv_shape(path, "inception5b.branch2.1.conv.weight", 3, shape_of)
+        filters, _ = conv_shape(path, "inception5b.branch2.1.conv.weight", 3, shape_of)
         model.width = filters / INCEPTION["5b"][2]
         if not any(name.startswith("aux1.") for name in names):
             model.aux_weight = 0.0
-        model.num_classes = count_classes(path, shape_of)
+        model.num_classes = count_classes(path, "fc", shape_of)
         return "googlenet", config
     stages = Counter(match[1] for name in names if (match := FIRST_OF_BLOCK.fullmatch(name)))
     if sorted(stages) != ["1", "2", "3", "4"]:
@@ -148,24 +131,24 @@ def choose_config(path: Path, names: Collection[str], shape_of: ShapeOf) -> tupl
     config = presets.torchvision_resnet(block, *sizes)
     model = config.model
     assert isinstance(model, ResNetConfig)
-    model.width, model.channels = _conv_shape(path, "conv1.weight", 7, shape_of)
-    model.num_classes = count_classes(path, shape_of)
+    model.width, model.channels = conv_shape(path, "conv1.weight", 7, shape_of)
+    model.num_classes = count_classes(path, "fc", shape_of)
     return presets.TORCHVISION_RESNETS.get((block, sizes), "residual networks"), config
 
 
-def count_classes(path: Path, shape_of: ShapeOf) -> int:
-    """Return the number of classes of a model with torchvision's names.
+def count_classes(path: Path, classifier: str, shape_of: ShapeOf) -> int:
+    """Return the number of classes of a model, by the name of its classifier.
 
     Raises:
         InputError: the classifier has no classes or no weights.
     """
-    shape = shape_of("fc.weight")
+    shape = shape_of(f"{classifier}.weight")
     if len(shape) != 2 or not shape[0]:
-        raise InputError(f"{path} has fc.weight {shape}; expected (classes, features)")
+        raise InputError(f"{path} has {classifier}.weight {shape}; expected (classes, features)")
     return shape[0]
 
 
-def _conv_shape(path: Path, name: str, side: int, shape_of: ShapeOf) -> tuple[int, int]:
+def conv_shape(path: Path, name: str, side: int, shape_of: ShapeOf) -> tuple[int, int]:
     """Return the numbers of filters and input channels of a convolution.
 
     Raises:
@@ -174,8 +157,8 @@ def _conv_shape(path: Path, name: str, side: int, shape_of: ShapeOf) -> tuple[in
     shape = shape_of(name)
     if len(shape) != 4 or shape[2:] != (side, side) or not all(shape):
         raise InputError(
-            f"{path} has {name} {shape}; expected (filters, channels, {side}, {side}), as "
-            "torchvision's has, or the model in --config=FILE"
+            f"{path} has {name} {shape}; expected (filters, channels, {side}, {side}), or the "
+            "model in --config=FILE"
         )
     return shape[0], shape[1]
 

@@ -104,7 +104,7 @@ def test_both_ways(tmp_path: Path, name: str, fields: dict[str, Any], suffix: st
     model = convert.read_model(write(tmp_path / f"net{suffix}", state))
     assert model.config.model == config.model
     assert model.config.data == config.data
-    convert.write_model(tmp_path / f"again{suffix}", model, torchvision_names=True)
+    convert.write_model(tmp_path / f"again{suffix}", model, names="torchvision")
     again = load(tmp_path / f"again{suffix}")
     assert [*again] == [*state] or suffix == ".safetensors"  # which sorts them
     assert {*again} == {*state}

@@ -112,7 +112,7 @@ def test_both_ways(tmp_path: Path, suffix: str) -> None:
         ((_, best),) = predict(model, [("image", make_image())])
         for name, probability in best:
             assert probability == pytest.approx(float(expected[int(name)]), rel=1e-4)
-    convert.write_model(tmp_path / f"again{suffix}", model, torchvision_names=True)
+    convert.write_model(tmp_path / f"again{suffix}", model, names="torchvision")
     again = load(tmp_path / f"again{suffix}")
     assert [*again] == [*state] or suffix == ".safetensors"  # which sorts them
     assert {*again} == {*state}

@@ -18,28 +18,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     return convert.read_model(path, small_config())
 
 
-FORMATS = [(".safetensors", False), (".safetensors", True), (".pth", False), (".onnx", False)]
+FORMATS = [(".safetensors", ""), (".safetensors", "torchvision"), (".pth", ""), (".onnx", "")]
 
 
-@pytest.mark.parametrize(("suffix", "torchvision_names"), FORMATS)
-def test_a_full_disk(
-    model: TrainedModel, tmp_path: Path, suffix: str, torchvision_names: bool
-) -> None:
+@pytest.mark.parametrize(("suffix", "names"), FORMATS)
+def test_a_full_disk(model: TrainedModel, tmp_path: Path, suffix: str, names: str) -> None:
     """Catches: the traceback of a library that writes the file itself, and raises an error of its
     own for a full disk; a part of a file left behind; an earlier file lost."""
     path = tmp_path / f"model{suffix}"
     path.write_text("earlier")
     (tmp_path / f".model.new{suffix}").symlink_to("/dev/full")  # where the file is written first
     with pytest.raises(InputError, match=rf"^the disk is full: {path}; make room, and run the"):
-        convert.write_model(path, model, torchvision_names=torchvision_names)
+        convert.write_model(path, model, names=names)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["earlier"]
 
 
-@pytest.mark.parametrize(("suffix", "torchvision_names"), FORMATS)
+@pytest.mark.parametrize(("suffix", "names"), FORMATS)
 def test_a_folder_that_is_missing(
-    model: TrainedModel, tmp_path: Path, suffix: str, torchvision_names: bool
+    model: TrainedModel, tmp_path: Path, suffix: str, names: str
 ) -> None:
     """Catches: a traceback for a folder that does not exist."""
     path = tmp_path / "none" / f"model{suffix}"
     with pytest.raises(InputError, match=rf"^cannot write {path}: No such file or directory; "):
-        convert.write_model(path, model, torchvision_names=torchvision_names)
+        convert.write_model(path, model, names=names)

@@ -25,7 +25,7 @@ def make_model(name: str, **settings: object) -> torch.nn.Module:
     torch.manual_seed(0)
     model: torch.nn.Module = models.get_model(name, weights=None, **settings)
     for module in model.modules():
-        _draw_statistics(module)
+        draw_statistics(module)
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     return model.eval()
@@ -56,11 +56,11 @@ def make_vgg(
             assert module.bias is not None
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             torch.nn.init.normal_(module.bias, 0, 0.1)
-        _draw_statistics(module)
+        draw_statistics(module)
     return model.eval()
 
 
-def _draw_statistics(module: torch.nn.Module) -> None:
+def draw_statistics(module: torch.nn.Module) -> None:
     """Draw the parameters and statistics of a batch normalization, far from 0 and 1."""
     if isinstance(module, torch.nn.BatchNorm2d):
         assert module.running_mean is not None
