@@ -123,6 +123,12 @@ def compute_constant(
             return np.broadcast_to(value.reshape(()), sizes)
         case "Identity", [array]:
             return array
+        case "Reshape", [array, shape]:
+            sizes = shape.reshape(-1).tolist()
+            try:
+                return array.reshape(sizes)
+            except (ValueError, TypeError) as error:
+                raise InputError(f"a Reshape of {array.shape}: {one_line(error)}") from None
         case "Transpose", [array]:
             axes = attributes.get("perm", [*range(array.ndim)][::-1])
             if sorted(axes) != [*range(array.ndim)]:

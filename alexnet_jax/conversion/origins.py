@@ -12,7 +12,17 @@ from pathlib import Path
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.conversion import presets
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import Conv, Dense, Dropout, MaxPool, Op, parameter_ops, spatial_sizes
+from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
+from alexnet_jax.models.ops import (
+    Conv,
+    Dense,
+    Dropout,
+    MaxPool,
+    ModelConfig,
+    Op,
+    parameter_ops,
+    spatial_sizes,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,48 @@ def choose_for_caffe(path: Path, ops: Mapping[str, Op]) -> Config:
     if not _same_geometry(ops, sequential_model(config).ops):
         print_choice(path, "Caffe's AlexNet", "its format, though its layers are others")
     return config
+
+
+def choose_for_branches(path: Path, model: ModelConfig, writer: str, kind: str) -> Config:
+    """Return the config for GoogLeNet or a residual network in a Caffe or ONNX file.
+
+    Weights in files of Caffe, or of Caffe's converter, are taken for those of BVLC's GoogLeNet and
+    of the residual networks of the paper's authors if they have the same layers.
+
+    Args:
+        path: the file.
+        model: config of the model in it.
+        writer: name of the program that wrote the file; "" if it is not stated.
+        kind: by what the choice is made, for the message.
+
+    Raises:
+        InputError: the preprocessing cannot be known from the file.
+    """
+    if "caffe" in writer.lower():
+        for name, make in presets.CAFFE_BRANCHED.items():
+            config = make()
+            if _layers_of(model) == _layers_of(config.model):
+                print_choice(path, name, kind)
+                return config
+    raise InputError(
+        f"{path} does not state the preprocessing of its images, and is neither Caffe's GoogLeNet "
+        "nor the ResNet-50, 101 or 152 of the paper's authors for Caffe (written by "
+        f"{writer[:60] or 'an unnamed program'!r}); give it with --config=FILE, such as "
+        "configs/googlenet.py or configs/resnet.py, and --config.data.mean=given with "
+        "--config.data.given_mean"
+    )
+
+
+def _layers_of(model: ModelConfig) -> tuple[object, ...]:
+    """Return what distinguishes the layers of branched models, without numbers of features.
+
+    The rounding of pooling is left out for GoogLeNet: the weights are the same.
+    """
+    if isinstance(model, GoogLeNetConfig):
+        return (model.stem, model.normalization, model.large_kernel, model.pool4_window)
+    assert isinstance(model, ResNetConfig)
+    kinds = (model.block, model.shortcut, model.stride_in)
+    return (model.stem, model.pool_padding, model.stage_sizes, *kinds)
 
 
 def torchvision_name(config: Config) -> str:

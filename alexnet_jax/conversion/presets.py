@@ -128,6 +128,50 @@ def vgg_ops(letter: str) -> dict[str, Op]:
     )  # fmt: skip
 
 
+def bvlc_googlenet() -> Config:
+    """Return the config of Caffe's models/bvlc_googlenet, with the schedule of its solver."""
+    return Config(
+        batch_size=32,
+        epochs=60,
+        learning_rate=0.01,
+        optimizer=OptimizerConfig(weight_decay=0.0002, decay_multipliers=((".*/bias", 0.0),)),
+        schedule=ScheduleConfig(
+            rule="period", period=8, factor=0.96, multipliers=((".*/bias", 1, 2.0),)
+        ),
+        data=DataConfig(
+            resize="squash",
+            channel_order="bgr",
+            lighting="none",
+            mean="given",
+            given_mean=(123.0, 117.0, 104.0),
+        ),
+        model=GoogLeNetConfig(),
+    )
+
+
+def caffe_resnet(*stage_sizes: int) -> Config:
+    """Return the config of a residual network as its authors published it for Caffe.
+
+    Args:
+        stage_sizes: number of bottleneck blocks of each of the four stages.
+    """
+    return Config(
+        batch_size=256,
+        epochs=120,
+        learning_rate=0.1,
+        optimizer=OptimizerConfig(weight_decay=0.0001),
+        schedule=ScheduleConfig(rule="plateau"),
+        # The authors subtract an image, ResNet_mean.binaryproto, from every crop. This is its mean
+        # over all pixels.
+        data=DataConfig(
+            channel_order="bgr",
+            mean="given",
+            given_mean=(123.151630838, 115.902882574, 103.062623801),
+        ),
+        model=ResNetConfig(stage_sizes=stage_sizes),
+    )
+
+
 def torchvision_alexnet() -> Config:
     """Return the config of torchvision's `alexnet` with the recipe of its reference training."""
     return _torchvision(SequentialConfig(init="scaled", ops=torchvision_alexnet_ops()))
@@ -257,4 +301,12 @@ TORCHVISION_RESNETS: Mapping[tuple[str, tuple[int, ...]], str] = {
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
     ("bottleneck", (3, 4, 23, 3)): "resnet101",
     ("bottleneck", (3, 8, 36, 3)): "resnet152",
+}
+
+# Models with branches in Caffe's format, by their names in messages.
+CAFFE_BRANCHED: Mapping[str, Callable[[], Config]] = {
+    "Caffe's GoogLeNet": bvlc_googlenet,
+    "Caffe's ResNet-50": partial(caffe_resnet, 3, 4, 6, 3),
+    "Caffe's ResNet-101": partial(caffe_resnet, 3, 4, 23, 3),
+    "Caffe's ResNet-152": partial(caffe_resnet, 3, 8, 36, 3),
 }

@@ -1,26 +1,20 @@
-"""Graphs of the ONNX model zoo with drawn weights, run by us and by ONNX Runtime."""
+"""Chains of the ONNX model zoo with drawn weights, run by us and by ONNX Runtime."""
 
-from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from helpers.light_models import IMAGES, logits_name, make_light_model
+from helpers.light_models import check_logits, make_light_model
 
 from alexnet_jax import convert
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.conversion import presets
 from alexnet_jax.conversion.layout import layer_names
 from alexnet_jax.errors import InputError
-from alexnet_jax.models import registry
 from alexnet_jax.models.ops import LRN, MaxPool
 from alexnet_jax.trained import TrainedModel
 from configs import vgg, zfnet
-
-QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
 
 
 def given_config(name: str) -> Config | None:
@@ -35,27 +29,11 @@ def read(path: Path, name: str, model: onnx.ModelProto) -> TrainedModel:
     return convert.read_model(path, given_config(name))
 
 
-def check_logits(path: Path, name: str, share: int) -> TrainedModel:
+def read_and_check(path: Path, name: str, share: int) -> TrainedModel:
     """Assert that our logits are ONNX Runtime's, and return our model."""
     model = make_light_model(name, share)
     trained = read(path, name, model)
-    images = np.random.default_rng(1).normal(0, 50, (1, 224, 224, 3)).astype(np.float32)
-    apply = partial(registry.apply_model, registry.make_model(trained.config))
-    ours = jax.jit(apply, compiler_options=QUICK)(trained.variables, images)[0].logits
-    output = logits_name(model)
-    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # of weights among the inputs
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    (source,) = (value.name for value in session.get_inputs() if value.name in IMAGES)
-    (theirs,) = session.run([output], {source: images.transpose(0, 3, 1, 2)})
-    largest = np.abs(theirs).max()
-    assert theirs.std() > 0.1 * largest
-    # Float32 sums of up to 25,088 terms in another order, and LRN by another formula.
-    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=1e-5 * largest)
+    check_logits(trained, model)
     return trained
 
 
@@ -64,7 +42,7 @@ def test_logits(tmp_path: Path, name: str) -> None:
     """Catches: geometry that is assumed for a family, such as padding and rounding of ZFNet's
     pooling; biases given by operators lost; an unused input taken for the images. With an eighth
     of the channels and units."""
-    check_logits(tmp_path / "net.onnx", name, share=8)
+    read_and_check(tmp_path / "net.onnx", name, share=8)
 
 
 @pytest.mark.slow
@@ -75,7 +53,7 @@ def test_logits(tmp_path: Path, name: str) -> None:
 def test_logits_at_full_size(tmp_path: Path, name: str, parameters: int) -> None:
     """Catches: what the test above does, in the models as they are; another number of parameters
     than the package's."""
-    trained = check_logits(tmp_path / "net.onnx", name, share=1)
+    trained = read_and_check(tmp_path / "net.onnx", name, share=1)
     assert sum(leaf.size for leaf in jax.tree.leaves(trained.params)) == parameters
 
 
