@@ -7,11 +7,12 @@
 Supported inputs are .caffemodel files of Caffe, .onnx files (such as bvlcalexnet), weights of Caffe
 as .npy or .npz, torchvision's alexnet, vgg, googlenet and resnet as .pth, .pth.tar, .pt, .th,
 .ckpt, .bin or .safetensors, the first two also as .onnx, and .safetensors and .onnx files that this
-program wrote. The result is a workdir for evaluate, predict and experiments.figures, from which
-training can start. Its config contains the preprocessing that the weights need. Files of other
-programs do not state preprocessing or recipe; without --config, those that Caffe's AlexNet, Caffe's
-VGG or torchvision's models need are used, depending on what the file contains. An ONNX file of none
-of them needs --config.
+program wrote. Models in .caffemodel and .onnx files are chains of layers, GoogLeNet or residual
+networks. The result is a workdir for evaluate, predict and experiments.figures, from which training
+can start. Its config contains the preprocessing that the weights need. Files of other programs do
+not state preprocessing or recipe; without --config, those that the models published for Caffe or
+torchvision's models need are used, depending on what the file contains. An ONNX file of none of
+them needs --config.
 
 Supported outputs are .safetensors, .onnx and .pth, which contain exact copies of the newest
 checkpoint's parameters. A .pth file, and a .safetensors file with --names, is a state dict of a
@@ -181,8 +182,8 @@ def _read_foreign(
     if kind == ".onnx":
         return onnx_reader.read_onnx(path, config)
     if kind == ".caffemodel":
-        foreign = caffe.read_caffemodel(path, prototxt)
-        return config or origins.choose_for_caffe(path, foreign.ops), foreign
+        foreign = caffe.read_caffemodel(path, prototxt, config.model if config else None)
+        return config or origins.choose_for_caffe(path, foreign), foreign
     if kind in NUMPY:
         base = config or presets.bvlc_alexnet()
         foreign = caffe_tensorflow.read_layers(path, base)

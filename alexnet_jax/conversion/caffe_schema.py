@@ -42,6 +42,13 @@ message PoolingParameter {
   optional uint32 stride_h = 7; optional uint32 stride_w = 8; optional uint32 pad_h = 9;
   optional uint32 pad_w = 10; optional bool global_pooling = 12;
   optional RoundMode round_mode = 13; }
+message BatchNormParameter { optional float eps = 3 [1e-5]; }
+message ScaleParameter {
+  optional int32 axis = 1 [1]; optional int32 num_axes = 2 [1]; optional bool bias_term = 4; }
+message ConcatParameter { optional uint32 concat_dim = 1 [1]; optional int32 axis = 2 [1]; }
+message EltwiseParameter {
+  enum EltwiseOp { PROD = 0; SUM = 1; MAX = 2; }
+  optional EltwiseOp operation = 1 [SUM]; repeated float coeff = 2; }
 message DropoutParameter { optional float dropout_ratio = 1 [0.5]; }
 message ReLUParameter { optional float negative_slope = 1; }
 message InputParameter { repeated BlobShape shape = 1; }
@@ -50,24 +57,27 @@ message TransformationParameter {
   repeated float mean_value = 5; }
 message LayerParameter {
   optional string name = 1; optional string type = 2; repeated string bottom = 3;
-  repeated string top = 4; repeated BlobProto blobs = 7;
+  repeated string top = 4; repeated float loss_weight = 5; repeated BlobProto blobs = 7;
   optional TransformationParameter transform_param = 100;
+  optional ConcatParameter concat_param = 104;
   optional ConvolutionParameter convolution_param = 106;
-  optional DropoutParameter dropout_param = 108;
+  optional DropoutParameter dropout_param = 108; optional EltwiseParameter eltwise_param = 110;
   optional InnerProductParameter inner_product_param = 117; optional LRNParameter lrn_param = 118;
   optional PoolingParameter pooling_param = 121; optional ReLUParameter relu_param = 123;
+  optional BatchNormParameter batch_norm_param = 139; optional ScaleParameter scale_param = 142;
   optional InputParameter input_param = 143; }
 message V1LayerParameter {
   enum LayerType {
-    NONE = 0; ACCURACY = 1; CONVOLUTION = 4; DATA = 5; DROPOUT = 6; HDF5_DATA = 9;
+    NONE = 0; ACCURACY = 1; CONCAT = 3; CONVOLUTION = 4; DATA = 5; DROPOUT = 6; HDF5_DATA = 9;
     IMAGE_DATA = 12; INNER_PRODUCT = 14; LRN = 15; POOLING = 17; RELU = 18; SOFTMAX = 20;
-    SOFTMAX_LOSS = 21; SPLIT = 22; TANH = 23; WINDOW_DATA = 24; MEMORY_DATA = 29; }
+    SOFTMAX_LOSS = 21; SPLIT = 22; TANH = 23; WINDOW_DATA = 24; ELTWISE = 25; MEMORY_DATA = 29; }
   optional bytes layer = 1; repeated string bottom = 2; repeated string top = 3;
   optional string name = 4; optional LayerType type = 5; repeated BlobProto blobs = 6;
-  optional ConvolutionParameter convolution_param = 10;
+  optional ConcatParameter concat_param = 9; optional ConvolutionParameter convolution_param = 10;
   optional DropoutParameter dropout_param = 12;
   optional InnerProductParameter inner_product_param = 17; optional LRNParameter lrn_param = 18;
-  optional PoolingParameter pooling_param = 19; optional ReLUParameter relu_param = 30;
+  optional PoolingParameter pooling_param = 19; optional EltwiseParameter eltwise_param = 24;
+  optional ReLUParameter relu_param = 30; repeated float loss_weight = 35;
   optional TransformationParameter transform_param = 36; }
 message NetParameter {
   optional string name = 1; repeated V1LayerParameter layers = 2; repeated string input = 3;

@@ -46,20 +46,42 @@ class Weights:
 
 
 @dataclass
-class ForeignModel:
+class StatedData:
+    """What a file states of the images that its model takes.
+
+    Attributes:
+        data: values of fields of `config.data`.
+        mean_file: name of the file of the mean image; "" for none.
+    """
+
+    data: dict[str, DataValue] = field(default_factory=dict)
+    mean_file: str = ""
+
+    def set_data(self, name: str, value: DataValue) -> None:
+        """Record the value of a field of `config.data`.
+
+        Raises:
+            InputError: the field has been set to another value.
+        """
+        if self.data.setdefault(name, value) != value:
+            raise InputError(
+                f"two layers differ in {name}: {self.data[name]} and {value}; expected one for the "
+                "model"
+            )
+
+
+@dataclass
+class ForeignModel(StatedData):
     """A sequential model with its weights in the layout of other programs.
 
     Attributes:
         ops: the ops by name, in order. `features` of the classifier is the number of classes.
         weights: weights of every `Conv` and `Dense` by its name, in the same order.
-        data: values of the fields of `config.data` that the file states.
-        mean_file: name of the file of the mean image that the file states; "" for none.
+        data, mean_file: see `StatedData`.
     """
 
     ops: dict[str, Op] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
-    data: dict[str, DataValue] = field(default_factory=dict)
-    mean_file: str = ""
 
     def add(self, op: Op, name: str = "") -> None:
         """Append an op without weights.
@@ -93,18 +115,6 @@ class ForeignModel:
         base = f"{op.prefix}{number}"
         candidates = (wanted, base, *(f"{base}_{n}" for n in range(2, len(self.ops) + 3)))
         return next(n for n in candidates if is_valid_name(n) and n not in self.ops)
-
-    def set_data(self, name: str, value: DataValue) -> None:
-        """Record the value of a field of `config.data`.
-
-        Raises:
-            InputError: the field has been set to another value.
-        """
-        if self.data.setdefault(name, value) != value:
-            raise InputError(
-                f"two layers differ in {name}: {self.data[name]} and {value}; expected one for the "
-                "model"
-            )
 
 
 def shortest_decimal(number: float) -> float:

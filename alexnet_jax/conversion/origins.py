@@ -11,6 +11,8 @@ from pathlib import Path
 
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.conversion import presets
+from alexnet_jax.conversion.branched import BranchedModel
+from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.ops import (
@@ -86,11 +88,17 @@ def check_chosen(path: Path, traits: OnnxTraits, config: Config, ops: Mapping[st
         raise _unknown_preprocessing(path, traits)
 
 
-def choose_for_caffe(path: Path, ops: Mapping[str, Op]) -> Config:
-    """Return the config for the ops of a `.caffemodel`, VGG's or else AlexNet's.
+def choose_for_caffe(path: Path, foreign: ForeignModel | BranchedModel) -> Config:
+    """Return the config for a `.caffemodel`: for chains of ops VGG's, or else AlexNet's.
 
     The program prints which, unless the ops are AlexNet's.
+
+    Raises:
+        InputError: see `choose_for_branches`.
     """
+    if isinstance(foreign, BranchedModel):
+        return choose_for_branches(path, foreign.model, "Caffe", "its layers")
+    ops = foreign.ops
     for name, config in _caffes_vgg().items():
         if _same_geometry(ops, sequential_model(config).ops):
             print_choice(path, name, "its layers")

@@ -1,4 +1,4 @@
-"""The same small model in the file of every format that convert reads."""
+"""The same small model in the file of every format that convert reads, and a residual network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,10 @@ import onnx
 import torch
 
 from alexnet_jax import convert
+from alexnet_jax.config import with_changes
 from alexnet_jax.trained import TrainedModel
-from helpers import caffe_tensorflow_files, foreign_files, torchvision_files
+from configs import resnet
+from helpers import caffe_branched, caffe_tensorflow_files, foreign_files, torchvision_files
 from helpers.onnx_files import make_zoo_model
 
 TINY = dict(conv1=4, conv2=4, conv3=4, conv4=4, conv5=4, fc6=4, fc7=8, fc8=3)
@@ -23,6 +25,14 @@ def caffemodel(sizes: dict[str, int]) -> bytes:
 def make_caffe(folder: Path) -> Path:
     path = folder / "net.caffemodel"
     path.write_bytes(caffemodel(TINY))
+    return path
+
+
+def make_caffe_resnet(folder: Path) -> Path:
+    net = caffe_branched.make_cifar_resnet(1, 4)
+    layer = caffe_branched.Layer("data", "Data", [], ["data", "label"], dict(crop_size=32))
+    path = folder / "net.caffemodel"
+    path.write_bytes(caffe_branched.to_caffemodel([layer, *net.layers]))
     return path
 
 
@@ -85,8 +95,8 @@ def make_npz(folder: Path) -> Path:
 
 Maker = Callable[[Path], Path]
 MAKERS: list[Maker] = [
-    *(make_caffe, make_onnx, make_external, make_own_onnx, make_torch, make_legacy_torch),
-    *(make_safetensors, make_ours, make_npy, make_python2_npy, make_npz),
+    *(make_caffe, make_caffe_resnet, make_onnx, make_external, make_own_onnx, make_torch),
+    *(make_legacy_torch, make_safetensors, make_ours, make_npy, make_python2_npy, make_npz),
 ]
 
 
@@ -96,4 +106,7 @@ def read(path: Path, make: Maker) -> TrainedModel:
         return convert.read_model(path, torchvision_files.small_config())
     if make in (make_npy, make_python2_npy, make_npz):
         return convert.read_model(path, caffe_tensorflow_files.config(TINY))
+    if make is make_caffe_resnet:
+        config = with_changes(resnet.get_config("cifar20"), {"data.mean": "none"})
+        return convert.read_model(path, config)
     return convert.read_model(path)
