@@ -1,13 +1,16 @@
 """Compute the top-1 and top-5 errors of a model, or of the average of several, on a split.
 
-    python -m alexnet_jax.evaluate --workdir=DIR[,DIR…] [--views=center|ten|grid|dense|dense_grid]
+    python -m alexnet_jax.evaluate --workdir=DIR[,DIR…]
+                                   [--views=center|ten|grid|dense|dense_grid|144]
                                    [--scales=256,384,512] [--split=…] [--json]
                                    [--data_dir=DIR] [--class_names=FILE]
 
 Every image of the split is counted once. The ten views are the crops of the four corners and the
 center and their reflections (section 4.1). The grid has 5 × 5 crops and their reflections; "dense"
 applies the model to the whole image and its reflection, at every position; "dense_grid" averages
-both (section 3.2 of Simonyan and Zisserman 2014). Images are whole if they were prepared with
+both (section 3.2 of Simonyan and Zisserman 2014). The 144 views are those of section 7 of Szegedy
+et al. (2014): four scales of the image, three squares of each, their corners, center and whole, and
+reflections. Images are whole if they were prepared with
 data.resize=shorter_side; otherwise all of these see their central squares. Probabilities are
 averaged over views, over the scales of the images, and over models if several workdirs are given
 (tables 1 and 2).
@@ -36,6 +39,7 @@ from alexnet_jax import cache, command, distributed, model_data, sharding, write
 from alexnet_jax.config import ParallelConfig, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
+from alexnet_jax.data.crops import scales_of_144
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, index_of_batches
 from alexnet_jax.diagnostics import compare_with_majority
@@ -52,7 +56,10 @@ VIEW_NAMES = dict(
     grid="grid of 50 views",
     dense="dense",
     dense_grid="dense and grid of 50 views",
+    **{"144": "144 views"},
 )
+# The passes over the images, see `data.crops.make_views`, of those that are not one of that name.
+PASSES = {"dense_grid": ("dense", "grid"), "144": ("squares",)}
 
 # Fields of config.data that must be equal for models whose predictions are averaged.
 SHARED_FIELDS = (
@@ -143,7 +150,8 @@ def evaluate(
         views: one of `VIEW_NAMES`.
         mesh: the mesh of devices; None splits the batch over all devices.
         pack: the images, with the classes of the models; None opens the data of the first model.
-        scales: lengths to which the shorter sides of images are scaled; () for that of training.
+        scales: lengths to which the shorter sides of images are scaled; () for that of training, or
+            those of views "144".
 
     Returns:
         The name of the split, and the results of `evaluate_batches`.
@@ -157,11 +165,14 @@ def evaluate(
     pack = pack or model_data.open_data(models[0])
     split = model_data.choose_split(models[0], pack, split)
     mesh = mesh or sharding.make_data_mesh(models[0].config.batch_size)
+    if views == "144":
+        if scales:
+            raise InputError("views=144 has scales of its own; expected no --scales")
+        scales = scales_of_144(models[0].config.data.crop)
     for model in models:
         _check_scales(model, pack, scales)
     first = models[0] if views in FINAL_VIEWS else _with_smaller_batches(models[0], mesh)
-    kinds = ("dense", "grid") if views == "dense_grid" else (views,)
-    passes = []
+    kinds, passes = PASSES.get(views, (views,)), []
     for kind in kinds:
         if kind == "dense":
             predicts = [model.make_dense_predict_fn(mesh) for model in models]
@@ -188,8 +199,9 @@ def _check_scales(model: TrainedModel, pack: Pack, scales: Sequence[int]) -> Non
     mean = model.config.data.mean
     if mean in ("image", "center") and any(scale != pack.side for scale in scales):
         raise InputError(
-            f"--scales={','.join(map(str, scales))} scales images, and the model subtracts a mean "
-            f"for each pixel (data.mean={mean}); expected --scales={pack.side}"
+            f"the model subtracts a mean for each pixel (data.mean={mean}), which images scaled to "
+            f"{', '.join(map(str, scales))} pixels do not have; expected --scales={pack.side}, and "
+            "other --views than 144"
         )
 
 

@@ -7,8 +7,8 @@ The variant, after the colon, is a word for the data, a word for a change, or bo
 
     (none)         imagenet2012 of TensorFlow Datasets, downloaded by hand; 60 epochs.
                    The paper's top-5 errors on validation: 10.07 % with one crop, 9.15 % with ten,
-                   7.89 % with 144; seven models 6.67 % (table 3). Of BVLC's replica, one crop:
-                   31.3 % top-1 and 11.1 % top-5.
+                   7.89 % with 144 (evaluate --views=144); seven models 6.67 % (table 3). Of BVLC's
+                   replica, one crop: 31.3 % top-1 and 11.1 % top-5.
     imagenette     Ten easy classes of ImageNet, with the same model.
     sample         12,000 Fashion-MNIST images in the package, with a quarter of the filters and a
                    3×3 convolution of stride 1 in place of the first layers; six epochs, with a

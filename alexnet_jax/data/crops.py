@@ -12,12 +12,16 @@ from numpy.typing import ArrayLike
 from alexnet_jax.config import DataConfig
 from alexnet_jax.errors import InputError
 
-VIEWS = ("center", "ten", "grid", "dense")  # those of `make_views`
+VIEWS = ("center", "ten", "grid", "dense", "squares")  # those of `make_views`
 
 # Positions of the crops of section 4.1, y and x in halves of the margin: top left, top right,
 # bottom left, bottom right and center.
 FIVE_POSITIONS = np.array([[0, 0], [0, 2], [2, 0], [2, 2], [1, 1]], np.int32)
 GRID_POSITIONS = 5  # a side (section 3.2 of Simonyan and Zisserman 2014)
+
+# Lengths of the shorter side in the test on 144 crops of 224 pixels, and that of the crop, in units
+# of 32 pixels: 256, 288, 320 and 352 (section 7 of Szegedy et al. 2014).
+_LENGTHS_144, _CROP_144 = (8, 9, 10, 11), 7
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,15 @@ def evaluation_scale(data: DataConfig, side: int) -> int:
     return sum(data.scale_jitter) // 2 if data.scale_jitter else side
 
 
+def scales_of_144(crop: int) -> tuple[int, ...]:
+    """Return the scales of views "squares" that make 144 crops.
+
+    For crops of 224 pixels they are 256, 288, 320 and 352 (section 7 of Szegedy et al. 2014), for
+    others in proportion.
+    """
+    return tuple(scale_length(crop, _CROP_144, _LENGTHS_144).tolist())
+
+
 def make_views(views: str, shapes: np.ndarray, crop: int, scale: int) -> Views:
     """Return the windows for the crops of images that are scaled to `scale`.
 
@@ -94,7 +107,9 @@ def make_views(views: str, shapes: np.ndarray, crop: int, scale: int) -> Views:
         views: "center" for the central crop; "ten" for the crops of section 4.1, `FIVE_POSITIONS`
             of the central square, and then the same mirrored; "grid" for 5 × 5 crops, which reach
             the edges of the image, and then the same mirrored; "dense" for the whole image, and
-            then mirrored.
+            then mirrored; "squares" for the left, central and right square of the image, or the
+            top, central and bottom one, of each the crops at `FIVE_POSITIONS` and all of it, scaled
+            to the size of the crop, and then the same mirrored.
         shapes: (images, 2) heights and widths of prepared images, whose shorter sides are equal;
             for "dense" all are equal.
         crop: side of the crops in pixels.
@@ -124,9 +139,29 @@ def make_views(views: str, shapes: np.ndarray, crop: int, scale: int) -> Views:
         y, x = np.divmod(np.arange(GRID_POSITIONS**2), GRID_POSITIONS)
         offset = np.stack([lines[y, :, 0], lines[x, :, 1]], axis=-1).transpose(1, 0, 2)
         windows = np.full_like(offset, window)
+    elif views == "squares":
+        offset, windows = _squares(shapes, side, window)
     else:
         raise InputError(f"views {views!r} are unknown; expected one of {', '.join(VIEWS)}")
     if views == "center":
         return Views(offset, windows, np.array([False]), size)
     flip = np.repeat([False, True], offset.shape[1])
     return Views(np.tile(offset, (1, 2, 1)), np.tile(windows, (1, 2, 1)), flip, size)
+
+
+def _squares(shapes: np.ndarray, side: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return offset and window of views "squares" that are not mirrored, (images, 18, 2) each.
+
+    In a square image the three squares coincide, and the 18 windows are three times the same six.
+
+    Args:
+        shapes: (images, 2) heights and widths.
+        side: side of the squares, which is the images' shorter side.
+        window: side of the windows at `FIVE_POSITIONS`.
+    """
+    squares = np.arange(3)[:, None] * (shapes - side)[:, None] // 2  # (images, 3, 2)
+    inside = np.concatenate([FIVE_POSITIONS * (side - window) // 2, [[0, 0]]])
+    offset = (squares[:, :, None] + inside).reshape(len(shapes), -1, 2).astype(np.int32)
+    sides = np.array([window] * len(FIVE_POSITIONS) + [side], np.int32)
+    windows = np.broadcast_to(np.tile(sides, 3)[:, None], offset.shape)
+    return offset, windows

@@ -1,5 +1,7 @@
 """Evaluation on whole images of many shapes, against the model applied to one image at a time."""
 
+import dataclasses
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_jax import evaluate, sharding
-from alexnet_jax.config import sequential_model, validated
+from alexnet_jax.config import sequential_model, validated, with_changes
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, index_of_batches
+from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
 from alexnet_jax.models.branched_config import ResNetConfig
@@ -63,7 +66,7 @@ def make_trained(data: Path, family: str) -> tuple[TrainedModel, Pack]:
     ):
         setattr(config.data, name, value)
     if family == "resnet":
-        config.model = ResNetConfig(channels=3, stem="small", width=4, stage_sizes=(1, 1))
+        config.model = ResNetConfig(channels=3, stem="small", width=2, stage_sizes=(1,))
     else:
         sequential_model(config).ops = chain()
         sequential_model(config).channels = 3
@@ -93,12 +96,13 @@ def mean_logits(model: TrainedModel, views: list[np.ndarray]) -> np.ndarray:
     """
     config = model.config
     mean = mean_of(model.mean_image, config.data, 3)
+    apply = jax.jit(partial(registry.apply_model, registry.make_model(config), model.variables))
     found: dict[int, np.ndarray] = {}
     for size in {array.shape[1:] for array in views}:
         numbers = [n for n, array in enumerate(views) if array.shape[1:] == size]
         joined = np.concatenate([views[n] for n in numbers]).astype(np.float32)
         inputs = jnp.asarray((joined - mean) * config.data.scale)
-        outputs, _ = registry.apply_model(registry.make_model(config), model.variables, inputs)
+        outputs, _ = apply(inputs)
         ends = np.cumsum([len(views[n]) for n in numbers])[:-1]
         parts = np.split(np.asarray(outputs.logits), ends)
         found |= {n: part.mean(0) for n, part in zip(numbers, parts, strict=True)}
@@ -132,7 +136,25 @@ def crops_of(image: np.ndarray) -> np.ndarray:
     return np.stack([image[4 * y : 4 * y + CROP, 4 * x : 4 * x + CROP] for y, x in places])
 
 
-@pytest.mark.parametrize(("family", "scales"), [("chain", (SIDE, 26)), ("resnet", (16, 20))])
+def probabilities_of_crops(model: TrainedModel, pack: Pack, views: str, scale: int) -> np.ndarray:
+    """Return the probabilities of test images, averaged over the crops of a view pass."""
+    batches = evaluation_batches(pack, "test", model.config, views=views, scale=scale)
+    crops = np.concatenate([np.asarray(batch.image) for batch in batches])
+    crops = crops[: pack.splits["test"].count]
+    logits = mean_logits(model, [*crops.reshape(-1, 1, CROP, CROP, 3)])
+    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits)))
+    means: np.ndarray = probabilities.reshape(*crops.shape[:2], -1).mean(1)
+    return means
+
+
+@pytest.mark.parametrize(
+    ("family", "scales"),
+    [
+        ("chain", (SIDE, 26)),
+        ("resnet", (SIDE,)),
+        pytest.param("resnet", (16, 20, 27), marks=pytest.mark.slow),
+    ],
+)
 def test_dense_is_every_place_of_the_whole_image(
     data: Path, family: str, scales: tuple[int, ...]
 ) -> None:
@@ -156,16 +178,29 @@ def test_dense_and_grid_are_of_the_same_images(data: Path) -> None:
     model, pack = make_trained(data, "chain")
     mesh, labels = sharding.make_data_mesh(1), pack.splits["test"].labels
     dense = expected_probabilities(model, "chain", pack, (SIDE,))
-    grid = np.empty_like(dense)
-    batches = evaluation_batches(pack, "test", model.config, views="grid")
-    found = [np.asarray(batch.image) for batch in batches]
-    for index, crops in enumerate(np.concatenate(found)[: len(labels)]):
-        logits = mean_logits(model, [crop[None] for crop in crops])
-        grid[index] = np.asarray(jax.nn.softmax(jnp.asarray(logits))).mean(0)
+    grid = probabilities_of_crops(model, pack, "grid", SIDE)
     _, (result,) = evaluate.evaluate([model], "test", "dense_grid", mesh, pack=pack)
     both = (dense + grid) / 2
     expected = -np.log(both[np.arange(len(labels)), labels]).mean()
     assert result["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_144_views_are_of_four_scales(data: Path) -> None:
+    """Catches: a scale left out or weighted by its crops; the scales of crops of 224 pixels; a
+    mean for each pixel, which scaled images do not have; scales given in vain."""
+    model, pack = make_trained(data, "chain")
+    mesh, labels = sharding.make_data_mesh(1), pack.splits["test"].labels
+    parts = [probabilities_of_crops(model, pack, "squares", scale) for scale in (18, 21, 23, 25)]
+    _, (result,) = evaluate.evaluate([model], "test", "144", mesh, pack=pack)
+    expected = -np.log(np.mean(parts, axis=0)[np.arange(len(labels)), labels]).mean()
+    assert result["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["count"] == len(labels)
+    with pytest.raises(InputError, match="views=144 has scales of its own; expected no --scales"):
+        evaluate.evaluate([model], "test", "144", mesh, pack=pack, scales=(18,))
+    square = {"data.mean": "image", "data.resize": "crop"}
+    per_pixel = dataclasses.replace(model, config=with_changes(model.config, square))
+    with pytest.raises(InputError, match=r"images scaled to 18, 21, 23, 25 pixels do not have"):
+        evaluate.evaluate([per_pixel], "test", "144", mesh, pack=pack)
 
 
 class Shapes:
