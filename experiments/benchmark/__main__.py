@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark [--only=NAME] [--json] [--repeats=N] [--output=FOLDER]
     python -m experiments.benchmark --platform=gpu [--budget=8m] [--output=FOLDER] [--only=NAME]
+    python -m experiments.benchmark --platform=gpu --smoke
 
 This program and the reference, in most cases PyTorch, run alternately, so that a machine whose
 speed drifts slows both. A ratio above 1 means that this program is faster; it is the median over
@@ -10,20 +11,23 @@ the pairs, with the lowest and the highest.
 With --platform, training steps of several models are measured on an accelerator: the most important
 case first, each in a process of its own. Every result is saved as soon as there is one, and cases
 for which --budget leaves no time are named. --platform=cpu rehearses this with small models.
-The exit status is 1 if a case failed.
+--smoke finds
+out in a minute whether training works there at all. The exit status is 1 if a case or check failed.
 """
 
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
-from experiments.benchmark.accelerator import schedule
+from experiments.benchmark.accelerator import schedule, smoke
 from experiments.benchmark.accelerator.cases import BY_NAME, PLATFORMS
+from experiments.benchmark.accelerator.smoke_checks import CHECKS
 from experiments.benchmark.cases import (
     CASES,
     SCALING,
@@ -32,14 +36,17 @@ from experiments.benchmark.cases import (
     run_cases,
     write_scaling_plot,
 )
+from experiments.benchmark.timing import Result
 
-OF_PLATFORM = ("budget", "peak_tflops")
+OF_PLATFORM = ("budget", "peak_tflops", "smoke")
 
 
 def main(_: list[str]) -> int:
     """Run the command."""
     if flags.FLAGS.platform:
-        return _measure_accelerator()
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = command.make_folder(flags.FLAGS.output or temporary)
+            return (_check_accelerator if flags.FLAGS.smoke else _measure_accelerator)(folder)
     for name in OF_PLATFORM:
         if flags.FLAGS[name].present:
             raise InputError(f"--{name} is for --platform, which is not given")
@@ -54,29 +61,46 @@ def main(_: list[str]) -> int:
         command.make_folder(output)
     results = []
     for result in run_cases(CASES, only or known, repeats):
-        print(json.dumps(result) if flags.FLAGS.json else format_result(result), flush=True)
+        _print(result, format_result)
         results.append(result)
     if output is not None:
         print(write_scaling_plot(results, Path(output)), file=sys.stderr)
     return 0
 
 
-def _measure_accelerator() -> int:
+def _check_accelerator(folder: Path) -> int:
+    """Run the checks of --smoke; return 1 if one of them failed."""
+    for name in ("budget", "peak_tflops", "repeats"):
+        if flags.FLAGS[name].present:
+            raise InputError(f"--{name} is not for --smoke, which measures nothing")
+    only = flags.FLAGS.only
+    _check_names(only, list(CHECKS))
+    names = [name for name in CHECKS if name in only or not only]
+    failed = 0
+    for result in smoke.run_checks(names, flags.FLAGS.platform, folder):
+        _print(result, smoke.format_check)
+        failed += "failed" in result
+    return int(failed > 0)
+
+
+def _measure_accelerator(folder: Path) -> int:
     """Run the cases on an accelerator; return 1 if one of them failed."""
     only, platform = flags.FLAGS.only, flags.FLAGS.platform
     _check_names(only, list(BY_NAME))
     budget = schedule.parse_duration(flags.FLAGS.budget) if flags.FLAGS.budget else None
     chosen = [case for name, case in BY_NAME.items() if name in only or not only]
     failed = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = command.make_folder(flags.FLAGS.output or temporary)
-        worker = schedule.Worker(platform, flags.FLAGS.repeats, folder, flags.FLAGS.peak_tflops)
-        for result in schedule.run_in_budget(chosen, worker, budget, rehearsal=platform == "cpu"):
-            worker.save(result)
-            line = json.dumps(result) if flags.FLAGS.json else schedule.format_result(result)
-            print(line, flush=True)
-            failed += "failed" in result
+    worker = schedule.Worker(platform, flags.FLAGS.repeats, folder, flags.FLAGS.peak_tflops)
+    for result in schedule.run_in_budget(chosen, worker, budget, rehearsal=platform == "cpu"):
+        worker.save(result)
+        _print(result, schedule.format_result)
+        failed += "failed" in result
     return int(failed > 0)
+
+
+def _print(result: Result, format_line: Callable[[Result], str]) -> None:
+    """Print a result as JSON or as text, at once."""
+    print(json.dumps(result) if flags.FLAGS.json else format_line(result), flush=True)
 
 
 def _check_names(only: list[str], known: list[str]) -> None:
@@ -87,7 +111,7 @@ def _check_names(only: list[str], known: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list(
-        "only", [], f"Of {', '.join([*result_names(CASES), *BY_NAME])}; by default all."
+        "only", [], f"Of {', '.join([*result_names(CASES), *BY_NAME, *CHECKS])}; by default all."
     )
     flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
     flags.DEFINE_string(
@@ -103,6 +127,7 @@ if __name__ == "__main__":
         PLATFORMS,
         "Measure the cases of an accelerator in place of the others; cpu: rehearse them.",
     )
+    flags.DEFINE_bool("smoke", False, "With --platform: checks of a minute in place of the cases.")
     flags.DEFINE_string("budget", None, "With --platform: time for all cases, such as 480s or 8m.")
     flags.DEFINE_float(
         "peak_tflops",

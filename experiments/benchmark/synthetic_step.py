@@ -42,11 +42,15 @@ class SyntheticTrainStep:
 
     def dispatch(self) -> None:
         """Begin a step after those before; return at once."""
-        self._state, _ = self._step(self._state, self._mean, self._batch)
+        self._state, self._metrics = self._step(self._state, self._mean, self._batch)
 
     def finish(self) -> None:
         """Wait for the steps begun."""
         jax.block_until_ready(self._state)
+
+    def loss(self) -> float:
+        """Return the mean loss of the last step, before its update."""
+        return self._metrics.sums.compute()["loss"]
 
     def __call__(self) -> None:
         """Take a step and wait for its end."""

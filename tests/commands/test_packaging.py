@@ -120,6 +120,13 @@ def test_commands_work_without_the_extras(tmp_path: Path) -> None:
     for module, arguments in commands.items():
         done = run(module, *arguments)
         assert done.returncode == 0, done.stderr
+    names = "device,alexnet/bfloat16/128/torch_eager"
+    rehearsal = ("benchmark", "--platform=cpu", f"--only={names}", "--repeats=1")
+    done = processes.end(processes.start(*rehearsal, package="experiments", PYTHONPATH=path))
+    assert done.returncode == 0, done.stderr
+    device, peer = done.stdout.splitlines()
+    assert "TFLOP/s" in device
+    assert peer.endswith("torch_eager: not run: PyTorch is not installed")
     done = run("convert", f"--workdir={workdir}", f"--output={tmp_path / 'model.onnx'}")
     assert done.returncode == 2
     assert "needs onnx and safetensors, which are not installed" in done.stderr

@@ -159,16 +159,27 @@ def measure_device(repeats: int, *, rehearsal: bool) -> Result:
         rehearsal: use small operations.
 
     Returns:
-        device, devices, versions (of Python and packages), platform_version, driver, memory_mib,
-        product_tflops by type, copy_terabytes (per second, read and written).
+        What `describe_device` returns, product_tflops by type, and copy_terabytes (per second, read
+        and written).
     """
-    device = jax.devices()[0]
     side, numbers = (256, 2**18) if rehearsal else (8192, 2**29)
-    stats = device.memory_stats() or {}
     products = {
         dtype: 2 * side**3 / _time_product(side, dtype, repeats) / 1e12
         for dtype in ("bfloat16", "float32")
     }
+    return {
+        **describe_device(),
+        "product_tflops": products,
+        "copy_terabytes": 2 * 2 * numbers / _time_copy(numbers, repeats) / 1e12,
+    }
+
+
+def describe_device() -> Result:
+    """Return device, devices, versions (of Python and packages), platform_version, driver, and
+    memory_mib, the last two None where they are not known.
+    """
+    device = jax.devices()[0]
+    stats = device.memory_stats() or {}
     return {
         "device": device.device_kind,
         "devices": len(jax.devices()),
@@ -176,8 +187,6 @@ def measure_device(repeats: int, *, rehearsal: bool) -> Result:
         "platform_version": device.client.platform_version.splitlines(),
         "driver": _query_nvidia("driver_version"),
         "memory_mib": stats.get("bytes_limit", 0) / 2**20 or None,
-        "product_tflops": products,
-        "copy_terabytes": 2 * 2 * numbers / _time_copy(numbers, repeats) / 1e12,
     }
 
 

@@ -153,8 +153,21 @@ def run_process(
     The process and all that it has started are killed after `limit` seconds, and also when this
     process is interrupted.
     """
+    process = start_process(arguments, log, environment)
+    try:
+        return process.wait(None if limit == float("inf") else limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        end_process(process)
+
+
+def start_process(
+    arguments: list[str], log: Path, environment: dict[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start Python in the checkout, as the leader of a group of processes."""
     with log.open("wb") as file:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
             env=environment,
@@ -163,14 +176,13 @@ def run_process(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            return process.wait(None if limit == float("inf") else limit)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+
+
+def end_process(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process and all that it has started, if it is still running."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def format_result(result: Result) -> str:
