@@ -52,6 +52,14 @@ class DataConfig(Section):
         test_share: share of the training images that become the test split, if the source has
             neither a validation nor a test split.
         split_seed: seed that selects the images of those splits.
+        shuffle: draw a new order of the training images for every epoch; False takes them in the
+            order of the source.
+        part_images: number of images in a part of an epoch. A step takes images of one part, so
+            that the last batch of a part may be smaller; cuda-convnet's parts are the 10,000 images
+            of a file. 0 for batches that are always full and continue in the next epoch.
+        stages: pairs (epoch, images). From that epoch on, counted from 1, epochs consist of the
+            first so many images of the training split; () for all images. Needs parts, and no
+            shuffling.
         crop: side of the model's input in pixels (section 4.1).
         crop_positions: positions of training crops: "all" draws any (section 4.1); "five" draws
             one of the four corners and the center (section 3 of Zeiler and Fergus 2013); "center"
@@ -94,6 +102,9 @@ class DataConfig(Section):
     validation_share: float = 0.1
     test_share: float = 0.1
     split_seed: int = 0
+    shuffle: bool = True
+    part_images: int = 0
+    stages: tuple[tuple[int, int], ...] = ()
     crop: int = 224
     crop_positions: str = "all"
     scale_jitter: tuple[int, ...] = ()
@@ -238,6 +249,7 @@ def validated(config: Config) -> Config:
     _check_words(config)
     _check_patterns(config)
     _check_data(config)
+    _check_parts(config)
     _check_parallel(config)
     config.model.check(config.data.crop)
     return config
@@ -328,6 +340,7 @@ def _check_numbers(config: Config) -> None:
         ),
         ("data.test_share", data.test_share, "in [0, 1)", _is_share(data.test_share)),
         ("data.padding", data.padding, "0 or more", data.padding >= 0),
+        ("data.part_images", data.part_images, "0 or more", data.part_images >= 0),
         ("data.crop_chunk", data.crop_chunk, "1 or more", data.crop_chunk >= 1),
         ("data.lighting_divisor", data.lighting_divisor, "1 or more", data.lighting_divisor >= 1),
         ("data.lighting_end", data.lighting_end, "0 or more", data.lighting_end >= 0),
@@ -426,6 +439,26 @@ def _check_data(config: Config) -> None:
         raise InputError(
             f"data.std is {data.std}; expected one number above 0, or one for each of the "
             f"{channels} channels"
+        )
+
+
+def _check_parts(config: Config) -> None:
+    """Check the parts of an epoch and the stages of the training set."""
+    data = config.data
+    if data.part_images and not isinstance(config.model, SequentialConfig):
+        raise InputError(
+            f"data.part_images={data.part_images} leaves rows of some batches empty, over which "
+            f"the batch normalization of a {type(config.model).__name__} would average; expected 0"
+        )
+    epochs = [epoch for epoch, _ in data.stages]
+    if epochs and (epochs[0] != 1 or epochs != sorted({*epochs})):
+        raise InputError(f"data.stages={data.stages}; expected ascending epochs, the first one 1")
+    for epoch, images in data.stages:
+        _check_value("data.stages", (epoch, images), "1 image or more", images >= 1)
+    if data.stages and (data.shuffle or not data.part_images):
+        raise InputError(
+            f"data.stages={data.stages} needs epochs in a fixed order and in parts; expected "
+            "data.shuffle=False and data.part_images of 1 or more"
         )
 
 

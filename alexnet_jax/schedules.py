@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import flax.struct
 import jax
@@ -11,10 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from alexnet_jax.config import Config, ScheduleConfig
+from alexnet_jax.data.epochs import LAST_STEP, Epochs, make_epochs
 from alexnet_jax.errors import InputError
 from alexnet_jax.pytree import KeyPath, PyTree, leaves_by_path, path_name
-
-LAST_STEP = 2**31 - 1
 
 
 class PlateauState(flax.struct.PyTreeNode):
@@ -149,17 +149,13 @@ def check_patterns(config: Config, params: PyTree) -> None:
 
 
 def _first_step(epoch: float, num_images: int, config: Config) -> int:
-    """Return the first step that begins at or after the start of an epoch, counted from 1.
-
-    The steps of a run are int32; beyond their range the nearest one is returned.
-    """
-    step = (epoch - 1) * num_images / config.batch_size
-    return math.ceil(min(max(step, 0), LAST_STEP))
+    """Return the first step that begins at or after the start of an epoch, counted from 1."""
+    return make_epochs(config, num_images).first_step(epoch - 1)
 
 
 def total_steps(config: Config, num_images: int) -> int:
     """Return the number of steps of a run, from config.epochs and config.max_steps."""
-    steps = math.ceil(config.epochs * num_images / config.batch_size)
+    steps = make_epochs(config, num_images).first_step(config.epochs)
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
@@ -180,14 +176,18 @@ class StepSchedule:
         """The last step of the run."""
         return total_steps(self.config, self.num_images)
 
+    @cached_property
+    def epochs(self) -> Epochs:
+        """The epochs of the run."""
+        return make_epochs(self.config, self.num_images)
+
     def epoch(self, step: int) -> float:
         """Return the number of passes through the training images after a step."""
-        return step * self.config.batch_size / self.num_images
+        return self.epochs.passes(step)
 
     def ends_epoch(self, step: int) -> bool:
         """Return whether a step completes an epoch after which to validate."""
-        size = self.config.batch_size
-        previous, completed = (s * size // self.num_images for s in (step - 1, step))
+        previous, completed = (self.epochs.whole_epochs(s) for s in (step - 1, step))
         return completed > previous and completed % self.config.evaluate_every == 0
 
     def is_validation_step(self, step: int) -> bool:

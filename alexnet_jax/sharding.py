@@ -29,6 +29,8 @@ COLUMN_RULES: Rules = {
     "conv_width": None,
     "conv_inputs": None,
     "conv_outputs": None,
+    "local_height": None,
+    "local_width": None,
     "dense_column": "column",
     "dense_inputs": None,
     "dense_outputs": None,

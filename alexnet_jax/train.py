@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from alexnet_jax import diagnostics, distributed, finetune, metrics, sharding, trained
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_json, with_changes
-from alexnet_jax.data.batch import Batch, consecutive_examples
+from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import (
     check_images,
@@ -54,11 +54,17 @@ def complete_config(config: Config, pack: Pack) -> Config:
     """Return the config with the number of classes of the data.
 
     Raises:
-        InputError: the config has another number of classes, or its crop, padding, channels or
-            schedule do not fit the data.
+        InputError: the config has another number of classes, or its crop, padding, channels, stages
+            or schedule do not fit the data.
     """
     check_images(pack, config.data, config.model.channels)
     check_padding(pack, config.data)
+    count = pack.splits["train"].count
+    if config.data.stages and (most := max(images for _, images in config.data.stages)) > count:
+        raise InputError(
+            f"data.stages takes {most:,} training images, and {config.data.name} has {count:,}; "
+            "lower the stages, or --config.data.validation_share"
+        )
     if config.schedule.rule == "plateau" and "validation" not in pack.splits:
         raise InputError(
             f"schedule.rule=plateau needs validation images, and {config.data.name} has none; "
@@ -316,7 +322,7 @@ def _device_batches(run: _Run, step: int) -> Iterator[Batch]:
     host_batches = train_batches(
         run.pack,
         config,
-        consecutive_examples(config.batch_size, run.schedule.num_images),
+        run.schedule.epochs.examples,
         first_step=step,
         last_step=run.schedule.last_step,
         rows=sharding.local_rows(config.batch_size, batch_sharding),

@@ -98,7 +98,9 @@ def _check_rule(name: str, op: ops.Op) -> None:
     All of these are differentiated, unless `_Projection` has another rule for them.
     """
     match op:
-        case ops.Conv() | ops.Dense() | ops.MaxPool() | ops.Dropout():
+        case ops.Conv() | ops.LocalConv() | ops.Dense():
+            return  # linear, up to the bias
+        case ops.MaxPool() | ops.AvgPool() | ops.Dropout():
             return  # linear, once the switches are given
         case ops.ReLU() | ops.LRN() | ops.WithinChannelLRN():
             return  # by the method's rule

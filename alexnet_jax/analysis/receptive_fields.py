@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import (
     LRN,
+    AvgPool,
     Conv,
     Dense,
     Dropout,
+    LocalConv,
     MaxPool,
     Op,
     ReLU,
@@ -79,9 +81,9 @@ def compute_receptive_fields(ops: Mapping[str, Op], crop: int) -> dict[str, Rece
 def _windows_of(name: str, op: Op, inputs: int) -> _Windows:
     """Return the windows of an op whose input has `inputs` places along an axis."""
     match op:
-        case Conv():
+        case Conv() | LocalConv():
             return _Windows(op.kernel, op.stride, op.padding[0])
-        case MaxPool():
+        case MaxPool() | AvgPool():
             return _Windows(op.window, op.stride)
         case WithinChannelLRN():
             return _Windows(op.size, padding=op.size // 2)

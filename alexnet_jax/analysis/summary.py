@@ -9,7 +9,7 @@ from jax import Array
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
 from alexnet_jax.config import Config
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.ops import LocalConv, Op, SequentialConfig
 from alexnet_jax.pytree import Variables, leaves_by_path
 
 
@@ -45,15 +45,17 @@ def summarize(config: Config) -> list[LayerSummary]:
     for path, leaf in leaves_by_path(registry.abstract_variables(config)["params"]).items():
         layer, _, kind = path.rpartition("/")
         sizes.setdefault(layer, {})[kind] = prod(leaf.shape)
-    fields = {}
+    fields, chain = {}, dict[str, Op]()
     if isinstance(config.model, SequentialConfig):
+        chain = config.model.ops
         fields = compute_receptive_fields(config.model.ops, config.data.crop)
     at_test, rows = abstract_activations(config), []
     for name, output in abstract_activations(config, train=True).items():
         if name not in sizes:
             continue
         shape = output.shape[1:]
-        pixels = prod(shape[:-1])  # 1 for a fully-connected layer
+        # How often a weight is used: once in a fully-connected or locally-connected layer.
+        uses = 1 if isinstance(chain.get(name), LocalConv) else prod(shape[:-1])
         rows.append(
             LayerSummary(
                 name,
@@ -61,7 +63,7 @@ def summarize(config: Config) -> list[LayerSummary]:
                 receptive_field=fields[name].size if fields else None,
                 stride=fields[name].stride if fields else None,
                 parameters=sum(sizes[name].values()),
-                multiply_adds=pixels * sizes[name].get("kernel", 0),
+                multiply_adds=uses * sizes[name].get("kernel", 0),
                 training_only=name not in at_test,
             )
         )

@@ -15,11 +15,11 @@ import numpy as np
 
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.conversion import pickles
-from alexnet_jax.conversion.layout import ForeignModel, Weights
+from alexnet_jax.conversion.layout import ForeignModel, Weights, convertible_layers
 from alexnet_jax.conversion.numpy_files import read_numpy
 from alexnet_jax.conversion.weights_by_name import make_foreign_model, shown
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import Conv, parameter_ops, spatial_sizes
+from alexnet_jax.models.ops import Conv, spatial_sizes
 
 # Ends of the names of weights and of biases, where a file has an array for each.
 ENDS = (("_W", "_b"), ("/weights", "/biases"), ("/W", "/b"), ("_weights", "_biases"))
@@ -38,7 +38,7 @@ def read_layers(path: Path, config: Config) -> ForeignModel:
         what = f"an array {content.shape}" if isinstance(content, np.ndarray) else "no dictionary"
         raise InputError(f"{path} holds {what}; expected a dictionary of the layers' weights")
     pairs = _pairs(content)
-    layers = dict(parameter_ops(sequential_model(config).ops))
+    layers = convertible_layers(sequential_model(config))
     names = _match_names(path, content, pairs, [*layers])
     sizes = [*spatial_sizes(sequential_model(config).ops, config.data.crop).values()]
     weights: dict[str, Weights] = {}

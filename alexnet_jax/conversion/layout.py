@@ -19,6 +19,7 @@ from alexnet_jax.models import registry
 from alexnet_jax.models.ops import (
     Conv,
     Dense,
+    LocalConv,
     Op,
     SequentialConfig,
     is_valid_name,
@@ -127,6 +128,23 @@ def layer_names(model: SequentialConfig) -> list[str]:
     return [name for name, _ in parameter_ops(model.ops)]
 
 
+def convertible_layers(model: SequentialConfig) -> dict[str, Conv | Dense]:
+    """Return the ops with weights by name, in order.
+
+    Raises:
+        InputError: one is a locally-connected layer, which other programs' files do not have.
+    """
+    layers: dict[str, Conv | Dense] = {}
+    for name, op in parameter_ops(model.ops):
+        if isinstance(op, LocalConv):
+            raise InputError(
+                f"{name} is a locally-connected layer, which Caffe, ONNX and torchvision do not "
+                "have; expected a model without it, or a .safetensors file of this program"
+            )
+        layers[name] = op
+    return layers
+
+
 def make_imported_config(config: Config, foreign: ForeignModel) -> Config:
     """Return the validated config of an imported model.
 
@@ -148,7 +166,7 @@ def make_imported_config(config: Config, foreign: ForeignModel) -> Config:
     model = SequentialConfig(channels=config.model.channels, ops=copy.deepcopy(foreign.ops))
     if isinstance(config.model, SequentialConfig):
         model.init = config.model.init
-    for name, op in parameter_ops(model.ops):
+    for name, op in convertible_layers(model).items():
         config_op = config_ops.get(name)
         if isinstance(config_op, Conv | Dense):
             op.std, op.bias = config_op.std, config_op.bias
@@ -227,7 +245,8 @@ def to_foreign(config: Config, variables: Variables) -> ForeignModel:
     convolution.
 
     Raises:
-        InputError: the model is not sequential, or has columns without a convolution.
+        InputError: the model is not sequential, has columns without a convolution, or has a
+            locally-connected layer.
     """
     foreign, params = ForeignModel(), variables["params"]
     model, layouts = sequential_model(config), kernel_layouts(config)
@@ -316,14 +335,15 @@ def kernel_layouts(config: Config) -> dict[str, KernelLayout]:
     """Return the layout of the kernel of every layer, by name.
 
     Raises:
-        InputError: the model is not sequential, or has columns without a convolution.
+        InputError: the model is not sequential, has columns without a convolution, or has a
+            locally-connected layer.
     """
     model = sequential_model(config)
     has_columns = model.num_columns > 1
     params = registry.abstract_variables(config)["params"]
     layouts: dict[str, KernelLayout] = {}
     channels = 0 if has_columns else model.channels
-    for name, op in parameter_ops(model.ops):
+    for name, op in convertible_layers(model).items():
         shape: tuple[int, ...] = params[name]["kernel"].shape
         if isinstance(op, Conv):
             layouts[name] = KernelLayout(shape, has_columns, True, False, 0, 1)

@@ -15,18 +15,10 @@ from google.protobuf.message import DecodeError
 from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.conversion import onnx_graph, origins
 from alexnet_jax.conversion.branched import BranchedModel
-from alexnet_jax.conversion.layout import ForeignModel
+from alexnet_jax.conversion.layout import ForeignModel, convertible_layers
 from alexnet_jax.conversion.onnx_operators import Operator, Operators
 from alexnet_jax.errors import InputError, one_line
-from alexnet_jax.models.ops import (
-    Conv,
-    Dense,
-    MaxPool,
-    Op,
-    ReLU,
-    Tanh,
-    parameter_ops,
-)
+from alexnet_jax.models.ops import Conv, Dense, MaxPool, Op, ReLU, Tanh
 
 WITHOUT_EFFECT = ("Identity", "Softmax")  # a Softmax at the end keeps the order of the classes
 
@@ -55,7 +47,8 @@ def read_onnx(path: Path, config: Config | None) -> tuple[Config, ForeignModel |
     base, program = (config, "") if config else origins.choose_by_traits(path, traits)
     names = None
     if config or traits.fit(base):
-        names = {name: type(op) for name, op in parameter_ops(sequential_model(base).ops)}
+        layers = convertible_layers(sequential_model(base))
+        names = {name: type(op) for name, op in layers.items()}
     try:
         foreign = _Reader(Operators(model, base.data.crop, path.parent), names).foreign
     except InputError as error:

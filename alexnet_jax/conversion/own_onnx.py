@@ -13,13 +13,12 @@ import numpy as np
 import onnx
 
 from alexnet_jax.config import Config, sequential_model
-from alexnet_jax.conversion.layout import ForeignModel, Weights, from_foreign
+from alexnet_jax.conversion.layout import ForeignModel, Weights, convertible_layers, from_foreign
 from alexnet_jax.conversion.metadata import MEAN, PROGRAM, read_metadata
 from alexnet_jax.conversion.onnx_reader import parse_onnx
 from alexnet_jax.conversion.onnx_tensors import Arrays, read_tensor
 from alexnet_jax.conversion.onnx_writer import tensor_names
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import parameter_ops
 from alexnet_jax.trained import TrainedModel
 
 
@@ -49,7 +48,7 @@ def read_own_onnx(path: Path) -> TrainedModel:
     mean = _mean_image(path, config, metadata.get(MEAN, ""))
     arrays = {tensor.name: read_tensor(tensor, path.parent) for tensor in content.graph.initializer}
     foreign = ForeignModel(ops=dict(sequential_model(config).ops))
-    for name, op in parameter_ops(foreign.ops):
+    for name, op in convertible_layers(sequential_model(config)).items():
         parts = (_joined(path, arrays, tensor_names(name, op, part)) for part in (0, 1))
         foreign.weights[name] = Weights(*parts)
     try:

@@ -50,8 +50,8 @@ class Augmentation:
         shapes: (count, 2) int32, heights and widths of the split's images in pixels, whose shorter
             sides are equal; offsets are in 0 … shape - window, inclusive, and `padding` pixels more
             on either side.
-        data: config.data, of which the fields of crops, flip, lighting_divisor and lighting_end are
-            used.
+        data: config.data, of which the fields of crops, shuffle, flip, lighting_divisor and
+            lighting_end are used.
         lighting: (channels, channels) matrix from `lighting_matrix`; shift = lighting @ normals.
     """
 
@@ -99,7 +99,7 @@ class Augmentation:
     def _draw_epoch(self, epoch: int, positions: np.ndarray) -> Draws:
         """Return the draws at ascending positions (b,) of one epoch."""
         data, channels = self._data, len(self._lighting)
-        index = self._permutation(epoch)[positions]
+        index = self._permutation(epoch)[positions] if data.shuffle else positions
         shapes = self._shapes[index]
         chunks = positions // data.crop_chunk * data.crop_chunk  # the first of each image's chunk
         first, last = int(chunks[0]), int(positions[-1]) + 1

@@ -88,6 +88,7 @@ def training_batch_spec(config: Config) -> Batch:
         offset=array((2,), np.int32),
         flip=array((), np.bool_),
         label=array((), np.int32),
+        mask=array((), np.bool_) if config.data.part_images else None,
         example=array((), np.uint32),
         shift=array((channels,), np.float32),
         gain=array((), np.float32),
@@ -103,7 +104,7 @@ class StepExamples:
         epoch: (batch,) int64, from 0.
         position: (batch,) int64, position in the epoch.
         number: (batch,) int64, number in the run, from 0.
-        mask: (batch,) bool, False for padding; None for rules whose batches are always full.
+        mask: (batch,) bool, False for padding; None for epochs whose batches are always full.
     """
 
     stage: int

@@ -51,19 +51,30 @@ def max_pool(
     return x
 
 
-def average_pool(x: Array, window: int, stride: int) -> Array:
+def average_pool(x: Array, window: int, stride: int, *, ceil_mode: bool = False) -> Array:
     """Return the means over windows of window × window pixels that are `stride` pixels apart.
-
-    Windows that overhang are omitted.
 
     Args:
         x: activations (batch, height, width, channels).
         window: side of the windows in pixels, at most that of the activations.
         stride: distance between windows in pixels.
+        ceil_mode: keep windows that overhang, as `max_pool` does, and divide their sum by the
+            number of pixels in them, as cuda-convnet does; False omits them.
     """
-    size, strides = (1, window, window, 1), (1, stride, stride, 1)
-    sums: Array = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, size, strides, "VALID")
-    return sums / window**2
+    counts, pads = [], []
+    for size in x.shape[1:3]:
+        extent = size - window
+        count = 1 + (-(-extent // stride) if ceil_mode else extent // stride)
+        starts = stride * np.arange(count)
+        counts.append(np.minimum(starts + window, size) - starts)
+        pads.append((0, int(starts[-1]) + window - size))  # negative: pixels of no window
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
+    for axis in (2, 1):
+        outputs = len(counts[axis - 1])
+        slices = [_strided_slice(x, k, outputs, stride, axis) for k in range(window)]
+        x = reduce(jnp.add, slices)
+    pixels = (counts[0][:, None] * counts[1]).astype(x.dtype)
+    return x / pixels[None, :, :, None]
 
 
 def adaptive_average_pool(x: Array, size: int) -> Array:

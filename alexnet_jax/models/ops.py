@@ -62,6 +62,25 @@ class Conv(Op):
 
 
 @dataclass
+class LocalConv(Op):
+    """A locally-connected layer: a convolution with other weights and biases at every place.
+
+    A model with one has a single column.
+
+    Attributes:
+        features, kernel, stride, padding, std, bias: see `Conv`.
+    """
+
+    prefix: ClassVar[str] = "local"
+    features: int
+    kernel: int
+    stride: int = 1
+    padding: tuple[int, int] = (0, 0)
+    std: float = 0.01
+    bias: float = 0.0
+
+
+@dataclass
 class Dense(Op):
     """A fully-connected layer, which flattens its input in the order (height, width, channels).
 
@@ -160,6 +179,22 @@ class MaxPool(Op):
 
 
 @dataclass
+class AvgPool(Op):
+    """Average pooling.
+
+    Attributes:
+        window, stride: see `MaxPool`.
+        ceil_mode: round the number of windows up, and divide the sum of the last one by the number
+            of pixels in it, as cuda-convnet does; False omits a window that overhangs.
+    """
+
+    prefix: ClassVar[str] = "pool"
+    window: int = 3
+    stride: int = 2
+    ceil_mode: bool = True
+
+
+@dataclass
 class Dropout(Op):
     """Dropout (section 4.2).
 
@@ -173,6 +208,9 @@ class Dropout(Op):
     prefix: ClassVar[str] = "drop"
     rate: float = 0.5
     inverted: bool = False
+
+
+LayerOp = Conv | LocalConv | Dense  # the ops that have parameters
 
 
 @dataclass
@@ -249,17 +287,17 @@ def blocks(ops: Mapping[str, Op]) -> dict[str, dict[str, Op]]:
     """Group ops into layers: an op with parameters and the ops that follow it, by its name."""
     found: dict[str, dict[str, Op]] = {}
     for name, op in ops.items():
-        if isinstance(op, Conv | Dense):
+        if isinstance(op, LayerOp):
             found[name] = {}
         if found:
             next(reversed(found.values()))[name] = op
     return found
 
 
-def parameter_ops(ops: Mapping[str, Op]) -> Iterator[tuple[str, Conv | Dense]]:
+def parameter_ops(ops: Mapping[str, Op]) -> Iterator[tuple[str, LayerOp]]:
     """Yield (name, op) for the ops that have parameters, in order."""
     for name, op in ops.items():
-        if isinstance(op, Conv | Dense):
+        if isinstance(op, LayerOp):
             yield name, op
 
 
@@ -270,7 +308,7 @@ def free_name(op: Op, layer: str, taken: Collection[str]) -> str:
         layer: name of the op with parameters before it.
         taken: names of other ops. If relu6 is among them, the ReLU of conv6 is named relu_conv6.
     """
-    usual = op.prefix + layer.removeprefix("conv").removeprefix("fc")
+    usual = op.prefix + layer.removeprefix("conv").removeprefix("local").removeprefix("fc")
     return next(name for name in (usual, f"{op.prefix}_{layer}") if name not in taken)
 
 
@@ -294,13 +332,13 @@ def _check_sequential(model: SequentialConfig, crop: int) -> None:
                 '"_", and no name of Flax\'s own, such as "param"'
             )
         _check_op(where, op)
-        if flat and isinstance(op, Conv | MaxPool | WithinChannelLRN):
+        if flat and isinstance(op, Conv | LocalConv | MaxPool | AvgPool | WithinChannelLRN):
             raise InputError(
                 f"{where} is a {type(op).__name__} after a fully-connected layer, which has no "
                 "pixels; expected convolutions first, then fully-connected layers"
             )
         flat = flat or isinstance(op, Dense)
-        if isinstance(op, Conv | Dense):
+        if isinstance(op, LayerOp):
             _check_groups(where, op, model.num_columns, first=index == 0)
             if op is not last[1]:
                 _at_least_one(where, op.features, "features")
@@ -336,7 +374,7 @@ def _check_halo(model: SequentialConfig, devices: int) -> None:
     """
     channels = model.channels
     for name, op in model.ops.items():
-        if isinstance(op, Conv | Dense):
+        if isinstance(op, LayerOp):
             channels = op.features
         if not isinstance(op, LRN) or not op.across_columns or devices == 1:
             continue
@@ -348,7 +386,7 @@ def _check_halo(model: SequentialConfig, devices: int) -> None:
 
 
 def _check_op(where: str, op: Op) -> None:
-    if isinstance(op, Conv):
+    if isinstance(op, Conv | LocalConv):
         _at_least_one(where, op.kernel, "kernel")
         _at_least_one(where, op.stride, "stride")
         if min(op.padding) < 0:
@@ -356,7 +394,7 @@ def _check_op(where: str, op: Op) -> None:
     elif isinstance(op, LRN | WithinChannelLRN):
         if op.size < 1 or op.size % 2 == 0:
             raise InputError(f"{where}.size is {op.size}; expected an odd number, 1 or more")
-    elif isinstance(op, MaxPool):
+    elif isinstance(op, MaxPool | AvgPool):
         _at_least_one(where, op.window, "window")
         _at_least_one(where, op.stride, "stride")
         if op.stride > op.window:
@@ -367,7 +405,14 @@ def _check_op(where: str, op: Op) -> None:
         raise InputError(f"{where}.rate={op.rate}; expected from 0 to below 1")
 
 
-def _check_groups(where: str, op: Conv | Dense, num_columns: int, *, first: bool) -> None:
+def _check_groups(where: str, op: LayerOp, num_columns: int, *, first: bool) -> None:
+    if isinstance(op, LocalConv):
+        if num_columns > 1:
+            raise InputError(
+                f"{where} is a LocalConv in a model of {num_columns} columns, which it cannot "
+                "split; expected model.num_columns=1"
+            )
+        return
     if op.groups not in (1, num_columns):
         raise InputError(
             f"{where}.groups is {op.groups}; expected 1, or {num_columns} as the model has columns "
@@ -395,11 +440,11 @@ def spatial_sizes(ops: Mapping[str, Op], size: int) -> dict[str, int]:
     for name, op in ops.items():
         if isinstance(op, Dense):
             break
-        if isinstance(op, Conv):
+        if isinstance(op, Conv | LocalConv):
             padded = size + sum(op.padding)
             _check_fits(name, op.kernel, padded, crop)
             size = 1 + (padded - op.kernel) // op.stride
-        elif isinstance(op, MaxPool):
+        elif isinstance(op, MaxPool | AvgPool):
             _check_fits(name, op.window, size, crop)
             extent = size - op.window
             size = 1 + (-(-extent // op.stride) if op.ceil_mode else extent // op.stride)

@@ -12,7 +12,7 @@ from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs
 from alexnet_jax.models.googlenet import GOOGLENET
-from alexnet_jax.models.ops import ModelConfig, SequentialConfig
+from alexnet_jax.models.ops import LocalConv, ModelConfig, SequentialConfig
 from alexnet_jax.models.resnet import RESNET
 from alexnet_jax.models.sequential import SEQUENTIAL, Sequential
 from alexnet_jax.pytree import Variables
@@ -42,7 +42,7 @@ def make_dense_model(config: Config) -> nn.Module:
     with global pooling average over all positions themselves: their logits are (batch, classes).
 
     Raises:
-        InputError: the model has several columns.
+        InputError: the model has several columns, or a locally-connected layer.
     """
     model = config.model
     if not isinstance(model, SequentialConfig):
@@ -52,6 +52,12 @@ def make_dense_model(config: Config) -> nn.Module:
             f"views=dense applies fully-connected layers as convolutions, and those of this model "
             f"are split into {model.num_columns} columns; expected a model with one column"
         )
+    for name, op in model.ops.items():
+        if isinstance(op, LocalConv):
+            raise InputError(
+                f"views=dense applies a model to whole images, and the weights of {name} are made "
+                f"for the places in a crop of {config.data.crop} pixels; expected another --views"
+            )
     return Sequential(model, dtype=jnp.dtype(config.compute_dtype), dense_crop=config.data.crop)
 
 

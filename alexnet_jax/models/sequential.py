@@ -18,8 +18,9 @@ from alexnet_jax.layers.columns import (
 from alexnet_jax.layers.conv import Conv, KernelInit
 from alexnet_jax.layers.dense import Dense
 from alexnet_jax.layers.dropout import dropout, rescale_kept, scale_by_keep_prob
+from alexnet_jax.layers.local_conv import LocalConv
 from alexnet_jax.layers.lrn import lrn, within_channel_lrn
-from alexnet_jax.layers.pooling import max_pool
+from alexnet_jax.layers.pooling import average_pool, max_pool
 from alexnet_jax.models import ops
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs
 from alexnet_jax.models.ops import SequentialConfig
@@ -73,6 +74,8 @@ class Sequential(nn.Module):
                 return Outputs(logits)
             if isinstance(op, ops.Conv):
                 columns = self._convolve(name, op, columns, sharding, takes_image=first)
+            elif isinstance(op, ops.LocalConv):
+                columns = [self._convolve_locally(name, op, columns[0])]
             elif isinstance(op, ops.Dense):
                 columns = self._connect(name, op, columns, sharding)
             else:
@@ -109,6 +112,15 @@ class Sequential(nn.Module):
             self.dtype,
             name=name,
         )(columns)
+
+    def _convolve_locally(self, name: str, op: ops.LocalConv, x: Array) -> Array:
+        """Apply a locally-connected layer."""
+        init = self._kernel_init(op)
+        layer = LocalConv(
+            op.features, op.kernel, op.stride, op.padding, init, op.bias, self.dtype, name=name
+        )
+        outputs: Array = layer(x)
+        return outputs
 
     def _connect(
         self, name: str, op: ops.Dense, columns: list[Array], sharding: ColumnSharding
@@ -180,6 +192,11 @@ class Sequential(nn.Module):
                     max_pool(column, op.window, op.stride, ceil_mode=op.ceil_mode)
                     for column in columns
                 ]
+            case ops.AvgPool():
+                return [
+                    average_pool(column, op.window, op.stride, ceil_mode=op.ceil_mode)
+                    for column in columns
+                ]
             case ops.Dropout():
                 return self._dropout(op, columns, sharding, train, examples)
         raise AssertionError(f"unknown op {op}")
@@ -202,13 +219,14 @@ class Sequential(nn.Module):
         ]
         return [rescale_kept(x, op.rate) for x in dropped] if op.inverted else dropped
 
-    def _kernel_init(self, op: ops.Conv | ops.Dense) -> KernelInit:
+    def _kernel_init(self, op: ops.LayerOp) -> KernelInit:
         """Return the initializer of an op's kernel, by the config's `init`."""
 
         def init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
             if self.config.init == "glorot":
-                fan_out = (op.features or self.config.num_classes) // op.groups
-                fan_out *= op.kernel**2 if isinstance(op, ops.Conv) else 1
+                fan_out = op.features or self.config.num_classes
+                fan_out //= 1 if isinstance(op, ops.LocalConv) else op.groups
+                fan_out *= 1 if isinstance(op, ops.Dense) else op.kernel**2
                 limit = (6 / (fan_in + fan_out)) ** 0.5
                 return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
             scale = op.std if self.config.init == "normal" else (2 / fan_in) ** 0.5

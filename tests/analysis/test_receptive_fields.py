@@ -12,7 +12,17 @@ from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import LRN, Conv, Dense, MaxPool, Op, ReLU, WithinChannelLRN
+from alexnet_jax.models.ops import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dense,
+    LocalConv,
+    MaxPool,
+    Op,
+    ReLU,
+    WithinChannelLRN,
+)
 from configs.alexnet import get_config
 
 
@@ -42,10 +52,22 @@ OMITTED = dict(
 )  # fmt: skip
 
 
+LOCAL = dict(
+    conv1=Conv(2, kernel=3, stride=2), pool1=AvgPool(),
+    local2=LocalConv(2, kernel=3, stride=2, padding=(2, 1)),
+    pool2=AvgPool(window=2, stride=2, ceil_mode=False), fc3=Dense(0),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "config",
-    [config_of(UNEVEN, crop=31), config_of(OMITTED, crop=12), get_config("sample")],
-    ids=["uneven", "omitted", "sample"],
+    [
+        config_of(UNEVEN, crop=31),
+        config_of(OMITTED, crop=12),
+        config_of(LOCAL, crop=22),
+        get_config("sample"),
+    ],
+    ids=["uneven", "omitted", "local", "sample"],
 )
 def test_fields_are_where_pixels_have_an_influence(config: Config) -> None:
     """Catches a field that is one pixel too large, too small or displaced, at an edge or anywhere.

@@ -23,7 +23,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import Conv, Dense, SequentialConfig, blocks
+from alexnet_jax.models.ops import LayerOp, SequentialConfig, blocks
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.train_step import make_state, make_train_step
 
@@ -34,7 +34,7 @@ def shrunk(config: Config) -> Config:
     match model:
         case SequentialConfig():
             for op in model.ops.values():
-                if isinstance(op, Conv | Dense) and op.features:  # the last has as many as classes
+                if isinstance(op, LayerOp) and op.features:  # the last has as many as classes
                     op.features = 8
         case ResNetConfig():
             model.width = 2

@@ -25,9 +25,11 @@ from alexnet_jax.fields import Section
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.ops import (
     LRN,
+    AvgPool,
     Conv,
     Dense,
     Dropout,
+    LocalConv,
     MaxPool,
     ModelConfig,
     Op,
@@ -186,6 +188,17 @@ def branched(directory: Path) -> Config:
     return config
 
 
+def local(directory: Path) -> Config:
+    """A locally-connected layer and an average pooling, in stages and in a fixed order."""
+    write_idx_set(directory, train=18, test=8)
+    ops: dict[str, Op] = dict(
+        conv1=Conv(4, kernel=3, stride=3), pool1=AvgPool(), local2=LocalConv(4, 2), fc3=Dense(0)
+    )
+    data = DataConfig(name="idx", dir=str(directory), image_size=28, crop=26)
+    data.shuffle, data.part_images, data.stages = False, 12, ((1, 8), (2, 16))
+    return base(data, SequentialConfig(channels=1, ops=ops))
+
+
 def every_field(config: Config) -> dict[str, type]:
     """Return the class that has the field, by the path of the field, for every field."""
     found: dict[str, type] = {}
@@ -224,6 +237,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         "color": color(tmp_path / "photos"),
         "small": small(tmp_path / "more"),
         "branched": branched(tmp_path / "more"),
+        "local": local(tmp_path / "more"),
     }
     expected: dict[str, type] = {}
     with recorded() as read:

@@ -139,3 +139,40 @@ def test_average_pooling(side: int) -> None:
         (adaptive, torch.nn.functional.adaptive_avg_pool2d(a, 4)),
     ):
         np.testing.assert_allclose(found, np.moveaxis(expected.numpy(), 1, -1), rtol=1e-12)
+
+
+def mean_by_loops(x: np.ndarray, window: int, stride: int) -> np.ndarray:
+    """Return the means over the pixels of each window that are inside, window by window."""
+    counts = [1 + -(-(size - window) // stride) for size in x.shape[1:3]]
+    out = np.empty((len(x), *counts, x.shape[3]))
+    for row, column in np.ndindex(*counts):
+        top, left = row * stride, column * stride
+        out[:, row, column] = x[:, top : top + window, left : left + window].mean((1, 2))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "window", "stride"),
+    [(8, 7, 3, 2), (5, 9, 4, 3), (6, 6, 2, 2), (3, 4, 3, 3), (4, 5, 1, 1), (7, 4, 4, 4)],
+)
+def test_average_pooling_that_rounds_up(height: int, width: int, window: int, stride: int) -> None:
+    """The means of a direct loop, also in windows that overhang at one edge or at both.
+
+    Catches: the sum of a clipped window divided by the size of a whole one, as zeros around it
+    would do; the division by the pixels of one axis only; a window too few; a wrong gradient.
+    """
+    x = np.random.default_rng(0).normal(size=(2, height, width, 3))
+    with jax.enable_x64(True):
+        value, vjp = jax.vjp(
+            lambda a: average_pool(a, window, stride, ceil_mode=True), jnp.asarray(x)
+        )
+        cotangent = np.random.default_rng(1).normal(size=value.shape)
+        (gradient,) = vjp(jnp.asarray(cotangent))
+    np.testing.assert_allclose(value, mean_by_loops(x, window, stride), rtol=1e-12)
+    a = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    pooled = torch.nn.functional.avg_pool2d(
+        a, window, stride, ceil_mode=True, count_include_pad=False
+    )
+    pooled.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
+    assert a.grad is not None
+    np.testing.assert_allclose(gradient, np.moveaxis(a.grad.numpy(), 1, -1), atol=1e-12)

@@ -30,6 +30,14 @@ def shrink_resnet(config):
     config.optimizer.ema_decay = 0.9
 
 
+def shrink_cifar(config):
+    """Leave four channels a layer, and a stage that ends after eight steps."""
+    shrink(config)
+    config.model.ops["local3"].features = config.model.ops["local4"].features = 4
+    config.data.part_images, config.data.stages = 12, ((1, 24), (3, 54))
+    config.schedule.drop_epochs = (3,)
+
+
 def get_config():
     """Return the sample's config with a smaller model, for images in a folder."""
     config = FAMILY.get_config("VARIANT")
@@ -46,16 +54,22 @@ def get_config():
 
 @pytest.mark.parametrize(
     ("family", "variant"),
-    [("zfnet", "sample"), ("vgg", "sample,A,jitter"), ("resnet", "sample,cifar20")],
+    [
+        ("zfnet", "sample"),
+        ("vgg", "sample,A,jitter"),
+        ("resnet", "sample,cifar20"),
+        ("cifar", "sample"),
+    ],
 )
 def test_a_killed_run_ends_alike(family: str, variant: str, tmp_path: Path) -> None:
     """Catches: draws of scales, crops or masks that start anew; filters that are limited once more
-    or once less; running statistics or averaged parameters that start anew; a state that is not
-    restored to the last bit."""
+    or once less; running statistics or averaged parameters that start anew; a stage of the training
+    set that begins with the resumed run; a state that is not restored to the last bit."""
     write_idx_set(tmp_path / "data", train=60, test=10)
     path = tmp_path / "small.py"
     text = CONFIG.replace("FAMILY", family).replace("VARIANT", variant)
-    text = text.replace("SHRINK", "shrink_resnet" if family == "resnet" else "shrink")
+    shrink = {"resnet": "shrink_resnet", "cifar": "shrink_cifar"}.get(family, "shrink")
+    text = text.replace("SHRINK", shrink)
     path.write_text(text.replace("DIRECTORY", str(tmp_path / "data")))
     flags = (f"--config={path}", f"--workdir={tmp_path / 'killed'}")
     process = processes.start("main", *flags, devices=4)
