@@ -20,6 +20,7 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 SCHEMES = ("columns", "one_weird_trick")
 RULES = ("epochs", "period", "plateau")
 RESIZES = ("crop", "squash", "shorter_side")
+RESIDENT = ("auto", "on", "off")
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 LIGHTING = ("paper", "source2012", "none")
 MEANS = ("image", "center", "channel", "given", "none")
@@ -88,6 +89,8 @@ class DataConfig(Section):
         scale: factor by which inputs are multiplied after the mean is subtracted.
         std: divisor of the inputs, one number or one per channel (R, G, B).
         channel_order: order of the model's input channels, "rgb", or "bgr" for Caffe's weights.
+        resident: "on" keeps the images on every device, where steps cut their crops; "off" cuts
+            crops on the host; "auto" is "on" for accelerators if the images fit.
     """
 
     name: str = "imagenet2012"
@@ -122,6 +125,7 @@ class DataConfig(Section):
     scale: float = 1.0
     std: tuple[float, ...] = (1.0,)
     channel_order: str = "rgb"
+    resident: str = "auto"
 
 
 @dataclass
@@ -366,6 +370,7 @@ def _check_words(config: Config) -> None:
         ("data.lighting", data.lighting, LIGHTING),
         ("data.mean", data.mean, MEANS),
         ("data.channel_order", data.channel_order, CHANNEL_ORDERS),
+        ("data.resident", data.resident, RESIDENT),
     ):
         _check_value(name, value, f"one of {', '.join(words)}", value in words)
 
@@ -418,6 +423,11 @@ def _check_data(config: Config) -> None:
             raise InputError(
                 f"data.{name} scales images, and data.mean={data.mean} is a mean for each pixel; "
                 "expected data.mean=channel, given or none"
+            )
+        if getattr(data, name) and data.resident == "on":
+            raise InputError(
+                f"data.{name} scales images, for which the host cuts the crops, and "
+                "data.resident=on; expected data.resident=auto"
             )
     if sum(bool(value) for value in (jitter, area, data.padding)) > 1:
         raise InputError(

@@ -226,9 +226,14 @@ def is_first() -> bool:
 
 def broadcast_bool(value: bool) -> bool:
     """Return the value of the first process in all processes."""
+    return bool(broadcast_int(value))
+
+
+def broadcast_int(value: int) -> int:
+    """Return the value of the first process in all processes, an int32."""
     if jax.process_count() == 1:
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def check_same(contents: dict[str, bytes]) -> None:

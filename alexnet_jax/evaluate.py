@@ -26,7 +26,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ from alexnet_jax.data.pipeline import evaluation_batches, index_of_batches
 from alexnet_jax.diagnostics import compare_with_majority
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
+from alexnet_jax.placement import place_images
 from alexnet_jax.trained import Predict, TrainedModel, load_trained
 
 T = TypeVar("T")
@@ -129,7 +130,7 @@ def apply_to_views(
         labels = sharding.shard_batch(batch.labels(), batch_sharding)
         views = [
             sharding.shard_batch(batch.view(number), batch_sharding)
-            for number in range(batch.image.shape[1])
+            for number in range(batch.offset.shape[1])
         ]
         yield labels, [[function(view) for view in views] for function in functions]
 
@@ -173,15 +174,16 @@ def evaluate(
         _check_scales(model, pack, scales)
     first = models[0] if views in FINAL_VIEWS else _with_smaller_batches(models[0], mesh)
     kinds, passes = PASSES.get(views, (views,)), []
+    by_shape = "dense" in kinds  # the batches of all passes must hold the same images
+    pixels = place_images(first.config.data, pack, [split], mesh)[0].get(split)
     for kind in kinds:
         if kind == "dense":
             predicts = [model.make_dense_predict_fn(mesh) for model in models]
         else:
             predicts = [model.make_predict_fn(mesh) for model in models]
         for scale in scales or (None,):
-            # The batches of all passes must hold the same images.
-            by_shape = "dense" in kinds
-            batches = split_batches(first, pack, split, mesh, kind, scale=scale, by_shape=by_shape)
+            options: dict[str, Any] = dict(scale=scale, by_shape=by_shape, pixels=pixels)
+            batches = split_batches(first, pack, split, mesh, kind, **options)
             passes.append(ViewPass(predicts, batches))
     return split, evaluate_batches(passes, mesh)
 
@@ -239,6 +241,7 @@ def split_batches(
     index: np.ndarray | None = None,
     scale: int | None = None,
     by_shape: bool = False,
+    pixels: Array | None = None,
 ) -> Iterable[Batch]:
     """Return the batches of a split for a model, with a progress bar.
 
@@ -249,7 +252,7 @@ def split_batches(
         pack: the prepared images.
         split: name of the split.
         mesh: the mesh of devices.
-        views, index, scale, by_shape: see `data.pipeline.evaluation_batches`.
+        views, index, scale, by_shape, pixels: see `data.pipeline.evaluation_batches`.
     """
     size = model.config.batch_size
     rows = sharding.local_rows(size, sharding.evaluation_sharding(mesh))
@@ -262,6 +265,7 @@ def split_batches(
         index=index,
         by_shape=by_shape,
         rows=rows,
+        pixels=pixels,
     )
     count = len(index_of_batches(pack.splits[split], size, index, by_shape=by_shape))
     return writers.progress_bar(batches, count, f"{split} ({views})")

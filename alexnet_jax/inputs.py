@@ -1,15 +1,13 @@
 """Compute the inputs of a model from uint8 crops, inside jitted functions."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from alexnet_jax.config import DataConfig
-from alexnet_jax.data.batch import Batch
-from alexnet_jax.data.crops import center_offset
+from alexnet_jax.data.batch import Batch, ResidentCrops
+from alexnet_jax.data.crops import center_offset, pixel_positions
 
 
 def mean_of(mean_image: np.ndarray, data: DataConfig, channels: int) -> np.ndarray:
@@ -67,8 +65,13 @@ def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
     Returns:
         (batch, crop, crop, channels) float32.
     """
-    images = jnp.asarray(batch.image).astype(jnp.float32)
-    _, crop, _, channels = images.shape
+    offset, flip = jnp.asarray(batch.offset), jnp.asarray(batch.flip)
+    image, channels = batch.image, mean.shape[-1]
+    if isinstance(image, ResidentCrops):
+        crops = image.cut(offset, flip)
+        image = jnp.repeat(crops, channels // crops.shape[-1], axis=-1)  # gray images of the pack
+    images = jnp.asarray(image).astype(jnp.float32)
+    crop = images.shape[1]
     padding = data.padding
     if data.mean == "image":
         mean = jnp.pad(mean, ((padding, padding), (padding, padding), (0, 0)))
@@ -78,7 +81,6 @@ def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
         cut = lax.dynamic_slice(mean, start, (crop, crop, channels))
         return jnp.where(flip, cut[:, ::-1], cut)
 
-    offset, flip = jnp.asarray(batch.offset), jnp.asarray(batch.flip)
     images -= jax.vmap(crop_mean)(offset, flip) if data.mean == "image" else mean[None]
     if batch.shift is not None:
         assert batch.gain is not None
@@ -87,21 +89,7 @@ def normalize(batch: Batch, mean: Array, data: DataConfig) -> Array:
     factor = data.scale / np.asarray(data.std, np.float32)  # one, or one a channel
     images *= factor[None, None, None, :]
     if padding:
-        inside = jax.vmap(partial(_is_inside, crop=crop, side=data.image_size))(offset, flip)
-        images = jnp.where(inside[..., None], images, 0)
+        y, x = pixel_positions(offset, flip, crop)
+        rows, columns = ((p >= 0) & (p < data.image_size) for p in (y, x))
+        images = jnp.where(rows[:, :, None, None] & columns[:, None, :, None], images, 0)
     return images[..., ::-1] if data.channel_order == "bgr" else images
-
-
-def _is_inside(offset: Array, flip: Array, *, crop: int, side: int) -> Array:
-    """Return which pixels of a crop are in the image, and not in the padding, (crop, crop) bool.
-
-    Args:
-        offset: (2,), y and x of the crop in the image.
-        flip: whether the crop is mirrored.
-        crop: side of the crop in pixels.
-        side: side of the image in pixels.
-    """
-    pixel = jnp.arange(crop)
-    y, x = offset[0] + pixel, offset[1] + jnp.where(flip, pixel[::-1], pixel)
-    rows, columns = (y >= 0) & (y < side), (x >= 0) & (x < side)
-    return rows[:, None] & columns[None]

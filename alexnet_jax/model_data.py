@@ -126,6 +126,7 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
         "data.validation_share": 0.0,
         "data.test_share": 0.0,
         "data.split_seed": 0,
+        "data.resident": "auto",
     }
     return dataclasses.replace(model, config=with_changes(model.config, changes))
 

@@ -206,6 +206,10 @@ class StepSchedule:
         """Return whether to save a checkpoint after a step."""
         return step % self.config.checkpoint_every == 0 or step == self.last_step
 
+    def next_due(self, step: int, limit: int) -> int:
+        """Return the first step after `step` that is due, or `step + limit` if that is sooner."""
+        return next((s for s in range(step + 1, step + limit) if self.is_due(s)), step + limit)
+
     def is_due(self, step: int) -> bool:
         """Return whether to log, to validate or to save after a step."""
         return self.is_log_step(step) or self.is_checkpoint_step(step)

@@ -11,10 +11,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.core import meta
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.config import Config, ParallelConfig
+from alexnet_jax.data.batch import Batch, BatchArray, ResidentCrops
 from alexnet_jax.errors import InputError
 from alexnet_jax.layers.columns import ColumnSharding
 from alexnet_jax.models.api import Layout
@@ -159,6 +161,11 @@ def batch_sharding(config: Config, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(batch_axes(config)))
 
 
+def stacked_batch_sharding(config: Config, mesh: Mesh) -> NamedSharding:
+    """Return the sharding of the batches of several training steps, with an axis of steps."""
+    return NamedSharding(mesh, P(None, batch_axes(config)))
+
+
 def evaluation_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of an evaluation batch."""
     return NamedSharding(mesh, P("data"))
@@ -171,7 +178,24 @@ def local_rows(batch_size: int, sharding: NamedSharding) -> np.ndarray:
 
 
 def shard_batch(batch: T, sharding: NamedSharding) -> T:
-    """Return a batch on the devices from this process's `local_rows`, without waiting for it."""
-    make_global = lambda rows: jax.make_array_from_process_local_data(sharding, rows)  # noqa: E731
-    sharded: T = jax.tree.map(make_global, batch)
+    """Return a batch on the devices from this process's `local_rows`, without waiting for it.
+
+    Images that are on the devices already stay as they are.
+    """
+
+    def place(rows: BatchArray) -> Array:
+        if isinstance(rows, Array):
+            return rows
+        placed: Array = jax.make_array_from_process_local_data(sharding, rows)
+        return placed
+
+    sharded: T = jax.tree.map(place, batch)
     return sharded
+
+
+def batch_specs(batch: Batch, axes: tuple[str, ...]) -> Batch:
+    """Return the partition specs of the arrays of a batch whose examples are split over axes."""
+    specs: Batch = jax.tree.map(lambda _: P(axes), batch)
+    if isinstance(specs.image, ResidentCrops):
+        specs = specs.replace(image=specs.image.replace(pixels=P()))
+    return specs

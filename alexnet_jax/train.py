@@ -1,27 +1,20 @@
 """The training loop, from the newest checkpoint to the last step."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import diagnostics, distributed, finetune, metrics, sharding, trained
+from alexnet_jax import diagnostics, distributed, metrics, sharding, trained
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_json, with_changes
-from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.data.pipeline import (
-    check_images,
-    check_padding,
-    evaluation_batches,
-    train_batches,
-)
+from alexnet_jax.data.pipeline import check_images, check_padding, evaluation_batches
+from alexnet_jax.data.resident import check_resident
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.evaluate import ViewPass, evaluate_batches
 from alexnet_jax.inputs import mean_of
@@ -29,14 +22,9 @@ from alexnet_jax.metrics import MetricSums
 from alexnet_jax.models import registry
 from alexnet_jax.preemption import PreemptionSignal
 from alexnet_jax.schedules import StepSchedule, check_patterns
-from alexnet_jax.train_step import (
-    StepMetrics,
-    TrainState,
-    TrainStep,
-    abstract_state,
-    init_state,
-    make_train_step,
-)
+from alexnet_jax.start import Start, load_start
+from alexnet_jax.train_step import StepMetrics, TrainState
+from alexnet_jax.training_input import TrainingInput
 from alexnet_jax.workdir import write_config
 from alexnet_jax.writers import NullWriter, RunWriter, make_record
 
@@ -65,6 +53,7 @@ def complete_config(config: Config, pack: Pack) -> Config:
             f"data.stages takes {most:,} training images, and {config.data.name} has {count:,}; "
             "lower the stages, or --config.data.validation_share"
         )
+    check_resident(pack, config.data)
     if config.schedule.rule == "plateau" and "validation" not in pack.splits:
         raise InputError(
             f"schedule.rule=plateau needs validation images, and {config.data.name} has none; "
@@ -80,21 +69,6 @@ def complete_config(config: Config, pack: Pack) -> Config:
 
 
 @dataclass(frozen=True)
-class _Start:
-    """The state with which a run begins or continues.
-
-    Attributes:
-        state: the training state.
-        sums: metric sums of the steps since the last record.
-        init_step: step of the checkpoint of config.init_from from which a new run starts.
-    """
-
-    state: TrainState
-    sums: MetricSums
-    init_step: int | None = None
-
-
-@dataclass(frozen=True)
 class _Run:
     """The objects that a run creates once, before its first step."""
 
@@ -102,7 +76,7 @@ class _Run:
     pack: Pack
     mesh: Mesh
     schedule: StepSchedule
-    train_step: TrainStep
+    training_input: TrainingInput
     predict: trained.PredictOnMesh
     mean: Array
     checkpoints: Checkpoints
@@ -129,7 +103,7 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
     mesh = sharding.make_mesh(config.parallel)
     schedule = StepSchedule(config, pack.splits["train"].count)
     with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        start = _start(config, pack, mesh, checkpoints)
+        start = load_start(config, pack, mesh, checkpoints)
         step = int(start.state.step)
         if step >= schedule.last_step:
             if distributed.is_first():
@@ -139,24 +113,16 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
                     file=sys.stderr,
                 )
             return 0
-        writer: RunWriter | NullWriter = NullWriter()
-        if distributed.is_first():
-            for change in write_config(workdir, config, step, start.init_step, pack.source_digest):
-                print(f"config.{change}", file=sys.stderr)
-            if step:
-                print(
-                    f"Continuing {workdir} after step {step} of {schedule.last_step}.",
-                    file=sys.stderr,
-                )
-            recorded = schedule.last_log_step(step)
-            writer = RunWriter(workdir, step, schedule.last_step, recorded)
+        training_input = TrainingInput(config, pack, mesh, schedule)
+        writer = _open_writer(workdir, config, pack, schedule, start)
+        writer.write_line(training_input.description)
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
         run = _Run(
             config=config,
             pack=pack,
             mesh=mesh,
             schedule=schedule,
-            train_step=make_train_step(config, mesh, schedule.num_images),
+            training_input=training_input,
             predict=trained.make_predict_on_mesh(config, mesh),
             mean=jax.device_put(mean, sharding.replicated(mesh)),
             checkpoints=checkpoints,
@@ -174,53 +140,21 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
             writer.close()
 
 
-def _start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints) -> _Start:
-    """Restore the newest readable checkpoint, or initialize.
+def _open_writer(
+    workdir: Path, config: Config, pack: Pack, schedule: StepSchedule, start: Start
+) -> RunWriter | NullWriter:
+    """Record the config in the workdir, and return the writer of the records.
 
-    Raises:
-        InputError: the checkpoint was trained on other images than the pack has, or the
-            parameters of config.init_from do not fit.
+    Only the first process writes.
     """
-    abstract = abstract_state(config, mesh)
-
-    def read(step: int) -> _Start:
-        variables = checkpoints.variables(step, abstract.saved_variables())
-        train_state = checkpoints.train_state(step, abstract.saved_train_state())
-        metadata = checkpoints.metadata(step)
-        trained_on = (
-            metadata["images"],
-            metadata["class_names"],
-            checkpoints.mean(step).tobytes(),
-        )
-        given = (pack.splits["train"].count, list(pack.class_names), pack.mean_image.tobytes())
-        if trained_on != given:
-            raise InputError(
-                f"the run in {checkpoints.directory.parent} was trained on other images than "
-                f"{pack.directory} holds: their number, classes or mean differ. Give the data "
-                "it was made with, or another --workdir"
-            )
-        state = abstract.replace(**variables, **train_state)
-        return _Start(state, MetricSums(**metadata["metric_sums"]))
-
-    found = checkpoints.newest(read)
-    if found is not None:
-        checkpoints.set_aside_after(found[0])
-        return found[1]
-    # On CPUs, optimizing the loops of the random numbers takes far longer than running them once.
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
-    compiler_options = {"xla_backend_optimization_level": 0} if is_cpu else {}
-    init = jax.jit(
-        lambda: init_state(config),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-        compiler_options=compiler_options,
-    )
-    state = init()
-    if not config.init_from:
-        return _Start(state, MetricSums())
-    initial = {"params": state.params, "batch_stats": state.batch_stats}
-    init_step, variables = finetune.load_pretrained(config, initial, mesh)
-    average = jax.tree.map(jnp.copy, variables["params"]) if state.ema_params else {}
-    return _Start(state.replace(**variables, ema_params=average), MetricSums(), init_step)
+    if not distributed.is_first():
+        return NullWriter()
+    step, last_step = int(start.state.step), schedule.last_step
+    for change in write_config(workdir, config, step, start.init_step, pack.source_digest):
+        print(f"config.{change}", file=sys.stderr)
+    if step:
+        print(f"Continuing {workdir} after step {step} of {last_step}.", file=sys.stderr)
+    return RunWriter(workdir, step, last_step, schedule.last_log_step(step))
 
 
 def save_checkpoint(
@@ -274,7 +208,7 @@ class _Progress:
     loss: float = 0.0
 
 
-def _train_steps(run: _Run, start: _Start) -> int:
+def _train_steps(run: _Run, start: Start) -> int:
     """Train to the last step or until a signal; return the exit status of `train`."""
     state, first = start.state, int(start.state.step)
     progress = _Progress(first, start.sums, first, run.config.learning_rate)
@@ -282,19 +216,20 @@ def _train_steps(run: _Run, start: _Start) -> int:
     with PreemptionSignal() as local_signal:
         preemption = distributed.SharedPreemptionSignal(local_signal, run.mesh)
         timer = diagnostics.StepTimer(run.config.batch_size, first)
-        for batch in _device_batches(run, first):
-            state, step_metrics = run.train_step(state, run.mean, batch)
-            # Fetch the metrics of the previous step while the devices compute this one.
+        for chunk in run.training_input.chunks(first):
+            state, step_metrics = run.training_input.dispatch(state, run.mean, chunk)
+            # Fetch the metrics of the previous steps while the devices compute these.
             if pending is not None:
-                _fetch_metrics(run, progress, pending)
-            step, pending, signal = step + 1, step_metrics, preemption.signal()
+                _fetch_metrics(run, progress, *pending)
+            step, pending = step + chunk.steps, (step_metrics, chunk.steps)
+            signal = preemption.signal()
             if not run.schedule.is_due(step) and signal is None:
                 if step == first + 1:  # do not time the first step, which compiles
                     jax.block_until_ready(step_metrics)
                     timer.resume(step)
                     run.writer.compiled()
                 continue
-            _fetch_metrics(run, progress, step_metrics)
+            _fetch_metrics(run, progress, *pending)
             pending = None
             timer.pause(step)
             if run.schedule.is_log_step(step):
@@ -316,37 +251,18 @@ def _train_steps(run: _Run, start: _Start) -> int:
     return 128 + signal
 
 
-def _device_batches(run: _Run, step: int) -> Iterator[Batch]:
-    """Yield batches on the devices; transfer the next batch while the current one is used."""
-    config, batch_sharding = run.config, sharding.batch_sharding(run.config, run.mesh)
-    host_batches = train_batches(
-        run.pack,
-        config,
-        run.schedule.epochs.examples,
-        first_step=step,
-        last_step=run.schedule.last_step,
-        rows=sharding.local_rows(config.batch_size, batch_sharding),
-    )
-    current_batch: Batch | None = None
-    for host_batch in host_batches:
-        next_batch = sharding.shard_batch(host_batch, batch_sharding)
-        if current_batch is not None:
-            yield current_batch
-        current_batch = next_batch
-    if current_batch is not None:
-        yield current_batch
-
-
-def _fetch_metrics(run: _Run, progress: _Progress, step_metrics: StepMetrics) -> None:
-    """Fetch the metrics of the next step and add them to the sums."""
-    values = jax.device_get(step_metrics)
-    progress.step += 1
-    progress.learning_rate = float(values.learning_rate)
-    if not np.isfinite(values.sums.loss):
-        raise _diverged(progress, f"the loss is {values.sums.loss}, not finite")
-    progress.loss = float(values.sums.loss) / float(values.sums.count)
-    progress.sums = progress.sums.plus(values.sums)
-    run.writer.advance()
+def _fetch_metrics(run: _Run, progress: _Progress, metrics: StepMetrics, count: int) -> None:
+    """Fetch the metrics of the next steps and add them to the sums."""
+    fetched = jax.device_get(metrics)
+    for number in range(count):
+        values = jax.tree.map(lambda array, n=number: np.reshape(array, -1)[n], fetched)
+        progress.step += 1
+        progress.learning_rate = float(values.learning_rate)
+        if not np.isfinite(values.sums.loss):
+            raise _diverged(progress, f"the loss is {values.sums.loss}, not finite")
+        progress.loss = float(values.sums.loss) / float(values.sums.count)
+        progress.sums = progress.sums.plus(values.sums)
+        run.writer.advance()
 
 
 def _record(run: _Run, progress: _Progress, images_per_second: float) -> None:
@@ -381,6 +297,7 @@ def _validate(run: _Run, progress: _Progress, state: TrainState) -> TrainState:
         "validation",
         run.config,
         rows=sharding.local_rows(run.config.batch_size, batch_sharding),
+        pixels=run.training_input.pixels.get("validation"),
     )
     variables = state.variables()
     predicts = [lambda batch: run.predict(variables, run.mean, batch)]

@@ -129,6 +129,56 @@ def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.W
         num_images: number of images in the training split.
     """
     state = abstract_state(config, mesh)
+    train_step = _make_train_step_fn(config, mesh, num_images, state)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(_shardings(state), None))
+
+
+def make_train_steps(config: Config, mesh: Mesh, num_images: int) -> jax.stages.Wrapped:
+    """Return the jitted (state, mean, batches, count) → (state, metrics) that takes several steps.
+
+    It takes the first `count` steps in a loop, which is compiled once for all counts, so that the
+    state after a step does not depend on how steps are grouped. The batches and the metrics have
+    an axis of steps before their own axes; metrics after `count` are zeros. The state is donated.
+
+    Args:
+        config, mesh, num_images: see `make_train_step`.
+    """
+    abstract = abstract_state(config, mesh)
+    train_step = _make_train_step_fn(config, mesh, num_images, abstract)
+
+    def train_steps(
+        state: TrainState, mean: Array, batches: Batch, count: Array
+    ) -> tuple[TrainState, StepMetrics]:
+        def body(
+            number: Array, carry: tuple[TrainState, StepMetrics]
+        ) -> tuple[TrainState, StepMetrics]:
+            state, of_steps = carry
+            state, metrics = train_step(state, mean, batches.step(number))
+            return state, jax.tree.map(lambda all, one: all.at[number].set(one), of_steps, metrics)
+
+        _, shapes = jax.eval_shape(train_step, state, mean, batches.step(0))
+        length = len(batches.offset)
+        zeros = jax.tree.map(lambda one: jnp.zeros((length, *one.shape), one.dtype), shapes)
+        result: tuple[TrainState, StepMetrics] = lax.fori_loop(0, count, body, (state, zeros))
+        return result
+
+    return jax.jit(train_steps, donate_argnums=0, out_shardings=(_shardings(abstract), None))
+
+
+def _shardings(state: TrainState) -> PyTree:
+    """Return the shardings of an abstract state."""
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def _make_train_step_fn(
+    config: Config, mesh: Mesh, num_images: int, state: TrainState
+) -> TrainStep:
+    """Return the `TrainStep` that is to be compiled.
+
+    Args:
+        config, mesh, num_images: see `make_train_step`.
+        state: abstract training state with its shardings.
+    """
     compute_gradients = _make_gradients_fn(config, mesh, state)
     optimizer = make_optimizer(config.optimizer)
 
@@ -151,8 +201,7 @@ def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.W
         )
         return new_state, StepMetrics(sums, rate)
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    return train_step
 
 
 def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> GradientsFn:
@@ -201,9 +250,14 @@ def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> Gradien
         jax.tree.map(lambda leaf: leaf.sharding.spec, tree)
         for tree in (state.params, state.batch_stats)
     )
-    return jax.shard_map(
-        gradients,
-        mesh=mesh,
-        in_specs=(params_specs, stats_specs, P(), P(axes)),
-        out_specs=(params_specs, (P(), stats_specs)),
-    )
+
+    def sharded(params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch) -> PyTree:
+        gradients_fn = jax.shard_map(
+            gradients,
+            mesh=mesh,
+            in_specs=(params_specs, stats_specs, P(), sharding.batch_specs(batch, axes)),
+            out_specs=(params_specs, (P(), stats_specs)),
+        )
+        return gradients_fn(params, batch_stats, mean, batch)
+
+    return sharded

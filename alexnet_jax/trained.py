@@ -114,8 +114,16 @@ def _on_mesh(
         return forward(model, variables, normalize(batch, mean, data))
 
     boxed = registry.abstract_boxed_variables(config)
-    in_specs = (sharding.partition_specs(boxed, mesh), P(), P("data"))
-    return jax.jit(jax.shard_map(normalized, mesh=mesh, in_specs=in_specs, out_specs=P("data")))
+    variables_specs = sharding.partition_specs(boxed, mesh)
+
+    @jax.jit
+    def sharded(variables: Variables, mean: Array, batch: Batch) -> T:
+        in_specs = (variables_specs, P(), sharding.batch_specs(batch, ("data",)))
+        forward_fn = jax.shard_map(normalized, mesh=mesh, in_specs=in_specs, out_specs=P("data"))
+        result: T = forward_fn(variables, mean, batch)
+        return result
+
+    return sharded
 
 
 @dataclass(frozen=True)

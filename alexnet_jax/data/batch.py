@@ -1,28 +1,49 @@
 """Batches: their arrays and shapes, and the examples that a training step takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
 from alexnet_jax.config import Config
-from alexnet_jax.data.crops import center_offset
+from alexnet_jax.data.crops import center_offset, cut_crops
 
 BatchArray = np.ndarray | Array
+
+
+class ResidentCrops(flax.struct.PyTreeNode):
+    """Crops of images that lie on the devices, where `cut` makes them inside jitted functions.
+
+    Attributes:
+        pixels: (images, side, side, channels) uint8, all images of a split, on every device.
+        index: (batch,) int32, index of the image of each crop.
+        size: side of the crops in pixels.
+    """
+
+    pixels: Array
+    index: BatchArray
+    size: int = flax.struct.field(pytree_node=False)
+
+    def cut(self, offset: BatchArray, flip: BatchArray) -> Array:
+        """Return the crops, (batch, size, size, channels) uint8; see `Batch`."""
+        index, offset, flip = (jnp.asarray(array) for array in (self.index, offset, flip))
+        return cut_crops(self.pixels, index, offset, flip, self.size)
 
 
 class Batch(flax.struct.PyTreeNode):
     """Crops of images with their labels and random draws, as NumPy or JAX arrays.
 
-    In batches for evaluation, image, offset and flip have an axis of views after the batch axis.
+    In batches for evaluation, image, offset and flip have an axis of views after the batch axis;
+    `ResidentCrops` are the same for all views.
 
     Attributes:
-        image: (batch, crop, crop, channels) uint8.
+        image: (batch, crop, crop, channels) uint8, or what the devices cut such crops from.
         offset: (batch, 2) int32, y and x of the top left pixel of the crop in its image.
         flip: (batch,) bool, whether the crop is mirrored.
         label: (batch,) int32; None if labels are unknown.
@@ -32,7 +53,7 @@ class Batch(flax.struct.PyTreeNode):
         gain: (batch,) float32, factor of every pixel after the shift; training only.
     """
 
-    image: BatchArray
+    image: BatchArray | ResidentCrops
     offset: BatchArray
     flip: BatchArray
     label: BatchArray | None = None
@@ -40,6 +61,19 @@ class Batch(flax.struct.PyTreeNode):
     example: BatchArray | None = None
     shift: BatchArray | None = None
     gain: BatchArray | None = None
+
+    def step(self, number: int | Array) -> "Batch":
+        """Return the batch of one step from batches with an axis of steps before their own axes.
+
+        Resident images have no such axis.
+        """
+        image, arrays = self.image, dict(vars(self))
+        if isinstance(image, ResidentCrops):
+            arrays["image"] = image.index
+        batch = Batch(**jax.tree.map(lambda array: array[number], arrays))
+        if isinstance(image, ResidentCrops):
+            batch = batch.replace(image=image.replace(index=batch.image))
+        return batch
 
     def labels(self) -> "Labels":
         """Return the labels and the mask of a batch that has them."""
@@ -49,7 +83,10 @@ class Batch(flax.struct.PyTreeNode):
 
     def view(self, number: int) -> "Batch":
         """Return one view of a batch for evaluation, without labels."""
-        return Batch(self.image[:, number], self.offset[:, number], self.flip[:, number])
+        image = self.image
+        if not isinstance(image, ResidentCrops):
+            image = image[:, number]
+        return Batch(image, self.offset[:, number], self.flip[:, number])
 
 
 class Labels(flax.struct.PyTreeNode):
@@ -112,6 +149,18 @@ class StepExamples:
     position: np.ndarray
     number: np.ndarray
     mask: np.ndarray | None
+
+
+def concatenate_examples(parts: Sequence[StepExamples]) -> StepExamples:
+    """Return the examples of consecutive steps of one stage."""
+    masks = [part.mask for part in parts if part.mask is not None]
+    return StepExamples(
+        stage=parts[0].stage,
+        epoch=np.concatenate([part.epoch for part in parts]),
+        position=np.concatenate([part.position for part in parts]),
+        number=np.concatenate([part.number for part in parts]),
+        mask=np.concatenate(masks) if masks else None,
+    )
 
 
 # Function from a step, counted from 0, and rows of its batch to the examples of these rows.

@@ -5,12 +5,16 @@ shorter side is P, as a window of crop · P / S pixels, rounded, and scaled to t
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from jax import Array
 from numpy.typing import ArrayLike
 
 from alexnet_jax.config import DataConfig
 from alexnet_jax.errors import InputError
+
+A = TypeVar("A", np.ndarray, Array)
 
 VIEWS = ("center", "ten", "grid", "dense", "squares")  # those of `make_views`
 
@@ -39,6 +43,43 @@ class Views:
     window: np.ndarray
     flip: np.ndarray
     size: np.ndarray
+
+
+def pixel_positions(offset: A, flip: A, size: int) -> tuple[A, A]:
+    """Return the rows and columns in their images of the pixels of crops, in the crops' order.
+
+    Pixels in the padding of an image have positions outside of it.
+
+    Args:
+        offset: (…, 2) int32, y and x of the top left pixel, a NumPy or JAX array.
+        flip: (…,) bool, whether the crop is mirrored.
+        size: side of the crops in pixels.
+
+    Returns:
+        y and x, (…, size) int32 each.
+    """
+    pixel = np.arange(size, dtype=np.int32)[(None,) * flip.ndim]
+    mirrored = flip[..., None] * (size - 1 - 2 * pixel)  # what mirroring adds to x
+    return offset[..., :1] + pixel, offset[..., 1:] + pixel + mirrored
+
+
+def cut_crops(pixels: A, index: A, offset: A, flip: A, size: int) -> A:
+    """Return crops of images, on the host or, for JAX arrays, on the devices.
+
+    Positions in the padding take the nearest pixel; `inputs.normalize` sets these to zero.
+
+    Args:
+        pixels: (images, side, side, channels) uint8.
+        index: (…,) index of the image of each crop.
+        offset, flip, size: see `pixel_positions`.
+
+    Returns:
+        (…, size, size, channels) uint8.
+    """
+    last = pixels.shape[1] - 1
+    y, x = (positions.clip(0, last) for positions in pixel_positions(offset, flip, size))
+    crops: A = pixels[index[..., None, None], y[..., :, None], x[..., None, :]]
+    return crops
 
 
 def center_offset(image_size: int, crop: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax.data.crops import cut_crops
 from alexnet_jax.data.images import scale_pixels
 from alexnet_jax.data.pack import Pack, Split
 from alexnet_jax.data.parallel_map import available_cores, ordered_map
@@ -85,8 +86,9 @@ def _raw_images(
         records = split.read(asked.index)
         if is_square and (asked.window == asked.size).all():
             pixels = np.frombuffer(b"".join(records), np.uint8)
-            pixels = pixels.reshape(batch, pack.side, pack.side, pack.channels)
-            crops = _cut_squares(pixels, asked)
+            squares: np.ndarray = pixels.reshape(batch, pack.side, pack.side, pack.channels)
+            image: np.ndarray = np.arange(batch)[:, None]
+            crops = cut_crops(squares, image, asked.offset, asked.flip, int(asked.size[0]))
         else:
             crops = np.empty((batch, views, *asked.size, pack.channels), np.uint8)
             for row, record in enumerate(records):
@@ -100,25 +102,6 @@ def _raw_images(
         return np.repeat(crops, channels // pack.channels, axis=-1)
 
     return ordered_map(images, steps, workers=workers, max_pending=workers + _PREFETCH_BATCHES)
-
-
-def _cut_squares(pixels: np.ndarray, asked: Request) -> np.ndarray:
-    """Return windows that are not scaled, (b, views, height, width, channels) uint8.
-
-    `inputs.normalize` sets the padding to zero, so that its pixels may be any.
-
-    Args:
-        pixels: images (b, side, side, channels) uint8.
-        asked: the windows, whose offsets may be negative within the padding.
-    """
-    height, width = (np.arange(size) for size in asked.size)
-    last = pixels.shape[1] - 1
-    y = np.clip(asked.offset[:, :, :1] + height, 0, last)
-    x = asked.offset[:, :, 1:] + np.where(asked.flip[:, :, None], width[::-1], width)
-    x = np.clip(x, 0, last)
-    image = np.arange(len(pixels))[:, None, None, None]
-    crops: np.ndarray = pixels[image, y[:, :, :, None], x[:, :, None, :]]
-    return crops
 
 
 def _jpeg_images(

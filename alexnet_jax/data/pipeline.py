@@ -4,13 +4,15 @@ Images are uint8 crops. The device subtracts the mean and adds the lighting shif
 needs the offset and flip of each crop; this reduces the transferred bytes to a quarter of float32.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import numpy as np
+from jax import Array
 
 from alexnet_jax.config import Config, DataConfig
 from alexnet_jax.data.augmentation import Augmentation, Draws, lighting_matrix
-from alexnet_jax.data.batch import Batch, ExamplesOfStep, StepExamples
+from alexnet_jax.data.batch import Batch, ExamplesOfStep, ResidentCrops, StepExamples
 from alexnet_jax.data.crops import evaluation_scale, make_views
 from alexnet_jax.data.decode import Request, decode_windows
 from alexnet_jax.data.pack import Pack, Split
@@ -47,7 +49,7 @@ def train_batches(
     check_images(pack, data, channels)
     check_padding(pack, data)
     rows = np.arange(config.batch_size) if rows is None else rows
-    augmentation = _make_augmentation(pack, config)
+    augmentation = make_augmentation(pack, config)
     size = np.array([data.crop, data.crop], np.int32)
     steps = range(first_step, last_step)
     drawn: dict[int, tuple[StepExamples, Draws]] = {}  # draws of steps that are not yet yielded
@@ -64,21 +66,35 @@ def train_batches(
         images = decode_windows(pack, split, request, steps, shape, workers)
         for step, image in zip(steps, images, strict=True):
             examples, draws = drawn.pop(step)
-            yield Batch(
-                image=image[:, 0],
-                offset=draws.offset,
-                flip=draws.flip,
-                label=split.labels[draws.index],
-                mask=examples.mask,
-                example=examples.number.astype(np.uint32),
-                shift=draws.shift,
-                gain=draws.gain,
-            )
+            yield make_train_batch(split, examples, draws, image[:, 0])
 
     return batches()
 
 
-def _make_augmentation(pack: Pack, config: Config) -> Augmentation:
+def make_train_batch(
+    split: Split, examples: StepExamples, draws: Draws, image: np.ndarray | ResidentCrops
+) -> Batch:
+    """Return the batch of training examples, as NumPy arrays.
+
+    Args:
+        split: the training split.
+        examples: the examples.
+        draws: their random draws.
+        image: their crops.
+    """
+    return Batch(
+        image=image,
+        offset=draws.offset,
+        flip=draws.flip,
+        label=split.labels[draws.index],
+        mask=examples.mask,
+        example=examples.number.astype(np.uint32),
+        shift=draws.shift,
+        gain=draws.gain,
+    )
+
+
+def make_augmentation(pack: Pack, config: Config) -> Augmentation:
     """Return the augmentation of a pack's training images."""
     return Augmentation(
         seed=config.seed,
@@ -98,6 +114,7 @@ def evaluation_batches(
     index: np.ndarray | None = None,
     by_shape: bool = False,
     rows: np.ndarray | None = None,
+    pixels: Array | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
     """Return batches with every image of a split once; incomplete batches are padded and masked.
@@ -111,6 +128,8 @@ def evaluation_batches(
             the config, `data.crops.evaluation_scale`.
         index: (n,) indices of images in the split; None for all images in order.
         by_shape: put only images of one shape into a batch, as views "dense" do in any case.
+        pixels: all images of the split on the devices, from `data.resident.load_pixels`, which cut
+            the crops, unless these are scaled; None cuts all crops on the host.
         rows, workers: see `train_batches`; the number of batches does not depend on them.
 
     Raises:
@@ -134,9 +153,17 @@ def evaluation_batches(
         cut = make_views(views, chosen.shapes[found], config.data.crop, scale)
         return Request(found, cut.offset, cut.window, np.tile(cut.flip, (len(rows), 1)), cut.size)
 
+    def resident(pixels: Array) -> Iterator[ResidentCrops]:
+        for step in steps:
+            yield ResidentCrops(pixels, request(step).index.astype(np.int32), int(first.size[0]))
+
     def batches() -> Generator[Batch, None, None]:
         shape = (len(rows), len(first.flip), channels)
-        images = decode_windows(pack, chosen, request, steps, shape, workers)
+        images: Iterator[Any] = (
+            resident(pixels)
+            if pixels is not None and (first.window == first.size).all()
+            else decode_windows(pack, chosen, request, steps, shape, workers)
+        )
         for step, image in zip(steps, images, strict=True):
             asked = request(step)
             mask = rows < len(indices[step])

@@ -129,7 +129,7 @@ def load_crops(
     """
     mesh = sharding.make_data_mesh(1)
     batches = evaluate.split_batches(model, pack, split, mesh, index=np.asarray(index))
-    return np.concatenate([batch.image[batch.mask, 0] for batch in batches])
+    return np.concatenate([np.asarray(batch.image)[batch.mask, 0] for batch in batches])
 
 
 def compute_image_activations(model: TrainedModel, image: np.ndarray) -> dict[str, np.ndarray]:

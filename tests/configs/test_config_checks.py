@@ -127,6 +127,7 @@ def test_limits_of_numbers(path: str, wrong: tuple[Any, ...], right: tuple[Any, 
         ("data.lighting", "pca", "paper, source2012, none"),
         ("data.mean", "centre", "image, center, channel, given, none"),
         ("data.channel_order", "BGR", "rgb, bgr"),
+        ("data.resident", "yes", "auto, on, off"),
     ],
 )
 def test_words(path: str, word: str, nearest: str) -> None:

@@ -1,6 +1,7 @@
 """Mean subtraction, lighting shift and scale against a plain NumPy loop."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def random_batch(channels: int, shift: bool) -> Batch:
 
 def plain(batch: Batch, mean_image: np.ndarray, data: DataConfig) -> np.ndarray:
     """Pixel by pixel, each crop's pixel with the place in the image that it came from."""
-    image = batch.image
+    image: Any = batch.image
     out = np.zeros(image.shape)
     means = mean_image.astype(float)
     for b, y, x, c in np.ndindex(*image.shape):

@@ -79,6 +79,7 @@ def test_training_crops_are_scaled_windows(prepared: tuple[DataConfig, Pack]) ->
     )  # fmt: skip
     examples = consecutive_examples(8, split.count)
     sides = set()
+    batch: Any
     for step, batch in enumerate(train_batches(pack, config, examples, first_step=0, last_step=3)):
         drawn = augmentation.draw(*np.divmod(8 * step + np.arange(8), split.count))
         assert batch.image.shape == (8, CROP, CROP, 3)
@@ -100,6 +101,7 @@ def test_crops_of_random_aspect(prepared: tuple[DataConfig, Pack]) -> None:
     lighting = np.zeros((3, 3))
     augmentation = Augmentation(seed=config.seed, shapes=split.shapes, data=data, lighting=lighting)
     examples = consecutive_examples(8, split.count)
+    batch: Any
     (batch,) = train_batches(pack, config, examples, first_step=0, last_step=1)
     drawn = augmentation.draw(np.zeros(8, int), np.arange(8))
     assert (drawn.window[:, 0] != drawn.window[:, 1]).any()
@@ -128,7 +130,7 @@ def test_evaluation_crops_are_scaled_windows(
     """Catches: views of the prepared image's scale in place of that asked for."""
     data, pack = prepared
     found = make_views(views, pack.splits["test"].shapes[:1], CROP, scale or 36)
-    batch = next(evaluation_batches(pack, "test", run_config(data), views=views, scale=scale))
+    batch: Any = next(evaluation_batches(pack, "test", run_config(data), views=views, scale=scale))
     assert batch.image.shape == (8, count, size, size, 3)
     for view in range(count):
         flip = bool(found.flip[view])

@@ -334,7 +334,7 @@ def test_predictions_crop_like_evaluation(prepared: tuple[DataConfig, Pack]) -> 
         pixels = central_square(stored(made, "train", index))
         assert pixels.shape == (made.side, made.side, 3)
         predicted = center_crops(pixels[None], CROP, 3)
-        np.testing.assert_array_equal(evaluated[index], predicted.image[0])
+        np.testing.assert_array_equal(evaluated[index], np.asarray(predicted.image)[0])
 
 
 # Configs

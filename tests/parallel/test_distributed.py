@@ -43,11 +43,17 @@ class Runs:
     seconds: dict[str, float] = field(default_factory=dict)  # from a signal to the last end
 
     def arguments(
-        self, workdir: Path, columns: int = 1, data: int = 1, scheme: str = "columns"
+        self,
+        workdir: Path,
+        columns: int = 1,
+        data: int = 1,
+        scheme: str = "columns",
+        resident: str = "off",
     ) -> list[str]:
-        """Of main, on a layout."""
+        """Of main, on a layout, with the images on the host or on the devices."""
         layout = dict(columns=columns, data=data, scheme=scheme)
         fields = [f"--config.parallel.{name}={value}" for name, value in layout.items()]
+        fields.append(f"--config.data.resident={resident}")
         return [f"--config={self.config}", f"--workdir={workdir}", *fields]
 
     def stop(
@@ -58,9 +64,10 @@ class Runs:
         columns: int,
         data: int,
         scheme: str = "columns",
+        resident: str = "off",
     ) -> None:
         """Start the broken run on a layout, and signal one process in the middle of training."""
-        arguments = self.arguments(self.broken, columns, data, scheme)
+        arguments = self.arguments(self.broken, columns, data, scheme, resident)
         count = columns * data
         started = (
             processes.start_several("main", count, *arguments, slurm=name == "the first killed")
@@ -86,7 +93,8 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Each part goes on where the one before ended; one is started as by SLURM's srun.
 
-    The first and the last part are one weird trick: their convolutions share the batch.
+    The first and the last part are one weird trick: their convolutions share the batch. In two
+    parts each process has all images on its device.
     """
     folder = tmp_path_factory.mktemp("distributed")
     write_idx_set(folder / "data", train=120, test=20)
@@ -95,10 +103,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs.ended["whole"] = [processes.run("main", *runs.arguments(runs.whole))]
     scheme = "one_weird_trick"
     runs.stop("a worker killed", 3, signal.SIGKILL, columns=2, data=2, scheme=scheme)
-    runs.stop("one terminated", 1, signal.SIGTERM, columns=2, data=1)
+    runs.stop("one terminated", 1, signal.SIGTERM, columns=2, data=1, resident="on")
     runs.stop("the first killed", 0, signal.SIGKILL, columns=1, data=2)
     runs.stop("alone", 0, signal.SIGTERM, columns=1, data=1)
-    last = runs.arguments(runs.broken, columns=2, data=2, scheme=scheme)
+    last = runs.arguments(runs.broken, columns=2, data=2, scheme=scheme, resident="on")
     ended = [processes.end(p) for p in processes.start_several("main", 4, *last)]
     runs.ended["finished"] = ended
     return runs

@@ -86,7 +86,7 @@ def test_dense_is_the_model_at_every_position(data: Path) -> None:
     config = dense_config(data)
     model, pack = trained(config), prepare(config.data, progress=False)
     mesh = sharding.make_data_mesh(1)
-    batch = next(evaluation_batches(pack, "test", config, views="dense"))
+    batch: Any = next(evaluation_batches(pack, "test", config, views="dense"))
     assert batch.image.shape == (10, 2, SIDE, SIDE, 1)
     np.testing.assert_array_equal(batch.image[:, 1], batch.image[:, 0, :, ::-1])
     found = model.make_dense_predict_fn(mesh)(batch.view(0))
@@ -139,7 +139,7 @@ def test_errors_of_dense_and_grid_and_both(data: Path) -> None:
         for scale in scales:
             found = []
             for batch in evaluation_batches(pack, "test", config, views=views, scale=scale):
-                count = batch.image.shape[1]
+                count = batch.offset.shape[1]
                 assert count == {"dense": 2, "grid": 50}[views]
                 logs = [np.asarray(predict(batch.view(view))) for view in range(count)]
                 found.append(np.exp(np.asarray(logs)).mean(0)[np.asarray(batch.mask)])

@@ -16,7 +16,9 @@ from alexnet_jax.data.pack import Pack
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.prepare import prepare
 from alexnet_jax.schedules import StepSchedule
+from alexnet_jax.start import Start
 from alexnet_jax.train_step import StepMetrics
+from alexnet_jax.training_input import TrainingInput
 from alexnet_jax.writers import NullWriter
 from configs.alexnet import get_config
 
@@ -85,12 +87,16 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
     monkeypatch.setattr(sharding, "shard_batch", place)
     monkeypatch.setattr(StepSchedule, "is_due", lambda *_: False)  # nothing to record or to save
     nothing: Any = None
+    mesh = sharding.make_mesh(chosen.parallel)
+    schedule = StepSchedule(chosen, pack.splits["train"].count)
+    feed = TrainingInput(chosen, pack, mesh, schedule)
+    monkeypatch.setattr(feed, "_train_step", step)
     run = train._Run(
         config=chosen,
         pack=pack,
-        mesh=sharding.make_mesh(chosen.parallel),
-        schedule=StepSchedule(chosen, pack.splits["train"].count),
-        train_step=step,
+        mesh=mesh,
+        schedule=schedule,
+        training_input=feed,
         predict=nothing,
         mean=nothing,
         checkpoints=nothing,
@@ -99,7 +105,7 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
         majority=nothing,
     )
     state: Any = SimpleNamespace(step=0)
-    assert train._train_steps(run, train._Start(state, MetricSums())) == 0
+    assert train._train_steps(run, Start(state, MetricSums())) == 0
 
     order = list(dict.fromkeys(events))  # the five sums of a step are fetched together
     first = ("wait", 0)  # the first step compiles, and the clock starts when it is done

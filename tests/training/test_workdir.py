@@ -54,6 +54,7 @@ def test_what_is_recorded_is_the_config(tmp_path: Path, config: Config) -> None:
         ("epochs", 91),
         ("checkpoint_every", 5),
         ("data.dir", "/elsewhere"),
+        ("data.resident", "off"),
     ],
 )
 def test_allowed_changes_are_reported_and_recorded(

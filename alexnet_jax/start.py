@@ -1,0 +1,79 @@
+"""The state with which a run begins or continues."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from alexnet_jax import finetune
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.config import Config
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.errors import InputError
+from alexnet_jax.metrics import MetricSums
+from alexnet_jax.train_step import TrainState, abstract_state, init_state
+
+
+@dataclass(frozen=True)
+class Start:
+    """The state with which a run begins or continues.
+
+    Attributes:
+        state: the training state.
+        sums: metric sums of the steps since the last record.
+        init_step: step of the checkpoint of config.init_from from which a new run starts.
+    """
+
+    state: TrainState
+    sums: MetricSums
+    init_step: int | None = None
+
+
+def load_start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints) -> Start:
+    """Restore the newest readable checkpoint, or initialize.
+
+    Raises:
+        InputError: the checkpoint was trained on other images than the pack has, or the
+            parameters of config.init_from do not fit.
+    """
+    abstract = abstract_state(config, mesh)
+
+    def read(step: int) -> Start:
+        variables = checkpoints.variables(step, abstract.saved_variables())
+        train_state = checkpoints.train_state(step, abstract.saved_train_state())
+        metadata = checkpoints.metadata(step)
+        trained_on = (
+            metadata["images"],
+            metadata["class_names"],
+            checkpoints.mean(step).tobytes(),
+        )
+        given = (pack.splits["train"].count, list(pack.class_names), pack.mean_image.tobytes())
+        if trained_on != given:
+            raise InputError(
+                f"the run in {checkpoints.directory.parent} was trained on other images than "
+                f"{pack.directory} holds: their number, classes or mean differ. Give the data "
+                "it was made with, or another --workdir"
+            )
+        state = abstract.replace(**variables, **train_state)
+        return Start(state, MetricSums(**metadata["metric_sums"]))
+
+    found = checkpoints.newest(read)
+    if found is not None:
+        checkpoints.set_aside_after(found[0])
+        return found[1]
+    # On CPUs, optimizing the loops of the random numbers takes far longer than running them once.
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    compiler_options = {"xla_backend_optimization_level": 0} if is_cpu else {}
+    init = jax.jit(
+        lambda: init_state(config),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        compiler_options=compiler_options,
+    )
+    state = init()
+    if not config.init_from:
+        return Start(state, MetricSums())
+    initial = {"params": state.params, "batch_stats": state.batch_stats}
+    init_step, variables = finetune.load_pretrained(config, initial, mesh)
+    average = jax.tree.map(jnp.copy, variables["params"]) if state.ema_params else {}
+    return Start(state.replace(**variables, ema_params=average), MetricSums(), init_step)
