@@ -135,6 +135,8 @@ def _set_kinds(model: ResNetConfig, blocks: Sequence[Block]) -> None:
     Raises:
         InputError: the blocks differ, or are of an unknown kind.
     """
+    if blocks[0].stride() != 1:
+        raise InputError("the first block halves the image; expected the first of a later stage to")
     kernels = _common("kernels", [tuple(op.kernel for op in block.ops()) for block in blocks])
     if kernels not in BLOCKS:
         raise InputError(f"the blocks have the kernels {kernels}; expected (3, 3) or (1, 3, 1)")

@@ -293,6 +293,17 @@ def remove_projection(net: Definition) -> None:
     find(net, "group2_block0_sum").bottoms[0] = "group1_block0_relu"
 
 
+def halve_at_once(net: Definition) -> None:
+    find(net, "group0_block0_conv0").parameters["stride"] = 2
+    name, bottom = "group0_block0_proj", find(net, "group0_block0_conv0").bottoms[0]
+    net.conv(name, bottom, 4, 1, 2)
+    net.norm(f"{name}_bn", f"{name}_scale", name)
+    *net.layers, conv, norm, scale = net.layers
+    index = net.layers.index(find(net, "group0_block0_conv0"))
+    net.layers[index:index] = [conv, norm, scale]
+    find(net, "group0_block0_sum").bottoms[0] = name
+
+
 def add_unused(net: Definition) -> None:
     net.layers.insert(-1, Layer("extra", "ReLU", ["group1_block0_relu"], ["extra"]))
 
@@ -315,6 +326,7 @@ def add_unused(net: Definition) -> None:
         (change("group1_block0_sum", operation="PROD"), "group1_block0_sum is an Eltwise; expect"),
         (remove("prob"), "does not end with a softmax"),
         (change_bottom("group1_block0_sum", 0, "x"), "group1_block0_sum takes 'x'; expected the"),
+        (halve_at_once, "the first block halves the image; expected the first of a later stage"),
         (add_unused, "the output of extra has no effect on that of the model"),
         (change("group1_block0_conv0", stride=0), "conv0 has windows of 3×3 with stride 0, and"),
         (change("first_conv", stride=3), "first_conv is a convolution of 3×3 with stride 3, pad"),
