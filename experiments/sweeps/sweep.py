@@ -9,6 +9,7 @@ rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
 """
 
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -183,7 +184,7 @@ class Sweep(Generic[R]):
     def dry_run(self) -> None:
         """Print the commands still to run, and an estimate of their duration."""
         for run in self.waiting():
-            print(f"python -m alexnet_jax.main {' '.join(run.arguments)}")
+            print(f"python -m alexnet_jax.main {shlex.join(run.arguments)}")
         seconds = self.estimate()
         remaining = "no run has finished, so the time is not known"
         if seconds is not None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,19 @@ def test_what_failed_is_tried_again_and_nothing_else(tmp_path: Path) -> None:
     ended = make(tmp_path, ["a", "b", "c", "d"]).run_waiting(cast(Any, second))
     assert second.started == ["b", "d"]
     assert [row.name for row in ended] == ["c"]
+
+
+def test_listed_commands_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: parentheses and spaces of a value that a shell takes for its own."""
+    made = make(tmp_path, [])
+    run = made.base.make_run(("a",), "", (), {"model.stage_sizes": (1, 2)})
+    monkeypatch.setattr(made, "plan", lambda _: [run])
+    made.dry_run()
+    python, m, program, *arguments = shlex.split(capsys.readouterr().out)
+    assert (python, m, program) == ("python", "-m", "alexnet_jax.main")
+    assert tuple(arguments) == run.arguments
 
 
 @pytest.mark.parametrize("jobs", [1, 4])

@@ -1,0 +1,309 @@
+"""Run figure 6 of He et al. (2015): the errors of plain and residual networks by depth.
+
+    python -m experiments.degradation --config=configs/resnet.py:sample --output=DIR
+        [--depths=8,20,44] [--seeds=1] [--list | --dry_run] [--config.FIELD=VALUE …]
+    python -m experiments.degradation --config=configs/resnet.py:cifar10 --output=DIR
+        --depths=20,32,44,56,110                                          # the paper's data
+
+Degradation is that a deeper plain network has the higher training error (section 1, figure 1),
+which shortcuts are to prevent. A network of 6n + 2 layers has a convolution, three stages of n
+basic blocks and a classifier (section 4.2); with shortcuts A it is residual, without any it is
+plain. Both have the same parameters, and with one seed the same initial weights. Width, data and
+schedule are those of the config. From 110 layers on, the rate begins at a tenth for 400 steps, as
+in the paper; --config.schedule.warmup_steps=0 begins at the whole rate.
+
+Training error is the share of training images that are predicted wrong while the model is trained
+on them, over the steps since the record before. In place of the paper's test error over steps, the
+figure has that of the validation images after every epoch; the table has the error on the test
+images after the last step, center view.
+
+Runs are started and resumed as those of experiments.ablations. DIR/degradation.csv, degradation.md
+and degradation.png are written as they finish.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from absl import flags
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alexnet_jax import command
+from alexnet_jax.errors import InputError
+from alexnet_jax.models.branched_config import ResNetConfig
+from alexnet_jax.writers import Record, read_records
+from experiments.sweeps import sweep
+from experiments.sweeps.sweep import Base, Run
+
+SHORTCUTS = {"plain": "none", "residual": "A"}
+# Of CIFAR-10 in %, figure 6 and table 6 of the paper; the plain networks have no numbers there.
+PAPER = {20: "8.75", 32: "7.51", 44: "7.17", 56: "6.97", 110: "6.43"}
+WARMUP_DEPTH, WARMUP_STEPS, WARMUP_FACTOR = 110, 400, 0.1  # section 4.2
+
+Curve = tuple[list[float], list[float]]  # steps, and errors as fractions
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of degradation.csv: errors as fractions, or why there are none.
+
+    Attributes:
+        kind: "plain" or "residual".
+        depth: number of layers with weights.
+        train_error: of the training images, averaged over the last epoch.
+        validation_error: of the validation images after the last step.
+        test_error: of the test images after the last step, center view.
+        seconds: of the whole command that ended last.
+    """
+
+    kind: str
+    depth: int
+    seed: int
+    status: str
+    train_error: float | None = None
+    validation_error: float | None = None
+    test_error: float | None = None
+    seconds: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the run, such as plain-20-0."""
+        return sweep.run_name(self.kind, self.depth, self.seed)
+
+    @property
+    def outcome(self) -> str:
+        """The errors in the table, or why there are none."""
+        if self.train_error is None or self.test_error is None:
+            return self.status
+        return f"training error {self.train_error:.2%}, test error {self.test_error:.2%}"
+
+
+def plan_runs(base: Base, depths: Sequence[int], seeds: int) -> list[Run]:
+    """Return the runs of all depths and kinds, seed by seed."""
+    runs = []
+    for seed in range(seeds):
+        for depth in depths:
+            for kind, shortcut in SHORTCUTS.items():
+                stages = ((depth - 2) // 6,) * 3
+                fields: dict[str, Any] = {"model.shortcut": shortcut, "model.stage_sizes": stages}
+                if depth >= WARMUP_DEPTH and "schedule.warmup_steps" not in base.overrides:
+                    fields["schedule.warmup_steps"] = WARMUP_STEPS
+                    fields["schedule.warmup_factor"] = WARMUP_FACTOR
+                description = f"{kind}, {depth} layers"
+                runs.append(
+                    base.make_run((kind, depth, seed), description, (), {**fields, "seed": seed})
+                )
+    return runs
+
+
+def make_result(run: Run, status: str, seconds: float | None) -> Result:
+    """Return the row of a run from its metrics.jsonl."""
+    kind, depth, seed = run.key
+    records = read_records(run.workdir)
+    train, validation = (select_records(records, split) for split in ("train", "validation"))
+    final = [r for r in records if r.get("views") == "center"]
+    if status == "done" and not (train and validation and final):
+        status = "failed, no errors of all three splits"
+    if status != "done":
+        return Result(kind, depth, seed, status, seconds=seconds)
+    return Result(
+        kind,
+        depth,
+        seed,
+        status,
+        train_error=average_last_epoch(train),
+        validation_error=validation[-1]["top1_error"],
+        test_error=final[0]["top1_error"],
+        seconds=seconds,
+    )
+
+
+def select_records(records: Sequence[Record], split: str) -> list[Record]:
+    """Return the records of a split while training."""
+    return [r for r in records if r["split"] == split and "views" not in r]
+
+
+def average_last_epoch(train: Sequence[Record]) -> float:
+    """Return the training error averaged over the records that begin in the last epoch, or later.
+
+    A record counts by its images. Of a run of less than an epoch, or with a record an epoch, it is
+    that of the last record.
+    """
+    begins = [0.0, *(r["epoch"] or 0.0 for r in train[:-1])]
+    end = train[-1]["epoch"] or 0.0
+    last = [r for r, begin in zip(train, begins, strict=True) if begin >= end - 1 - 1e-6]
+    last = last or [train[-1]]
+    return sum(r["top1_error"] * r["count"] for r in last) / sum(r["count"] for r in last)
+
+
+def load_curves(base: Base, row: Result) -> tuple[Curve, Curve]:
+    """Return the training and the validation error of a row's run over steps.
+
+    A training error is at the middle of its steps.
+    """
+    records = read_records(base.workdir(row.name))
+    train, validation = (select_records(records, split) for split in ("train", "validation"))
+    ends = [0, *(r["step"] for r in train)]
+    middles = [(before + after) / 2 for before, after in pairwise(ends)]
+    return (middles, [r["top1_error"] for r in train]), (
+        [float(r["step"]) for r in validation],
+        [r["top1_error"] for r in validation],
+    )
+
+
+def mean_percent(results: Sequence[Result], kind: str, depth: int, field: str) -> float | None:
+    """Return the mean of an error over the seeds that have it, in percent; None if none has."""
+    values = [getattr(r, field) for r in results if (r.kind, r.depth) == (kind, depth)]
+    known = [100 * value for value in values if value is not None]
+    return statistics.mean(known) if known else None
+
+
+def depths_of(results: Sequence[Result], kind: str) -> list[int]:
+    """Return the depths that have errors, lowest first."""
+    return sorted({r.depth for r in results if r.kind == kind and r.train_error is not None})
+
+
+def format_results(results: Sequence[Result]) -> str:
+    """Return Markdown: the mean errors in percent, a depth a line."""
+    heads = [f"{kind}: {error}" for kind in SHORTCUTS for error in ("training", "test")]
+    lines = [
+        f"| layers | seeds | {' | '.join(heads)} | residual in the paper, CIFAR-10 |",
+        f"|{'---|' * (len(heads) + 3)}",
+    ]
+    for depth in sorted({r.depth for r in results}):
+        cells = []
+        for kind in SHORTCUTS:
+            for field in ("train_error", "test_error"):
+                mean = mean_percent(results, kind, depth, field)
+                cells.append(_reason(results, kind, depth) if mean is None else f"{mean:.2f}")
+        seeds = len({r.seed for r in results if r.depth == depth and r.test_error is not None})
+        lines.append(f"| {depth} | {seeds} | {' | '.join(cells)} | {PAPER.get(depth, '')} |")
+    return "\n".join(lines)
+
+
+def _reason(results: Sequence[Result], kind: str, depth: int) -> str:
+    """Return why a depth has no errors."""
+    of = [r.status.split(",")[0] for r in results if (r.kind, r.depth) == (kind, depth)]
+    return "; ".join(dict.fromkeys(of)) or "not run"
+
+
+def summarize_results(results: Sequence[Result]) -> list[str]:
+    """Return the findings, a sentence a line: how the deepest compares with the shallowest."""
+    lines = []
+    for kind in SHORTCUTS:
+        depths = depths_of(results, kind)
+        if len(depths) < 2:
+            continue
+        few, many = depths[0], depths[-1]
+        changes = []
+        for field, error in (("train_error", "training"), ("test_error", "test")):
+            low, high = (mean_percent(results, kind, depth, field) for depth in (few, many))
+            assert low is not None
+            assert high is not None
+            changes.append(f"{error} error by {high - low:+.2f} points")
+        lines.append(f"From {few} to {many} layers, {kind} networks change {', '.join(changes)}.")
+    return lines
+
+
+def plot_results(base: Base, results: Sequence[Result]) -> Figure:
+    """Plot the errors as in figure 6: plain left, residual right; training dashed, validation bold.
+
+    Every seed is a line, and every depth a color, darker for more layers.
+    """
+    done = [r for r in results if r.train_error is not None]
+    depths = sorted({r.depth for r in done})
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(SHORTCUTS), sharey=True)
+    for axis, kind in zip(axes, SHORTCUTS, strict=True):
+        for row in (r for r in done if r.kind == kind):
+            color = _color(depths.index(row.depth), len(depths))
+            (steps, train), (validated, validation) = load_curves(base, row)
+            axis.plot(steps, _percent(train), "--", color=color, linewidth=1)
+            axis.plot(validated, _percent(validation), color=color, linewidth=2)
+        _label(axis, kind, depths_of(done, kind), depths)
+    axes[0].set_ylabel("error, % (dashed: training; bold: validation)")
+    return figure
+
+
+def _label(axis: Axes, kind: str, shown: Sequence[int], depths: Sequence[int]) -> None:
+    """Set the title, the limits and the legend of one half of the figure."""
+    for depth in shown:
+        color = _color(depths.index(depth), len(depths))
+        axis.plot([], [], color=color, linewidth=2, label=f"{depth} layers")
+    axis.set(title=f"{kind} networks", xlabel="steps", xlim=(0, None), ylim=(0, 60))
+    axis.grid(axis="y", color="0.92")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    if shown:
+        axis.legend(loc="upper right", frameon=False)
+
+
+def _color(index: int, count: int) -> tuple[float, float, float, float]:
+    """Return the color of a depth, from light to dark."""
+    color: tuple[float, float, float, float] = colormaps["viridis_r"]((index + 0.5) / count)
+    return color
+
+
+def _percent(errors: Sequence[float]) -> list[float]:
+    return [100 * error for error in errors]
+
+
+def make_report(base: Base, results: Sequence[Result]) -> tuple[str, Figure | None]:
+    """Return the table with the findings, and the figure."""
+    if all(r.train_error is None for r in results):
+        return "No run has finished.", None
+    text = "\n".join([format_results(results), "", *summarize_results(results)])
+    return text, plot_results(base, results)
+
+
+def parse_depths(given: Sequence[str]) -> list[int]:
+    """Return the depths of --depths, each once.
+
+    Raises:
+        InputError: none, or one that is not 6n + 2.
+    """
+    depths = [int(depth) if depth.isdecimal() else 0 for depth in given]
+    if not depths or any(depth < 8 or depth % 6 != 2 for depth in depths):
+        raise InputError(
+            f"--depths={','.join(given)}; expected numbers of layers 6n + 2, as 8,14,20,32"
+        )
+    return [*dict.fromkeys(depths)]
+
+
+def check_model(base: Base) -> None:
+    """Raise InputError for a config whose model is not that of section 4.2."""
+    model = base.config.model
+    if not isinstance(model, ResNetConfig) or (model.stem, model.block) != ("small", "basic"):
+        raise InputError(
+            f"--config={base.file} does not have the networks of figure 6; expected "
+            "configs/resnet.py:sample, :fashion_mnist or :cifar10"
+        )
+
+
+def with_frequent_records(base: Base) -> Base:
+    """Return the base with a record every 20 steps, unless the command line sets it."""
+    return replace(base, overrides={"log_every": 20, **base.overrides})
+
+
+def main(_: list[str]) -> int:
+    """Run the command."""
+    flag, base = flags.FLAGS, Base.from_flags()
+    check_model(base)
+    runs = plan_runs(with_frequent_records(base), parse_depths(flag.depths), flag.seeds)
+    return sweep.Sweep(
+        base, "degradation", flag.jobs, row_type=Result,
+        plan=lambda _: runs, make_row=make_result, make_report=partial(make_report, base),
+    ).main()  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.define_config()
+    sweep.define_flags()
+    flags.DEFINE_list("depths", ["8", "20", "44"], "Numbers of layers, 6n + 2.")
+    flags.DEFINE_integer("seeds", 1, "Runs of each network.", lower_bound=1)
+    command.run(main)
