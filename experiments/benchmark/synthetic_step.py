@@ -1,13 +1,21 @@
-"""The training step of a config on random images, ready to be timed."""
+"""Training steps of a config on random images, ready to be timed."""
 
 import jax
 import numpy as np
+from jax import Array
+from jax.sharding import Mesh
 
 from alexnet_jax import sharding
 from alexnet_jax.config import Config
-from alexnet_jax.data.batch import Batch
+from alexnet_jax.data.batch import Batch, ResidentCrops
 from alexnet_jax.inputs import mean_of
-from alexnet_jax.train_step import TrainState, abstract_state, init_state, make_train_step
+from alexnet_jax.train_step import (
+    TrainState,
+    abstract_state,
+    init_state,
+    make_train_step,
+    make_train_steps,
+)
 
 
 class SyntheticTrainStep:
@@ -28,11 +36,8 @@ class SyntheticTrainStep:
         self._batch = sharding.shard_batch(
             make_random_batch(config), sharding.batch_sharding(config, mesh)
         )
-        side, channels = config.data.image_size, config.model.channels
-        mean = mean_of(np.full((side, side, channels), 120, np.float32), config.data, channels)
-        self._mean = jax.device_put(mean, sharding.replicated(mesh))
-        places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-        self._state: TrainState = jax.jit(lambda: init_state(config), out_shardings=places)()
+        self._mean = make_mean(config, mesh)
+        self._state = make_initial_state(config, mesh)
 
     def compile(self) -> str:
         """Compile the step before its first call, and return the compiled program as text."""
@@ -56,6 +61,58 @@ class SyntheticTrainStep:
         """Take a step and wait for its end."""
         self.dispatch()
         self.finish()
+
+
+class SyntheticTrainSteps:
+    """Several training steps in a dispatch, with random images on the devices."""
+
+    def __init__(self, config: Config, length: int, images: int) -> None:
+        """Place state, images and draws on the devices; the first call compiles the steps.
+
+        Args:
+            config: with its number of classes; its crops are not scaled.
+            length: number of steps in a dispatch.
+            images: number of images.
+        """
+        mesh = sharding.make_mesh(config.parallel)
+        self._steps = make_train_steps(config, mesh, num_images=10**6)
+        self._length = np.int32(length)
+        random, side = np.random.default_rng(0), config.data.image_size
+        shape = (images, side, side, config.model.channels)
+        pixels = jax.device_put(random.integers(0, 256, shape, np.uint8), sharding.replicated(mesh))
+        rows = config.batch_size
+        index = random.integers(0, images, (length, rows), np.int32)
+        draws = make_random_batch(config)
+        stacked: Batch = jax.tree.map(lambda one: np.stack([one] * length), draws)
+        self._batches = sharding.shard_batch(
+            stacked.replace(image=ResidentCrops(pixels, index, config.data.crop)),
+            sharding.stacked_batch_sharding(config, mesh),
+        )
+        self._mean = make_mean(config, mesh)
+        self._state = make_initial_state(config, mesh)
+
+    def dispatch(self) -> None:
+        """Begin the steps of a dispatch after those before; return at once."""
+        self._state, _ = self._steps(self._state, self._mean, self._batches, self._length)
+
+    def finish(self) -> None:
+        """Wait for the steps begun."""
+        jax.block_until_ready(self._state)
+
+
+def make_mean(config: Config, mesh: Mesh) -> Array:
+    """Return the mean that `data.mean` selects from a gray image, on the devices."""
+    side, channels = config.data.image_size, config.model.channels
+    mean = mean_of(np.full((side, side, channels), 120, np.float32), config.data, channels)
+    placed: Array = jax.device_put(mean, sharding.replicated(mesh))
+    return placed
+
+
+def make_initial_state(config: Config, mesh: Mesh) -> TrainState:
+    """Return the initial training state on the devices."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    state: TrainState = jax.jit(lambda: init_state(config), out_shardings=places)()
+    return state
 
 
 def make_random_batch(config: Config) -> Batch:

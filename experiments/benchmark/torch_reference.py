@@ -60,12 +60,15 @@ def _make_layers(model: SequentialConfig, crop: int) -> list[nn.Module]:
     side = next(reversed(sizes.values()), crop)  # before the first Dense
     layers: list[nn.Module] = []
     inputs, flat = model.channels, False
-    for op in model.ops.values():
+    for name, op in model.ops.items():
         if isinstance(op, ops.Dense) and not flat:
             layers.append(nn.Flatten())
             inputs, flat = inputs * side**2, True
-        layers += _make_op_layers(op, inputs, model.num_classes)
-        if isinstance(op, ops.Conv | ops.Dense):
+        if isinstance(op, ops.LocalConv):
+            layers.append(TorchLocalConv(op, inputs, sizes[name]))
+        else:
+            layers += _make_op_layers(op, inputs, model.num_classes)
+        if isinstance(op, ops.Conv | ops.LocalConv | ops.Dense):
             inputs = op.features
     return layers
 
@@ -99,6 +102,8 @@ def _make_op_layers(op: ops.Op, inputs: int, num_classes: int) -> list[nn.Module
             return [TorchWithinChannelLRN(op)]
         case ops.MaxPool():
             return [nn.MaxPool2d(op.window, op.stride, ceil_mode=op.ceil_mode)]
+        case ops.AvgPool():
+            return [nn.AvgPool2d(op.window, op.stride, ceil_mode=op.ceil_mode)]
         case ops.Dropout():
             return [nn.Dropout(op.rate)]
     raise AssertionError(f"an op of unknown kind: {op}")
@@ -117,6 +122,32 @@ class TorchWithinChannelLRN(nn.Module):
         op = self.op
         means = nn.functional.avg_pool2d(x.square(), op.size, stride=1, padding=op.size // 2)
         return x / (op.k + op.coefficient() * op.size**2 * means) ** op.beta
+
+
+class TorchLocalConv(nn.Module):
+    """A locally-connected layer, which PyTorch does not have: a matrix product at every place."""
+
+    def __init__(self, op: ops.LocalConv, inputs: int, side: int) -> None:
+        """Initialize the weights.
+
+        Args:
+            inputs: channels of its input.
+            side: of its output in pixels.
+        """
+        super().__init__()
+        before, after = op.padding
+        assert before == after
+        self.op, self.side = op, side
+        weights = inputs * op.kernel**2
+        self.kernel = nn.Parameter(torch.randn(side**2, weights, op.features) / weights**0.5)
+        self.bias = nn.Parameter(torch.zeros(side**2, 1, op.features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (batch, features, side, side) for x with input channels."""
+        op = self.op
+        patches = nn.functional.unfold(x, op.kernel, padding=op.padding[0], stride=op.stride)
+        products = patches.permute(2, 0, 1) @ self.kernel + self.bias
+        return products.permute(1, 2, 0).unflatten(2, (self.side, self.side))
 
 
 class TorchTrainStep:

@@ -15,6 +15,7 @@ from torch import nn
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.errors import InputError
 from configs import alexnet, resnet
+from experiments.benchmark import synthetic_step
 from experiments.benchmark.accelerator import floors, measure, profiles, schedule, torch_peers
 from experiments.benchmark.accelerator.cases import (
     BY_NAME,
@@ -284,6 +285,20 @@ def test_the_benchmark_counts_all_devices(tmp_path: Path) -> None:
     assert result["share_of_peak"] == pytest.approx(result["tflops"])
     line = schedule.format_result({"name": "small", **result})
     assert f"{result['share_of_peak']:.1%} of the peak" in line
+
+
+def test_steps_of_a_dispatch(tmp_path: Path) -> None:
+    """Catches: the time of a dispatch for that of a step, and a dispatch of another length."""
+    config = with_changes(tiny_config(tmp_path), {"model.num_classes": 10})
+    result = measure.measure_steps(config, 1, length=3, images=20)
+    assert result["steps_per_dispatch"] == 3
+    assert result["images_per_second"] == pytest.approx(8 * result["steps_per_second"])
+    assert result["steps_per_second"] == pytest.approx(1 / result["seconds"])
+    assert "3 steps in a dispatch" in schedule.format_result({"name": "small", **result})
+    steps = synthetic_step.SyntheticTrainSteps(config, 3, 20)
+    steps.dispatch()
+    steps.dispatch()
+    assert steps._state.step == 6
 
 
 def test_a_profile_names_layers(tmp_path: Path) -> None:

@@ -11,12 +11,22 @@ from helpers import processes
 
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.layers.lrn import within_channel_lrn
-from alexnet_jax.models.ops import LRN, Dropout, MaxPool, ReLU, Tanh, WithinChannelLRN
+from alexnet_jax.models.ops import (
+    LRN,
+    AvgPool,
+    Dropout,
+    LocalConv,
+    MaxPool,
+    ReLU,
+    Tanh,
+    WithinChannelLRN,
+)
 from alexnet_jax.models.registry import abstract_variables
-from configs import alexnet, one_weird_trick, source2012
+from configs import alexnet, cifar, one_weird_trick, source2012
 from experiments.benchmark import memory, synthetic_step, train_step_benchmarks
 from experiments.benchmark.cases import CASES, SCALING, format_result, result_names, run_cases
 from experiments.benchmark.torch_reference import (
+    TorchLocalConv,
     TorchSequential,
     TorchWithinChannelLRN,
     make_torch_model,
@@ -46,8 +56,18 @@ def test_the_step_beside_pytorch() -> None:
         alexnet.get_config("sample,one_column,no_overlap"),
         source2012.get_config("sample"),
         one_weird_trick.get_config(),
+        cifar.get_config("13pct"),
+        cifar.get_config("80sec"),
     ],
-    ids=["columns", "no communication", "one column", "2012", "pools rounded down"],
+    ids=[
+        "columns",
+        "no communication",
+        "one column",
+        "2012",
+        "pools rounded down",
+        "local",
+        "means",
+    ],
 )
 def test_the_reference_is_the_model_of_the_config(config: Config) -> None:
     """Catches a reference that lacks an op, connects separate groups, or pools to another size:
@@ -63,6 +83,7 @@ def test_the_reference_is_the_model_of_the_config(config: Config) -> None:
     for op, layer in (
         *((ReLU, torch.nn.ReLU), (Tanh, torch.nn.Tanh), (LRN, torch.nn.LocalResponseNorm)),
         *((MaxPool, torch.nn.MaxPool2d), (Dropout, torch.nn.Dropout)),
+        *((AvgPool, torch.nn.AvgPool2d), (LocalConv, TorchLocalConv)),
         (WithinChannelLRN, TorchWithinChannelLRN),
     ):
         wanted = sum(isinstance(one, op) for one in ops)
@@ -76,6 +97,19 @@ def test_within_channel_lrn_of_the_reference() -> None:
     ours = within_channel_lrn(jnp.asarray(x), op.size, op.k, op.coefficient(), op.beta)
     reference = TorchWithinChannelLRN(op)(torch.from_numpy(x).permute(0, 3, 1, 2))
     np.testing.assert_allclose(reference.permute(0, 2, 3, 1).numpy(), ours, rtol=1e-5)
+
+
+def test_local_convolution_of_the_reference() -> None:
+    """Catches: weights of one place used at another, and pixels or channels in another order."""
+    op = LocalConv(4, kernel=3, stride=2, padding=(1, 1))
+    reference = TorchLocalConv(op, inputs=2, side=3)
+    x = torch.randn(2, 2, 5, 5)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    y = reference(x)
+    for i, j in np.ndindex(3, 3):
+        patch = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].flatten(1)
+        expected = patch @ reference.kernel[3 * i + j] + reference.bias[3 * i + j]
+        torch.testing.assert_close(y[:, :, i, j], expected)
 
 
 def test_names_are_those_of_kinds() -> None:

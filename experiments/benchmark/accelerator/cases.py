@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from alexnet_jax.config import Config, with_changes
-from configs import alexnet, resnet, vgg
+from configs import alexnet, cifar, resnet, vgg
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 OURS = "ours"
@@ -22,7 +22,8 @@ class Case:
     """A case of the benchmark.
 
     Attributes:
-        kind: "device" for the device itself, "profile", OURS, or one of PEERS.
+        kind: "device" for the device itself, "profile", OURS, "resident" for the same with the
+            images on the device and several steps in a dispatch, or one of PEERS.
         model: name of the model in MODELS, "" for the device.
         dtype: type of the arithmetic.
         batch: images in a step.
@@ -60,6 +61,8 @@ def _alexnet(words: str = "") -> Config:
 MODELS: dict[str, tuple[Callable[[], Config], Callable[[], Config]]] = {
     "alexnet": (_alexnet, lambda: _alexnet("sample")),
     "cifar_alexnet": (lambda: _alexnet("cifar10"), lambda: _alexnet("sample,one_column")),
+    "cifar_13pct": (lambda: cifar.get_config("13pct"), lambda: cifar.get_config("13pct,sample")),
+    "cifar_11pct": (lambda: cifar.get_config("11pct"), lambda: cifar.get_config("11pct,sample")),
     "resnet20": (
         lambda: resnet.get_config("cifar20"),
         lambda: with_changes(resnet.get_config("cifar20,sample"), {"model.width": 4}),
@@ -105,7 +108,11 @@ CASES = (
     Case("torch_eager", "alexnet", "bfloat16", 128, 25),
     Case(OURS, "alexnet", "float32", 128, 60),
     Case(OURS, "resnet20", "bfloat16", 128, 50),
+    Case("resident", "resnet20", "bfloat16", 128, 50),
     Case("torch_compile", "resnet20", "bfloat16", 128, 60),
+    Case(OURS, "cifar_13pct", "bfloat16", 128, 40),
+    Case("resident", "cifar_13pct", "bfloat16", 128, 40),
+    Case("torch_compile", "cifar_13pct", "bfloat16", 128, 45),
     Case(OURS, "cifar_alexnet", "bfloat16", 128, 45),
     Case("torch_compile_shifted_lrn", "cifar_alexnet", "bfloat16", 128, 45),
     Case(OURS, "alexnet", "bfloat16", 256, 60),
@@ -119,6 +126,9 @@ CASES = (
     Case("profile", "alexnet", "bfloat16", 1024, 70),
     Case("torch_compile_shifted_lrn", "alexnet", "float32", 128, 60),
     Case("profile", "resnet20", "bfloat16", 128, 50),
+    Case(OURS, "cifar_11pct", "bfloat16", 128, 40),
+    Case("resident", "cifar_11pct", "bfloat16", 128, 40),
+    Case("torch_compile_shifted_lrn", "cifar_11pct", "bfloat16", 128, 45),
     Case(OURS, "alexnet", "float32", 256, 60),
     Case(OURS, "alexnet", "float32", 1024, 70),
     Case("torch_compile_shifted_lrn", "alexnet", "float32", 1024, 70),

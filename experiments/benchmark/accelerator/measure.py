@@ -15,13 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.config import Config
+from alexnet_jax.training_input import MAX_STEPS
 from experiments.benchmark.accelerator.floors import compute_floor, count_step_operations
 from experiments.benchmark.accelerator.profiles import PROFILED_STEPS, read_profile, sum_by_layer
 from experiments.benchmark.accelerator.rates import find_peak_tflops, find_rates
 from experiments.benchmark.memory import resident_mib
-from experiments.benchmark.synthetic_step import SyntheticTrainStep
+from experiments.benchmark.synthetic_step import SyntheticTrainStep, SyntheticTrainSteps
 from experiments.benchmark.timing import Result
 
+# Images on the device, and steps in a dispatch, of `measure_steps`: those of CIFAR-10, and as many
+# as training takes at most.
+IMAGES, LENGTH = 50_000, MAX_STEPS
 STEPS = 20  # timed together, so that the host's part is hidden as in training
 PACKAGES = (
     *("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13"),
@@ -101,6 +105,38 @@ def measure_step(
         "share_of_peak": one and tflops / (one * devices),
         "floor_seconds": floor,
         "share_of_floor": floor and floor / seconds,
+    }
+
+
+def measure_steps(
+    config: Config, repeats: int, *, length: int = LENGTH, images: int = IMAGES
+) -> Result:
+    """Time training steps with the images on the device and several steps in a dispatch.
+
+    Args:
+        config: with its number of classes.
+        repeats: measurements of two dispatches each.
+        length: number of steps in a dispatch.
+        images: number of images on the device.
+
+    Returns:
+        What describes the work, steps_per_dispatch, seconds of a step (median, seconds_low,
+        seconds_high), steps_per_second, images_per_second, clocks, peak_mib and memory.
+    """
+    steps = SyntheticTrainSteps(config, length, images)
+    for _ in range(2):  # the first one compiles
+        steps.dispatch()
+        steps.finish()
+    timed = time_steps(steps.dispatch, steps.finish, repeats, 2)
+    seconds = {name: timed[name] / length for name in ("seconds", "seconds_low", "seconds_high")}
+    return {
+        **describe_work(config, 1, jax.devices()[0].device_kind),
+        "steps_per_dispatch": length,
+        **seconds,
+        "steps_per_second": 1 / seconds["seconds"],
+        "images_per_second": config.batch_size / seconds["seconds"],
+        "clocks": timed["clocks"],
+        **measure_memory(),
     }
 
 

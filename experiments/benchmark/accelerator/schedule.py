@@ -209,8 +209,11 @@ def _format_content(result: dict[str, Any]) -> str:
         return (
             f"{result['reference_images_per_second']:,.0f} images/s{ratio}, {_format_use(result)}"
         )
+    rates = f"{result['images_per_second']:,.0f} images/s, {result['steps_per_second']:.4g} steps/s"
+    if "steps_per_dispatch" in result:
+        return f"{rates}, {result['steps_per_dispatch']} steps in a dispatch"
     parts = [
-        f"{result['images_per_second']:,.0f} images/s, {result['steps_per_second']:.4g} steps/s",
+        rates,
         f"{result['tflops']:.3g} TFLOP/s ({_format_shares(result)})",
         _format_use(result),
     ]
