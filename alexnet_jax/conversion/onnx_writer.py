@@ -1,8 +1,9 @@
 """Write a model as an ONNX file whose input is raw pixels and whose output is logits.
 
-The graph includes the subtraction of the mean and the scaling of the input. Columns are groups of
-channels. For an LRN within columns, and for dense layers with groups, the channels are split into
-columns and concatenated again, which does not change the numbers.
+The graph includes the subtraction of the mean and the scaling of the input. In chains, columns are
+groups of channels; for an LRN within columns, and for dense layers with groups, the channels are
+split into columns and concatenated again, which does not change the numbers. `onnx_branched` has
+the graphs of other models.
 """
 
 import base64
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from alexnet_jax.config import sequential_model
 from alexnet_jax.conversion.layout import Weights, to_foreign
 from alexnet_jax.conversion.metadata import MEAN, PROGRAM, make_metadata
+from alexnet_jax.conversion.onnx_branched import BranchedBuilder, without_aux
+from alexnet_jax.conversion.onnx_builder import GraphBuilder
 from alexnet_jax.errors import InputError
-from alexnet_jax.inputs import mean_of_center
 from alexnet_jax.models.ops import (
     LRN,
     Conv,
@@ -26,6 +28,7 @@ from alexnet_jax.models.ops import (
     MaxPool,
     Op,
     ReLU,
+    SequentialConfig,
     Tanh,
     WithinChannelLRN,
 )
@@ -41,7 +44,9 @@ def to_onnx(model: TrainedModel) -> bytes:
     Raises:
         InputError: ONNX has no operator for an op.
     """
-    builder = _Builder(model)
+    model = without_aux(model)
+    is_chain = isinstance(model.config.model, SequentialConfig)
+    builder = (_ChainBuilder if is_chain else BranchedBuilder)(model)
     data, channels = model.config.data, model.config.model.channels
     classes = model.config.model.num_classes
     size = (channels, data.crop, data.crop)
@@ -89,20 +94,17 @@ def _column(name: str, column: int) -> str:
     return f"{name}_column{column}"
 
 
-class _Builder:
-    """Builds a chain of operators; `output` is the name of the last operator's output."""
+class _ChainBuilder(GraphBuilder):
+    """Builds the graph of a sequential model."""
 
     def __init__(self, model: TrainedModel) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
-        self.output = "images"
+        super().__init__(model)
         self.num_columns = sequential_model(model.config).num_columns
-        self._preprocess(model)
         foreign = to_foreign(model.config, model.variables)
         channels, is_flat = model.config.model.channels, False
         for name, op in foreign.ops.items():
             if isinstance(op, Dense) and not is_flat:
-                self._append("Flatten", axis=1)
+                self.append("Flatten", axis=1)
                 is_flat = True
             if isinstance(op, Conv | Dense):
                 self._append_layer(name, op, foreign.weights[name])
@@ -114,25 +116,14 @@ class _Builder:
                 )
             else:
                 self._append_op(name, op, channels)
-        self._append("Identity", name="logits")
-
-    def _preprocess(self, model: TrainedModel) -> None:
-        """Append the operators for what `inputs.normalize` does to a central crop."""
-        data, channels = model.config.data, model.config.model.channels
-        mean = mean_of_center(model.mean_image, data, channels)
-        self._append("Sub", mean.transpose(2, 0, 1)[None], name="subtracted")
-        factor = (data.scale / np.asarray(data.std, np.float32)).reshape(1, -1, 1, 1)
-        if (factor != 1).any():
-            self._append("Mul", factor, name="scaled")
-        if data.channel_order == "bgr":
-            self._append("Gather", np.arange(channels)[::-1].copy(), name="bgr", axis=1)
+        self.append("Identity", name="logits")
 
     def _append_layer(self, name: str, op: Conv | Dense, weights: Weights) -> None:
         """Append the operators of a convolution or a fully-connected layer."""
         weight, bias = weights.weight, weights.bias
         if isinstance(op, Conv):
             begin, end = op.padding
-            self._append(
+            self.append(
                 "Conv",
                 weight,
                 bias,
@@ -143,7 +134,7 @@ class _Builder:
                 group=op.groups,
             )
         elif op.groups == 1:
-            self._append("Gemm", weight, bias, name=name, transB=1)
+            self.append("Gemm", weight, bias, name=name, transB=1)
         else:
             columns = (np.split(array, op.groups) for array in (weight, bias))
             arrays = [*zip(*columns, strict=True)]
@@ -153,13 +144,13 @@ class _Builder:
         """Append the operators of an op without weights."""
         match op:
             case ReLU():
-                self._append("Relu", name=name)
+                self.append("Relu", name=name)
             case Tanh():
-                self._append("Tanh", name=name)
+                self.append("Tanh", name=name)
             case MaxPool():
                 window, stride = [op.window] * 2, [op.stride] * 2
                 ceil_mode = int(op.ceil_mode)
-                self._append(
+                self.append(
                     "MaxPool", name=name, kernel_shape=window, strides=stride, ceil_mode=ceil_mode
                 )
             case LRN():
@@ -168,7 +159,7 @@ class _Builder:
                 self._append_within_channel_lrn(name, op)
             case Dropout():
                 if not op.inverted:
-                    self._append("Mul", np.array(1 - op.rate, np.float32), name=name)
+                    self.append("Mul", np.array(1 - op.rate, np.float32), name=name)
             case _:
                 raise InputError(
                     f"{name}, a {type(op).__name__}, cannot be written as ONNX; expected a model "
@@ -179,7 +170,7 @@ class _Builder:
         """Append LRN, within each column or across columns."""
         alpha = op.alpha if op.alpha_over_size else op.alpha * op.size
         if op.across_columns or self.num_columns == 1:
-            self._append("LRN", name=name, size=op.size, bias=op.k, alpha=alpha, beta=op.beta)
+            self.append("LRN", name=name, size=op.size, bias=op.k, alpha=alpha, beta=op.beta)
         else:
             self._append_each_column(
                 "LRN",
@@ -198,8 +189,8 @@ class _Builder:
         x · (k + coefficient · size² · mean of x²) ^ -beta.
         """
         activations = self.output
-        self._multiply(activations, f"{name}_squares")
-        self._append(
+        self.append("Mul", activations, name=f"{name}_squares")
+        self.append(
             "AveragePool",
             name=f"{name}_mean",
             kernel_shape=[op.size] * 2,
@@ -208,13 +199,8 @@ class _Builder:
         )
         scale = op.coefficient() * op.size**2
         for kind, number in (("Mul", scale), ("Add", op.k), ("Pow", -op.beta)):
-            self._append(kind, np.array(number, np.float32), name=f"{name}_{kind.lower()}")
-        self._multiply(activations, name)
-
-    def _multiply(self, factor: str, name: str) -> None:
-        """Append the product of the last operator's output and another output."""
-        self.nodes.append(helper.make_node("Mul", [self.output, factor], [name], name))
-        self.output = name
+            self.append(kind, np.array(number, np.float32), name=f"{name}_{kind.lower()}")
+        self.append("Mul", activations, name=name)
 
     def _append_each_column(
         self,
@@ -234,26 +220,12 @@ class _Builder:
             attributes: attributes of the operator.
         """
         parts = [_column(name, c) for c in range(len(arrays))]
-        sizes = self._tensor(f"{name}_sizes", np.full(len(parts), channels // len(parts)))
+        sizes = self.add_tensor(f"{name}_sizes", np.full(len(parts), channels // len(parts)))
         self.nodes.append(helper.make_node("Split", [self.output, sizes], parts, axis=1))
         outputs = []
         for part, inputs in zip(parts, arrays, strict=True):
             self.output = part
-            self._append(kind, *inputs, name=f"{part}_{kind.lower()}", **attributes)
+            self.append(kind, *inputs, name=f"{part}_{kind.lower()}", **attributes)
             outputs.append(self.output)
         self.nodes.append(helper.make_node("Concat", outputs, [name], axis=1))
         self.output = name
-
-    def _append(self, kind: str, *arrays: np.ndarray, name: str = "", **attributes: Any) -> None:
-        """Append an operator whose inputs are the last operator's output and these arrays."""
-        name = name or f"{self.output}_{kind.lower()}"
-        tensors = [self._tensor(f"{name}_{i}", array) for i, array in enumerate(arrays)]
-        self.nodes.append(
-            helper.make_node(kind, [self.output, *tensors], [name], name, **attributes)
-        )
-        self.output = name
-
-    def _tensor(self, name: str, array: np.ndarray) -> str:
-        """Add an array to the file and return its name."""
-        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name

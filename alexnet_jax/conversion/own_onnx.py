@@ -13,12 +13,16 @@ import numpy as np
 import onnx
 
 from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.conversion import branched
+from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, Weights, convertible_layers, from_foreign
 from alexnet_jax.conversion.metadata import MEAN, PROGRAM, read_metadata
 from alexnet_jax.conversion.onnx_reader import parse_onnx
 from alexnet_jax.conversion.onnx_tensors import Arrays, read_tensor
 from alexnet_jax.conversion.onnx_writer import tensor_names
 from alexnet_jax.errors import InputError
+from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 
 
@@ -47,28 +51,49 @@ def read_own_onnx(path: Path) -> TrainedModel:
     config, class_names = read_metadata(path, metadata)
     mean = _mean_image(path, config, metadata.get(MEAN, ""))
     arrays = {tensor.name: read_tensor(tensor, path.parent) for tensor in content.graph.initializer}
+    is_chain = isinstance(config.model, SequentialConfig)
+    variables = (_read_chain if is_chain else _read_branched)(path, config, arrays)
+    return TrainedModel(config, 0, variables, mean, class_names)
+
+
+def _read_chain(path: Path, config: Config, arrays: Arrays) -> Variables:
+    """Return the variables of a sequential model from the tensors of a file."""
     foreign = ForeignModel(ops=dict(sequential_model(config).ops))
     for name, op in convertible_layers(sequential_model(config)).items():
         parts = (_joined(path, arrays, tensor_names(name, op, part)) for part in (0, 1))
         foreign.weights[name] = Weights(*parts)
     try:
-        params = from_foreign(config, foreign)
+        return {"params": from_foreign(config, foreign)}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return TrainedModel(config, 0, {"params": params}, mean, class_names)
+
+
+def _read_branched(path: Path, config: Config, arrays: Arrays) -> Variables:
+    """Return the variables of GoogLeNet or a residual network from the tensors of a file."""
+    names = {name: name for name in branched.foreign_shapes(config)}
+    _check_present(path, arrays, [*names])
+    try:
+        return branched.from_foreign(config, BranchedModel(config.model, arrays, names))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _joined(path: Path, arrays: Arrays, names: list[str]) -> np.ndarray:
     """Return the weights of all columns of a layer, joined along their outputs."""
+    _check_present(path, arrays, names)
+    parts = [arrays[name] for name in names]
+    if len({(part.ndim, part.shape[1:]) for part in parts}) > 1 or not parts[0].ndim:
+        raise InputError(f"{path} has {names} of the shapes {[p.shape for p in parts]}")
+    return np.concatenate(parts)
+
+
+def _check_present(path: Path, arrays: Arrays, names: list[str]) -> None:
+    """Raise InputError unless a file has all tensors of these names."""
     if missing := [name for name in names if name not in arrays]:
         raise InputError(
             f"{path} has no tensor {missing[0]}; another program has changed the file since this "
             "one wrote it. Write it again"
         )
-    parts = [arrays[name] for name in names]
-    if len({(part.ndim, part.shape[1:]) for part in parts}) > 1 or not parts[0].ndim:
-        raise InputError(f"{path} has {names} of the shapes {[p.shape for p in parts]}")
-    return np.concatenate(parts)
 
 
 def _mean_image(path: Path, config: Config, text: str) -> np.ndarray:
