@@ -19,7 +19,7 @@ from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import Conv
+from alexnet_jax.models.ops import Conv, LocalConv
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import saved_steps
@@ -173,7 +173,9 @@ def convolution_ops(config: Config) -> dict[str, str]:
         InputError: the model is not sequential, or has no convolution.
     """
     ops = sequential_model(config).ops
-    found = [(k, v) for k, v in nonlinearities(config).items() if isinstance(ops[k], Conv)]
+    found = [
+        (k, v) for k, v in nonlinearities(config).items() if isinstance(ops[k], Conv | LocalConv)
+    ]
     if not found:
         raise InputError("the model has no convolution, and so no channels to project")
     chosen = np.linspace(0, len(found) - 1, min(len(found), MAX_LAYERS)).round().astype(int)

@@ -18,7 +18,7 @@ from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import Conv, Dense, ReLU, SequentialConfig, Tanh, blocks
+from alexnet_jax.models.ops import LayerOp, ReLU, SequentialConfig, Tanh, blocks
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
 
@@ -164,9 +164,7 @@ def nonlinearities(config: Config) -> dict[str, str]:
     *hidden, _ = blocks(sequential_model(config).ops).items()
     found = {}
     for layer, block in hidden:
-        *_, found[layer] = (
-            n for n, op in block.items() if isinstance(op, Conv | Dense | ReLU | Tanh)
-        )
+        *_, found[layer] = (n for n, op in block.items() if isinstance(op, LayerOp | ReLU | Tanh))
     return found
 
 

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from helpers.image_sets import data_config, write_cifar10_binary
 
+from alexnet_jax import fields
+from alexnet_jax.data.epochs import make_epochs
+from alexnet_jax.data.pipeline import train_batches
 from alexnet_jax.data.sources import cifar10_binary, hold_out, open_source
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
+from configs import cifar
 
 
 @pytest.fixture
@@ -71,6 +75,44 @@ def test_held_out_images_are_of_all_classes(directory):
     assert source.train_labels is not None
     _, indices = hold_out(source, data)["validation"]
     assert sorted({*source.train_labels[indices].tolist()}) == list(range(10))
+
+
+def test_training_batches_are_crops_of_the_files_in_order(directory, tmp_path):
+    """The recipe of 13pct takes all images of four files, then of five, cropped and mirrored.
+
+    Catches: shuffled images; images of masked rows that count; offsets beyond 0 … 8; a crop or a
+    mirror image that is the same in every epoch.
+    """
+    changes = {
+        "batch_size": 8,
+        "data.dir": str(directory),
+        "data.pack_dir": str(tmp_path / "pack"),
+        "data.part_images": 20,
+        "data.stages": ((1, 80), (2, 100)),
+    }
+    config = fields.replace(cifar.get_config("13pct"), changes)
+    source, pack = open_source(config.data), prepare(config.data, progress=False)
+    examples = list(source.read("train", np.arange(100)))
+    epochs = make_epochs(config, 100)
+    last = epochs.first_step(3)
+    assert last == 4 * 3 + 2 * 5 * 3
+    batches = train_batches(pack, config, epochs.examples, first_step=0, last_step=last)
+    taken, crops = [], []
+    for batch in batches:
+        assert batch.mask is not None
+        for row in np.flatnonzero(batch.mask):
+            index = len(taken) if len(taken) < 80 else (len(taken) - 80) % 100
+            y, x = batch.offset[row]
+            assert 0 <= min(y, x) <= max(y, x) <= 8
+            pixels = np.asarray(examples[index].image)[y : y + 24, x : x + 24]
+            expected = pixels[:, ::-1] if batch.flip[row] else pixels
+            np.testing.assert_array_equal(batch.image[row], expected)
+            taken.append(index)
+            crops.append((index, int(y), int(x), bool(batch.flip[row])))
+    assert len(taken) == 80 + 2 * 100
+    assert {offset for _, *offsets, _ in crops for offset in offsets} == {*range(9)}
+    assert 100 < sum(flip for *_, flip in crops) < 180
+    assert len({*crops}) > 250  # another crop in most epochs
 
 
 def damage(directory: Path, change: str) -> None:
