@@ -97,9 +97,11 @@ def test_training_batches_are_crops_of_the_files_in_order(directory, tmp_path):
     last = epochs.first_step(3)
     assert last == 4 * 3 + 2 * 5 * 3
     batches = train_batches(pack, config, epochs.examples, first_step=0, last_step=last)
-    taken, crops = [], []
+    taken: list[int] = []
+    crops = []
     for batch in batches:
         assert batch.mask is not None
+        assert isinstance(batch.image, np.ndarray)
         for row in np.flatnonzero(batch.mask):
             index = len(taken) if len(taken) < 80 else (len(taken) - 80) % 100
             y, x = batch.offset[row]
