@@ -54,19 +54,20 @@ def with_classes(config: Config) -> Config:
 
 def format_layers(rows: list[LayerSummary]) -> str:
     """Return a table of the layers with their totals as text."""
-    has_fields = all(row.receptive_field is not None for row in rows)
     width = 1 + max(7, *(len(row.name) for row in rows))
 
     def line(name: str, output: str, field: object, stride: object, *numbers: object) -> str:
-        fields = f"{field:>7}{stride:>8}" if has_fields else ""
         parameters, multiply_adds = numbers
-        return f"{name:<{width}}{output:>14}{fields}{parameters:>14}{multiply_adds:>18}"
+        return (
+            f"{name:<{width}}{output:>14}{field:>7}{stride:>8}{parameters:>14}{multiply_adds:>18}"
+        )
 
     lines = [line("layer", "output", "field", "stride", "parameters", "multiply-adds")]
     for row in rows:
         output = "×".join(map(str, row.output))
         numbers = f"{row.parameters:,}", f"{row.multiply_adds:,}"
-        lines.append(line(row.name, output, row.receptive_field, row.stride, *numbers))
+        field = (row.receptive_field, row.stride) if row.receptive_field else ("", "")
+        lines.append(line(row.name, output, *field, *numbers))
     at_test = [row for row in rows if not row.training_only]
     totals = {"total": rows} if at_test == rows else {"total": rows, "at test time": at_test}
     for name, summed in totals.items():

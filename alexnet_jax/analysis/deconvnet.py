@@ -22,6 +22,9 @@ recorded input of the ReLU:
 The paper does not state what a deconvnet does at a response normalization. Here the signal passes
 it unchanged, as in Mahendran and Vedaldi, Salient Deconvolutional Networks, 2016. The other two
 methods differentiate it.
+
+For models with branches there is only the gradient: neither paper says how a signal passes the
+places where branches part and join, or batch normalization.
 """
 
 from collections.abc import Callable
@@ -31,10 +34,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.analysis.summary import abstract_activations
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.layers.columns import ColumnSharding
 from alexnet_jax.models import ops, registry
+from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.models.sequential import Sequential
 from alexnet_jax.pytree import Variables
 
@@ -42,6 +47,11 @@ METHODS = ("deconvnet", "guided", "gradient")
 
 # (variables, inputs (n, crop, crop, channels), places (n,)) → projections, of the inputs' shape
 Project = Callable[[Variables, Array, Array], Array]
+
+
+def methods_for(config: Config) -> tuple[str, ...]:
+    """Return those of METHODS that are defined for the model of a config, the first preferred."""
+    return METHODS if isinstance(config.model, SequentialConfig) else ("gradient",)
 
 
 def make_project_fn(config: Config, op: str, method: str = "deconvnet") -> Project:
@@ -55,24 +65,30 @@ def make_project_fn(config: Config, op: str, method: str = "deconvnet") -> Proje
     for a convolution (row · width + column) · channels + channel.
 
     Args:
-        config: config of a sequential model, with the number of classes.
+        config: config with the number of classes.
         op: name of the op whose activations are projected.
-        method: one of METHODS.
+        method: one of METHODS; of a model that is not sequential "gradient".
 
     Raises:
-        InputError: the model is not sequential or does not have the op; the method is unknown; an
-            op up to this one has no rule.
+        InputError: the model does not have the op; the method is unknown, or has no rules for the
+            model; an op up to this one has no rule.
     """
-    sequential = sequential_model(config)
-    chain = sequential.ops
-    if op not in chain:
-        raise InputError(f"the model has no op {op}; expected one of {', '.join(chain)}")
     if method not in METHODS:
         raise InputError(f"the method {method!r} is unknown; expected {' or '.join(METHODS)}")
-    names = list(chain)
-    for name in names[: names.index(op) + 1]:
-        _check_rule(name, chain[name])
-    model = _Projection(sequential, dtype=jnp.dtype(config.compute_dtype), method=method)
+    if method not in methods_for(config):
+        raise InputError(
+            f"the method {method!r} has no rules for a {type(config.model).__name__}; expected "
+            "'gradient', or a sequential model"
+        )
+    sequential = config.model if isinstance(config.model, SequentialConfig) else None
+    names = list(sequential.ops if sequential else abstract_activations(config))
+    if op not in names:
+        raise InputError(f"the model has no op {op}; expected one of {', '.join(names)}")
+    model = registry.make_model(config)
+    if sequential:
+        for name in names[: names.index(op) + 1]:
+            _check_rule(name, sequential.ops[name])
+        model = _Projection(sequential, dtype=jnp.dtype(config.compute_dtype), method=method)
 
     @jax.jit
     def project(variables: Variables, images: Array, places: Array) -> Array:

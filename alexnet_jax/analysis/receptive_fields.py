@@ -42,7 +42,7 @@ class ReceptiveField:
 
 
 @dataclass(frozen=True)
-class _Windows:
+class Windows:
     """The windows of an op on its input along one axis, in units of that input.
 
     Attributes:
@@ -70,34 +70,39 @@ def compute_receptive_fields(ops: Mapping[str, Op], crop: int) -> dict[str, Rece
         InputError: an op has no rule here, or the window of an op is larger than its input.
     """
     sizes, fields = spatial_sizes(ops, crop), dict[str, ReceptiveField]()
-    field = ReceptiveField(1, 1, 0, tuple((pixel, pixel + 1) for pixel in range(crop)))
+    field = field_of_pixels(crop)
     for name, op in ops.items():
         windows = _windows_of(name, op, len(field.bounds))
-        field = _field_of_windows(field, windows, count=sizes.get(name, 1))
+        field = apply_windows(field, windows, count=sizes.get(name, 1))
         fields[name] = field
     return fields
 
 
-def _windows_of(name: str, op: Op, inputs: int) -> _Windows:
+def _windows_of(name: str, op: Op, inputs: int) -> Windows:
     """Return the windows of an op whose input has `inputs` places along an axis."""
     match op:
         case Conv() | LocalConv():
-            return _Windows(op.kernel, op.stride, op.padding[0])
+            return Windows(op.kernel, op.stride, op.padding[0])
         case MaxPool() | AvgPool():
-            return _Windows(op.window, op.stride)
+            return Windows(op.window, op.stride)
         case WithinChannelLRN():
-            return _Windows(op.size, padding=op.size // 2)
+            return Windows(op.size, padding=op.size // 2)
         case Dense():
-            return _Windows(inputs)
+            return Windows(inputs)
         case ReLU() | Tanh() | LRN() | Dropout():
-            return _Windows()
+            return Windows()
     raise InputError(
         f"the receptive field of {name} is unknown: {type(op).__name__} has no rule in "
         "alexnet_jax/analysis/receptive_fields.py"
     )
 
 
-def _field_of_windows(field: ReceptiveField, windows: _Windows, count: int) -> ReceptiveField:
+def field_of_pixels(crop: int) -> ReceptiveField:
+    """Return the field of the pixels of an image, each of which is its own."""
+    return ReceptiveField(1, 1, 0, tuple((pixel, pixel + 1) for pixel in range(crop)))
+
+
+def apply_windows(field: ReceptiveField, windows: Windows, count: int) -> ReceptiveField:
     """Return the field of `count` windows on outputs that have the given field."""
     bounds = []
     for index in range(count):

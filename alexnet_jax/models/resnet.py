@@ -78,7 +78,7 @@ class Block(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> dict[str, Array]:
         """Return the activations of the block by name, in order; the last is its output."""
         out, y = dict[str, Array](), x
-        convs = self._convs()
+        convs = block_convolutions(self.config, self.features, self.stride)
         for number, (features, kernel, stride) in enumerate(convs, 1):
             name = f"conv{number}"
             y = out[name] = _conv(features, kernel, stride, self.dtype, name)(y)
@@ -91,14 +91,6 @@ class Block(nn.Module):
             y = out["sum"] = y + shortcut
         out["relu"] = nn.relu(y)
         return out
-
-    def _convs(self) -> list[tuple[int, int, int]]:
-        """Return the number of filters, side of the kernel and stride of each convolution."""
-        if self.config.block == "basic":
-            return [(self.features, 3, self.stride), (self.features, 3, 1)]
-        strides = (self.stride, 1) if self.config.stride_in == "1x1" else (1, self.stride)
-        first, second = strides
-        return [(self.features, 1, first), (self.features, 3, second), (4 * self.features, 1, 1)]
 
     def _shortcut(self, x: Array, y: Array, out: dict[str, Array], train: bool) -> Array:
         """Return what is added to y, the output of the last convolution (section 4.1)."""
@@ -114,6 +106,22 @@ class Block(nn.Module):
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, new_channels)))
         return x
+
+
+def block_convolutions(
+    config: ResNetConfig, features: int, stride: int
+) -> list[tuple[int, int, int]]:
+    """Return the number of filters, side of the kernel and stride of a block's convolutions.
+
+    Args:
+        config: config of the model.
+        features: number of filters of the 3×3 convolutions.
+        stride: 2 to halve the image, or 1.
+    """
+    if config.block == "basic":
+        return [(features, 3, stride), (features, 3, 1)]
+    first, second = (stride, 1) if config.stride_in == "1x1" else (1, stride)
+    return [(features, 1, first), (features, 3, second), (4 * features, 1, 1)]
 
 
 def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> Conv:

@@ -23,6 +23,9 @@ and, as in Visualizing and Understanding Convolutional Networks (2013):
     occlusion    the model's outputs while a gray square covers parts of images (figure 7)
     invariance   features and probabilities of images that are moved, scaled and rotated (figure 5)
 
+For models with branches, GoogLeNet and residual networks, activations are projected by the gradient
+alone, since the other methods are not defined for them.
+
 Without --images eight are taken in the order of a fixed shuffle of the split: the first four
 correct predictions and the first four wrong ones, of different classes where possible. All but
 kernels and curves need the images of the run. What cannot be plotted is left out, with the reason

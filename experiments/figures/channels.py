@@ -11,20 +11,19 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.analysis.deconvnet import make_project_fn
-from alexnet_jax.analysis.receptive_fields import ReceptiveField, compute_receptive_fields
+from alexnet_jax.analysis.deconvnet import make_project_fn, methods_for
+from alexnet_jax.analysis.receptive_fields import ReceptiveField
 from alexnet_jax.analysis.strongest import Strongest, make_strongest_fn
-from alexnet_jax.analysis.summary import abstract_activations
-from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.analysis.summary import abstract_activations, compute_model_fields
+from alexnet_jax.config import Config
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import Conv, LocalConv
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import saved_steps
 from alexnet_jax.writers import progress_bar
-from experiments.figures.predictions import load_crops, nonlinearities
+from experiments.figures.predictions import hidden_ops, load_crops
 from experiments.figures.weights import initial_params, load_readable_variables, none_readable
 
 MAX_LAYERS = 5  # as many as the paper shows
@@ -58,8 +57,7 @@ class Projector:
         """Prepare for the model of a run, whose variables may be those of any checkpoint."""
         self.model = model
         self._shapes = {n: s.shape[1:] for n, s in abstract_activations(model.config).items()}
-        ops = sequential_model(model.config).ops
-        self._fields = compute_receptive_fields(ops, model.config.data.crop)
+        self._fields = compute_model_fields(model.config)
         self._make = cache(lambda op, method: make_project_fn(model.config, op, method))
 
     def project(
@@ -67,7 +65,7 @@ class Projector:
         op: str,
         crops: np.ndarray,
         places: np.ndarray,
-        method: str = "deconvnet",
+        method: str | None = None,
         variables: Variables | None = None,
     ) -> np.ndarray:
         """Return the projections of one activation of each crop, in true colors.
@@ -78,12 +76,14 @@ class Projector:
             op: name of the op.
             crops: (n, crop, crop, channels) uint8, center crops.
             places: (n,) indices in the flattened activations.
-            method: one of `deconvnet.METHODS`.
+            method: one of `deconvnet.METHODS`; None for the deconvnet, or for the gradient where
+                that is not defined.
             variables: variables of a checkpoint; None for the model's.
 
         Returns:
             (n, crop, crop, channels).
         """
+        method = method or methods_for(self.model.config)[0]
         function = self._make(op, method)
         variables = self.model.variables if variables is None else variables
         inputs = self.model.normalize_crops(crops)
@@ -167,15 +167,13 @@ def find_peak(activations: np.ndarray, channel: int | None = None) -> Peak:
 
 
 def convolution_ops(config: Config) -> dict[str, str]:
-    """Return at most MAX_LAYERS convolutions, evenly distributed, with their nonlinearities.
+    """Return at most MAX_LAYERS of `hidden_ops` whose activations have pixels, evenly distributed.
 
     Raises:
-        InputError: the model is not sequential, or has no convolution.
+        InputError: the model has no convolution.
     """
-    ops = sequential_model(config).ops
-    found = [
-        (k, v) for k, v in nonlinearities(config).items() if isinstance(ops[k], Conv | LocalConv)
-    ]
+    shapes = abstract_activations(config)
+    found = [(k, v) for k, v in hidden_ops(config).items() if len(shapes[v].shape) == 4]
     if not found:
         raise InputError("the model has no convolution, and so no channels to project")
     chosen = np.linspace(0, len(found) - 1, min(len(found), MAX_LAYERS)).round().astype(int)

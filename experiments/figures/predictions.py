@@ -12,7 +12,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from alexnet_jax import evaluate, model_data, sharding
-from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.analysis.summary import abstract_activations
+from alexnet_jax.config import Config
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
@@ -149,30 +150,40 @@ def compute_image_activations(model: TrainedModel, image: np.ndarray) -> dict[st
     return {name: np.asarray(activation[0]) for name, activation in activations.items()}
 
 
-def nonlinearities(config: Config) -> dict[str, str]:
-    """Return the name of the nonlinearity of every hidden layer, or of the layer if it has none.
+def hidden_ops(config: Config) -> dict[str, str]:
+    """Return the op whose activations are those of each hidden layer, by the layer's name.
+
+    It is the layer's nonlinearity, or the layer itself if it has none; normalization and pooling
+    after the nonlinearity are left out. Of a model that is not sequential these are the first
+    convolutions and the outputs of the residual blocks or Inception modules.
 
     Args:
-        config: of a sequential model.
+        config: config with the number of classes.
 
     Returns:
         {"conv1": "relu1", …, "fc7": "relu7"}.
-
-    Raises:
-        InputError: the model is not sequential.
     """
-    *hidden, _ = blocks(sequential_model(config).ops).items()
-    found = {}
-    for layer, block in hidden:
-        *_, found[layer] = (n for n, op in block.items() if isinstance(op, LayerOp | ReLU | Tanh))
+    found = dict[str, str]()
+    if isinstance(config.model, SequentialConfig):
+        *hidden, _ = blocks(config.model.ops).items()
+        for layer, block in hidden:
+            *_, found[layer] = (
+                n for n, op in block.items() if isinstance(op, LayerOp | ReLU | Tanh)
+            )
+        return found
+    for name in abstract_activations(config):
+        module, _, inner = name.partition("/")
+        if inner:
+            found[module] = name  # replaced until the last one, the output
+        elif name.startswith("conv") and "_bn" not in name:
+            found[name.removesuffix("_relu")] = name
+        elif name == "relu1":
+            found["conv1"] = name
     return found
 
 
 def layer_activations(config: Config, activations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the activations of every hidden layer after its nonlinearity, its columns apart.
-
-    Normalization and pooling after the nonlinearity are left out. Of a model that is not
-    sequential, the outputs of its blocks or Inception modules are returned.
+    """Return the activations of every hidden layer, of `hidden_ops`, its columns apart.
 
     Args:
         config: config of the model.
@@ -181,17 +192,10 @@ def layer_activations(config: Config, activations: dict[str, np.ndarray]) -> dic
     Returns:
         {"conv1": (columns, height, width, channels), …, "fc7": (columns, units)}.
     """
-    if not isinstance(config.model, SequentialConfig):
-        modules = {}
-        for name, activation in activations.items():
-            module, _, inner = name.partition("/")
-            if inner:
-                modules[module] = activation[None]  # replaced until the last one, the output
-        return modules
     columns = config.model.columns()
     return {
         layer: np.stack(np.split(activations[op], columns, axis=-1))
-        for layer, op in nonlinearities(config).items()
+        for layer, op in hidden_ops(config).items()
     }
 
 

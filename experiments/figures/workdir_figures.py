@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alexnet_jax import model_data
-from alexnet_jax.analysis.deconvnet import METHODS
+from alexnet_jax.analysis.deconvnet import methods_for
 from alexnet_jax.analysis.invariance import (
     ROTATION,
     SCALE,
@@ -41,10 +41,10 @@ from experiments.figures.predictions import (
     compute_image_activations,
     confusion_matrix,
     first_conv_kernels,
+    hidden_ops,
     layer_activations,
     load_crops,
     nearest_neighbors,
-    nonlinearities,
     predict_split,
     sample_index,
     worst_mistakes,
@@ -211,7 +211,7 @@ class Figures:
         )
         title = (
             f"The strongest activations of channels over the {self.split} split, projected to "
-            "pixels by a deconvnet, and the patches of the images"
+            f"pixels ({methods_for(self.model.config)[0]}), and the patches of the images"
         )
         return channel_plots.plot_strongest(found, title)
 
@@ -237,7 +237,9 @@ class Figures:
             f"{short_name(self.model.class_names[label])}, channel {peak.channel}"
             for label, peak in zip(shown.labels, peaks, strict=True)
         ]
-        found = {m: self.projector.project(op, crops, places, m) for m in METHODS}
+        found = {
+            m: self.projector.project(op, crops, places, m) for m in methods_for(self.model.config)
+        }
         title = f"The strongest activation of {op} in images of the {shown.split} split, projected"
         return channel_plots.plot_projections(crops, names, found, title)
 
@@ -270,7 +272,7 @@ class Figures:
         """Plot figure 5 of Zeiler and Fergus."""
         model = self.model
         shown, crops = self._first_shown(NUM_TRANSFORMED)
-        hidden = [*nonlinearities(model.config).values()]
+        hidden = [*hidden_ops(model.config).values()]
         if not hidden:
             raise InputError("the model has no hidden layer, and so no features of images")
         ops = list(dict.fromkeys((hidden[0], hidden[-1])))

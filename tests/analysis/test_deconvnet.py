@@ -1,8 +1,10 @@
 """Projections to pixels: against PyTorch, explicitly and by autograd, and by their identities."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from helpers.torch_reference import TorchReference, make_one_column, random_para
 
 from alexnet_jax.analysis.deconvnet import METHODS, make_project_fn
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
-from alexnet_jax.config import Config, sequential_model
+from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import (
@@ -27,6 +29,7 @@ from alexnet_jax.models.ops import (
     SequentialConfig,
     WithinChannelLRN,
 )
+from configs import resnet
 
 COUNT = 4  # images
 
@@ -311,15 +314,33 @@ def test_a_normalization_is_passed_unchanged(norm: Op) -> None:
 @pytest.mark.parametrize(("file", "variant"), data_variants())
 def test_every_config_can_be_projected(file: str, variant: str) -> None:
     """Catches an op that a config has and that has no rule here or in `receptive_fields`, and a
-    traceback for models that are no chains."""
+    deconvnet of a model for which it is not defined."""
     config = load(file, variant)
     if not isinstance(config.model, SequentialConfig):
-        with pytest.raises(InputError, match="expected a sequential model"):
+        with pytest.raises(InputError, match="no rules for a"):
             make_project_fn(config, "fc")
         return
     chain = sequential_model(config).ops
     make_project_fn(config, next(reversed(chain)))
     assert compute_receptive_fields(chain, config.data.crop).keys() == chain.keys()
+
+
+def test_the_gradient_of_a_model_with_branches() -> None:
+    """Catches a signal that leaves out a branch or does not start with 1.
+
+    Before training, a residual network has no biases and no means, so that a multiple of an image
+    has that multiple of its activations, which then are image · gradient (Euler's theorem).
+    """
+    changes = {"model.width": 2, "model.stage_sizes": (1, 1), "model.num_classes": 3}
+    config = with_changes(resnet.get_config("sample"), {**changes, "data.crop": 8})
+    images, variables = jnp.asarray(images_of(config), jnp.float32), registry.init_variables(config)
+    compute = jax.jit(partial(registry.compute_activations, registry.make_model(config)))
+    activations = np.asarray(compute(variables, images)["conv3_1/sum"])
+    places = active_places(activations)
+    project = make_project_fn(config, "conv3_1/sum", "gradient")
+    found = np.asarray(project(variables, images, jnp.asarray(places)))
+    chosen = activations.reshape(COUNT, -1)[np.arange(COUNT), places]
+    np.testing.assert_allclose((found * images).sum((1, 2, 3)), chosen, rtol=1e-4, atol=1e-5)
 
 
 @dataclass

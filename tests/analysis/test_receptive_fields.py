@@ -1,7 +1,8 @@
 """Receptive fields: against the influence of every pixel, and against published tables."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
+from alexnet_jax.analysis.summary import compute_model_fields
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
@@ -23,6 +25,7 @@ from alexnet_jax.models.ops import (
     ReLU,
     WithinChannelLRN,
 )
+from configs import googlenet, resnet
 from configs.alexnet import get_config
 
 
@@ -59,30 +62,59 @@ LOCAL = dict(
 )  # fmt: skip
 
 
+def narrow(config: Config, crop: int, **fields: Any) -> Config:
+    """Return a config for gray images with few filters, which do not change what they see."""
+    changes = {f"model.{name}": value for name, value in fields.items()}
+    return with_changes(config, {"model.channels": 1, "data.crop": crop, **changes})
+
+
+BRANCHED = {
+    "cifar": narrow(resnet.get_config("sample"), 13, width=1, stage_sizes=(1, 2)),
+    "bottleneck": narrow(resnet.get_config("50"), 35, width=1, stage_sizes=(2, 1, 1)),
+    "torchvision": narrow(
+        resnet.get_config("50,torchvision,shortcut_c"), 33, width=1, stage_sizes=(1, 1)
+    ),
+    "plain": narrow(resnet.get_config("plain18"), 32, width=1, stage_sizes=(1, 1)),
+    "inception": narrow(googlenet.get_config("sample"), 27, width=0.01, aux_weight=0.0),
+    "googlenet": narrow(
+        googlenet.get_config("torchvision"), 47, width=0.01, stem="imagenet", aux_weight=0.0
+    ),
+}
+SEQUENTIAL = {
+    "uneven": config_of(UNEVEN, crop=31),
+    "omitted": config_of(OMITTED, crop=12),
+    "local": config_of(LOCAL, crop=22),
+    "sample": get_config("sample"),
+}
+
+
+SLOW = ("torchvision", "plain", "googlenet")  # their rules are also those of the others
+
+
 @pytest.mark.parametrize(
     "config",
     [
-        config_of(UNEVEN, crop=31),
-        config_of(OMITTED, crop=12),
-        config_of(LOCAL, crop=22),
-        get_config("sample"),
+        pytest.param(config, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, config in (SEQUENTIAL | BRANCHED).items()
     ],
-    ids=["uneven", "omitted", "local", "sample"],
 )
 def test_fields_are_where_pixels_have_an_influence(config: Config) -> None:
-    """Catches a field that is one pixel too large, too small or displaced, at an edge or anywhere.
+    """Catches a field that is one pixel too large, too small or displaced, at an edge or anywhere,
+    and a branch that is left out.
 
     An image whose pixels of one row or column are not numbers has outputs that are none exactly
     where the field contains that row or column.
     """
     crop = config.data.crop
     config = with_changes(config, {"model.num_classes": 3})
-    fields = compute_receptive_fields(sequential_model(config).ops, crop)
+    fields = compute_model_fields(config)
     rows = np.ones((crop, crop, crop, 1), np.float32)
     rows[np.arange(crop), np.arange(crop)] = np.nan
     model, variables = registry.make_model(config), registry.init_variables(config)
+    compute = jax.jit(partial(registry.compute_activations, model))
     for axis, images in ((1, rows), (2, rows.transpose(0, 2, 1, 3))):
-        found = registry.compute_activations(model, variables, jnp.asarray(images))
+        found = compute(variables, jnp.asarray(images))
+        assert found.keys() == fields.keys()
         for name, activations in found.items():
             unknown = np.isnan(np.asarray(activations).reshape(crop, *_square(activations)))
             influence = np.any(unknown, axis=(3 - axis, 3))  # (row or column, place)
@@ -100,6 +132,15 @@ def test_sizes_and_strides_of_alexnet() -> None:
         conv4=(131, 16), conv5=(163, 16), pool5=(195, 32), fc6=(355, 32), fc8=(355, 32),
     )  # fmt: skip
     assert {name: found[name] for name in expected} == expected
+
+
+def test_sizes_and_strides_of_residual_networks() -> None:
+    """Catches a stride of the shortcut alone. 435 of ResNet-18 and 483 of ResNet-50 are those of
+    Araujo et al., Computing Receptive Fields of Convolutional Neural Networks, Distill, 2019."""
+    for variant, last, size in (("18", "conv5_2/relu", 435), ("50", "conv5_3/relu", 483)):
+        config = with_changes(resnet.get_config(variant), {"model.num_classes": 3})
+        field = compute_model_fields(config)[last]
+        assert (field.size, field.stride) == (size, 32)
 
 
 def test_a_field_that_no_edge_cuts_off_has_its_full_size() -> None:
