@@ -95,9 +95,11 @@ def test_training_inputs_are_those_of_the_host(
 ) -> None:
     """Several steps at a time, from any step on, with the rows of one process.
 
-    Catches: rows and columns of the offset exchanged, a crop mirrored in place of its image,
-    padding not zero, one channel's pixels in all, draws of another step, images of the order on
-    disk, labels of other images.
+    Windows and padding are computed by the same functions on the host, which test_pipeline and
+    test_inputs compare with plain loops.
+
+    Catches: crops that are not mirrored, draws of another step where several are drawn at once,
+    images in the order of the pack, labels of other images, gray pixels in one channel only.
     """
     data, pack = packs[kind]
     config = run_config(fields.replace(data, changes), channels)
