@@ -93,3 +93,12 @@ def test_other_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     model = convert.read_model(path, prototxt=tmp_path / "net.prototxt")
     assert model.config.data.resize == "squash"
     assert "preprocessing as for Caffe's AlexNet, by its format, though" in capsys.readouterr().err
+
+
+def test_a_mean_image_is_of_squares(tmp_path: Path) -> None:
+    """Catches: a file of the mean image refused for VGG's weights, whose images are whole."""
+    path, _ = write(tmp_path, "layer")
+    assert convert.read_model(path).config.data.resize == "shorter_side"
+    np.save(tmp_path / "mean.npy", np.full((256, 256, 3), 100, np.float32))
+    data = convert.read_model(path, mean=tmp_path / "mean.npy").config.data
+    assert (data.mean, data.resize) == ("image", "crop")
