@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,14 @@ from alexnet_jax.config import Config, with_changes
 from alexnet_jax.errors import InputError
 from configs import alexnet, resnet
 from experiments.benchmark import synthetic_step
-from experiments.benchmark.accelerator import floors, measure, profiles, schedule, torch_peers
+from experiments.benchmark.accelerator import (
+    conv_forms,
+    floors,
+    measure,
+    profiles,
+    schedule,
+    torch_peers,
+)
 from experiments.benchmark.accelerator.cases import (
     BY_NAME,
     CASES,
@@ -331,6 +341,43 @@ def test_layers_of_scopes() -> None:
     inner = "jit(f)/jvp(M)/conv2_1/conv1/mul"
     assert profiles.find_layer(inner, layers) == ("conv2_1/conv1", "forward")
     assert profiles.find_layer("jit(f)/mul", layers) == (profiles.REST, "")
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "stride", "padding"),
+    [(23, 11, 4, (0, 3)), (14, 7, 2, (3, 3)), (9, 3, 1, (1, 1)), (12, 5, 3, (2, 2))],
+)
+@pytest.mark.parametrize("form", conv_forms.FORMS)
+def test_forms_of_a_convolution(
+    form: str, side: int, size: int, stride: int, padding: tuple[int, int]
+) -> None:
+    """Catches: a form that computes another convolution or gradient than the plain one: blocks
+    cut off, channels in another order, padding at the wrong end."""
+    draw = np.random.default_rng(0).normal
+    x, kernel = draw(size=(2, side, side, 3)), draw(size=(size, size, 3, 4))
+    results = {}
+    with jax.enable_x64(True):
+        for name in ("plain", form):
+            y, pull_back = jax.vjp(
+                lambda x, kernel, name=name: conv_forms.FORMS[name](x, kernel, stride, padding),
+                jnp.asarray(x),
+                jnp.asarray(kernel),
+            )
+            results[name] = (
+                y,
+                *pull_back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)),
+            )
+    for found, expected in zip(results[form], results["plain"], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
+
+
+def test_times_of_forms(tmp_path: Path) -> None:
+    """Catches: a form that is not timed, or cannot be in bfloat16."""
+    changes = {"model.num_classes": 10, "compute_dtype": "bfloat16"}
+    result = conv_forms.measure_forms(with_changes(tiny_config(tmp_path), changes), 1)
+    assert result["forms"].keys() == conv_forms.FORMS.keys()
+    line = schedule.format_result({"name": "conv1", **result})
+    assert re.match(r"conv1: plain \d+ \+ \d+ µs, 4_channels ", line)
 
 
 def test_the_shifted_lrn_is_pytorchs() -> None:

@@ -23,7 +23,8 @@ class Case:
 
     Attributes:
         kind: "device" for the device itself, "profile", OURS, "resident" for the same with the
-            images on the device and several steps in a dispatch, or one of PEERS.
+            images on the device and several steps in a dispatch, "conv1" for forms of the first
+            convolution, or one of PEERS.
         model: name of the model in MODELS, "" for the device.
         dtype: type of the arithmetic.
         batch: images in a step.
@@ -104,6 +105,7 @@ CASES = (
     Case(OURS, "alexnet", "bfloat16", 1024, 70),
     Case("torch_compile_shifted_lrn", "alexnet", "bfloat16", 1024, 70),
     Case("profile", "alexnet", "bfloat16", 128, 60),
+    Case("conv1", "alexnet", "bfloat16", 128, 40),
     Case("torch_compile", "alexnet", "bfloat16", 128, 60),
     Case("torch_eager", "alexnet", "bfloat16", 128, 25),
     Case(OURS, "alexnet", "float32", 128, 60),

@@ -240,16 +240,16 @@ def _time_product(side: int, dtype: str, repeats: int) -> float:
     left, right = (
         jax.random.normal(jax.random.key(seed), (side, side), jnp.dtype(dtype)) for seed in (0, 1)
     )
-    return _time_call(jax.jit(jnp.matmul), (left, right), repeats)
+    return time_call(jax.jit(jnp.matmul), (left, right), repeats)
 
 
 def _time_copy(numbers: int, repeats: int) -> float:
     """Return the seconds of reading and writing so many bfloat16 numbers."""
     values = jax.random.normal(jax.random.key(0), (numbers,), jnp.bfloat16)
-    return _time_call(jax.jit(lambda x: x + 1), (values,), repeats)
+    return time_call(jax.jit(lambda x: x + 1), (values,), repeats)
 
 
-def _time_call(call: Callable[..., jax.Array], arguments: tuple[Any, ...], repeats: int) -> float:
+def time_call(call: Callable[..., jax.Array], arguments: tuple[Any, ...], repeats: int) -> float:
     """Return the median seconds of a call, of which ten are timed together."""
     results: list[jax.Array] = []
 

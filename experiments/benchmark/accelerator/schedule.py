@@ -201,6 +201,11 @@ def _format_content(result: dict[str, Any]) -> str:
             f"{result['devices']} × {result['device']}, products {products} TFLOP/s, copies "
             f"{result['copy_terabytes']:.3g} TB/s"
         )
+    if "forms" in result:
+        return ", ".join(
+            f"{name} {times['forward']:.0f} + {times['kernel_gradient']:.0f} µs"
+            for name, times in result["forms"].items()
+        )
     if "layers" in result:
         longest = ", ".join(f"{k} {v:.0f}" for k, v in list(result["layers"].items())[:5])
         return f"{result['microseconds']:.0f} µs of a step: {longest}; all in {result['file']}"

@@ -13,7 +13,7 @@ from experiments.benchmark.accelerator.schedule import LOG, end_process, start_p
 from experiments.benchmark.accelerator.smoke_checks import NO_PLATFORM_STATUS, WITHOUT_DEVICE
 from experiments.benchmark.timing import Result
 
-LIMIT = 300  # seconds of a check
+LIMIT = 900  # seconds of a check, for one that hangs
 POLL_SECONDS = 0.05
 MODULE = "experiments.benchmark.accelerator.smoke_checks"
 

@@ -64,6 +64,10 @@ def _run_ours(case: Case, platform: str, request: dict[str, Any]) -> Result:
     config = make_config(case, rehearsal=rehearsal)
     if case.kind == "profile":
         return measure.measure_profile(config, Path(request["folder"]))
+    if case.kind == "conv1":
+        from experiments.benchmark.accelerator.conv_forms import measure_forms
+
+        return measure_forms(config, repeats)
     if case.kind == "resident":
         small = dict(length=2, images=64) if rehearsal else {}
         return measure.measure_steps(config, repeats, **small)
