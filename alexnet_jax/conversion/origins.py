@@ -113,7 +113,9 @@ def choose_for_branches(path: Path, model: ModelConfig, writer: str, kind: str) 
     """Return the config for GoogLeNet or a residual network in a Caffe or ONNX file.
 
     Weights in files of Caffe, or of Caffe's converter, are taken for those of BVLC's GoogLeNet and
-    of the residual networks of the paper's authors if they have the same layers.
+    of the residual networks of the paper's authors if they have the same layers. Those in files of
+    PyTorch are taken for torchvision's residual networks; how torchvision's googlenet normalizes
+    images depends on an option that the file does not state.
 
     Args:
         path: the file.
@@ -124,17 +126,23 @@ def choose_for_branches(path: Path, model: ModelConfig, writer: str, kind: str) 
     Raises:
         InputError: the preprocessing cannot be known from the file.
     """
+    candidates: dict[str, Config] = {}
     if "caffe" in writer.lower():
-        for name, make in presets.CAFFE_BRANCHED.items():
-            config = make()
-            if _layers_of(model) == _layers_of(config.model):
-                print_choice(path, name, kind)
-                return config
+        candidates = {name: make() for name, make in presets.CAFFE_BRANCHED.items()}
+    elif writer == "pytorch":
+        candidates = {
+            f"torchvision's {name}": presets.torchvision_resnet(block, *sizes)
+            for (block, sizes), name in presets.TORCHVISION_RESNETS.items()
+        }
+    for name, config in candidates.items():
+        if _layers_of(model) == _layers_of(config.model):
+            print_choice(path, name, kind)
+            return config
     raise InputError(
-        f"{path} does not state the preprocessing of its images, and is neither Caffe's GoogLeNet "
-        "nor the ResNet-50, 101 or 152 of the paper's authors for Caffe (written by "
-        f"{writer[:60] or 'an unnamed program'!r}); give it with --config=FILE, such as "
-        "configs/googlenet.py or configs/resnet.py, and --config.data.mean=given with "
+        f"{path} does not state the preprocessing of its images, and is neither Caffe's GoogLeNet, "
+        "nor the ResNet-50, 101 or 152 of the paper's authors for Caffe, nor torchvision's resnet "
+        f"(written by {writer[:60] or 'an unnamed program'!r}); give it with --config=FILE, such "
+        "as configs/googlenet.py or configs/resnet.py, and --config.data.mean=given with "
         "--config.data.given_mean"
     )
 
@@ -147,7 +155,8 @@ def _layers_of(model: ModelConfig) -> tuple[object, ...]:
     if isinstance(model, GoogLeNetConfig):
         return (model.stem, model.normalization, model.large_kernel, model.pool4_window)
     assert isinstance(model, ResNetConfig)
-    kinds = (model.block, model.shortcut, model.stride_in)
+    stride_in = model.stride_in if model.block == "bottleneck" else ""
+    kinds = (model.block, model.shortcut, stride_in)
     return (model.stem, model.pool_padding, model.stage_sizes, *kinds)
 
 

@@ -73,8 +73,8 @@ def _take_conv(layers: Layers, geometry: Collection[tuple[int, int]]) -> tuple[N
     conv, _ = layers.conv(geometry)
     norm, _ = layers.take(
         BatchNorm,
-        "batch normalization, which some exporters fold into the convolution: export the model as "
-        "for training, or give its state dict",
+        "batch normalization, which exporters fold into the convolution; export the model with "
+        "do_constant_folding=False, or give its state dict",
     )
     return conv, norm
 

@@ -1,13 +1,17 @@
-"""ONNX models whose operators branch: what is recognized in the zoo's graphs, and what is not."""
+"""ONNX models whose operators branch, of the model zoo and of PyTorch: read, and refused."""
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import onnx
 import pytest
+import torch
 from helpers.light_models import check_logits, make_light_model
+from helpers.torchvision_models import make_model
 from onnx import helper, numpy_helper
 
 from alexnet_jax import convert
@@ -18,6 +22,7 @@ from alexnet_jax.models.branched_config import BatchNormConfig, GoogLeNetConfig,
 from alexnet_jax.trained import TrainedModel
 from configs import resnet
 
+QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
 NAMES = dict(googlenet="inception_v1", resnet="resnet50")
 
 
@@ -63,6 +68,45 @@ def test_the_zoos_resnet(tmp_path: Path) -> None:
     )
     assert trained.config.data.crop == 224
     check_logits(trained, model)
+
+
+def export(path: Path, model: torch.nn.Module, images: np.ndarray) -> None:
+    """Write PyTorch's ONNX export of a model, with its batch normalizations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter that needs no further package
+        torch.onnx.export(
+            model, (torch.tensor(images),), path, dynamo=False, do_constant_folding=False
+        )
+
+
+def test_torchvisions_googlenet(tmp_path: Path) -> None:
+    """Catches: batch normalization of GoogLeNet lost or assigned to another convolution than from
+    a state dict, 3×3 kernels in place of 5×5 and the 2×2 pooling refused, preprocessing that is
+    guessed."""
+    model = make_model("googlenet", num_classes=10, aux_logits=False, init_weights=False)
+    path = tmp_path / "net.onnx"
+    export(path, model, np.zeros((1, 3, 64, 64), np.float32))
+    with pytest.raises(InputError, match=r"written by 'pytorch'\); give it with --config"):
+        convert.read_model(path)
+    trained = convert.read_model(path, presets.torchvision_googlenet())
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    expected = convert.read_model(tmp_path / "net.pth")
+    jax.tree.map(np.testing.assert_array_equal, trained.variables, expected.variables)
+    assert isinstance(expected.config.model, GoogLeNetConfig)  # an export has no dropout
+    assert trained.config.model == replace(expected.config.model, dropout=0.0)
+
+
+def test_torchvisions_resnet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: torchvision's preprocessing not known by the layers of its residual networks, or
+    given to others; shortcuts without projections taken for the branches of blocks."""
+    images = np.zeros((1, 3, 32, 32), np.float32)
+    export(tmp_path / "net.onnx", make_model("resnet18", num_classes=10), images)
+    trained = convert.read_model(tmp_path / "net.onnx")
+    assert "preprocessing as for torchvision's resnet18, by its layers" in capsys.readouterr().err
+    assert trained.config.data.std == presets.torchvision_resnet("basic", 2, 2, 2, 2).data.std
+    assert trained.config.model == ResNetConfig(
+        num_classes=10, pool_padding=1, stage_sizes=(2, 2, 2, 2), block="basic"
+    )
 
 
 @pytest.mark.slow
@@ -144,7 +188,7 @@ def reshape_wrongly(model: onnx.ModelProto) -> None:
         (
             "resnet",
             fold_norm,
-            "expected batch normalization, which some exporters fold into the co",
+            "expected batch normalization, which exporters fold into the convol",
         ),
         ("resnet", add_constant, "adds a constant; expected activations only"),
         ("resnet", add_three, "is the sum of 3 branches; expected two"),
