@@ -165,7 +165,14 @@ def four_layers(config: Config) -> None:
 
 
 def no_lrn(config: Config) -> None:
-    """Remove response normalization (section 3.3), also within channels, as run #148 does."""
+    """Remove response normalization (section 3.3), also within channels, as run #148 does.
+
+    Raises:
+        InputError: the model has none.
+    """
+    kinds = LRN | WithinChannelLRN
+    if not any(isinstance(op, kinds) for op in sequential_model(config).ops.values()):
+        raise InputError("no_lrn removes response normalization, but the model has none")
     _remove(config, LRN, WithinChannelLRN)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import torch_cifar
-from helpers.config_files import load
+from helpers.config_files import differences, load
 from helpers.foreign_files import blob, wire
 from helpers.torch_reference import random_params
 
@@ -76,6 +76,21 @@ def test_default_and_sizes() -> None:
     assert rows["local3"].multiply_adds == 36 * 9 * 64 * 32
     shapes = abstract_activations(describe.with_classes(load("cifar.py", "80sec")))
     assert [shapes[f"pool{n}"].shape[1] for n in (1, 2, 3)] == [16, 8, 4]
+
+
+def test_changes() -> None:
+    """A comparison of 11pct with and without normalization changes nothing else.
+
+    Catches: a word that changes nothing, or another field.
+    """
+    for word, norms in (("18pct", {"rnorm1", "rnorm2"}), ("11pct", {"norm1", "norm2"})):
+        fields_changed = differences(load("cifar.py", word), load("cifar.py", f"{word},no_lrn"))
+        assert fields_changed == {f"model.ops.{name}" for name in norms}
+    for word in ("80sec", "13pct"):
+        with pytest.raises(InputError, match="no_lrn removes response normalization, but the"):
+            load("cifar.py", f"{word},no_lrn")
+    for variant in ("tanh", "13pct,sample,tanh", "sample,80sec"):
+        validated(load("cifar.py", variant))
 
 
 # Standard deviations of the initial weights, initW.
