@@ -159,6 +159,7 @@ def _pickled(path: Path) -> bytes:
 
     Raises:
         InputError: the archive is compressed, which PyTorch's are not; its size would be unknown.
+        BadZipFile: the archive is damaged. PyTorch itself does not compare checksums of tensors.
     """
     if not zipfile.is_zipfile(path):
         return path.read_bytes()
@@ -166,6 +167,8 @@ def _pickled(path: Path) -> bytes:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise InputError(f"{path} is compressed; expected an archive that PyTorch saved")
+        if name := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {name} is another")
         return b"".join(archive.read(e) for e in entries if e.filename.endswith("data.pkl"))
 
 

@@ -51,7 +51,8 @@ def test_random_damage(
     """Catches a traceback, a message of several lines or with bytes of the file, and weights that
     are shifted or lost, for a file that is damaged anywhere.
 
-    No format but .npz and PyTorch's names has a checksum: a changed number, if finite, is taken.
+    No formats but .npz and PyTorch's archives have checksums: in others a changed number, if
+    finite, is taken.
     """
     rng = np.random.default_rng([*make.__name__.encode()])
     path = make(tmp_path)
@@ -70,6 +71,6 @@ def test_random_damage(
         if model.config == good.config:
             pairs = zip(jax.tree.leaves(model.params), jax.tree.leaves(good.params), strict=True)
             assert sum(int((a != b).sum()) for a, b in pairs) <= may_differ
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.params))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables))
     assert found["refused"]
     summarize(found, record_property)

@@ -106,6 +106,19 @@ def test_other_contents(tmp_path: Path, change: Callable[[State], Any], message:
     assert "\n" not in str(raised.value)
 
 
+def test_a_changed_number(tmp_path: Path) -> None:
+    """Catches: numbers that damage has changed, of which PyTorch does not compare checksums."""
+    state = state_dict()
+    torch.save(state, tmp_path / "net.pth")
+    content = (tmp_path / "net.pth").read_bytes()
+    number = state["classifier.6.bias"].numpy().tobytes()[:4]
+    assert content.count(number) == 1
+    changed = content.replace(number, bytes([number[0] ^ 1]) + number[1:])
+    (tmp_path / "net.pth").write_bytes(changed)
+    with pytest.raises(InputError, match="is not a PyTorch state dict, or is damaged; download"):
+        read(tmp_path / "net.pth")
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
 def test_types_of_numbers(tmp_path: Path, file: str, kind: torch.dtype) -> None:

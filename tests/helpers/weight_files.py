@@ -1,17 +1,19 @@
-"""The same small model in the file of every format that convert reads, and a residual network."""
+"""The same small model in the file of every format that convert reads, and residual networks."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 
 from alexnet_jax import convert
-from alexnet_jax.config import with_changes
+from alexnet_jax.config import validated, with_changes
 from alexnet_jax.trained import TrainedModel
 from configs import resnet
 from helpers import caffe_branched, caffe_tensorflow_files, foreign_files, torchvision_files
 from helpers.onnx_files import make_zoo_model
+from helpers.torch_branched import random_variables
 
 TINY = dict(conv1=4, conv2=4, conv3=4, conv4=4, conv5=4, fc6=4, fc7=8, fc8=3)
 
@@ -93,10 +95,34 @@ def make_npz(folder: Path) -> Path:
     return folder / "net.npz"
 
 
+def write_small_resnet(path: Path, **names: str) -> Path:
+    """Write a narrow residual network for CIFAR-10 of 8 layers."""
+    config = resnet.get_config("cifar20")
+    model = resnet.resnet(config)
+    model.num_classes, model.width, model.stage_sizes = 3, 2, (1, 1, 1)
+    mean = np.zeros((32, 32, 3), np.float32)
+    variables = random_variables(validated(config))
+    convert.write_model(path, TrainedModel(config, 0, variables, mean, tuple("abc")), **names)
+    return path
+
+
+def make_torch_resnet(folder: Path) -> Path:
+    return write_small_resnet(folder / "net.pth", names="akamaster")
+
+
+def make_safetensors_resnet(folder: Path) -> Path:
+    return write_small_resnet(folder / "net.safetensors", names="d-x-y")
+
+
+def make_own_onnx_resnet(folder: Path) -> Path:
+    return write_small_resnet(folder / "own.onnx")
+
+
 Maker = Callable[[Path], Path]
 MAKERS: list[Maker] = [
     *(make_caffe, make_caffe_resnet, make_onnx, make_external, make_own_onnx, make_torch),
     *(make_legacy_torch, make_safetensors, make_ours, make_npy, make_python2_npy, make_npz),
+    *(make_torch_resnet, make_safetensors_resnet, make_own_onnx_resnet),
 ]
 
 
