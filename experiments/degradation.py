@@ -213,29 +213,33 @@ def summarize_results(results: Sequence[Result]) -> list[str]:
 def plot_results(base: Base, results: Sequence[Result]) -> Figure:
     """Plot the errors as in figure 6: plain left, residual right; training dashed, validation bold.
 
-    Every seed is a line, and every depth a color, darker for more layers.
+    Every seed is a line, and every depth a color, darker for more layers. Training errors of the
+    first steps may lie above the figure.
     """
     done = [r for r in results if r.train_error is not None]
     depths = sorted({r.depth for r in done})
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, len(SHORTCUTS), sharey=True)
+    highest = 0.0
     for axis, kind in zip(axes, SHORTCUTS, strict=True):
         for row in (r for r in done if r.kind == kind):
             color = _color(depths.index(row.depth), len(depths))
             (steps, train), (validated, validation) = load_curves(base, row)
             axis.plot(steps, _percent(train), "--", color=color, linewidth=1)
             axis.plot(validated, _percent(validation), color=color, linewidth=2)
+            highest = max(highest, *_percent(validation))
         _label(axis, kind, depths_of(done, kind), depths)
+    axes[0].set_ylim(0, 1.05 * highest)
     axes[0].set_ylabel("error, % (dashed: training; bold: validation)")
     return figure
 
 
 def _label(axis: Axes, kind: str, shown: Sequence[int], depths: Sequence[int]) -> None:
-    """Set the title, the limits and the legend of one half of the figure."""
+    """Set the title and the legend of one half of the figure."""
     for depth in shown:
         color = _color(depths.index(depth), len(depths))
         axis.plot([], [], color=color, linewidth=2, label=f"{depth} layers")
-    axis.set(title=f"{kind} networks", xlabel="steps", xlim=(0, None), ylim=(0, 60))
+    axis.set(title=f"{kind} networks", xlabel="steps", xlim=(0, None))
     axis.grid(axis="y", color="0.92")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
