@@ -30,6 +30,7 @@ from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import ADDED, read_recorded
 from alexnet_jax.writers import Record, read_records
 from configs import alexnet, bvlc_alexnet, one_weird_trick, source2012, variants, vgg, zfnet
+from experiments import html_page
 from experiments.figures import plots
 from experiments.figures.colorfulness import measure_specialization
 from experiments.figures.predictions import (
@@ -42,9 +43,8 @@ from experiments.figures.predictions import (
     predict_split,
     worst_mistakes,
 )
-from experiments.report import html_page
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = "report/report.html.jinja"
 NOT_RUN = "not run"
 VIEWS = {"center": "center view", "ten": "ten views"}
 PACKAGES = ("jax", "flax", "optax", "numpy", "matplotlib")

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 from helpers import processes
+from helpers.explored_run import make_explored_run
 from helpers.image_sets import write_folder
 from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
@@ -20,9 +21,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from alexnet_jax.errors import InputError
+from configs import resnet
+from experiments import html_page
 from experiments.figures import __main__ as figures_command
 from experiments.figures import plots, workdir_figures
-from experiments.report import html_page
 
 DATA_FREE = ("kernels", "curves")
 
@@ -55,6 +57,21 @@ def test_every_figure_of_a_run(color_run: Path) -> None:
         pixels = np.asarray(Image.open(color_run / f"{name}.png").convert("RGB"))
         assert pixels.min() < 100, name
         assert (pixels == 255).mean() > 0.02, name
+
+
+@pytest.mark.slow
+def test_every_figure_of_a_residual_network(tmp_path: Path) -> None:
+    """Catches a figure that fails for a model with branches, or is left out."""
+    network = resnet.get_config("sample").model
+    run = make_explored_run(tmp_path, network, width=2, stage_sizes=(1, 1))
+    made = workdir_figures.Figures(run)
+    figures = dict(workdir_figures.make_figures(made, workdir_figures.NAMES, needed=True))
+    assert [*figures] == [*workdir_figures.NAMES]
+    shown = texts(figures["strongest"])
+    assert "conv2_1, patches of 7×7 pixels" in shown
+    assert any("projected to pixels (gradient)" in text for text in shown)
+    titles = [axis.get_title() for axis in figures["projections"].axes]
+    assert titles[:2] == ["image", "gradient"]
 
 
 def test_the_images_asked_for(color_run: Path) -> None:

@@ -28,9 +28,10 @@ from alexnet_jax.workdir import write_config
 from alexnet_jax.writers import Record, make_record
 from configs import variants
 from configs.alexnet import get_config
+from experiments import html_page
 from experiments.figures import predictions
 from experiments.figures.predictions import Predictions
-from experiments.report import content, html_page
+from experiments.report import content
 
 CLASSES = ("<script>", "a & b", "c", "d", "e", "f")
 SECTIONS = ["errors", "curves", "predictions", "mistakes", "confusion", "kernels", "layers"]

@@ -71,7 +71,11 @@ def strip_folders(text: str) -> str:
 
 
 def render_template(template: str, **content: Any) -> str:
-    """Fill in a template of this folder; escape all text.
+    """Fill in a template; escape all text.
+
+    Args:
+        template: its path below `experiments/`.
+        content: what it shows, by name.
 
     Raises:
         jinja2.UndefinedError: the template uses a name that is not given.

@@ -1,0 +1,167 @@
+"""Collect what a page shows of channels: kernels, strongest activations and their projections."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.analysis.deconvnet import methods_for
+from alexnet_jax.analysis.strongest import Strongest, make_strongest_fn
+from alexnet_jax.config import Config
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.models.registry import family_of
+from alexnet_jax.pytree import leaves_by_path
+from alexnet_jax.trained import TrainedModel
+from alexnet_jax.writers import progress_bar
+from experiments.explore.layers import ShownLayer
+from experiments.explore.pictures import Pictures, tile_channels
+from experiments.figures.channels import FILL, Projector, choose_channels
+from experiments.figures.predictions import first_conv_kernels, load_crops, split_columns
+
+NUM_STRONGEST = 9  # activations of a channel, as in figure 2 of Zeiler and Fergus
+PATCH_SIDE = 64  # pixels to which larger patches and projections are scaled down
+MAX_SLICES = 64  # input channels up to which the kernels of later convolutions are drawn
+
+
+@dataclass(frozen=True)
+class ChannelContent:
+    """What the page shows of a channel. Pictures are indices in `Pictures.sources`.
+
+    Attributes:
+        channel: its number, over all columns; of the classifier that of the class.
+        column: its column.
+        values: the strongest activations, strongest first.
+        images: places of their images in the split.
+        labels: classes of these images.
+        patches: pictures of their receptive fields.
+        projections: pictures of the activations projected to pixels.
+        kernel: picture of its kernel, or None.
+    """
+
+    channel: int
+    column: int
+    values: list[float]
+    images: list[int]
+    labels: list[int]
+    patches: list[int]
+    projections: list[int]
+    kernel: int | None
+
+
+class ChannelCollector:
+    """Collects the content of a model's channels."""
+
+    def __init__(self, model: TrainedModel, pack: Pack, split: str, pictures: Pictures) -> None:
+        """Prepare for the images of a split.
+
+        Args:
+            model: the model.
+            pack: its data set.
+            split: name of the split that is searched.
+            pictures: images of the page, to which those of the channels are added.
+        """
+        self.model, self.pack, self.split, self.pictures = model, pack, split, pictures
+        self.projector = Projector(model)
+
+    def collect(self, layers: list[ShownLayer], count: int) -> dict[str, list[ChannelContent]]:
+        """Return the content of up to `count` channels of every layer, by the layer's name.
+
+        They are those of a fixed random order, with those that are never active last.
+        """
+        ops = [layer.op for layer in layers]
+        find = make_strongest_fn(self.model, self.pack, self.split, ops, NUM_STRONGEST)
+        found = find(self.model.variables)
+        chosen = {
+            layer.name: np.sort(choose_channels(found[layer.op], count)).tolist()
+            for layer in layers
+        }
+        total = sum(map(len, chosen.values()))
+        todo = ((layer, channel) for layer in layers for channel in chosen[layer.name])
+        content: dict[str, list[ChannelContent]] = {layer.name: [] for layer in layers}
+        for layer, channel in progress_bar(todo, total, "channels", "channel"):
+            one = self._collect_channel(layer, channel, found[layer.op])
+            content[layer.name].append(one)
+        return content
+
+    def _collect_channel(
+        self, layer: ShownLayer, channel: int, strongest: Strongest
+    ) -> ChannelContent:
+        """Return the content of a channel."""
+        values, places = strongest.values[channel], strongest.places[channel]
+        images = strongest.images[channel]
+        crops = self._load(images)
+        projected = self.projector.project(layer.op, crops, places)
+        patches = self.projector.cut(layer.op, crops, places, FILL)
+        projections = self.projector.cut(layer.op, projected, places, fill=0)
+        return ChannelContent(
+            channel=channel,
+            column=channel * layer.columns // layer.shape[-1],
+            values=[round_number(value) for value in values],
+            images=images.tolist(),
+            labels=self.pack.splits[self.split].labels[images].tolist(),
+            patches=[self.pictures.add_image(one, PATCH_SIDE) for one in patches],
+            projections=[self.pictures.add_signal(one, PATCH_SIDE) for one in projections],
+            kernel=self._draw_kernel(layer, channel),
+        )
+
+    def _load(self, images: np.ndarray) -> np.ndarray:
+        """Load the center crops of images of the split, each of them once."""
+        unique, rows = np.unique(images, return_inverse=True)
+        return load_crops(self.model, self.pack, self.split, unique)[rows]
+
+    def _draw_kernel(self, layer: ShownLayer, channel: int) -> int | None:
+        """Add the picture of a kernel: in colors, or a tile for each of few input channels."""
+        if not layer.has_kernels:
+            return None
+        kernels = self._first_kernels
+        if layer.name != first_conv_name(self.model.config):
+            weights = np.asarray(leaves_by_path(self.model.params)[f"{layer.name}/kernel"])
+            kernels = split_columns(self.model.config, weights)
+        column, kernel = divmod(channel, kernels.shape[-1])
+        weights = kernels[column, ..., kernel]
+        side, inputs = weights.shape[0], weights.shape[-1]
+        if inputs in (1, 3):
+            return self.pictures.add_signal(weights, PATCH_SIDE)
+        if side == 1 or inputs > MAX_SLICES:
+            return None
+        tiled = tile_channels(weights, across=int(np.ceil(inputs**0.5)))
+        largest = float(np.abs(weights).max())
+        return self.pictures.add_map(tiled, -largest, largest, "gray")
+
+    @cached_property
+    def _first_kernels(self) -> np.ndarray:
+        return first_conv_kernels(self.model)
+
+
+def first_conv_name(config: Config) -> str | None:
+    """Return the name of the first convolution; None without one."""
+    return family_of(config.model).first_conv(config.model)
+
+
+def round_number(value: float) -> float:
+    """Return a number with four significant digits, as the page has it."""
+    return float(f"{value:.4g}")
+
+
+def layers_to_json(
+    config: Config, layers: list[ShownLayer], content: dict[str, list[ChannelContent]]
+) -> list[dict[str, Any]]:
+    """Return the content of layers as the page's script reads it."""
+    crop = config.data.crop
+    return [
+        {
+            "name": layer.name,
+            "description": layer.description,
+            "kind": layer.kind,
+            "units": len(layer.shape) == 1,
+            "columns": layer.columns,
+            "total": layer.shape[-1],
+            "field": min(layer.field.size, crop),
+            "whole": layer.field.size >= crop or len(layer.shape) == 1,
+            "colored": layer.name == first_conv_name(config),
+            "method": methods_for(config)[0],
+            "channels": [asdict(one) for one in content[layer.name]],
+        }
+        for layer in layers
+    ]

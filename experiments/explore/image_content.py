@@ -1,0 +1,188 @@
+"""Collect what a page shows of images: predictions, activations, occlusion, nearest images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.analysis.occlusion import OcclusionMaps, compute_occlusion_maps
+from alexnet_jax.data.pack import Pack
+from alexnet_jax.models.registry import family_of
+from alexnet_jax.trained import TrainedModel
+from experiments.explore.channel_content import ChannelContent, round_number
+from experiments.explore.layers import ShownLayer
+from experiments.explore.pictures import Pictures, shrink_channels, tile_channels, tile_units
+from experiments.figures.predictions import (
+    Predictions,
+    choose_rows,
+    compute_image_activations,
+    load_crops,
+    nearest_neighbors,
+    predict_split,
+    sample_index,
+)
+
+NUM_IMAGES = (4, 4)  # correct and wrong predictions
+NUM_CLASSES = 5  # most probable classes
+NUM_NEIGHBORS = 6  # as in figure 4 of the AlexNet paper
+NEIGHBOR_CANDIDATES = 10_000  # training images searched
+IMAGE_SIDE = 128  # pixels to which larger images are scaled down
+NEIGHBOR_SIDE = 64
+TILE_SIDE = 32  # pixels to which larger activations are scaled down
+TILES_ACROSS = 8
+OCCLUDER = 4  # the gray square's side is a fraction of the crop's: 1 / OCCLUDER
+OCCLUSION_PLACES = 16  # places of the square along an axis, about
+
+
+def choose_images(
+    model: TrainedModel, pack: Pack, split: str, index: tuple[int, ...]
+) -> Predictions:
+    """Return the predictions for the images to show.
+
+    Args:
+        model: the model.
+        pack: its data set.
+        split: name of the split.
+        index: places in the split; () chooses some correct and some wrong predictions in a fixed
+            random order.
+
+    Raises:
+        InputError: the split does not have such an image.
+    """
+    if index:
+        return predict_split(model, pack, split, index=np.array(index))
+    predictions = predict_split(model, pack, split)
+    return predictions.select(choose_rows(predictions, *NUM_IMAGES))
+
+
+@dataclass(frozen=True)
+class ImageCollector:
+    """Collects the content of images.
+
+    Attributes:
+        model: the model.
+        pack: its data set.
+        split: name of the images' split.
+        pictures: images of the page, to which those of the images are added.
+        layers: layers whose activations are shown.
+        channels: by layer, the channels that are shown.
+    """
+
+    model: TrainedModel
+    pack: Pack
+    split: str
+    pictures: Pictures
+    layers: list[ShownLayer]
+    channels: dict[str, list[ChannelContent]]
+
+    def collect(self, shown: Predictions) -> tuple[list[dict[str, Any]], str]:
+        """Return the content of images, as the page's script reads it.
+
+        Args:
+            shown: the predictions for the images, from `choose_images`.
+
+        Returns:
+            The images, and a sentence about the nearest training images, or why there are none.
+        """
+        crops = load_crops(self.model, self.pack, self.split, shown.index)
+        neighbors, text = self._find_neighbors(shown.index)
+        maps = self._occlude(crops)
+        content = []
+        for row, crop in enumerate(crops):
+            label, shares = int(shown.labels[row]), shown.probabilities[row]
+            best = np.argsort(-shares, kind="stable")[:NUM_CLASSES]
+            content.append(
+                {
+                    "place": int(shown.index[row]),
+                    "label": label,
+                    "picture": self.pictures.add_image(crop, IMAGE_SIDE),
+                    "top5": [[int(c), round_number(shares[c])] for c in best],
+                    "activations": self._collect_activations(crop),
+                    "occlusion": self._draw_occlusion(maps[row], label),
+                    "neighbors": neighbors[row],
+                }
+            )
+        return content, text
+
+    def _collect_activations(self, crop: np.ndarray) -> list[dict[str, Any]]:
+        """Return the activations of the shown channels of every layer, and of all units."""
+        activations, content = compute_image_activations(self.model, crop), []
+        for layer in self.layers:
+            values = activations[layer.op]
+            channels = [one.channel for one in self.channels[layer.name]]
+            if values.ndim == 1:
+                tiled, peaks = tile_units(values), values
+            else:
+                small = shrink_channels(values[..., channels], TILE_SIDE)
+                tiled, peaks = tile_channels(small, TILES_ACROSS), values.max((0, 1))
+            low, high = min(0.0, float(np.nanmin(tiled))), float(np.nanmax(tiled))
+            content.append(
+                {
+                    "picture": self.pictures.add_map(tiled, low, high),
+                    "height": tiled.shape[0],
+                    "width": tiled.shape[1],
+                    "active": round_number(float((values > 0).mean())),
+                    "strongest": int(peaks.argmax()),
+                    "value": round_number(float(peaks.max())),
+                }
+            )
+        return content
+
+    def _occlude(self, crops: np.ndarray) -> list[OcclusionMaps]:
+        """Return the outputs of the model for a gray square at every place."""
+        crop = self.model.config.data.crop
+        side = -(-crop // OCCLUDER)
+        step = max(1, (crop - side) // OCCLUSION_PLACES)
+        op = self.layers[-1].op  # its sums are not shown
+        return compute_occlusion_maps(self.model, crops, op, side, step)
+
+    def _draw_occlusion(self, maps: OcclusionMaps, label: int) -> dict[str, Any]:
+        """Return the map of the true class's probability by the place of the square's center."""
+        values, crop = maps.probabilities[..., label], self.model.config.data.crop
+        row, column = np.unravel_index(values.argmin(), values.shape)
+        first, last = maps.tops[0] + maps.side / 2, maps.tops[-1] + maps.side / 2
+        half = (last - first) / max(len(maps.tops) - 1, 1) / 2
+        return {
+            "picture": self.pictures.add_map(values, 0, 1, "viridis"),
+            "side": maps.side,
+            "lowest": round_number(float(values.min())),
+            "highest": round_number(float(values.max())),
+            "row": int(maps.tops[row]) + maps.side // 2,
+            "column": int(maps.tops[column]) + maps.side // 2,
+            # Of the map within the image, in shares of the image's side.
+            "start": round_number((first - half) / crop),
+            "size": round_number((last - first + 2 * half) / crop),
+        }
+
+    def _find_neighbors(self, index: np.ndarray) -> tuple[list[list[dict[str, Any]]], str]:
+        """Return the nearest training images of each image, and a sentence about them."""
+        config = self.model.config.model
+        if family_of(config).feature_layer(config) is None:
+            return [[] for _ in index], "The model has no hidden layer that could compare images."
+        among = sample_index(self.pack.splits["train"].count, NEIGHBOR_CANDIDATES)
+        queries = predict_split(self.model, self.pack, self.split, index=index, features=True)
+        train = predict_split(self.model, self.pack, "train", index=among, features=True)
+        assert queries.features is not None
+        assert train.features is not None
+        rows, distances = nearest_neighbors(queries.features, train.features, NUM_NEIGHBORS)
+        found = [
+            [
+                {
+                    "place": int(train.index[row]),
+                    "label": int(train.labels[row]),
+                    "distance": round_number(float(distance)),
+                    "picture": self.pictures.add_image(crop, NEIGHBOR_SIDE),
+                }
+                for row, distance, crop in zip(
+                    nearest,
+                    distances[query],
+                    load_crops(self.model, self.pack, "train", train.index[nearest]),
+                    strict=True,
+                )
+            ]
+            for query, nearest in enumerate(rows)
+        ]
+        return found, (
+            f"The nearest of {len(among):,} training images, by the Euclidean distance of the "
+            "last hidden layer's activations."
+        )

@@ -1,0 +1,89 @@
+"""The parts of the page to look inside a model: layers of every family, and pictures."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.explored_run import decode_picture
+
+from alexnet_jax.config import with_changes
+from configs import alexnet, googlenet, resnet, vgg
+from experiments.explore import page
+from experiments.explore.layers import find_layers
+from experiments.explore.pictures import Pictures, shrink_channels, tile_channels, tile_units
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "kinds"),
+    [
+        (
+            alexnet.get_config(),
+            "conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8",
+            {"convolution", "fully-connected layer", "classifier"},
+        ),
+        (
+            resnet.get_config("sample"),
+            "conv1 conv2_1 conv2_2 conv2_3 conv3_1 conv3_2 conv3_3 conv4_1 conv4_2 conv4_3 fc",
+            {"convolution", "residual block", "classifier"},
+        ),
+        pytest.param(
+            googlenet.get_config(),
+            "conv1 conv2_reduce conv2 inception_3a inception_3b inception_4a inception_4b "
+            "inception_4c inception_4d inception_4e inception_5a inception_5b fc",
+            {"convolution", "Inception module", "classifier"},
+            marks=pytest.mark.slow,  # it takes seconds to trace
+        ),
+        (
+            vgg.get_config("A_LRN"),
+            "conv1_1 conv2_1 conv3_1 conv3_2 conv4_1 conv4_2 conv5_1 conv5_2 fc6 fc7 fc8",
+            {"convolution", "fully-connected layer", "classifier"},
+        ),
+    ],
+    ids=["alexnet", "resnet", "googlenet", "vgg"],
+)
+def test_layers_of_every_family(config: Any, names: str, kinds: set[str]) -> None:
+    """Catches a layer or block that is left out, a block's inner convolutions shown as layers,
+    and columns that cross elsewhere than in the paper."""
+    config = with_changes(config, {"model.num_classes": 1000})
+    layers = find_layers(config)
+    assert [layer.name for layer in layers] == names.split()
+    assert {layer.kind for layer in layers} == kinds
+    crossing = [
+        layer.name for layer in layers if layer.columns > 1 and layer.inputs == "all columns"
+    ]
+    assert crossing == (["conv3", "fc6", "fc7"] if config.model.columns() == 2 else [])
+    followers = {layer.name: layer.followers for layer in layers if layer.followers}
+    if layers[-1].name == "fc":
+        assert followers[layers[-2].name] == ("mean",)
+    else:
+        assert followers[layers[0].name] == ("norm", "pool")
+
+
+def test_deep_models_show_fewer_channels() -> None:
+    """Catches a page of hundreds of megabytes."""
+    assert page.channels_per_layer(8) == 16
+    assert page.channels_per_layer(52) == 4
+    assert page.channels_per_layer(1000) == 1
+
+
+def test_pictures() -> None:
+    """Catches a picture that is embedded twice, zero of a signal that is not mid-gray, and a tile
+    or unit at another place."""
+    pictures = Pictures()
+    signal = np.zeros((2, 2, 1))
+    signal[0, 1] = -3
+    first = pictures.add_signal(signal, 64)
+    assert first == pictures.add_signal(2 * signal, 64)
+    assert len(pictures.sources) == 1
+    shown = decode_picture(pictures.sources[first])
+    assert shown[..., 0].tolist() == [[128, 0], [128, 128]]
+    large = pictures.add_image(np.full((128, 128, 3), 7, np.uint8), 64)
+    assert decode_picture(pictures.sources[large]).shape == (64, 64, 3)
+    tiled = tile_channels(np.arange(3.0).reshape(1, 1, 3), across=2)
+    np.testing.assert_array_equal(tiled, [[0, np.nan, 1], [np.nan] * 3, [2, np.nan, np.nan]])
+    np.testing.assert_array_equal(tile_units(np.arange(5.0)), [[0, 1, 2, 3], [4, *[np.nan] * 3]])
+    steps = np.arange(9.0).reshape(3, 3, 1)
+    assert shrink_channels(steps, 2)[..., 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
+    colored = decode_picture(pictures.sources[pictures.add_map(tiled, 0, 2)])
+    assert colored[0, 0].tolist() == [0, 0, 4, 255]  # the darkest of magma
+    assert colored[1, 0, 3] == 0  # transparent
