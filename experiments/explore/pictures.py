@@ -33,7 +33,7 @@ class Pictures:
     def add_image(self, pixels: np.ndarray, side: int) -> int:
         """Add an image (height, width, 1 or 3) uint8, scaled down to a side of at most `side`."""
         if len(pixels) > side:
-            pixels = images.resize_square(pixels, side)
+            pixels = images.scale_pixels(pixels, side, side)
         return self._add(images.to_pillow(pixels), lossless=pixels.size <= LOSSLESS)
 
     def add_signal(self, signal: np.ndarray, side: int) -> int:

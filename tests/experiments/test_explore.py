@@ -64,8 +64,8 @@ def assert_shows(source: str, expected: np.ndarray) -> None:
     if expected.size <= LOSSLESS:
         np.testing.assert_allclose(shown, expected, atol=0.01)
     else:  # which keeps the colors of noise less well than its brightness
-        luma = [(values @ (0.299, 0.587, 0.114)).ravel() for values in (shown, expected)]
-        assert np.corrcoef(*luma)[0, 1] > 0.9
+        luma = np.stack([(v @ (0.299, 0.587, 0.114)).ravel() for v in (shown, expected)])
+        assert np.corrcoef(luma)[0, 1] > 0.9
 
 
 def close(numbers: Any, expected: Any) -> None:
