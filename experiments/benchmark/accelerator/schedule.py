@@ -108,7 +108,6 @@ class Worker:
         """
         folder = self._folder / case.name.replace("/", "-")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
         request = {"case": case.name, "folder": str(folder.absolute()), **self._request}
         start = time.monotonic()
         status = run_process(

@@ -87,7 +87,7 @@ def _read_outcome(check: Check, *, ended: bool) -> Result:
         raise InputError(last)
     if not ended:
         last = f"ended after {LIMIT} s, having printed {last}"
-    outcome = "passed" if ended and status == 0 else "failed"
+    outcome = "failed" if status else "passed"
     return {"name": check.name, outcome: last, "seconds": time.monotonic() - check.start}
 
 
