@@ -64,7 +64,7 @@ def test_the_zoos_vgg(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "preprocessing as for Caffe's VGG, model E, by its layers" in capsys.readouterr().err
     data = trained.config.data
     assert data == presets.caffe_vgg("E").data
-    assert (data.channel_order, data.resize, data.crop) == ("bgr", "crop", 224)
+    assert (data.channel_order, data.resize, data.crop) == ("bgr", "shorter_side", 224)
     assert data.given_mean == (123.68, 116.779, 103.939)
     assert [*trained.params] == layer_names(sequential_model(vgg.get_config("E")))
 
