@@ -152,7 +152,7 @@ class StepExamples:
 
 
 def concatenate_examples(parts: Sequence[StepExamples]) -> StepExamples:
-    """Return the examples of consecutive steps of one stage."""
+    """Return the examples of consecutive steps, with the stage of the first one."""
     masks = [part.mask for part in parts if part.mask is not None]
     return StepExamples(
         stage=parts[0].stage,
