@@ -13,7 +13,8 @@ from PIL import Image
 
 from alexnet_jax import fields, sharding
 from alexnet_jax.config import Config, DataConfig, ParallelConfig, validated
-from alexnet_jax.data.batch import Batch, ResidentCrops, StepExamples, consecutive_examples
+from alexnet_jax.data.batch import Batch, ResidentCrops, consecutive_examples
+from alexnet_jax.data.epochs import make_epochs
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
 from alexnet_jax.data.resident import (
@@ -54,17 +55,6 @@ def place(pack: Pack, split: str = "train") -> jax.Array:
     """Return the images of a split on four devices."""
     mesh = sharding.make_mesh(ParallelConfig(data=4))
     return load_pixels(pack, split, sharding.replicated(mesh))
-
-
-def short_batches(num_images: int) -> Any:
-    """Return a rule of examples whose batches have only five images and three rows of padding."""
-
-    def examples(step: int, rows: np.ndarray) -> StepExamples:
-        number = np.minimum(step * 5 + rows, step * 5 + 4)
-        epoch, position = np.divmod(number, num_images)
-        return StepExamples(0, epoch, position, number, mask=rows < 5)
-
-    return examples
 
 
 def assert_same_inputs(config: Config, pack: Pack, host: Batch, device: Batch) -> None:
@@ -117,15 +107,20 @@ def test_training_inputs_are_those_of_the_host(
 
 
 def test_masks_of_short_batches(packs: dict[str, tuple[DataConfig, Pack]]) -> None:
-    """Catches: a mask that is lost where steps are drawn together, or that of the first step."""
+    """Parts of 12 images in batches of eight, of 30 images and then of 40.
+
+    Catches: a mask that is lost where steps are drawn together, or that of the first step for all;
+    examples of the first stage in the second one.
+    """
     data, pack = packs["gray"]
-    config, rows = run_config(data, 1), np.arange(8)
-    examples = short_batches(pack.splits["train"].count)
+    stages = {"shuffle": False, "part_images": 12, "stages": ((1, 30), (2, 40))}
+    config, rows = run_config(fields.replace(data, stages), 1), np.arange(8)
+    examples = make_epochs(config, pack.splits["train"].count).examples
     batches = make_draw_fn(pack, config, examples, place(pack), rows)(range(STEPS))
     of_host = train_batches(pack, config, examples, first_step=0, last_step=STEPS)
     for number, host in enumerate(of_host):
         assert_same_inputs(config, pack, host, batches.step(number))
-        assert np.asarray(batches.step(number).mask).sum() == 5
+    assert np.asarray(batches.mask).sum(1).tolist() == [8, 4, 8, 4, 6, 8, 4]
 
 
 @pytest.mark.parametrize("views", ["center", "ten", "grid", "dense"])
