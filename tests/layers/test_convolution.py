@@ -68,10 +68,15 @@ def test_bfloat16_adds_up_in_float32() -> None:
     np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
-# As conv1 of the paper, as a layer with many channels, and as one with few.
+# As conv1 of the paper, as a layer with many channels, as one with few, and as the projections and
+# the first convolution of a stage of a residual network.
 @pytest.mark.parametrize(
     ("side", "channels", "size", "stride", "pad"),
-    [(59, (3, 96), 11, 4, (0, 3)), (13, (64, 64), 3, 1, (1, 1)), (9, (4, 6), 3, 2, (0, 1))],
+    [
+        *((59, (3, 96), 11, 4, (0, 3)), (13, (64, 64), 3, 1, (1, 1)), (9, (4, 6), 3, 2, (0, 1))),
+        *((8, (4, 6), 1, 2, (0, 0)), (21, (32, 64), 1, 2, (0, 0)), (9, (4, 6), 1, 2, (1, 1))),
+        (21, (64, 64), 3, 2, (1, 1)),
+    ],
 )
 def test_convolve(side: int, channels: tuple[int, int], size: int, stride: int, pad: tuple) -> None:
     """Catches a gradient of another convolution than the forward one, in either form."""
@@ -100,3 +105,20 @@ def test_the_form_is_the_platforms(platform: str, loops: bool) -> None:
     assert ("stablehlo.while" in program) is loops
     # The value is not needed for its gradient: what is left is XLA's own form of it.
     assert ("stablehlo.convolution" in program) is not loops
+
+
+def test_strided_kernels_are_not_enlarged() -> None:
+    """Catches: the gradient of a 1×1 or a 3×3 kernel of stride 2 computed for 2×2 or 4×4 pixels,
+    of which most are thrown away; that of conv1 of the paper, 11×11, not for 12×12."""
+
+    def kernel_gradient(size: int, stride: int) -> str:
+        x, kernel = jnp.zeros((2, 112, 112, 16)), jnp.zeros((size, size, 16, 256))
+        gradient = jax.grad(lambda k: convolve(x, k, stride, (size // 2, size // 2)).sum())
+        exported = jax.export.export(jax.jit(gradient), platforms=["cpu"])
+        return exported(kernel).mlir_module()
+
+    products = {size: kernel_gradient(size, stride) for size, stride in [(1, 2), (3, 2), (11, 4)]}
+    assert "stablehlo.dot_general" in products[1]
+    assert "x64xf32>" not in products[1]  # 16 channels, not 2 × 2 × 16
+    assert "stablehlo.dot_general" not in products[3]
+    assert "stablehlo.dot_general" in products[11]
