@@ -7,11 +7,22 @@ from alexnet_jax.analysis.receptive_fields import ReceptiveField
 from alexnet_jax.analysis.summary import abstract_activations, compute_model_fields
 from alexnet_jax.config import Config
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import LRN, Conv, Dense, MaxPool, Op, SequentialConfig, WithinChannelLRN
+from alexnet_jax.models.ops import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dense,
+    LocalConv,
+    MaxPool,
+    ModelConfig,
+    Op,
+    SequentialConfig,
+    WithinChannelLRN,
+)
 from experiments.figures.predictions import hidden_ops
 
 # What comes after a layer, as the diagram and its description have it.
-FOLLOWERS = {"norm": "normalization", "pool": "max pooling", "mean": "the mean over all pixels"}
+FOLLOWERS = {"norm": "normalization", "pool": "pooling", "mean": "the mean over all pixels"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +33,8 @@ class ShownLayer:
         name: conv1 … fc8, conv2_1, inception_3a.
         op: name of the op whose activations are shown.
         shape: of these activations over all columns, (height, width, channels) or (units,).
-        kind: "convolution", "fully-connected layer", "residual block", "block", "Inception module"
-            or "classifier".
+        kind: "convolution", "locally-connected layer", "fully-connected layer", "residual block",
+            "block", "Inception module" or "classifier".
         columns: number of columns that the layer is divided into.
         inputs: those of each column: "the image", "its own column" or "all columns".
         followers: what comes between this layer and the next one: "norm", "pool", "mean".
@@ -71,7 +82,7 @@ def find_layers(config: Config) -> list[ShownLayer]:
     layers = []
     for number, ((name, op), end) in enumerate(zip(shown.items(), ends, strict=True)):
         between = [n for n in names[names.index(op) + 1 : end] if "/" not in n]
-        kind = _kind_of(config, name, shapes[op], is_last=op == names[-1])
+        kind = _kind_of(config.model, name, ops.get(name), len(shapes[op]), op == names[-1])
         has_columns = config.model.columns() > 1 and kind != "classifier"
         layers.append(
             ShownLayer(
@@ -96,15 +107,17 @@ def _inputs_of(op: Op | None, is_first: bool) -> str:
     return "its own column" if isinstance(op, Conv | Dense) and op.groups > 1 else "all columns"
 
 
-def _kind_of(config: Config, name: str, shape: tuple[int, ...], is_last: bool) -> str:
+def _kind_of(model: ModelConfig, name: str, op: Op | None, axes: int, is_last: bool) -> str:
     """Return the kind of a layer, see `ShownLayer`."""
     if is_last:
         return "classifier"
-    if len(shape) == 1:
+    if axes == 1:
         return "fully-connected layer"
-    match config.model:
+    if isinstance(op, LocalConv):
+        return "locally-connected layer"
+    match model:
         case ResNetConfig() if "_" in name:
-            return "block" if config.model.shortcut == "none" else "residual block"
+            return "block" if model.shortcut == "none" else "residual block"
         case GoogLeNetConfig() if "inception" in name:
             return "Inception module"
     return "convolution"
@@ -122,7 +135,7 @@ def _followers(names: list[str], ops: Mapping[str, Op]) -> tuple[str, ...]:
         match ops.get(name):
             case LRN() | WithinChannelLRN():
                 found.append("norm")
-            case MaxPool():
+            case MaxPool() | AvgPool():
                 found.append("pool")
             case None if name == "global_pool":
                 found.append("mean")

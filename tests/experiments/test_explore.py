@@ -25,7 +25,7 @@ from alexnet_jax.trained import TrainedModel, load_trained
 from configs import resnet
 from experiments.explore import __main__ as explore_command
 from experiments.explore import page
-from experiments.explore.pictures import LOSSLESS
+from experiments.explore.pictures import Pictures
 from experiments.figures.channels import Projector
 from experiments.figures.predictions import (
     compute_image_activations,
@@ -58,16 +58,6 @@ def content(model: TrainedModel) -> dict[str, Any]:
     return page.collect_content(model, "test", 3, IMAGES)
 
 
-def assert_shows(source: str, expected: np.ndarray) -> None:
-    """Assert that a picture is that of values in -1…1: exactly if small, or else compressed."""
-    shown = decode_picture(source) / 127.5 - 1
-    if expected.size <= LOSSLESS:
-        np.testing.assert_allclose(shown, expected, atol=0.01)
-    else:  # which keeps the colors of noise less well than its brightness
-        luma = np.stack([(v @ (0.299, 0.587, 0.114)).ravel() for v in (shown, expected)])
-        assert np.asarray(np.corrcoef(luma))[0, 1] > 0.9
-
-
 def close(numbers: Any, expected: Any) -> None:
     np.testing.assert_allclose(numbers, expected, rtol=1e-3, atol=1e-6)
 
@@ -95,9 +85,11 @@ def test_channels_are_what_the_model_computes(model: TrainedModel, content: dict
             assert [patch.shape[0] for patch in patches] == [3 if op == "relu1" else 26] * 9
             projections = projector.cut(op, projector.project(op, crops, places), places, 0)
             for rank in (0, 8):
-                assert_shows(data["pictures"][one["patches"][rank]], patches[rank] / 127.5 - 1)
-                signal = projections[rank] / max(np.abs(projections[rank]).max(), 1e-30)
-                assert_shows(data["pictures"][one["projections"][rank]], signal)
+                expected = Pictures()
+                expected.add_image(patches[rank], 64)
+                expected.add_signal(projections[rank], 64)
+                shown = one["patches"][rank], one["projections"][rank]
+                assert [data["pictures"][place] for place in shown] == expected.sources
 
 
 def test_kernels(model: TrainedModel, content: dict[str, Any]) -> None:

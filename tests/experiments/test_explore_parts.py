@@ -7,41 +7,53 @@ import pytest
 from helpers.explored_run import decode_picture
 
 from alexnet_jax.config import with_changes
-from configs import alexnet, googlenet, resnet, vgg
+from configs import alexnet, cifar, googlenet, resnet, vgg
 from experiments.explore import page
 from experiments.explore.layers import find_layers
 from experiments.explore.pictures import Pictures, shrink_channels, tile_channels, tile_units
 
 
 @pytest.mark.parametrize(
-    ("config", "names", "kinds"),
+    ("config", "names", "kinds", "ends"),
     [
         (
             alexnet.get_config(),
             "conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8",
             {"convolution", "fully-connected layer", "classifier"},
+            {"conv1": ("norm", "pool"), "conv5": ("pool",)},
         ),
         (
             resnet.get_config("sample"),
             "conv1 conv2_1 conv2_2 conv2_3 conv3_1 conv3_2 conv3_3 conv4_1 conv4_2 conv4_3 fc",
             {"convolution", "residual block", "classifier"},
+            {"conv4_3": ("mean",)},
+        ),
+        (
+            cifar.get_config("13pct"),
+            "conv1 conv2 local3 local4 fc10",
+            {"convolution", "locally-connected layer", "classifier"},
+            {"conv1": ("pool",)},
         ),
         pytest.param(
             googlenet.get_config(),
             "conv1 conv2_reduce conv2 inception_3a inception_3b inception_4a inception_4b "
             "inception_4c inception_4d inception_4e inception_5a inception_5b fc",
             {"convolution", "Inception module", "classifier"},
+            {"conv1": ("pool", "norm"), "inception_5b": ("mean",)},
             marks=pytest.mark.slow,  # it takes seconds to trace
         ),
         (
             vgg.get_config("A_LRN"),
             "conv1_1 conv2_1 conv3_1 conv3_2 conv4_1 conv4_2 conv5_1 conv5_2 fc6 fc7 fc8",
             {"convolution", "fully-connected layer", "classifier"},
+            {"conv1_1": ("norm", "pool")},
         ),
     ],
-    ids=["alexnet", "resnet", "googlenet", "vgg"],
+    ids=["alexnet", "resnet", "cifar", "googlenet", "vgg"],
 )
-def test_layers_of_every_family(config: Any, names: str, kinds: set[str]) -> None:
+def test_layers_of_every_family(
+    config: Any, names: str, kinds: set[str], ends: dict[str, tuple[str, ...]]
+) -> None:
     """Catches a layer or block that is left out, a block's inner convolutions shown as layers,
     and columns that cross elsewhere than in the paper."""
     config = with_changes(config, {"model.num_classes": 1000})
@@ -53,10 +65,7 @@ def test_layers_of_every_family(config: Any, names: str, kinds: set[str]) -> Non
     ]
     assert crossing == (["conv3", "fc6", "fc7"] if config.model.columns() == 2 else [])
     followers = {layer.name: layer.followers for layer in layers if layer.followers}
-    if layers[-1].name == "fc":
-        assert followers[layers[-2].name] == ("mean",)
-    else:
-        assert followers[layers[0].name] == ("norm", "pool")
+    assert {name: followers.get(name) for name in ends} == ends
 
 
 def test_deep_models_show_fewer_channels() -> None:
