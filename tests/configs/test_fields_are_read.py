@@ -192,7 +192,7 @@ def local(directory: Path) -> Config:
     """A locally-connected layer and an average pooling, in stages and in a fixed order."""
     write_idx_set(directory, train=18, test=8)
     ops: dict[str, Op] = dict(
-        conv1=Conv(4, kernel=3, stride=3), pool1=AvgPool(), local2=LocalConv(4, 2), fc8=Dense(0)
+        conv1=Conv(4, kernel=3, stride=3), local2=LocalConv(4, 2), pool2=AvgPool(), fc8=Dense(0)
     )
     data = DataConfig(name="idx", dir=str(directory), image_size=28, crop=26)
     data.shuffle, data.part_images, data.stages = False, 12, ((1, 8), (2, 16))
