@@ -31,7 +31,7 @@ from absl import flags
 
 from alexnet_jax import command, train
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config, DataConfig, with_changes
+from alexnet_jax.config import Config, with_changes
 from alexnet_jax.conversion import (
     branched,
     caffe,
@@ -47,6 +47,7 @@ from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.conversion.resnet_names import PROGRAMS
 from alexnet_jax.data.names import read_class_names, synsets
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError, printable_errors
 from alexnet_jax.extras import check_installed
 from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors

@@ -295,3 +295,9 @@ def find_unknown(section: Section, path: str) -> str | None:
         parents.append(name)
         part = part[name] if isinstance(part, dict) else getattr(part, name)
     return None
+
+
+def check_value(name: str, value: object, expected: str, is_valid: bool) -> None:
+    """Raise InputError unless a value is valid."""
+    if not is_valid:
+        raise InputError(f"{name}={value}; expected {expected}")

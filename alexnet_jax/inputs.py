@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data.batch import Batch, ResidentCrops
 from alexnet_jax.data.crops import center_offset, pixel_positions
+from alexnet_jax.data_config import DataConfig
 
 
 def mean_of(mean_image: np.ndarray, data: DataConfig, channels: int) -> np.ndarray:

@@ -4,9 +4,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import distributed, sharding
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data import resident
 from alexnet_jax.data.pack import Pack
+from alexnet_jax.data_config import DataConfig
 
 
 def place_images(

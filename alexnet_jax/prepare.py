@@ -27,12 +27,12 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import cache, command
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data import freshness, images, manifest, pack_writer, sources
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.data.pack_writer import Chunk, PackWriter
 from alexnet_jax.data.parallel_map import available_cores, chunked, ordered_map
 from alexnet_jax.data.sources import Example, Source
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
 from alexnet_jax.files import exclusive_lock, write_errors_as_input_errors

@@ -26,11 +26,11 @@ Changes are no_lrn and tanh of configs/variants.py.
 
 from alexnet_jax.config import (
     Config,
-    DataConfig,
     OptimizerConfig,
     ScheduleConfig,
     sequential_model,
 )
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.models.ops import (
     LRN,
     AvgPool,

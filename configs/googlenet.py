@@ -32,7 +32,8 @@ CPUs with DistBelief, and estimate a week on few high-end GPUs. Only the sample'
 with this program.
 """
 
-from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
+from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.models.branched_config import BatchNormConfig, GoogLeNetConfig
 from configs import variants
 from configs.variants import Change

@@ -48,7 +48,8 @@ The authors trained on 8 GPUs for ImageNet and on 2 for CIFAR-10. Of the errors 
 the sample was measured with this program.
 """
 
-from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
+from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
 from configs import variants

@@ -44,9 +44,10 @@ to be unnecessary (section 3.1). Errors on ImageNet were not measured here.
 """
 
 from alexnet_jax import command
-from alexnet_jax.config import Config, DataConfig, ScheduleConfig, sequential_model
+from alexnet_jax.config import Config, ScheduleConfig, sequential_model
 from alexnet_jax.conversion import presets
 from alexnet_jax.conversion.presets import VGG_CHANNELS, vgg_ops
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Conv, Dense, Op, SequentialConfig
 from configs import variants

@@ -34,11 +34,11 @@ Errors on ImageNet were not measured here.
 
 from alexnet_jax.config import (
     Config,
-    DataConfig,
     OptimizerConfig,
     ScheduleConfig,
     sequential_model,
 )
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.models.ops import (
     LRN,
     Conv,

@@ -28,8 +28,8 @@ from typing import Any
 from absl import flags
 
 from alexnet_jax import cache, command
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data.sources import FILE_SOURCES
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.metrics import Metrics

@@ -8,7 +8,8 @@ these configs and models for training.
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from alexnet_jax.config import Config, DataConfig, OptimizerConfig, ScheduleConfig
+from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.models.branched_config import BatchNormConfig, GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.ops import (
     LRN,

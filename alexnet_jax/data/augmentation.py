@@ -11,9 +11,9 @@ import threading
 
 import numpy as np
 
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data.crops import FIVE_POSITIONS, scale_length, square_offset
 from alexnet_jax.data.statistics import principal_components
+from alexnet_jax.data_config import DataConfig
 
 # Each kind of draw has its own stream, so that turning one off leaves the others unchanged.
 # `permutation` uses the stream _SHUFFLE, too.

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from alexnet_jax.config import DataConfig
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 
 A = TypeVar("A", np.ndarray, Array)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data.manifest import describe_changes, find_manifest, read_manifest
 from alexnet_jax.data.parallel_map import chunked, ordered_map
 from alexnet_jax.data.sources import FILE_SOURCES, Example, Source, hold_out, location, open_source
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
 from alexnet_jax.files import write_atomically

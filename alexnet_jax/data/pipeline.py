@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from alexnet_jax.config import Config, DataConfig
+from alexnet_jax.config import Config
 from alexnet_jax.data.augmentation import Augmentation, Draws, lighting_matrix
 from alexnet_jax.data.batch import Batch, ExamplesOfStep, ResidentCrops, StepExamples
 from alexnet_jax.data.crops import evaluation_scale, make_views
 from alexnet_jax.data.decode import Request, decode_windows
 from alexnet_jax.data.pack import Pack, Split
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 
 

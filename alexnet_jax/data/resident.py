@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 
-from alexnet_jax.config import Config, DataConfig
+from alexnet_jax.config import Config
 from alexnet_jax.data.batch import (
     Batch,
     BatchArray,
@@ -21,6 +21,7 @@ from alexnet_jax.data.batch import (
 )
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import make_augmentation, make_train_batch
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 
 MEMORY_SHARE = 0.5  # of a device's memory, that images take with data.resident=auto at most

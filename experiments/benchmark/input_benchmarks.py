@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import fields
-from alexnet_jax.config import Config, DataConfig, with_changes
+from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.parallel_map import available_cores
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config

@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from alexnet_jax import fields
-from alexnet_jax.config import DataConfig, with_changes
+from alexnet_jax.config import with_changes
 from alexnet_jax.data.pack import Pack, open_pack
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
 from experiments.benchmark.memory import call_in_new_process, resident_mib

@@ -16,22 +16,24 @@ from hypothesis.strategies import SearchStrategy
 
 from alexnet_jax import fields
 from alexnet_jax.config import (
-    CHANNEL_ORDERS,
     COMPUTE_DTYPES,
-    CROP_POSITIONS,
-    LIGHTING,
-    RESIDENT,
-    RESIZES,
     RULES,
-    SUBSAMPLINGS,
     Config,
-    DataConfig,
     config_from_json,
     config_to_json,
     config_to_text,
     sequential_model,
     validated,
     with_changes,
+)
+from alexnet_jax.data_config import (
+    CHANNEL_ORDERS,
+    CROP_POSITIONS,
+    LIGHTING,
+    RESIDENT,
+    RESIZES,
+    SUBSAMPLINGS,
+    DataConfig,
 )
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import (

@@ -20,7 +20,8 @@ from helpers.in_process import train_here
 
 import alexnet_jax
 from alexnet_jax import evaluate, fields, finetune, prepare, sharding, train
-from alexnet_jax.config import Config, DataConfig, ParallelConfig, validated
+from alexnet_jax.config import Config, ParallelConfig, validated
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.fields import Section
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.ops import (

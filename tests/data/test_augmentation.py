@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.config import DataConfig, validated
+from alexnet_jax.config import validated
 from alexnet_jax.data import statistics
 from alexnet_jax.data.augmentation import Augmentation, Draws, lighting_matrix
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
 

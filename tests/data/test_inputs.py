@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data.batch import Batch
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.inputs import mean_of, mean_of_center, normalize
 
 SIDE, CROP = 9, 6

@@ -24,13 +24,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_jax import fields
-from alexnet_jax.config import Config, DataConfig
+from alexnet_jax.config import Config
 from alexnet_jax.data import images
 from alexnet_jax.data.augmentation import Augmentation, Draws
 from alexnet_jax.data.batch import Batch, consecutive_examples
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
 from alexnet_jax.data.sources import hold_out, open_source
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.prepare import prepare

@@ -12,7 +12,7 @@ from helpers.image_sets import data_config, smooth_pixels, write_folder, write_i
 from PIL import Image
 
 from alexnet_jax import fields, sharding
-from alexnet_jax.config import Config, DataConfig, ParallelConfig, validated
+from alexnet_jax.config import Config, ParallelConfig, validated
 from alexnet_jax.data.batch import Batch, ResidentCrops, consecutive_examples
 from alexnet_jax.data.epochs import make_epochs
 from alexnet_jax.data.pack import Pack
@@ -24,6 +24,7 @@ from alexnet_jax.data.resident import (
     load_pixels,
     make_draw_fn,
 )
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of, normalize
 from alexnet_jax.models.ops import Dense, SequentialConfig

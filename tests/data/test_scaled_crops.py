@@ -8,13 +8,14 @@ import pytest
 from helpers.image_sets import data_config, smooth_pixels
 from PIL import Image
 
-from alexnet_jax.config import Config, DataConfig
+from alexnet_jax.config import Config
 from alexnet_jax.data import images
 from alexnet_jax.data.augmentation import Augmentation
 from alexnet_jax.data.batch import consecutive_examples
 from alexnet_jax.data.crops import make_views
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.prepare import prepare

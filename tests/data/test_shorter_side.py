@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax.config import Config, DataConfig, validated
+from alexnet_jax.config import Config, validated
 from alexnet_jax.data import images, pack, pack_writer
 from alexnet_jax.data.augmentation import Augmentation, Draws
 from alexnet_jax.data.batch import center_crops, consecutive_examples
 from alexnet_jax.data.crops import central_square
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.prepare import main, pack_dir, prepare

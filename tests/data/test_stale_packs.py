@@ -13,8 +13,8 @@ from helpers.image_sets import data_config, files_in, random_pixels, write_folde
 from PIL import Image
 
 from alexnet_jax import prepare as prepare_module
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data import freshness, pack_writer
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import pack_dir, prepare
 

@@ -10,7 +10,7 @@ from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
 
-from alexnet_jax.config import DataConfig
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.metrics import Metrics

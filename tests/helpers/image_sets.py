@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import fields
-from alexnet_jax.config import DataConfig
+from alexnet_jax.data_config import DataConfig
 from configs.alexnet import get_config
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax import sharding
-from alexnet_jax.config import Config, DataConfig, validated, with_changes
+from alexnet_jax.config import Config, validated, with_changes
 from alexnet_jax.data.batch import Batch
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import (

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.config import DataConfig
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.sources.base import SPLITS, Example, Source
 from alexnet_jax.data.sources.cifar10_binary import Cifar10BinarySource
 from alexnet_jax.data.sources.folder import FolderSource
 from alexnet_jax.data.sources.idx import IdxSource
 from alexnet_jax.data.sources.tfds import TfdsSource, data_directory
+from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 
 __all__ = [
