@@ -76,8 +76,9 @@ def format_result(result: Result) -> str:
     parts = []
     if "images_per_second" in result:
         parts = [
-            f"{result['images_per_second']:,.0f} images/s",
-            f"reference ({result['reference']}) {result['reference_images_per_second']:,.0f}",
+            f"{_format_rate(result['images_per_second'])} images/s",
+            f"reference ({result['reference']}) "
+            f"{_format_rate(result['reference_images_per_second'])}",
             f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f}–{result['ratio_high']:.2f})",
         ]
     elif "summary" not in result:
@@ -92,6 +93,11 @@ def format_result(result: Result) -> str:
     if "summary" in result:
         parts.append(result["summary"])
     return f"{result['name']}: {', '.join(parts)}"
+
+
+def _format_rate(rate: float) -> str:
+    """Return a rate with three digits or more, such as 1.16 or 1,661."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def result_names(cases: Iterable[tuple[str, ...]]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmark import sample_benchmarks
+from experiments.benchmark import cases, sample_benchmarks
 
 RECORDS = """
 import json, sys, time
@@ -55,3 +55,15 @@ def test_a_run_without_a_step_is_an_error() -> None:
     """Catches: a time for a run that failed; its output lost; a wait that does not end."""
     with pytest.raises(RuntimeError, match="before its first step:\nno room"):
         sample_benchmarks._time_first_step("cache")
+
+
+def test_slow_rates_keep_their_digits() -> None:
+    """Catches: rates of a few images per second that are rounded to a whole number."""
+    result = dict(
+        name="vgg_train_step/torch_eager", images_per_second=1.1649, reference="eager, contiguous",
+        reference_images_per_second=1661.4, ratio=0.8, ratio_low=0.7, ratio_high=0.9,
+    )  # fmt: skip
+    assert cases.format_result(result) == (
+        "vgg_train_step/torch_eager: 1.16 images/s, reference (eager, contiguous) 1,661, "
+        "ratio 0.80 (0.70–0.90)"
+    )
