@@ -61,7 +61,7 @@ NUMPY = (".npy", ".npz")
 IMPORTED = (".caffemodel", ".onnx", *pytorch.SUFFIXES, ".safetensors", *NUMPY)
 EXPORTED = (".safetensors", ".onnx", ".pth")
 # Names of data.resize in messages.
-RESIZE_NAMES = {"crop": "shorter side", "shorter_side": "shorter side", "squash": "squash"}
+RESIZE_NAMES = {"crop": "central square", "shorter_side": "shorter side", "squash": "squash"}
 
 
 def read_model(

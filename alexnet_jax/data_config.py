@@ -76,7 +76,8 @@ class DataConfig(Section):
         std: divisor of the inputs, one number or one per channel (R, G, B).
         channel_order: order of the model's input channels, "rgb", or "bgr" for Caffe's weights.
         resident: "on" keeps the images on every device, where steps cut their crops; "off" cuts
-            crops on the host; "auto" is "on" for accelerators if the images fit.
+            crops on the host; "auto" is "on" for accelerators, if crops are not scaled and the
+            pack has the pixels of squares that take at most half of the memory.
     """
 
     name: str = "imagenet2012"

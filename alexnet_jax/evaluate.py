@@ -10,10 +10,9 @@ center and their reflections (section 4.1). The grid has 5 × 5 crops and their 
 applies the model to the whole image and its reflection, at every position; "dense_grid" averages
 both (section 3.2 of Simonyan and Zisserman 2014). The 144 views are those of section 7 of Szegedy
 et al. (2014): four scales of the image, three squares of each, their corners, center and whole, and
-reflections. Images are whole if they were prepared with
-data.resize=shorter_side; otherwise all of these see their central squares. Probabilities are
-averaged over views, over the scales of the images, and over models if several workdirs are given
-(tables 1 and 2).
+reflections. Images are whole if they were prepared with data.resize=shorter_side; otherwise all
+views are of their central squares. Probabilities are averaged over views, over the scales of the
+images, and over models if several workdirs are given (tables 1 and 2).
 
 With --data_dir the images are those of a folder, in folders with names of the model's classes, or
 in folders of splits with such folders. The classes may be some of the model's; it still chooses
@@ -26,7 +25,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +58,7 @@ VIEW_NAMES = dict(
     dense_grid="dense and grid of 50 views",
     **{"144": "144 views"},
 )
-# The passes over the images, see `data.crops.make_views`, of those that are not one of that name.
+# For --views that are no views of `data.crops.make_views`: those whose probabilities are averaged.
 PASSES = {"dense_grid": ("dense", "grid"), "144": ("squares",)}
 
 # Fields of config.data that must be equal for models whose predictions are averaged.
@@ -182,8 +181,9 @@ def evaluate(
         else:
             predicts = [model.make_predict_fn(mesh) for model in models]
         for scale in scales or (None,):
-            options: dict[str, Any] = dict(scale=scale, by_shape=by_shape, pixels=pixels)
-            batches = split_batches(first, pack, split, mesh, kind, **options)
+            batches = split_batches(
+                first, pack, split, mesh, kind, scale=scale, by_shape=by_shape, pixels=pixels
+            )
             passes.append(ViewPass(predicts, batches))
     return split, evaluate_batches(passes, mesh)
 

@@ -154,7 +154,9 @@ def make_train_steps(config: Config, mesh: Mesh, num_images: int) -> jax.stages.
         ) -> tuple[TrainState, StepMetrics]:
             state, of_steps = carry
             state, metrics = train_step(state, mean, batches.step(number))
-            return state, jax.tree.map(lambda all, one: all.at[number].set(one), of_steps, metrics)
+            return state, jax.tree.map(
+                lambda rows, row: rows.at[number].set(row), of_steps, metrics
+            )
 
         _, shapes = jax.eval_shape(train_step, state, mean, batches.step(0))
         length = len(batches.offset)

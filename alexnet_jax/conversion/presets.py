@@ -165,6 +165,7 @@ def caffe_resnet(*stage_sizes: int) -> Config:
         # The authors subtract an image, ResNet_mean.binaryproto, from every crop. This is its mean
         # over all pixels.
         data=DataConfig(
+            resize="shorter_side",
             channel_order="bgr",
             mean="given",
             given_mean=(123.151630838, 115.902882574, 103.062623801),

@@ -195,7 +195,11 @@ def _load_shapes(directory: Path, name: str, manifest: Json, count: int) -> np.n
     file = f"{name}.shapes.npy"
     shapes = _load_array(directory, file, manifest["arrays"], (count, 2), np.int32)
     if (shapes.min(axis=1) != side).any() or (shapes > MAX_ASPECT * side).any():
-        raise damaged(directory, f"{file} has shapes whose shorter side is not {side} pixels")
+        raise damaged(
+            directory,
+            f"{file} has shapes other than {side} pixels on the shorter side and at most "
+            f"{MAX_ASPECT * side} on the longer one",
+        )
     return shapes
 
 

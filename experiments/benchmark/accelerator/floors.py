@@ -124,15 +124,15 @@ def _product_seconds(product: Product, batch: int, width: int, rates: Rates) -> 
 
 def _image_bytes(config: Config, width: int) -> int:
     """Return the bytes that the parts between the products read and write for an image."""
-    parameters = {layer.name: layer.multiply_adds for layer in summarize(config)}
+    multiply_adds = {layer.name: layer.multiply_adds for layer in summarize(config)}
     pixels = prod(registry.dummy_images(config).shape)
     total = pixels * (1 + width)  # uint8 in, normalized out
     before, fresh = pixels, False  # whether the last activations are a product's own outputs
     for name, activation in abstract_activations(config, train=True).items():
         size = prod(activation.shape)
-        if parameters.get(name, 0):
+        if multiply_adds.get(name, 0):
             fresh = True
-        elif name in parameters:  # batch normalization
+        elif name in multiply_adds:  # batch normalization
             total += (FORWARD_PASSES + BACKWARD_PASSES + BATCH_NORM_PASSES) * size * width
             fresh = False
         elif size < before:  # pooling, with a byte for the offset of each maximum
@@ -148,7 +148,7 @@ def _image_bytes(config: Config, width: int) -> int:
 def _parameter_bytes(config: Config, width: int) -> int:
     """Return the bytes of the parameters' conversion and update.
 
-    Parameters and velocity are float32; a gradient has the type of the arithmetic.
+    Parameters and optimizer state are float32; a gradient has the type of the arithmetic.
     """
     count = sum(layer.parameters for layer in summarize(config))
     conversion = 4 + width if width < 4 else 0

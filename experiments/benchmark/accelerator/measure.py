@@ -162,9 +162,8 @@ def measure_profile(config: Config, folder: Path) -> Result:
     """Measure the time of every operation of the training step; write profile.csv to a folder.
 
     Returns:
-        operations, those that take most of the time, and layers, the sums by layer and direction:
-        microseconds of a step; calls, the number of the program's calls to libraries and of its
-        other operations that are worth counting.
+        What describes the work; operations, those that take most of the time, and layers, the sums
+        by layer and direction, both in microseconds of a step; and file, the path of profile.csv.
     """
     step = SyntheticTrainStep(config)
     text = step.compile()
