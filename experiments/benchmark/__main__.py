@@ -11,8 +11,8 @@ the pairs, with the lowest and the highest.
 With --platform, training steps of several models are measured on an accelerator: the most important
 case first, each in a process of its own. Every result is saved as soon as there is one, and cases
 for which --budget leaves no time are named. --platform=cpu rehearses this with small models.
---smoke finds
-out in a minute whether training works there at all. The exit status is 1 if a case or check failed.
+--smoke checks in a minute whether training works there at all. The exit status is 1 if a case or
+check failed.
 """
 
 import json

@@ -36,8 +36,8 @@ def main(_: list[str]) -> None:
     html = make_page(workdir, model, content, sys.argv[1:])
     if len(html) > MAX_BYTES:
         print(
-            f"The page has {len(html) / 1e6:.1f} MB and may load slowly; --channels=N below "
-            "the number on the page makes a smaller one.",
+            f"The page has {len(html) / 1e6:.1f} MB and may load slowly; for a smaller one, set "
+            "--channels=N to less than the number on the page.",
             file=sys.stderr,
         )
     with write_errors_as_input_errors(output, MAKE_ROOM):
@@ -57,7 +57,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "channels",
         None,
-        "Channels of each layer to show; see above.",
+        "Channels of each layer to show; by default 16, fewer in models of more than 16 layers.",
         lower_bound=1,
         flag_values=values,
     )
