@@ -15,9 +15,10 @@ from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.writers import progress_bar
 from experiments.explore.layers import ShownLayer
-from experiments.explore.pictures import Pictures, tile_channels
+from experiments.explore.pictures import Pictures
 from experiments.figures.channels import FILL, Projector, choose_channels
 from experiments.figures.predictions import first_conv_kernels, load_crops, split_columns
+from experiments.figures.tiles import tile_channels
 
 NUM_STRONGEST = 9  # activations of a channel, as in figure 2 of Zeiler and Fergus
 PATCH_SIDE = 64  # pixels to which larger patches and projections are scaled down

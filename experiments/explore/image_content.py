@@ -1,5 +1,6 @@
 """Collect what a page shows of images: predictions, activations, occlusion, nearest images."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from alexnet_jax.models.registry import family_of
 from alexnet_jax.trained import TrainedModel
 from experiments.explore.channel_content import ChannelContent, round_number
 from experiments.explore.layers import ShownLayer
-from experiments.explore.pictures import Pictures, shrink_channels, tile_channels, tile_units
+from experiments.explore.pictures import Pictures, shrink_channels
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
@@ -21,6 +22,7 @@ from experiments.figures.predictions import (
     predict_split,
     sample_index,
 )
+from experiments.figures.tiles import tile_channels, tile_units
 
 NUM_IMAGES = (4, 4)  # correct and wrong predictions
 NUM_CLASSES = 5  # most probable classes
@@ -111,7 +113,7 @@ class ImageCollector:
             values = activations[layer.op]
             channels = [one.channel for one in self.channels[layer.name]]
             if values.ndim == 1:
-                tiled, peaks = tile_units(values), values
+                tiled, peaks = tile_units(values, 2 * math.isqrt(len(values))), values
             else:
                 small = shrink_channels(values[..., channels], TILE_SIDE)
                 tiled, peaks = tile_channels(small, TILES_ACROSS), values.max((0, 1))

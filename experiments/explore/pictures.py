@@ -2,18 +2,17 @@
 
 import base64
 import io
-import math
 
 import matplotlib
 import numpy as np
 from PIL import Image
 
 from alexnet_jax.data import images
+from experiments.figures.tiles import scale_signed
 
 LOSSLESS = 1024  # bytes of pixels up to which an image is encoded without loss
 QUALITY = 80  # of WebP, of 0…100
 SHADES = 64  # of the color map: fewer make smaller files
-GAP = 1  # pixels between the tiles of a mosaic
 
 
 class Pictures:
@@ -38,8 +37,7 @@ class Pictures:
 
     def add_signal(self, signal: np.ndarray, side: int) -> int:
         """Add signed values (height, width, 1 or 3), zero in mid-gray, each picture by itself."""
-        largest = max(float(np.abs(signal).max()), 1e-30)
-        pixels = np.round(127.5 + 127.5 * signal / largest).astype(np.uint8)
+        pixels = np.round(255 * scale_signed(signal)).astype(np.uint8)
         return self.add_image(pixels, side)
 
     def add_map(self, values: np.ndarray, low: float, high: float, name: str = "magma") -> int:
@@ -65,27 +63,6 @@ class Pictures:
             self._places[source] = len(self.sources)
             self.sources.append(source)
         return self._places[source]
-
-
-def tile_channels(channels: np.ndarray, across: int) -> np.ndarray:
-    """Return channels (height, width, n) as one map, `across` in a row, with NaN between them."""
-    height, width, count = channels.shape
-    across = min(across, count)
-    down = -(-count // across)
-    tiles = np.full((down, height + GAP, across, width + GAP), np.nan, np.float32)
-    for number in range(count):
-        row, column = divmod(number, across)
-        tiles[row, :height, column, :width] = channels[..., number]
-    tiled = tiles.reshape(down * (height + GAP), across * (width + GAP))
-    return tiled[:-GAP, :-GAP]
-
-
-def tile_units(units: np.ndarray) -> np.ndarray:
-    """Return units (n,) as a map about four times as wide as tall, with NaN at the end."""
-    across = min(len(units), 2 * math.isqrt(len(units)))
-    tiled = np.full((-(-len(units) // across), across), np.nan, np.float32)
-    tiled.flat[: len(units)] = units
-    return tiled
 
 
 def shrink_channels(channels: np.ndarray, side: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from alexnet_jax.analysis.invariance import InvarianceCurves
 from alexnet_jax.analysis.occlusion import OcclusionMaps
 from experiments.figures.channels import ChannelPatches, Evolution
 from experiments.figures.plots import class_label, pixels_of
+from experiments.figures.tiles import scale_signed
 
 # Dollars in a class name are not mathematics. A Text reads the setting when it is created.
 _plain_text = matplotlib.rc_context({"text.parse_math": False})
@@ -229,11 +230,6 @@ def plot_invariance(
     figure.legend(lines, shown, loc="outside lower center", ncols=len(shown), frameon=False,
                   fontsize=8)  # fmt: skip
     return figure
-
-
-def scale_signed(signal: np.ndarray) -> np.ndarray:
-    """Return a signal in 0…1, so that zero is mid-gray and its largest value is black or white."""
-    return 0.5 + 0.5 * signal / max(float(np.abs(signal).max()), 1e-30)
 
 
 def tile(images: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from alexnet_jax.data.names import short_name
 from alexnet_jax.writers import Record
 from experiments.figures.predictions import most_confused
+from experiments.figures.tiles import scale_signed, tile_channels, tile_units
 
 KERNELS_PER_ROW = 16  # kernels in a row
 MAX_CHANNELS = 16  # channels of a column that are shown for one image
@@ -52,8 +53,7 @@ def plot_kernels(kernel: np.ndarray, colorfulness: Sequence[float] = (), text: s
         for k, axis in enumerate(axes.flat):
             axis.set_axis_off()
             if k < count:
-                one = kernel[c, :, :, :, k]
-                one = 0.5 + 0.5 * one / max(np.abs(one).max(), 1e-12)
+                one = scale_signed(kernel[c, :, :, :, k])
                 axis.imshow(pixels_of(one), cmap="gray", vmin=0, vmax=1)
         top = 1 - 0.3 / heights[c]
         part.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=top, wspace=0.1, hspace=0.1)
@@ -260,18 +260,9 @@ def _bars(
 def _mosaic(column: np.ndarray) -> np.ndarray:
     """Tile channels (height, width, channels) or units (units,) into one image, NaN between."""
     if column.ndim == 1:
-        wide = min(len(column), math.isqrt(8 * len(column)))  # about eight times as wide as tall
-        padded = np.full((-(-len(column) // wide), wide), np.nan)
-        padded.flat[: len(column)] = column
-        return padded
-    height, width, count = column[:, :, :MAX_CHANNELS].shape
-    across = min(count, MAX_CHANNELS // 2)
-    down = -(-count // across)
-    gap = max(1, height // 20)
-    tiles = np.full((down, height + gap, across, width + gap), np.nan)
-    for k in range(count):
-        tiles[k // across, :height, k % across, :width] = column[:, :, k]
-    return tiles.reshape(down * (height + gap), across * (width + gap))[:-gap, :-gap]
+        return tile_units(column, math.isqrt(8 * len(column)))  # about eight times as wide as tall
+    shown = column[:, :, :MAX_CHANNELS]
+    return tile_channels(shown, MAX_CHANNELS // 2, gap=max(1, len(column) // 20))
 
 
 def _describe_activations(column: np.ndarray) -> str:

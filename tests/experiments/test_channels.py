@@ -22,7 +22,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.model_data import open_data
 from alexnet_jax.models.ops import Conv, Dense, MaxPool, Op, ReLU
 from alexnet_jax.trained import TrainedModel, load_trained
-from experiments.figures import channel_plots
+from experiments.figures import channel_plots, tiles
 from experiments.figures.channels import (
     FILL,
     ChannelPatches,
@@ -252,8 +252,8 @@ def test_steps_are_spread() -> None:
 def test_zero_is_gray_and_tiles_are_in_order() -> None:
     """Catches zero that is not mid-gray, a signal scaled by its range, and tiles that are
     transposed or overlap."""
-    np.testing.assert_allclose(channel_plots.scale_signed(np.array([-1.0, 0, 4])), [0.375, 0.5, 1])
-    assert (channel_plots.scale_signed(np.zeros(3)) == 0.5).all()
+    np.testing.assert_allclose(tiles.scale_signed(np.array([-1.0, 0, 4])), [0.375, 0.5, 1])
+    assert (tiles.scale_signed(np.zeros(3)) == 0.5).all()
     images = np.arange(5.0)[:, None, None, None] / 10 * np.ones((1, 2, 2, 1))
     expected = np.array([[0.0, 0.1, 0.2], [0.3, 0.4, 1]])
     mosaic = channel_plots.tile(images)

@@ -10,7 +10,8 @@ from alexnet_jax.config import with_changes
 from configs import alexnet, cifar, googlenet, resnet, vgg
 from experiments.explore import page
 from experiments.explore.layers import find_layers
-from experiments.explore.pictures import Pictures, shrink_channels, tile_channels, tile_units
+from experiments.explore.pictures import Pictures, shrink_channels
+from experiments.figures.tiles import tile_channels, tile_units
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_pictures() -> None:
     assert decode_picture(pictures.sources[large]).shape == (64, 64, 3)
     tiled = tile_channels(np.arange(3.0).reshape(1, 1, 3), across=2)
     np.testing.assert_array_equal(tiled, [[0, np.nan, 1], [np.nan] * 3, [2, np.nan, np.nan]])
-    np.testing.assert_array_equal(tile_units(np.arange(5.0)), [[0, 1, 2, 3], [4, *[np.nan] * 3]])
+    np.testing.assert_array_equal(tile_units(np.arange(5.0), 4), [[0, 1, 2, 3], [4, *[np.nan] * 3]])
     steps = np.arange(9.0).reshape(3, 3, 1)
     assert shrink_channels(steps, 2)[..., 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
     colored = decode_picture(pictures.sources[pictures.add_map(tiled, 0, 2)])
