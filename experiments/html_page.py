@@ -40,6 +40,11 @@ class EmbeddedImage:
         return self.width <= PNG_SIDE
 
 
+def make_data_uri(content: bytes, kind: str) -> str:
+    """Return the content of a file as a data URI of a media type, such as "image/png"."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
 def embed_figure(figure: Figure, alt: str) -> EmbeddedImage:
     """Embed a figure as SVG, or as PNG if the SVG is large."""
     width, height = (round(INCH * inches) for inches in figure.get_size_inches())
@@ -50,18 +55,18 @@ def embed_figure(figure: Figure, alt: str) -> EmbeddedImage:
     if len(content.getvalue()) > SVG_LIMIT:
         content, kind = io.BytesIO(), "image/png"
         figure.savefig(content, format="png", dpi=2 * INCH, metadata={"Software": None})
-    return EmbeddedImage(_uri(content.getvalue(), kind), width, height, alt)
+    return EmbeddedImage(make_data_uri(content.getvalue(), kind), width, height, alt)
 
 
 def embed_pixels(pixels: np.ndarray, alt: str) -> EmbeddedImage:
     """Embed pixels (height, width, 1 or 3) uint8 as PNG, or as JPEG above PNG_SIDE."""
     height, width, _ = pixels.shape
     if max(height, width) > PNG_SIDE:
-        source = _uri(images.to_jpeg(pixels, 85, "4:2:0"), "image/jpeg")
+        source = make_data_uri(images.to_jpeg(pixels, 85, "4:2:0"), "image/jpeg")
     else:
         content = io.BytesIO()
         images.to_pillow(pixels).save(content, "PNG")
-        source = _uri(content.getvalue(), "image/png")
+        source = make_data_uri(content.getvalue(), "image/png")
     return EmbeddedImage(source, width, height, alt)
 
 
@@ -88,7 +93,3 @@ def render_template(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(content)
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

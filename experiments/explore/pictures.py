@@ -1,6 +1,5 @@
 """Encode arrays as small images for a page, each of them once."""
 
-import base64
 import io
 
 import matplotlib
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.data import images
+from experiments import html_page
 from experiments.figures.tiles import scale_signed
 
 LOSSLESS = 1024  # bytes of pixels up to which an image is encoded without loss
@@ -58,7 +58,7 @@ class Pictures:
     def _add(self, image: Image.Image, lossless: bool) -> int:
         content = io.BytesIO()
         image.save(content, "WEBP", lossless=lossless, quality=QUALITY, method=4)
-        source = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+        source = html_page.make_data_uri(content.getvalue(), "image/webp")
         if source not in self._places:
             self._places[source] = len(self.sources)
             self.sources.append(source)
