@@ -93,7 +93,7 @@ def _measure_accelerator(folder: Path) -> int:
     worker = schedule.Worker(platform, flags.FLAGS.repeats, folder, flags.FLAGS.peak_tflops)
     for result in schedule.run_in_budget(chosen, worker, budget, rehearsal=platform == "cpu"):
         worker.save(result)
-        _print(result, schedule.format_result)
+        _print(result, schedule.format_accelerator_result)
         failed += "failed" in result
     return int(failed > 0)
 

@@ -31,12 +31,11 @@ from experiments.benchmark.accelerator.cases import (
     BY_NAME,
     CASES,
     MODELS,
-    OURS,
     Case,
     make_config,
 )
 from experiments.benchmark.accelerator.rates import Rates, find_peak_tflops, find_rates
-from experiments.benchmark.timing import Result
+from experiments.benchmark.timing import OURS, Result
 
 
 def paper(batch: int = 128, dtype: str = "bfloat16") -> Config:
@@ -179,7 +178,9 @@ def test_the_budget(clock: list[float]) -> None:
     assert (second["images_per_second"], second["reference_images_per_second"]) == (256, 64)
     assert "ratio" not in third
     assert skipped["not_run"] == "takes about 60 s, 50 s of the budget are left"
-    assert schedule.format_result(skipped) == f"{long.name}: not run: {skipped['not_run']}"
+    assert (
+        schedule.format_accelerator_result(skipped) == f"{long.name}: not run: {skipped['not_run']}"
+    )
 
 
 def test_a_process_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_the_rehearsal(tmp_path: Path) -> None:
     assert step["first_step_seconds"] > step["seconds"]
     assert step["peak_mib"] > 50
     assert step["share_of_peak"] is step["share_of_floor"] is None
-    assert "peak not known" in schedule.format_result(step)
+    assert "peak not known" in schedule.format_accelerator_result(step)
 
 
 @pytest.mark.slow
@@ -293,7 +294,7 @@ def test_the_benchmark_counts_all_devices(tmp_path: Path) -> None:
     assert result["tflops"] == pytest.approx(rate * floors.count_step_operations(config) / 1e12)
     assert result["peak_tflops"] == 1
     assert result["share_of_peak"] == pytest.approx(result["tflops"])
-    line = schedule.format_result({"name": "small", **result})
+    line = schedule.format_accelerator_result({"name": "small", **result})
     assert f"{result['share_of_peak']:.1%} of the peak" in line
 
 
@@ -304,7 +305,9 @@ def test_steps_of_a_dispatch(tmp_path: Path) -> None:
     assert result["steps_per_dispatch"] == 3
     assert result["images_per_second"] == pytest.approx(8 * result["steps_per_second"])
     assert result["steps_per_second"] == pytest.approx(1 / result["seconds"])
-    assert "3 steps in a dispatch" in schedule.format_result({"name": "small", **result})
+    assert "3 steps in a dispatch" in schedule.format_accelerator_result(
+        {"name": "small", **result}
+    )
     steps = synthetic_step.SyntheticTrainSteps(config, 3, 20)
     steps.dispatch()
     steps.dispatch()
@@ -322,7 +325,7 @@ def test_a_profile_names_layers(tmp_path: Path) -> None:
     rows = (tmp_path / "profile.csv").read_text().splitlines()
     assert rows[0] == "operation,kernel,layer,direction,calls,microseconds"
     assert {float(row.split(",")[4]) for row in rows[1:]} >= {1.0}
-    assert "µs of a step: " in schedule.format_result({"name": "profile", **result})
+    assert "µs of a step: " in schedule.format_accelerator_result({"name": "profile", **result})
 
 
 def test_layers_of_scopes() -> None:
@@ -376,7 +379,7 @@ def test_times_of_forms(tmp_path: Path) -> None:
     changes = {"model.num_classes": 10, "compute_dtype": "bfloat16"}
     result = conv_forms.measure_forms(with_changes(tiny_config(tmp_path), changes), 1)
     assert result["forms"].keys() == conv_forms.FORMS.keys()
-    line = schedule.format_result({"name": "conv1", **result})
+    line = schedule.format_accelerator_result({"name": "conv1", **result})
     assert re.match(r"conv1: plain \d+ \+ \d+ µs, 4_channels ", line)
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from alexnet_jax.config import Config, with_changes
 from configs import alexnet, cifar, resnet, vgg
+from experiments.benchmark.timing import OURS
 
 PLATFORMS = ("cpu", "gpu", "tpu")
-OURS = "ours"
 # What PyTorch's training step is compiled by, and how it normalizes: by nn.LocalResponseNorm, or
 # by sums of shifted squares as in this program, which its compiler fuses.
 PEERS = ("torch_eager", "torch_compile", "torch_compile_shifted_lrn")

@@ -98,7 +98,7 @@ def measure_step(
         **describe_work(config, devices, kind),
         **timed,
         "first_step_seconds": first,
-        **measure_memory(),
+        **read_peak_memory(),
         "images_per_second": config.batch_size / seconds,
         "tflops": tflops,
         "peak_tflops": one and one * devices,
@@ -136,7 +136,7 @@ def measure_steps(
         "steps_per_second": 1 / seconds["seconds"],
         "images_per_second": config.batch_size / seconds["seconds"],
         "clocks": timed["clocks"],
-        **measure_memory(),
+        **read_peak_memory(),
     }
 
 
@@ -150,7 +150,7 @@ def describe_work(config: Config, devices: int, kind: str) -> Result:
     }
 
 
-def measure_memory() -> Result:
+def read_peak_memory() -> Result:
     """Return the most memory used so far: of the first device, or of the process on a CPU."""
     stats = jax.local_devices()[0].memory_stats()
     if stats is None:

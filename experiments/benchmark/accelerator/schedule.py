@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import InputError
-from experiments.benchmark.accelerator.cases import OURS, PEERS, Case
+from experiments.benchmark.accelerator.cases import PEERS, Case
 from experiments.benchmark.accelerator.worker import NO_PLATFORM, RESULT
-from experiments.benchmark.timing import Result
+from experiments.benchmark.timing import OURS, Result
 
 ROOT = Path(__file__).parents[3]
 REHEARSAL_SECONDS = 100  # estimate of a case on a CPU
@@ -184,7 +184,7 @@ def end_process(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def format_result(result: Result) -> str:
+def format_accelerator_result(result: Result) -> str:
     """Return the result of a case as a line of text."""
     return f"{result['name']}: {_format_content(result)}"
 

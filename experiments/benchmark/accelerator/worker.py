@@ -17,12 +17,11 @@ STARTED = time.perf_counter()  # before the libraries are loaded, which takes se
 from alexnet_jax.errors import InputError  # noqa: E402
 from experiments.benchmark.accelerator.cases import (  # noqa: E402
     BY_NAME,
-    OURS,
     PEERS,
     Case,
     make_config,
 )
-from experiments.benchmark.timing import Result  # noqa: E402
+from experiments.benchmark.timing import OURS, Result  # noqa: E402
 
 RESULT = "result.json"
 NO_PLATFORM = "no_platform"  # the reason concerns all cases
