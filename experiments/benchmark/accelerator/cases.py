@@ -54,14 +54,13 @@ class Case:
         return f"{self.model}/{self.dtype}/{self.batch}"
 
 
-def _alexnet(words: str = "") -> Config:
-    return alexnet.get_config(words)
-
-
 # The models by name, at their size and small for the rehearsal, without a number of classes.
 MODELS: dict[str, tuple[Callable[[], Config], Callable[[], Config]]] = {
-    "alexnet": (_alexnet, lambda: _alexnet("sample")),
-    "cifar_alexnet": (lambda: _alexnet("cifar10"), lambda: _alexnet("sample,one_column")),
+    "alexnet": (alexnet.get_config, lambda: alexnet.get_config("sample")),
+    "cifar_alexnet": (
+        lambda: alexnet.get_config("cifar10"),
+        lambda: alexnet.get_config("sample,one_column"),
+    ),
     "cifar_13pct": (lambda: cifar.get_config("13pct"), lambda: cifar.get_config("13pct,sample")),
     "cifar_11pct": (lambda: cifar.get_config("11pct"), lambda: cifar.get_config("11pct,sample")),
     "resnet20": (
