@@ -163,7 +163,7 @@ def test_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_own=1")
     monkeypatch.delenv("JAX_PLATFORMS")
     for name in CHECKS:
-        environment = smoke.make_environment(name, "gpu")
+        environment = smoke.make_check_environment(name, "gpu")
         assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
         tuned = "--xla_gpu_autotune_level=0" not in environment["XLA_FLAGS"]
         assert tuned == (name == "convolution")

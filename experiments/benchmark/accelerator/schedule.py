@@ -114,7 +114,8 @@ class Worker:
             ["-m", "experiments.benchmark.accelerator.worker", json.dumps(request)],
             folder / LOG,
             limit,
-            _environment(case),
+            # JAX must take no memory of the device in PyTorch's process.
+            make_environment(on_cpu=case.kind in PEERS),
         )
         result = self._read(folder, status, limit)
         return {**result, "wall_seconds": time.monotonic() - start}
@@ -138,10 +139,19 @@ class Worker:
         return result
 
 
-def _environment(case: Case) -> dict[str, str]:
-    """Return the environment of a case's process."""
-    # JAX must take no memory of the device in PyTorch's process.
-    return {**os.environ, **({"JAX_PLATFORMS": "cpu"} if case.kind in PEERS else {})}
+def make_environment(*xla_flags: str, on_cpu: bool) -> dict[str, str]:
+    """Return this process's environment, changed for another process.
+
+    Args:
+        xla_flags: flags that follow those of XLA_FLAGS.
+        on_cpu: JAX leaves the device alone.
+    """
+    environment = dict(os.environ)
+    if xla_flags:
+        environment["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *xla_flags]).strip()
+    if on_cpu:
+        environment["JAX_PLATFORMS"] = "cpu"
+    return environment
 
 
 def run_process(

@@ -1,6 +1,5 @@
 """Find out in a minute whether training works on a machine's accelerator."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,12 @@ from pathlib import Path
 
 from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
-from experiments.benchmark.accelerator.schedule import LOG, end_process, start_process
+from experiments.benchmark.accelerator.schedule import (
+    LOG,
+    end_process,
+    make_environment,
+    start_process,
+)
 from experiments.benchmark.accelerator.smoke_checks import NO_PLATFORM_STATUS, WITHOUT_DEVICE
 from experiments.benchmark.timing import Result
 
@@ -70,7 +74,7 @@ def _start(name: str, platform: str, folder: Path) -> Check:
     own = folder / name.replace("/", "-")
     own.mkdir(parents=True, exist_ok=True)
     arguments = ["-m", MODULE, name, platform, str(own.absolute())]
-    process = start_process(arguments, own / LOG, make_environment(name, platform))
+    process = start_process(arguments, own / LOG, make_check_environment(name, platform))
     return Check(name, own / LOG, process, time.monotonic())
 
 
@@ -91,19 +95,18 @@ def _read_outcome(check: Check, *, ended: bool) -> Result:
     return {"name": check.name, outcome: last, "seconds": time.monotonic() - check.start}
 
 
-def make_environment(name: str, platform: str) -> dict[str, str]:
+def make_check_environment(name: str, platform: str) -> dict[str, str]:
     """Return the environment of a check.
 
     Checks share the device, so that none may take most of its memory. Autotuning, which takes the
     most time of compiling, is left to the check of a convolution.
     """
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    if platform == "gpu" and name != "convolution":
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
-        environment["XLA_FLAGS"] = flags.strip()
-    if platform == "cpu" or name in WITHOUT_DEVICE:
-        environment["JAX_PLATFORMS"] = "cpu"
-    return environment
+    untuned = platform == "gpu" and name != "convolution"
+    environment = make_environment(
+        *(["--xla_gpu_autotune_level=0"] if untuned else []),
+        on_cpu=platform == "cpu" or name in WITHOUT_DEVICE,
+    )
+    return {**environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def format_check(result: Result) -> str:

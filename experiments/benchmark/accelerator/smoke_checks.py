@@ -5,7 +5,6 @@
 The last line of the output is the result, or why the check failed.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 from alexnet_jax.config import Config, with_changes
 from configs import googlenet, resnet, vgg, zfnet
 from experiments.benchmark.accelerator import smoke_config
+from experiments.benchmark.accelerator.schedule import make_environment
 from experiments.benchmark.accelerator.worker import NoPlatformError, select_platform
 
 FAMILIES: dict[str, Callable[[], Config]] = {
@@ -186,14 +186,11 @@ def run_killed(platform: str, workdir: Path) -> int:
 
 
 def _start_run(platform: str, workdir: Path) -> subprocess.Popen[str]:
-    """Start the command on a platform."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if platform == "gpu":
-        flags += " --xla_gpu_deterministic_ops=true"
-    environment = {**os.environ, "XLA_FLAGS": flags.strip()}
-    environment.pop("JAX_PLATFORMS", None)
-    if platform == "cpu":
-        environment["JAX_PLATFORMS"] = "cpu"
+    """Start the command on a platform, in the group of this process, so that they end together."""
+    flags = ["--xla_gpu_deterministic_ops=true"] if platform == "gpu" else []
+    environment = make_environment(*flags, on_cpu=platform == "cpu")
+    if platform != "cpu":
+        environment.pop("JAX_PLATFORMS", None)  # this process leaves the device to the command
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "alexnet_jax.main", f"--config={smoke_config.__file__}"),
