@@ -24,6 +24,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.writers import read_records
 from configs import variants
 from experiments.sweeps import sweep
+from experiments.sweeps.rows import to_percents
 from experiments.sweeps.sweep import Base, Run
 
 
@@ -231,8 +232,7 @@ def make_report(results: list[Result]) -> tuple[str, Figure | None]:
 
 def _percents(results: list[Result], name: str, field: str) -> list[float]:
     """Return an error of each seed that has one, in percent."""
-    values = [getattr(r, field) for r in results if r.ablation == name]
-    return [100 * value for value in values if value is not None]
+    return to_percents(getattr(r, field) for r in results if r.ablation == name)
 
 
 def main(_: list[str]) -> int:

@@ -38,6 +38,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
 from alexnet_jax.writers import Record, read_records
 from experiments.sweeps import sweep
+from experiments.sweeps.rows import to_percents
 from experiments.sweeps.sweep import Base, Run
 
 SHORTCUTS = {"plain": "none", "residual": "A"}
@@ -158,8 +159,7 @@ def load_curves(base: Base, row: Result) -> tuple[Curve, Curve]:
 
 def mean_percent(results: Sequence[Result], kind: str, depth: int, field: str) -> float | None:
     """Return the mean of an error over the seeds that have it, in percent; None if none has."""
-    values = [getattr(r, field) for r in results if (r.kind, r.depth) == (kind, depth)]
-    known = [100 * value for value in values if value is not None]
+    known = to_percents(getattr(r, field) for r in results if (r.kind, r.depth) == (kind, depth))
     return statistics.mean(known) if known else None
 
 
@@ -225,9 +225,9 @@ def plot_results(base: Base, results: Sequence[Result]) -> Figure:
         for row in (r for r in done if r.kind == kind):
             color = _color(depths.index(row.depth), len(depths))
             (steps, train), (validated, validation) = load_curves(base, row)
-            axis.plot(steps, _percent(train), "--", color=color, linewidth=1)
-            axis.plot(validated, _percent(validation), color=color, linewidth=2)
-            highest = max(highest, *_percent(validation))
+            axis.plot(steps, to_percents(train), "--", color=color, linewidth=1)
+            axis.plot(validated, to_percents(validation), color=color, linewidth=2)
+            highest = max(highest, *to_percents(validation))
         _label(axis, kind, depths_of(done, kind), depths)
     axes[0].set_ylim(0, 1.05 * highest)
     axes[0].set_ylabel("error, % (dashed: training; bold: validation)")
@@ -251,10 +251,6 @@ def _color(index: int, count: int) -> tuple[float, float, float, float]:
     """Return the color of a depth, from light to dark."""
     color: tuple[float, float, float, float] = colormaps["viridis_r"]((index + 0.5) / count)
     return color
-
-
-def _percent(errors: Sequence[float]) -> list[float]:
-    return [100 * error for error in errors]
 
 
 def make_report(base: Base, results: Sequence[Result]) -> tuple[str, Figure | None]:

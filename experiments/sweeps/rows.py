@@ -1,6 +1,7 @@
 """The rows of a sweep, one per run, read from and written to a CSV file."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
@@ -32,6 +33,11 @@ class Row(Protocol):
 
 
 R = TypeVar("R", bound=Row)
+
+
+def to_percents(fractions: Iterable[float | None]) -> list[float]:
+    """Return fractions in percent, without those of rows that have none."""
+    return [100 * fraction for fraction in fractions if fraction is not None]
 
 
 def read_rows(path: Path, row_type: type[R]) -> list[R]:
