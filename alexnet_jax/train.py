@@ -216,12 +216,12 @@ def _train_steps(run: _Run, start: Start) -> int:
     with PreemptionSignal() as local_signal:
         preemption = distributed.SharedPreemptionSignal(local_signal, run.mesh)
         timer = diagnostics.StepTimer(run.config.batch_size, first)
-        for chunk in run.training_input.chunks(first):
-            state, step_metrics = run.training_input.dispatch(state, run.mean, chunk)
+        for dispatch in run.training_input.dispatches(first):
+            state, step_metrics = run.training_input.begin_steps(state, run.mean, dispatch)
             # Fetch the metrics of the previous steps while the devices compute these.
             if pending is not None:
                 _fetch_metrics(run, progress, *pending)
-            step, pending = step + chunk.steps, (step_metrics, chunk.steps)
+            step, pending = step + dispatch.steps, (step_metrics, dispatch.steps)
             signal = preemption.signal()
             if not run.schedule.is_due(step) and signal is None:
                 if step == first + 1:  # do not time the first step, which compiles

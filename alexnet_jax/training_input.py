@@ -31,7 +31,7 @@ def largest_dispatch(device: jax.Device) -> int:
     return 1 if device.platform == "cpu" else MAX_STEPS
 
 
-class Chunk(NamedTuple):
+class Dispatch(NamedTuple):
     """The inputs of training steps that are dispatched together.
 
     Attributes:
@@ -72,35 +72,36 @@ class TrainingInput:
         make_step = make_train_step if self._max_steps == 1 else make_train_steps
         self._train_step = make_step(config, mesh, schedule.num_images)
 
-    def dispatch(
-        self, state: TrainState, mean: Array, chunk: Chunk
+    def begin_steps(
+        self, state: TrainState, mean: Array, dispatch: Dispatch
     ) -> tuple[TrainState, StepMetrics]:
-        """Begin the steps of a chunk; return the new state and the metrics.
+        """Begin the steps of a dispatch; return the new state and the metrics.
 
         If there may be several steps, the metrics have an axis of steps, and the second dispatch
         is waited for: it compiles nothing, and its time determines how many steps are dispatched.
         """
         begin = time.perf_counter()
-        result: tuple[TrainState, StepMetrics] = self._train_step(state, mean, *chunk.inputs)
+        result: tuple[TrainState, StepMetrics] = self._train_step(state, mean, *dispatch.inputs)
         self._dispatched += 1
         if self._dispatched == 2 and self._max_steps > 1:
             jax.block_until_ready(result[1])
-            within = int(MAX_SECONDS * chunk.steps / (time.perf_counter() - begin))
+            within = int(MAX_SECONDS * dispatch.steps / (time.perf_counter() - begin))
             self._length = distributed.broadcast_int(min(max(1, within), self._max_steps))
         return result
 
-    def chunks(self, step: int) -> Iterator[Chunk]:
-        """Yield the chunks after a step, each while the next one is on its way to the devices."""
-        current: Chunk | None = None
-        for chunk in self._resident_chunks(step) if self.pixels else self._host_chunks(step):
+    def dispatches(self, step: int) -> Iterator[Dispatch]:
+        """Yield the dispatches after a step, each while the next is on its way to the devices."""
+        current: Dispatch | None = None
+        make_dispatches = self._resident_dispatches if self.pixels else self._host_dispatches
+        for dispatch in make_dispatches(step):
             if current is not None:
                 yield current
-            current = chunk
+            current = dispatch
         if current is not None:
             yield current
 
-    def _host_chunks(self, step: int) -> Iterator[Chunk]:
-        """Yield chunks of one step, whose crops the host cuts."""
+    def _host_dispatches(self, step: int) -> Iterator[Dispatch]:
+        """Yield dispatches of one step, whose crops the host cuts."""
         config, batch_sharding = self._config, sharding.batch_sharding(self._config, self._mesh)
         for batch in train_batches(
             self._pack,
@@ -110,10 +111,10 @@ class TrainingInput:
             last_step=self._schedule.last_step,
             rows=sharding.local_rows(config.batch_size, batch_sharding),
         ):
-            yield Chunk(1, (sharding.shard_batch(batch, batch_sharding),))
+            yield Dispatch(1, (sharding.shard_batch(batch, batch_sharding),))
 
-    def _resident_chunks(self, step: int) -> Iterator[Chunk]:
-        """Yield chunks on resident images, which end where something is due."""
+    def _resident_dispatches(self, step: int) -> Iterator[Dispatch]:
+        """Yield dispatches on resident images, which end where something is due."""
         config, batch_sharding = self._config, sharding.batch_sharding(self._config, self._mesh)
         stacked_sharding = sharding.stacked_batch_sharding(config, self._mesh)
         rows = sharding.local_rows(config.batch_size, batch_sharding)
@@ -123,11 +124,11 @@ class TrainingInput:
             end = self._schedule.next_due(step, self._length)
             batches = draw(range(step, end))
             if self._max_steps == 1:
-                yield Chunk(1, (sharding.shard_batch(batches.step(0), batch_sharding),))
+                yield Dispatch(1, (sharding.shard_batch(batches.step(0), batch_sharding),))
             else:
                 padded = pad_steps(batches, self._max_steps)
                 placed = sharding.shard_batch(padded, stacked_sharding)
-                yield Chunk(end - step, (placed, np.int32(end - step)))
+                yield Dispatch(end - step, (placed, np.int32(end - step)))
             step = end
 
 

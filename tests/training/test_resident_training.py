@@ -100,8 +100,8 @@ def test_the_same_steps_on_two_devices(images: Path, data: int, columns: int) ->
         assert [*feed.pixels] == (["train", "validation"] if where == "on" else [])
         mean = jax.device_put(mean_of(pack.mean_image, config.data, 1), sharding.replicated(mesh))
         state = make_initial_state(config, mesh)
-        for chunk in itertools.islice(feed.chunks(12), 3):  # over the end of the epoch
-            state, metrics = feed.dispatch(state, mean, chunk)
+        for dispatch in itertools.islice(feed.dispatches(12), 3):  # over the end of the epoch
+            state, metrics = feed.begin_steps(state, mean, dispatch)
         states.append(jax.device_get((state, metrics)))
     equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), *states)
     assert all(jax.tree.leaves(equal)), equal
@@ -119,13 +119,13 @@ def looped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Dispatch up to three steps in a loop, as on accelerators; return the counts as they come."""
     monkeypatch.setattr(training_input, "largest_dispatch", lambda _: 3)
     counts: list[int] = []
-    dispatch = TrainingInput.dispatch
+    begin_steps = TrainingInput.begin_steps
 
-    def recorded(self: TrainingInput, state: Any, mean: Any, chunk: Any) -> Any:
-        counts.append(chunk.steps)
-        return dispatch(self, state, mean, chunk)
+    def recorded(self: TrainingInput, state: Any, mean: Any, dispatch: Any) -> Any:
+        counts.append(dispatch.steps)
+        return begin_steps(self, state, mean, dispatch)
 
-    monkeypatch.setattr(TrainingInput, "dispatch", recorded)
+    monkeypatch.setattr(TrainingInput, "begin_steps", recorded)
     return counts
 
 
@@ -137,9 +137,9 @@ def test_several_steps_are_the_same_as_one_by_one(
     The first two dispatches are of one step: the second shows how long a step takes, and the third
     is on the devices by then.
 
-    Catches: a step left out or taken twice where chunks meet, in a chunk or where a run is
-    continued; the metrics of a chunk's last step for all of its steps; chunks across a record, a
-    validation or a checkpoint; dispatches that take too long.
+    Catches: a step left out or taken twice where dispatches meet, in a dispatch or where a run is
+    continued; the metrics of a dispatch's last step for all of its steps; dispatches across a
+    record, a validation or a checkpoint; dispatches that take too long.
     """
     config = run_config(images, "on")
     monkeypatch.setattr(training_input, "MAX_SECONDS", 1e-9)
@@ -164,7 +164,7 @@ def test_the_loop(images: Path) -> None:
     CPUs round otherwise within a loop: it agrees within 1e-5 of each number, and of the largest in
     an array.
 
-    Catches: a program for each number of steps; the padding of a short chunk taken as steps; a
+    Catches: a program for each number of steps; the padding of a short dispatch taken as steps; a
     step's batch or metrics in another one's place.
     """
     config = validated(run_config(images, "on"))
