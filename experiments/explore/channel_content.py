@@ -14,8 +14,8 @@ from alexnet_jax.models.registry import family_of
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.writers import progress_bar
+from experiments.explore.embedded_images import ImageTable
 from experiments.explore.layers import ShownLayer
-from experiments.explore.pictures import Pictures
 from experiments.figures.channels import FILL, Projector, choose_channels
 from experiments.figures.predictions import first_conv_kernels, load_crops, split_columns
 from experiments.figures.tiles import tile_channels
@@ -27,7 +27,7 @@ MAX_SLICES = 64  # input channels up to which the kernels of later convolutions 
 
 @dataclass(frozen=True)
 class ChannelContent:
-    """What the page shows of a channel. Pictures are indices in `Pictures.sources`.
+    """What the page shows of a channel. Images are indices in `ImageTable.sources`.
 
     Attributes:
         channel: its number, over all columns; of the classifier that of the class.
@@ -35,9 +35,9 @@ class ChannelContent:
         values: the strongest activations, strongest first.
         images: places of their images in the split.
         labels: classes of these images.
-        patches: pictures of their receptive fields.
-        projections: pictures of the activations projected to pixels.
-        kernel: picture of its kernel, or None.
+        patches: images of their receptive fields.
+        projections: images of the activations projected to pixels.
+        kernel: image of its kernel, or None.
     """
 
     channel: int
@@ -53,16 +53,16 @@ class ChannelContent:
 class ChannelCollector:
     """Collects the content of a model's channels."""
 
-    def __init__(self, model: TrainedModel, pack: Pack, split: str, pictures: Pictures) -> None:
+    def __init__(self, model: TrainedModel, pack: Pack, split: str, table: ImageTable) -> None:
         """Prepare for the images of a split.
 
         Args:
             model: the model.
             pack: its data set.
             split: name of the split that is searched.
-            pictures: images of the page, to which those of the channels are added.
+            table: images of the page, to which those of the channels are added.
         """
-        self.model, self.pack, self.split, self.pictures = model, pack, split, pictures
+        self.model, self.pack, self.split, self.table = model, pack, split, table
         self.projector = Projector(model)
 
     def collect(self, layers: list[ShownLayer], count: int) -> dict[str, list[ChannelContent]]:
@@ -101,8 +101,8 @@ class ChannelCollector:
             values=[round_number(value) for value in values],
             images=images.tolist(),
             labels=self.pack.splits[self.split].labels[images].tolist(),
-            patches=[self.pictures.add_image(one, PATCH_SIDE) for one in patches],
-            projections=[self.pictures.add_signal(one, PATCH_SIDE) for one in projections],
+            patches=[self.table.add_image(one, PATCH_SIDE) for one in patches],
+            projections=[self.table.add_signal(one, PATCH_SIDE) for one in projections],
             kernel=self._draw_kernel(layer, channel),
         )
 
@@ -112,7 +112,7 @@ class ChannelCollector:
         return load_crops(self.model, self.pack, self.split, unique)[rows]
 
     def _draw_kernel(self, layer: ShownLayer, channel: int) -> int | None:
-        """Add the picture of a kernel: in colors, or a tile for each of few input channels."""
+        """Add the image of a kernel: in colors, or a tile for each of few input channels."""
         if not layer.has_kernels:
             return None
         kernels = self._first_kernels
@@ -123,12 +123,12 @@ class ChannelCollector:
         weights = kernels[column, ..., kernel]
         side, inputs = weights.shape[0], weights.shape[-1]
         if inputs in (1, 3):
-            return self.pictures.add_signal(weights, PATCH_SIDE)
+            return self.table.add_signal(weights, PATCH_SIDE)
         if side == 1 or inputs > MAX_SLICES:
             return None
         tiled = tile_channels(weights, across=int(np.ceil(inputs**0.5)))
         largest = float(np.abs(weights).max())
-        return self.pictures.add_map(tiled, -largest, largest, "gray")
+        return self.table.add_heatmap(tiled, -largest, largest, "gray")
 
     @cached_property
     def _first_kernels(self) -> np.ndarray:

@@ -11,8 +11,8 @@ from alexnet_jax.data.pack import Pack
 from alexnet_jax.models.registry import family_of
 from alexnet_jax.trained import TrainedModel
 from experiments.explore.channel_content import ChannelContent, round_number
+from experiments.explore.embedded_images import ImageTable, shrink_channels
 from experiments.explore.layers import ShownLayer
-from experiments.explore.pictures import Pictures, shrink_channels
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
@@ -65,7 +65,7 @@ class ImageCollector:
         model: the model.
         pack: its data set.
         split: name of the images' split.
-        pictures: images of the page, to which those of the images are added.
+        table: images of the page, to which those of the images are added.
         layers: layers whose activations are shown.
         channels: by layer, the channels that are shown.
     """
@@ -73,7 +73,7 @@ class ImageCollector:
     model: TrainedModel
     pack: Pack
     split: str
-    pictures: Pictures
+    table: ImageTable
     layers: list[ShownLayer]
     channels: dict[str, list[ChannelContent]]
 
@@ -97,7 +97,7 @@ class ImageCollector:
                 {
                     "place": int(shown.index[row]),
                     "label": label,
-                    "picture": self.pictures.add_image(crop, IMAGE_SIDE),
+                    "picture": self.table.add_image(crop, IMAGE_SIDE),
                     "top5": [[int(c), round_number(shares[c])] for c in best],
                     "activations": self._collect_activations(crop),
                     "occlusion": self._draw_occlusion(maps[row], label),
@@ -120,7 +120,7 @@ class ImageCollector:
             low, high = min(0.0, float(np.nanmin(tiled))), float(np.nanmax(tiled))
             content.append(
                 {
-                    "picture": self.pictures.add_map(tiled, low, high),
+                    "picture": self.table.add_heatmap(tiled, low, high),
                     "height": tiled.shape[0],
                     "width": tiled.shape[1],
                     "active": round_number(float((values > 0).mean())),
@@ -145,7 +145,7 @@ class ImageCollector:
         first, last = maps.tops[0] + maps.side / 2, maps.tops[-1] + maps.side / 2
         half = (last - first) / max(len(maps.tops) - 1, 1) / 2
         return {
-            "picture": self.pictures.add_map(values, 0, 1, "viridis"),
+            "picture": self.table.add_heatmap(values, 0, 1, "viridis"),
             "side": maps.side,
             "lowest": round_number(float(values.min())),
             "highest": round_number(float(values.max())),
@@ -173,7 +173,7 @@ class ImageCollector:
                     "place": int(train.index[row]),
                     "label": int(train.labels[row]),
                     "distance": round_number(float(distance)),
-                    "picture": self.pictures.add_image(crop, NEIGHBOR_SIDE),
+                    "picture": self.table.add_image(crop, NEIGHBOR_SIDE),
                 }
                 for row, distance, crop in zip(
                     nearest,

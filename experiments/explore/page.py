@@ -16,9 +16,9 @@ from experiments.explore.channel_content import (
     ChannelCollector,
     layers_to_json,
 )
+from experiments.explore.embedded_images import ImageTable
 from experiments.explore.image_content import ImageCollector, choose_images
 from experiments.explore.layers import find_layers
-from experiments.explore.pictures import Pictures
 
 TEMPLATE = "explore/explore.html.jinja"
 CHANNELS = 16  # of a layer
@@ -45,21 +45,21 @@ def collect_content(
     Raises:
         InputError: the images are not available, or there is no such split or image.
     """
-    pack, pictures = model_data.open_data(model), Pictures()
+    pack, table = model_data.open_data(model), ImageTable()
     split_name = model_data.choose_split(model, pack, split)
     model_data.print_assumptions(model, pack, split)
     predictions = choose_images(model, pack, split_name, images)
     layers = find_layers(model.config)
     count = channels or channels_per_layer(len(layers))
-    found = ChannelCollector(model, pack, split_name, pictures).collect(layers, count)
-    collector = ImageCollector(model, pack, split_name, pictures, layers, found)
+    found = ChannelCollector(model, pack, split_name, table).collect(layers, count)
+    collector = ImageCollector(model, pack, split_name, table, layers, found)
     shown, neighbors = collector.collect(predictions)
     data = {
         "split": split_name,
         "classes": [short_name(name) for name in model.class_names],
         "layers": layers_to_json(model.config, layers, found),
         "images": shown,
-        "pictures": pictures.sources,
+        "pictures": table.sources,
     }
     return {
         "data": data,

@@ -25,7 +25,7 @@ from alexnet_jax.trained import TrainedModel, load_trained
 from configs import resnet
 from experiments.explore import __main__ as explore_command
 from experiments.explore import page
-from experiments.explore.pictures import Pictures
+from experiments.explore.embedded_images import ImageTable
 from experiments.figures.channels import Projector
 from experiments.figures.predictions import (
     compute_image_activations,
@@ -85,7 +85,7 @@ def test_channels_are_what_the_model_computes(model: TrainedModel, content: dict
             assert [patch.shape[0] for patch in patches] == [3 if op == "relu1" else 26] * 9
             projections = projector.cut(op, projector.project(op, crops, places), places, 0)
             for rank in (0, 8):
-                expected = Pictures()
+                expected = ImageTable()
                 expected.add_image(patches[rank], 64)
                 expected.add_signal(projections[rank], 64)
                 shown = one["patches"][rank], one["projections"][rank]

@@ -1,4 +1,4 @@
-"""The parts of the page to look inside a model: layers of every family, and pictures."""
+"""The parts of the page to look inside a model: layers of every family, and images."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from helpers.explored_run import decode_picture
 from alexnet_jax.config import with_changes
 from configs import alexnet, cifar, googlenet, resnet, vgg
 from experiments.explore import page
+from experiments.explore.embedded_images import ImageTable, shrink_channels
 from experiments.explore.layers import find_layers
-from experiments.explore.pictures import Pictures, shrink_channels
 from experiments.figures.tiles import tile_channels, tile_units
 
 
@@ -76,24 +76,24 @@ def test_deep_models_show_fewer_channels() -> None:
     assert page.channels_per_layer(1000) == 1
 
 
-def test_pictures() -> None:
-    """Catches a picture that is embedded twice, zero of a signal that is not mid-gray, and a tile
+def test_embedded_images() -> None:
+    """Catches an image that is embedded twice, zero of a signal that is not mid-gray, and a tile
     or unit at another place."""
-    pictures = Pictures()
+    table = ImageTable()
     signal = np.zeros((2, 2, 1))
     signal[0, 1] = -3
-    first = pictures.add_signal(signal, 64)
-    assert first == pictures.add_signal(2 * signal, 64)
-    assert len(pictures.sources) == 1
-    shown = decode_picture(pictures.sources[first])
+    first = table.add_signal(signal, 64)
+    assert first == table.add_signal(2 * signal, 64)
+    assert len(table.sources) == 1
+    shown = decode_picture(table.sources[first])
     assert shown[..., 0].tolist() == [[128, 0], [128, 128]]
-    large = pictures.add_image(np.full((128, 128, 3), 7, np.uint8), 64)
-    assert decode_picture(pictures.sources[large]).shape == (64, 64, 3)
+    large = table.add_image(np.full((128, 128, 3), 7, np.uint8), 64)
+    assert decode_picture(table.sources[large]).shape == (64, 64, 3)
     tiled = tile_channels(np.arange(3.0).reshape(1, 1, 3), across=2)
     np.testing.assert_array_equal(tiled, [[0, np.nan, 1], [np.nan] * 3, [2, np.nan, np.nan]])
     np.testing.assert_array_equal(tile_units(np.arange(5.0), 4), [[0, 1, 2, 3], [4, *[np.nan] * 3]])
     steps = np.arange(9.0).reshape(3, 3, 1)
     assert shrink_channels(steps, 2)[..., 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
-    colored = decode_picture(pictures.sources[pictures.add_map(tiled, 0, 2)])
+    colored = decode_picture(table.sources[table.add_heatmap(tiled, 0, 2)])
     assert colored[0, 0].tolist() == [0, 0, 4, 255]  # the darkest of magma
     assert colored[1, 0, 3] == 0  # transparent

@@ -15,7 +15,7 @@ QUALITY = 80  # of WebP, of 0…100
 SHADES = 64  # of the color map: fewer make smaller files
 
 
-class Pictures:
+class ImageTable:
     """The images of a page as data URIs; equal ones are embedded once.
 
     They are WebP, which for images of 10 to 100 pixels takes half of the space of PNG and JPEG.
@@ -36,12 +36,12 @@ class Pictures:
         return self._add(images.to_pillow(pixels), lossless=pixels.size <= LOSSLESS)
 
     def add_signal(self, signal: np.ndarray, side: int) -> int:
-        """Add signed values (height, width, 1 or 3), zero in mid-gray, each picture by itself."""
+        """Add signed values (height, width, 1 or 3), zero in mid-gray, each image by itself."""
         pixels = np.round(255 * scale_signed(signal)).astype(np.uint8)
         return self.add_image(pixels, side)
 
-    def add_map(self, values: np.ndarray, low: float, high: float, name: str = "magma") -> int:
-        """Add a map (height, width) of values in colors, those of NaN transparent.
+    def add_heatmap(self, values: np.ndarray, low: float, high: float, name: str = "magma") -> int:
+        """Add values (height, width) in colors, those of NaN transparent.
 
         Args:
             values: the values.
