@@ -135,22 +135,33 @@ class PackWriter:
             source_stamp=source.stamp,
             source_counts=source.counts,
         )
-        self.discarded = ""
         path = self._partial / "plan.json"
-        if self._partial.is_dir():
-            different = self._compare_plan(path)
-            if different and not (discard or different == ["plan.json"]):
-                raise InputError(
-                    f"{self._partial} holds an unfinished pack of other settings or of a source "
-                    f"that has changed since ({', '.join(different)}); delete that folder, or set "
-                    "another --config.data.pack_dir"
-                )
-            if different:
-                self.discarded = f"{', '.join(different)} differ or cannot be read"
-                _delete(self._partial)
+        self.discarded = self._discard_other_plan(path, allowed=discard)
         self._partial.mkdir(exist_ok=True)
         if not path.exists():
             write_atomically(path, _to_json(self._plan))
+
+    def _discard_other_plan(self, path: Path, *, allowed: bool) -> str:
+        """Delete an unfinished pack whose plan is another one; return why, or "" if there is none.
+
+        Args:
+            path: File with its plan.
+            allowed: It may be deleted although its plan can be read.
+
+        Raises:
+            InputError: It may not be deleted.
+        """
+        different = self._compare_plan(path) if self._partial.is_dir() else []
+        if not different:
+            return ""
+        if not (allowed or different == ["plan.json"]):
+            raise InputError(
+                f"{self._partial} holds an unfinished pack of other settings or of a source that "
+                f"has changed since ({', '.join(different)}); delete that folder, or set another "
+                "--config.data.pack_dir"
+            )
+        _delete(self._partial)
+        return f"{', '.join(different)} differ or cannot be read"
 
     def _compare_plan(self, path: Path) -> list[str]:
         """Return the fields in which the plan of an unfinished pack differs from this one's.

@@ -4,7 +4,7 @@ Images are uint8 crops. The device subtracts the mean and adds the lighting shif
 needs the offset and flip of each crop; this reduces the transferred bytes to a quarter of float32.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -136,11 +136,7 @@ def evaluation_batches(
     Raises:
         InputError: see `check_images` and `data.crops.make_views`; or the split is unknown.
     """
-    if split not in pack.splits:
-        raise InputError(
-            f"the pack in {pack.directory} has no {split} split; it has {', '.join(pack.splits)}"
-        )
-    chosen, channels = pack.splits[split], config.model.channels
+    chosen, channels = _find_split(pack, split), config.model.channels
     check_images(pack, config.data, channels)
     rows = np.arange(config.batch_size) if rows is None else rows
     scale = scale or evaluation_scale(config.data, pack.side)
@@ -154,14 +150,10 @@ def evaluation_batches(
         cut = make_views(views, chosen.shapes[found], config.data.crop, scale)
         return Request(found, cut.offset, cut.window, np.tile(cut.flip, (len(rows), 1)), cut.size)
 
-    def resident(pixels: Array) -> Iterator[ResidentCrops]:
-        for step in steps:
-            yield ResidentCrops(pixels, request(step).index.astype(np.int32), int(first.size[0]))
-
     def batches() -> Generator[Batch, None, None]:
         shape = (len(rows), len(first.flip), channels)
         images: Iterator[Any] = (
-            resident(pixels)
+            _yield_resident_crops(pixels, map(request, steps))
             if pixels is not None and (first.window == first.size).all()
             else decode_windows(pack, chosen, request, steps, shape, workers)
         )
@@ -172,6 +164,21 @@ def evaluation_batches(
             yield Batch(image, asked.offset, asked.flip, label, mask)
 
     return batches()
+
+
+def _find_split(pack: Pack, name: str) -> Split:
+    """Return a split of a pack; raise InputError if it has none of that name."""
+    if name not in pack.splits:
+        raise InputError(
+            f"the pack in {pack.directory} has no {name} split; it has {', '.join(pack.splits)}"
+        )
+    return pack.splits[name]
+
+
+def _yield_resident_crops(pixels: Array, requests: Iterable[Request]) -> Iterator[ResidentCrops]:
+    """Yield what the devices need to cut the crops of requests from resident images."""
+    for asked in requests:
+        yield ResidentCrops(pixels, asked.index.astype(np.int32), int(asked.size[0]))
 
 
 def index_of_batches(

@@ -56,6 +56,28 @@ def replace_lrn(model: nn.Module) -> None:
         model.set_submodule(name, ShiftedLRN(layer))
 
 
+def _choose_mode(config: Config, kind: str) -> str | None:
+    """Return the mode of torch.compile; None for a step that is not compiled."""
+    if kind == "torch_eager":
+        return None
+    return SMALL_MODE if config.data.crop <= SMALL else LARGE_MODE
+
+
+def _make_step(config: Config, kind: str, device: str, mode: str | None) -> TorchTrainStep:
+    """Return the step of `measure_peer`; let PyTorch choose fast kernels, in TF32 as well."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    return TorchTrainStep(
+        config,
+        torch.channels_last,
+        compiled=kind != "torch_eager",
+        mode=mode,
+        device=device,
+        mixed=config.compute_dtype == "bfloat16",
+        prepare=replace_lrn if kind == "torch_compile_shifted_lrn" else None,
+    )
+
+
 def measure_peer(
     config: Config,
     kind: str,
@@ -79,20 +101,8 @@ def measure_peer(
         What describes the work, and reference, reference_seconds with low and high, clocks,
         first_step_seconds, peak_mib and memory as in `measure.measure_step`.
     """
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    mode = None
-    if kind != "torch_eager":
-        mode = SMALL_MODE if config.data.crop <= SMALL else LARGE_MODE
-    step = TorchTrainStep(
-        config,
-        torch.channels_last,
-        compiled=kind != "torch_eager",
-        mode=mode,
-        device=device,
-        mixed=config.compute_dtype == "bfloat16",
-        prepare=replace_lrn if kind == "torch_compile_shifted_lrn" else None,
-    )
+    mode = _choose_mode(config, kind)
+    step = _make_step(config, kind, device, mode)
     is_cuda = device == "cuda"
 
     def finish() -> None:
