@@ -44,32 +44,32 @@ def given_config(variant: str) -> Config:
     return with_changes(resnet.get_config(variant), {"data.mean": "none"})
 
 
-def write(folder: Path, net: Definition, *, deployed: bool = True) -> tuple[Path, Path]:
+def write(folder: Path, definition: Definition, *, deployed: bool = True) -> tuple[Path, Path]:
     """Write the weights with their definition, and the definition, and return their paths."""
     path, prototxt = folder / "net.caffemodel", folder / "net.prototxt"
-    path.write_bytes(to_caffemodel(net.layers))
-    prototxt.write_text(to_prototxt(net, deployed=deployed))
+    path.write_bytes(to_caffemodel(definition.layers))
+    prototxt.write_text(to_prototxt(definition, deployed=deployed))
     return path, prototxt
 
 
-def read(folder: Path, net: Definition, config: Config | None = None) -> TrainedModel:
+def read(folder: Path, definition: Definition, config: Config | None = None) -> TrainedModel:
     """Return our model for the files of a definition."""
-    path, prototxt = write(folder, net)
+    path, prototxt = write(folder, definition)
     return convert.read_model(path, config, prototxt=prototxt)
 
 
 def check(
-    model: TrainedModel, net: Definition, names: Mapping[str, str], *, train: bool = False
+    model: TrainedModel, definition: Definition, names: Mapping[str, str], *, train: bool = False
 ) -> None:
     """Assert that our outputs are OpenCV's.
 
     Args:
         model: our model.
-        net: the definition.
+        definition: the layers of the files.
         names: our names of outputs by Caffe's.
         train: whether ours are those while training, but for dropout.
     """
-    side, mean = net.side, (103.0, 116.0, 123.0)
+    side, mean = definition.side, (103.0, 116.0, 123.0)
     pixels = np.ascontiguousarray(make_image()[:side, :side, ::-1])
     seen = pixels[None] - np.array(mean, np.float32)
     config = model.config
@@ -77,7 +77,7 @@ def check(
         config = with_changes(config, {"model.dropout": 0.0, "model.aux_dropout": 0.0})
     compute = partial(registry.compute_activations, registry.make_model(config), train=train)
     ours = jax.jit(compute, compiler_options=QUICK)(model.variables, seen)
-    for name, expected in zip(names, opencv(net, pixels, mean, [*names]), strict=True):
+    for name, expected in zip(names, opencv(definition, pixels, mean, [*names]), strict=True):
         largest = np.abs(expected).max()
         assert expected.std() > 0.1 * largest
         # Float32 sums in another order; LRN by another formula.
@@ -86,20 +86,20 @@ def check(
 
 
 def opencv(
-    net: Definition, pixels: np.ndarray, mean: tuple[float, ...], names: list[str]
+    definition: Definition, pixels: np.ndarray, mean: tuple[float, ...], names: list[str]
 ) -> list[np.ndarray]:
     """Return outputs of OpenCV, which has softmaxes in place of losses."""
-    net = copy.copy(net)
-    net.layers = [
+    definition = copy.copy(definition)
+    definition.layers = [
         Layer(layer.name, "Softmax", layer.bottoms[:1], layer.tops)
         if layer.kind == "SoftmaxWithLoss"
         else layer
-        for layer in net.layers
+        for layer in definition.layers
     ]
-    files = (to_prototxt(net).encode(), to_caffemodel(net.layers))
+    files = (to_prototxt(definition).encode(), to_caffemodel(definition.layers))
     peer = cv2.dnn.readNetFromCaffe(*(np.frombuffer(content, np.uint8) for content in files))
     peer.enableFusion(False)
-    peer.setInput(cv2.dnn.blobFromImage(pixels, 1.0, (net.side, net.side), mean))
+    peer.setInput(cv2.dnn.blobFromImage(pixels, 1.0, (definition.side, definition.side), mean))
     outputs: list[np.ndarray] = [*peer.forward(names)]
     return outputs
 
@@ -108,19 +108,19 @@ def test_googlenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches: branches concatenated in another order; LRN with another constant or place; pooling
     that rounds down; auxiliary classifiers swapped, or flattened in another order; preprocessing
     of another model. With an eighth of the filters."""
-    net = make_googlenet(8, 10, heads=True)
-    model = read(tmp_path, net)
+    definition = make_googlenet(8, 10, heads=True)
+    model = read(tmp_path, definition)
     assert "preprocessing as for Caffe's GoogLeNet, by its layers" in capsys.readouterr().err
     assert model.config.data == presets.bvlc_googlenet().data
     assert model.config.model == GoogLeNetConfig(num_classes=10, width=1 / 8)
-    check(model, net, GOOGLENET | HEADS, train=True)
+    check(model, definition, GOOGLENET | HEADS, train=True)
 
 
 def test_definitions_of_googlenet(tmp_path: Path) -> None:
     """Catches: the weight of auxiliary losses and the mean lost; types of the older format; a
     definition without auxiliary classifiers refused for a file with them, as it is published."""
-    net = make_googlenet(8, 10, heads=True)
-    path, prototxt = write(tmp_path, net, deployed=False)
+    definition = make_googlenet(8, 10, heads=True)
+    path, prototxt = write(tmp_path, definition, deployed=False)
     text = prototxt.read_text().replace("loss_weight: 0.3", "loss_weight: 0.25")
     for kind in ("Convolution", "ReLU", "LRN", "Pooling", "Dropout", "Data", "Concat"):
         text = text.replace(f'type: "{kind}"', f"type: {kind.upper()}")
@@ -144,43 +144,43 @@ def test_resnet(tmp_path: Path, conv1_bias: bool) -> None:
     """Catches: statistics that are not divided by their factor, a bias before batch normalization
     lost, Scale's two blobs swapped, the stride in the 3×3, the first pooling with padding, a
     shortcut taken for the branch of the block."""
-    net = make_resnet((2, 1, 1, 1), 8, 10, conv1_bias=conv1_bias)
-    model = read(tmp_path, net, given_config("50,v1.5"))
+    definition = make_resnet((2, 1, 1, 1), 8, 10, conv1_bias=conv1_bias)
+    model = read(tmp_path, definition, given_config("50,v1.5"))
     expected = ResNetConfig(num_classes=10, width=8, stage_sizes=(2, 1, 1, 1))
     assert model.config.model == expected
-    check(model, net, {"pool1": "pool1", "res3a": "conv3_1/sum", "fc10": "fc"})
+    check(model, definition, {"pool1": "pool1", "res3a": "conv3_1/sum", "fc10": "fc"})
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_cifar_resnet(tmp_path: Path, plain: bool) -> None:
     """Catches: biases of all convolutions lost, a plain network taken for a residual one."""
-    net = make_cifar_resnet(2, 8, plain=plain)
-    model = read(tmp_path, net, given_config("cifar20"))
+    definition = make_cifar_resnet(2, 8, plain=plain)
+    model = read(tmp_path, definition, given_config("cifar20"))
     assert isinstance(model.config.model, ResNetConfig)
     assert model.config.model.shortcut == ("none" if plain else "B")
     assert (model.config.model.block, model.config.model.stage_sizes) == ("basic", (2, 2, 2))
     assert model.config.data.crop == 32
-    check(model, net, {"group1_block0_relu": "conv3_1/relu", "fc": "fc"})
+    check(model, definition, {"group1_block0_relu": "conv3_1/relu", "fc": "fc"})
 
 
 def test_the_definition_in_the_file(tmp_path: Path) -> None:
     """Catches: the definition that training writes into a file not read: data layers, and a Split
     where two layers have the same input; a last layer that was renamed for fine-tuning refused."""
-    net = make_cifar_resnet(1, 4)
-    expected = read(tmp_path, net, given_config("cifar20"))
+    definition = make_cifar_resnet(1, 4)
+    expected = read(tmp_path, definition, given_config("cifar20"))
     halves = ["first_conv_split_0", "first_conv_split_1"]
-    find(net, "group0_block0_conv0").bottoms = halves[:1]
-    find(net, "group0_block0_sum").bottoms[0] = halves[1]
-    index = net.layers.index(find(net, "group0_block0_conv0"))
-    net.layers.insert(index, Layer("split", "Split", ["first_conv"], halves))
-    net.layers.insert(0, Layer("data", "Data", [], ["data", "label"], dict(crop_size=32)))
+    find(definition, "group0_block0_conv0").bottoms = halves[:1]
+    find(definition, "group0_block0_sum").bottoms[0] = halves[1]
+    index = definition.layers.index(find(definition, "group0_block0_conv0"))
+    definition.layers.insert(index, Layer("split", "Split", ["first_conv"], halves))
+    definition.layers.insert(0, Layer("data", "Data", [], ["data", "label"], dict(crop_size=32)))
     path = tmp_path / "snapshot.caffemodel"
-    path.write_bytes(to_caffemodel(net.layers))
+    path.write_bytes(to_caffemodel(definition.layers))
     model = convert.read_model(path, given_config("cifar20"))
     assert model.config == expected.config
     jax.tree.map(np.testing.assert_array_equal, model.variables, expected.variables)
-    find(net, "fc").name = "mine"
-    path.write_bytes(to_caffemodel(net.layers))
+    find(definition, "fc").name = "mine"
+    path.write_bytes(to_caffemodel(definition.layers))
     tuned = convert.read_model(path, given_config("cifar20"), prototxt=tmp_path / "net.prototxt")
     jax.tree.map(np.testing.assert_array_equal, tuned.variables, expected.variables)
 
@@ -205,45 +205,45 @@ def test_full_size(
 ) -> None:
     """Catches: what the tests above do, in the models as published; another number of parameters
     than theirs, without the 64 biases before a normalization; preprocessing of another model."""
-    net = make()
-    model = read(tmp_path, net)
+    definition = make()
+    model = read(tmp_path, definition)
     assert f"preprocessing as for Caffe's {name}, by its layers" in capsys.readouterr().err
     assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == parameters
     if name == "GoogLeNet":
         has_heads = "aux1" in model.params
-        check(model, net, GOOGLENET | (HEADS if has_heads else {}), train=has_heads)
+        check(model, definition, GOOGLENET | (HEADS if has_heads else {}), train=has_heads)
     else:
-        check(model, net, {"fc1000": "fc"})
+        check(model, definition, {"fc1000": "fc"})
 
 
-def find(net: Definition, name: str) -> Layer:
+def find(definition: Definition, name: str) -> Layer:
     """Return a layer by its name."""
-    return next(layer for layer in net.layers if layer.name == name)
+    return next(layer for layer in definition.layers if layer.name == name)
 
 
 def change_kind(name: str, kind: str) -> Callable[[Definition], None]:
     """Return the change of a layer's kind."""
-    return lambda net: setattr(find(net, name), "kind", kind)
+    return lambda definition: setattr(find(definition, name), "kind", kind)
 
 
 def change(name: str, **parameters: object) -> Callable[[Definition], None]:
     """Return the change of a layer's parameters."""
-    return lambda net: find(net, name).parameters.update(parameters)
+    return lambda definition: find(definition, name).parameters.update(parameters)
 
 
 def change_bottom(name: str, index: int, bottom: str) -> Callable[[Definition], None]:
     """Return the change of one of a layer's inputs."""
-    return lambda net: find(net, name).bottoms.__setitem__(index, bottom)
+    return lambda definition: find(definition, name).bottoms.__setitem__(index, bottom)
 
 
 def remove(*names: str) -> Callable[[Definition], None]:
     """Return the removal of layers; those after them take their inputs."""
 
-    def change(net: Definition) -> None:
+    def change(definition: Definition) -> None:
         for name in names:
-            removed = find(net, name)
-            net.layers.remove(removed)
-            for layer in net.layers:
+            removed = find(definition, name)
+            definition.layers.remove(removed)
+            for layer in definition.layers:
                 if removed.tops[0] in layer.bottoms and removed.tops != removed.bottoms:
                     index = layer.bottoms.index(removed.tops[0])
                     layer.bottoms[index] = removed.bottoms[0]
@@ -254,58 +254,58 @@ def remove(*names: str) -> Callable[[Definition], None]:
 def cut_after(name: str) -> Callable[[Definition], None]:
     """Return the removal of all layers after one."""
 
-    def change(net: Definition) -> None:
-        net.layers = net.layers[: net.layers.index(find(net, name)) + 1]
+    def change(definition: Definition) -> None:
+        definition.layers = definition.layers[: definition.layers.index(find(definition, name)) + 1]
 
     return change
 
 
-def forget_statistics(net: Definition) -> None:
-    find(net, "first_conv_bn").arrays[2][:] = 0
+def forget_statistics(definition: Definition) -> None:
+    find(definition, "first_conv_bn").arrays[2][:] = 0
 
 
-def remove_statistics(net: Definition) -> None:
-    find(net, "first_conv_bn").arrays = []
+def remove_statistics(definition: Definition) -> None:
+    find(definition, "first_conv_bn").arrays = []
 
 
-def remove_scale_blob(net: Definition) -> None:
-    del find(net, "first_conv_scale").arrays[1]
+def remove_scale_blob(definition: Definition) -> None:
+    del find(definition, "first_conv_scale").arrays[1]
 
 
-def widen(net: Definition) -> None:
+def widen(definition: Definition) -> None:
     other = make_cifar_resnet(1, 6)
     for part in ("", "_bn", "_scale"):
-        found, wide = (find(of, f"group2_block0_conv1{part}") for of in (net, other))
+        found, wide = (find(of, f"group2_block0_conv1{part}") for of in (definition, other))
         found.parameters, found.arrays = wide.parameters, wide.arrays
 
 
-def widen_statistics(net: Definition) -> None:
-    find(net, "first_conv_bn").arrays[0] = np.zeros(5, np.float32)
+def widen_statistics(definition: Definition) -> None:
+    find(definition, "first_conv_bn").arrays[0] = np.zeros(5, np.float32)
 
 
-def enlarge_kernel(net: Definition) -> None:
-    find(net, "group1_block0_conv1").parameters |= dict(kernel_size=5, pad=2)
-    find(net, "group1_block0_conv1").arrays[0] = np.zeros((8, 8, 5, 5), np.float32)
+def enlarge_kernel(definition: Definition) -> None:
+    find(definition, "group1_block0_conv1").parameters |= dict(kernel_size=5, pad=2)
+    find(definition, "group1_block0_conv1").arrays[0] = np.zeros((8, 8, 5, 5), np.float32)
 
 
-def remove_projection(net: Definition) -> None:
-    remove(*(f"group2_block0_proj{part}" for part in ("", "_bn", "_scale")))(net)
-    find(net, "group2_block0_sum").bottoms[0] = "group1_block0_relu"
+def remove_projection(definition: Definition) -> None:
+    remove(*(f"group2_block0_proj{part}" for part in ("", "_bn", "_scale")))(definition)
+    find(definition, "group2_block0_sum").bottoms[0] = "group1_block0_relu"
 
 
-def halve_at_once(net: Definition) -> None:
-    find(net, "group0_block0_conv0").parameters["stride"] = 2
-    name, bottom = "group0_block0_proj", find(net, "group0_block0_conv0").bottoms[0]
-    net.conv(name, bottom, 4, 1, 2)
-    net.norm(f"{name}_bn", f"{name}_scale", name)
-    *net.layers, conv, norm, scale = net.layers
-    index = net.layers.index(find(net, "group0_block0_conv0"))
-    net.layers[index:index] = [conv, norm, scale]
-    find(net, "group0_block0_sum").bottoms[0] = name
+def halve_at_once(definition: Definition) -> None:
+    find(definition, "group0_block0_conv0").parameters["stride"] = 2
+    name, bottom = "group0_block0_proj", find(definition, "group0_block0_conv0").bottoms[0]
+    definition.conv(name, bottom, 4, 1, 2)
+    definition.norm(f"{name}_bn", f"{name}_scale", name)
+    *definition.layers, conv, norm, scale = definition.layers
+    index = definition.layers.index(find(definition, "group0_block0_conv0"))
+    definition.layers[index:index] = [conv, norm, scale]
+    find(definition, "group0_block0_sum").bottoms[0] = name
 
 
-def add_unused(net: Definition) -> None:
-    net.layers.insert(-1, Layer("extra", "ReLU", ["group1_block0_relu"], ["extra"]))
+def add_unused(definition: Definition) -> None:
+    definition.layers.insert(-1, Layer("extra", "ReLU", ["group1_block0_relu"], ["extra"]))
 
 
 @pytest.mark.parametrize(
@@ -337,25 +337,26 @@ def add_unused(net: Definition) -> None:
 def test_refused(tmp_path: Path, damage: Callable[[Definition], None], message: str) -> None:
     """Catches: a traceback, a model with a layer left out or taken for another, and messages that
     do not name the layer."""
-    net = make_cifar_resnet(1, 4)
-    damage(net)
-    path, prototxt = write(tmp_path, net)
+    definition = make_cifar_resnet(1, 4)
+    damage(definition)
+    path, prototxt = write(tmp_path, definition)
     with pytest.raises(InputError, match=message):
         convert.read_model(path, given_config("cifar20"), prototxt=prototxt)
 
 
-def swap_branches(net: Definition) -> None:
-    bottoms = find(net, "inception_4b/output").bottoms
+def swap_branches(definition: Definition) -> None:
+    bottoms = find(definition, "inception_4b/output").bottoms
     bottoms[1], bottoms[2] = bottoms[2], bottoms[1]
 
 
-def drop_branch(net: Definition) -> None:
-    find(net, "inception_4b/output").bottoms.pop()
-    remove(*(f"inception_4b/{name}" for name in ("pool", "pool_proj", "relu_pool_proj")))(net)
+def drop_branch(definition: Definition) -> None:
+    find(definition, "inception_4b/output").bottoms.pop()
+    names = ("pool", "pool_proj", "relu_pool_proj")
+    remove(*(f"inception_4b/{name}" for name in names))(definition)
 
 
-def move_head(net: Definition) -> None:
-    find(net, "loss2/ave_pool").bottoms = ["inception_4b/output"]
+def move_head(definition: Definition) -> None:
+    find(definition, "loss2/ave_pool").bottoms = ["inception_4b/output"]
 
 
 @pytest.mark.parametrize(
@@ -368,7 +369,7 @@ def move_head(net: Definition) -> None:
         (change("pool3/3x3_s2", pool="AVE"), "pool3/3x3_s2 is average pooling of 3×3 .*expected"),
         (move_head, "has 2 auxiliary classifiers, 1 of them after modules 4a and 4d"),
         (remove("loss1/loss"), "the output of loss1/ave_pool has no effect on that of the model"),
-        (lambda net: setattr(find(net, "loss1/loss"), "loss_weight", 0.5), r"weights \[0\.3, 0\.5"),
+        (lambda of: setattr(find(of, "loss1/loss"), "loss_weight", 0.5), r"weights \[0\.3, 0\.5"),
         (change("loss2/drop_fc", dropout_ratio=0.5), "aux2 has a dropout of 0.5 and 10 classes"),
         (change("pool5/7x7_s1", kernel_size=5), "comes pool5/7x7_s1, a Pool; expected global"),
     ],
@@ -377,9 +378,9 @@ def test_googlenet_is_refused(
     tmp_path: Path, damage: Callable[[Definition], None], message: str
 ) -> None:
     """Catches: another model of Inception modules taken for GoogLeNet."""
-    net = make_googlenet(16, 10, heads=True)
-    damage(net)
-    path, prototxt = write(tmp_path, net)
+    definition = make_googlenet(16, 10, heads=True)
+    damage(definition)
+    path, prototxt = write(tmp_path, definition)
     with pytest.raises(InputError, match=message):
         convert.read_model(path, prototxt=prototxt)
 

@@ -174,27 +174,33 @@ def make_googlenet(share: int, classes: int, *, heads: bool) -> Definition:
         classes: number of classes.
         heads: whether the auxiliary classifiers are present; all classifiers end with losses then.
     """
-    net = Definition(224)
+    definition = Definition(224)
 
     def conv(
         name: str, short: str, bottom: str, features: int, kernel: int, stride: int = 1
     ) -> str:
-        top = net.conv(f"{name}/{short}", bottom, features // share, kernel, stride)
-        return net.add(f"{name}/relu_{short.removesuffix('_s2')}", "ReLU", top, in_place=True)
+        top = definition.conv(f"{name}/{short}", bottom, features // share, kernel, stride)
+        return definition.add(
+            f"{name}/relu_{short.removesuffix('_s2')}", "ReLU", top, in_place=True
+        )
 
     def pool(name: str, bottom: str, stride: int = 2, pad: int = 0) -> str:
-        return net.add(name, "Pooling", bottom, pool="MAX", kernel_size=3, stride=stride, pad=pad)
+        return definition.add(
+            name, "Pooling", bottom, pool="MAX", kernel_size=3, stride=stride, pad=pad
+        )
 
     def norm(name: str, bottom: str) -> str:
-        return net.add(name, "LRN", bottom, local_size=5, alpha=1e-4, beta=0.75)
+        return definition.add(name, "LRN", bottom, local_size=5, alpha=1e-4, beta=0.75)
 
     def head(name: str, bottom: str) -> None:
-        top = net.add(f"{name}/ave_pool", "Pooling", bottom, pool="AVE", kernel_size=5, stride=3)
+        top = definition.add(
+            f"{name}/ave_pool", "Pooling", bottom, pool="AVE", kernel_size=5, stride=3
+        )
         top = conv(name, "conv", top, 128, 1)
-        top = net.dense(f"{name}/fc", top, 1024 // share, pixels=16)
-        net.add(f"{name}/relu_fc", "ReLU", top, in_place=True)
-        net.add(f"{name}/drop_fc", "Dropout", top, in_place=True, dropout_ratio=0.7)
-        net.loss(f"{name}/loss", net.dense(f"{name}/classifier", top, classes), 0.3)
+        top = definition.dense(f"{name}/fc", top, 1024 // share, pixels=16)
+        definition.add(f"{name}/relu_fc", "ReLU", top, in_place=True)
+        definition.add(f"{name}/drop_fc", "Dropout", top, in_place=True, dropout_ratio=0.7)
+        definition.loss(f"{name}/loss", definition.dense(f"{name}/classifier", top, classes), 0.3)
 
     at = pool("pool1/3x3_s2", conv("conv1", "7x7_s2", "data", 64, 7, 2))
     at = conv("conv2", "3x3_reduce", norm("pool1/norm1", at), 64, 1)
@@ -205,19 +211,19 @@ def make_googlenet(share: int, classes: int, *, heads: bool) -> Definition:
         tops += [conv(name, "3x3", conv(name, "3x3_reduce", at, reduce3, 1), threes, 3)]
         tops += [conv(name, "5x5", conv(name, "5x5_reduce", at, reduce5, 1), fives, 5)]
         tops += [conv(name, "pool_proj", pool(f"{name}/pool", at, 1, 1), projection, 1)]
-        at = net.join(f"{name}/output", "Concat", tops)
+        at = definition.join(f"{name}/output", "Concat", tops)
         if heads and module in ("4a", "4d"):
             head("loss1" if module == "4a" else "loss2", at)
         if module in ("3b", "4e"):
             at = pool("pool3/3x3_s2" if module == "3b" else "pool4/3x3_s2", at)
-    at = net.add("pool5/7x7_s1", "Pooling", at, pool="AVE", kernel_size=7, stride=1)
-    net.add("pool5/drop_7x7_s1", "Dropout", at, in_place=True, dropout_ratio=0.4)
-    at = net.dense("loss3/classifier", at, classes)
+    at = definition.add("pool5/7x7_s1", "Pooling", at, pool="AVE", kernel_size=7, stride=1)
+    definition.add("pool5/drop_7x7_s1", "Dropout", at, in_place=True, dropout_ratio=0.4)
+    at = definition.dense("loss3/classifier", at, classes)
     if heads:
-        net.loss("loss3/loss3", at, 1.0)
+        definition.loss("loss3/loss3", at, 1.0)
     else:
-        net.add("prob", "Softmax", at)
-    return net
+        definition.add("prob", "Softmax", at)
+    return definition
 
 
 def make_resnet(
@@ -233,17 +239,17 @@ def make_resnet(
         classes: number of classes.
         conv1_bias: whether the first convolution has a bias, as in ResNet-50.
     """
-    net = Definition(224)
+    definition = Definition(224)
 
     def conv(name: str, bottom: str, features: int, kernel: int, stride: int = 1) -> str:
-        top = net.conv(f"res{name}", bottom, features, kernel, stride, bias=False)
-        net.norm(f"bn{name}", f"scale{name}", top)
+        top = definition.conv(f"res{name}", bottom, features, kernel, stride, bias=False)
+        definition.norm(f"bn{name}", f"scale{name}", top)
         return top
 
-    at = net.conv("conv1", "data", width, 7, 2, bias=conv1_bias)
-    net.norm("bn_conv1", "scale_conv1", at)
-    net.add("conv1_relu", "ReLU", at, in_place=True)
-    at = net.add("pool1", "Pooling", at, pool="MAX", kernel_size=3, stride=2)
+    at = definition.conv("conv1", "data", width, 7, 2, bias=conv1_bias)
+    definition.norm("bn_conv1", "scale_conv1", at)
+    definition.add("conv1_relu", "ReLU", at, in_place=True)
+    at = definition.add("pool1", "Pooling", at, pool="MAX", kernel_size=3, stride=2)
     for stage, size in enumerate(stage_sizes):
         for index in range(size):
             name = f"{stage + 2}{chr(ord('a') + index)}"
@@ -252,47 +258,47 @@ def make_resnet(
             if not index:
                 at = conv(f"{name}_branch1", bottom, 4 * features, 1, stride)
             top = conv(f"{name}_branch2a", bottom, features, 1, stride)
-            net.add(f"res{name}_branch2a_relu", "ReLU", top, in_place=True)
+            definition.add(f"res{name}_branch2a_relu", "ReLU", top, in_place=True)
             top = conv(f"{name}_branch2b", top, features, 3)
-            net.add(f"res{name}_branch2b_relu", "ReLU", top, in_place=True)
+            definition.add(f"res{name}_branch2b_relu", "ReLU", top, in_place=True)
             top = conv(f"{name}_branch2c", top, 4 * features, 1)
-            at = net.join(f"res{name}", "Eltwise", [at, top])
-            net.add(f"res{name}_relu", "ReLU", at, in_place=True)
-    at = net.add("pool5", "Pooling", at, pool="AVE", kernel_size=7, stride=1)
-    net.add("prob", "Softmax", net.dense(f"fc{classes}", at, classes))
-    return net
+            at = definition.join(f"res{name}", "Eltwise", [at, top])
+            definition.add(f"res{name}_relu", "ReLU", at, in_place=True)
+    at = definition.add("pool5", "Pooling", at, pool="AVE", kernel_size=7, stride=1)
+    definition.add("prob", "Softmax", definition.dense(f"fc{classes}", at, classes))
+    return definition
 
 
 def make_cifar_resnet(n: int, width: int, *, plain: bool = False) -> Definition:
     """Return a network of 6n + 2 layers with biases everywhere and projections, or a plain one."""
-    net = Definition(32)
+    definition = Definition(32)
 
     def conv(name: str, bottom: str, features: int, kernel: int, stride: int = 1) -> str:
-        top = net.conv(name, bottom, features, kernel, stride)
-        net.norm(f"{name}_bn", f"{name}_scale", top)
+        top = definition.conv(name, bottom, features, kernel, stride)
+        definition.norm(f"{name}_bn", f"{name}_scale", top)
         return top
 
     at = conv("first_conv", "data", width, 3)
-    net.add("first_conv_relu", "ReLU", at, in_place=True)
+    definition.add("first_conv_relu", "ReLU", at, in_place=True)
     for stage in range(3):
         for index in range(n):
             name, features = f"group{stage}_block{index}", width * 2**stage
             stride = 2 if stage and not index else 1
             top = conv(f"{name}_conv0", at, features, 3, stride)
-            net.add(f"{name}_relu0", "ReLU", top, in_place=True)
+            definition.add(f"{name}_relu0", "ReLU", top, in_place=True)
             top = conv(f"{name}_conv1", top, features, 3)
             if not plain:
                 shortcut = conv(f"{name}_proj", at, features, 1, stride) if stride == 2 else at
-                top = net.join(f"{name}_sum", "Eltwise", [shortcut, top])
-            at = net.add(f"{name}_relu", "ReLU", top)
-    at = net.add("global_avg_pool", "Pooling", at, pool="AVE", global_pooling=True)
-    net.add("prob", "Softmax", net.dense("fc", at, 10))
-    return net
+                top = definition.join(f"{name}_sum", "Eltwise", [shortcut, top])
+            at = definition.add(f"{name}_relu", "ReLU", top)
+    at = definition.add("global_avg_pool", "Pooling", at, pool="AVE", global_pooling=True)
+    definition.add("prob", "Softmax", definition.dense("fc", at, 10))
+    return definition
 
 
 def to_caffemodel(layers: Iterable[Layer]) -> bytes:
     """Return a .caffemodel with the definition and the weights."""
-    net = [wire(1, "net")]
+    model = [wire(1, "net")]
     for layer in layers:
         content = wire(1, layer.name) + wire(2, layer.kind)
         content += b"".join(wire(3, bottom) for bottom in layer.bottoms)
@@ -305,19 +311,19 @@ def to_caffemodel(layers: Iterable[Layer]) -> bytes:
             values = {name: WORDS.get(value, value) for name, value in layer.parameters.items()}
             parameters = b"".join(wire(fields[name], value) for name, value in values.items())
             content += wire(number, parameters)
-        net.append(wire(100, content))
-    return b"".join(net)
+        model.append(wire(100, content))
+    return b"".join(model)
 
 
-def to_prototxt(net: Definition, *, deployed: bool = True) -> str:
+def to_prototxt(definition: Definition, *, deployed: bool = True) -> str:
     """Return a definition as text.
 
     Args:
-        net: the definition.
+        definition: the layers of the files.
         deployed: whether it has an input layer, or data layers for training.
     """
-    text = INPUT.format(side=net.side) if deployed else DATA.format(side=net.side)
-    for layer in net.layers:
+    text = INPUT.format(side=definition.side) if deployed else DATA.format(side=definition.side)
+    for layer in definition.layers:
         text += f'layer {{ name: "{layer.name}" type: "{layer.kind}"'
         text += "".join(f' bottom: "{bottom}"' for bottom in layer.bottoms)
         text += "".join(f' top: "{top}"' for top in layer.tops)
