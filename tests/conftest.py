@@ -36,6 +36,16 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def double_precision() -> Iterator[None]:
+    """Let PyTorch compute in float64 in a module of tests."""
+    import torch  # here, since it takes seconds and few tests need it
+
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what came of random damage, kills and input."""
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):

@@ -1,8 +1,7 @@
 """Projections to pixels: against PyTorch, explicitly and by autograd, and by their identities."""
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from helpers.config_files import data_variants, load
 from helpers.torch_reference import TorchReference, make_one_column, random_params, small_config
+from helpers.unknown_op import Unknown
 
 from alexnet_jax.analysis.deconvnet import METHODS, make_project_fn
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
@@ -30,6 +30,8 @@ from alexnet_jax.models.ops import (
     WithinChannelLRN,
 )
 from configs import resnet
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 COUNT = 4  # images
 
@@ -114,14 +116,6 @@ def one_hot(places: np.ndarray, like: torch.Tensor) -> np.ndarray:
 
 def channels_first(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(array if array.ndim == 2 else array.transpose(0, 3, 1, 2))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def double_precision() -> Any:
-    """Let PyTorch compute in float64 here."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -341,11 +335,6 @@ def test_the_gradient_of_a_model_with_branches() -> None:
     found = np.asarray(project(variables, images, jnp.asarray(places)))
     chosen = activations.reshape(COUNT, -1)[np.arange(COUNT), places]
     np.testing.assert_allclose((found * images).sum((1, 2, 3)), chosen, rtol=1e-4, atol=1e-5)
-
-
-@dataclass
-class Unknown(Op):
-    prefix: ClassVar[str] = "unknown"
 
 
 def test_what_cannot_be_projected() -> None:

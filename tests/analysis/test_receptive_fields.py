@@ -1,13 +1,13 @@
 """Receptive fields: against the influence of every pixel, and against published tables."""
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.unknown_op import Unknown
 
 from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
 from alexnet_jax.analysis.summary import compute_model_fields
@@ -151,11 +151,6 @@ def test_a_field_that_no_edge_cuts_off_has_its_full_size() -> None:
             assert first == max(begin, 0)
             if begin >= 0 and begin + field.size <= 31:
                 assert end - first == field.size
-
-
-@dataclass
-class Unknown(Op):
-    prefix: ClassVar[str] = "unknown"
 
 
 def test_an_op_without_a_rule() -> None:

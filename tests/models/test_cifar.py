@@ -1,6 +1,5 @@
 """The authors' networks for CIFAR-10: sizes, forward passes and training, beside other programs."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -30,16 +29,10 @@ from alexnet_jax.schedules import learning_rates
 from alexnet_jax.train_step import make_state, make_train_step
 from configs import cifar
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
 WORDS = tuple(torch_cifar.NETWORKS)
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    """Let PyTorch compute in float64 here."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def narrow(word: str, features: int = 4) -> Config:
