@@ -5,16 +5,18 @@ shorter side is P, as a window of crop · P / S pixels, rounded, and scaled to t
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jax import Array
 from numpy.typing import ArrayLike
 
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 
-A = TypeVar("A", np.ndarray, Array)
+if TYPE_CHECKING:  # preparing images does without JAX, which takes a second to load
+    from jax import Array
+
+A = TypeVar("A", np.ndarray, "Array")
 
 VIEWS = ("center", "ten", "grid", "dense", "squares")  # those of `make_views`
 
