@@ -198,7 +198,7 @@ def _parse(arguments: list[str]) -> list[str]:
         ) from None
     except (SyntaxError, ImportError) as error:
         raise InputError(f"the config file cannot be run: {_with_place(error)}") from None
-    except (AttributeError, KeyError):
+    except (AttributeError, KeyError, ValueError):  # the last for a path such as model.ops.
         message = _unknown_field(arguments)
         if message is None:
             raise

@@ -59,6 +59,7 @@ def message(ended: subprocess.CompletedProcess[str], status: int = 2) -> str:
             ["no field model.ops.norm1.sise; did you mean size?"],
         ),
         ([SAMPLE, "--config.modle.init=x"], ["no field modle; did you mean model?"]),
+        ([SAMPLE, "--config.model.ops.norm1.=3"], ["no field model.ops.norm1.; expected one of"]),
         (
             [SAMPLE, "--config.model.ops.conv9.features=1"],
             ["no field model.ops.conv9; did you mean conv"],

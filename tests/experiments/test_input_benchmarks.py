@@ -111,7 +111,7 @@ def test_a_figure_of_what_was_measured(tmp_path):
     ("only", "flag", "expected"),
     [
         ("startup", "--output=out", "a plot of train_step_scaling or evaluate_scaling, none of"),
-        ("startup", "--batch=64", "--batch is for --platform"),
+        ("startup", "--budget=8m", "--budget is for --platform"),
         ("evaluate_scaling", "--output=README.md", "--output=README.md cannot be written to: File"),
     ],
 )

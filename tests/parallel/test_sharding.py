@@ -14,10 +14,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import sharding
-from alexnet_jax.config import Config, ParallelConfig, validated
+from alexnet_jax.config import Config, ParallelConfig, validated, with_changes
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.train_step import abstract_state, init_state
+from configs import cifar
 
 MESHES = [(1, 2), (2, 2)]  # data × column
 
@@ -115,10 +116,10 @@ def test_shapes_of_the_shards() -> None:
 def test_both_tables_have_the_same_names(rules: sharding.Rules) -> None:
     """Catches a name that a new layer adds to one table only, and rules that no layer uses."""
     names: set[str] = set()
-    for columns in (1, 2):
-        chosen = small_config()
-        if columns == 1:
-            make_one_column(chosen)
+    one_column = small_config()
+    make_one_column(one_column)
+    local = with_changes(cifar.get_config("13pct"), {"model.num_classes": 10})
+    for chosen in (small_config(), one_column, local):
         boxed = jax.tree.leaves(
             registry.abstract_boxed_variables(chosen),
             is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
