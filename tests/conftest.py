@@ -36,6 +36,14 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def quick_to_compile() -> Iterator[None]:
+    """Compile without most optimizations, for programs that run few steps."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def double_precision() -> Iterator[None]:
     """Let PyTorch compute in float64 in a module of tests."""

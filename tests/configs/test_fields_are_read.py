@@ -227,6 +227,7 @@ def run(config: Config, workdir: Path) -> None:
     evaluate.final_evaluation(workdir, sharding.make_mesh(config.parallel))
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 def test_every_field_is_read(tmp_path: Path) -> None:
     """Catches a field that changes nothing, whoever sets it; that it is checked is not enough.
 

@@ -1,7 +1,6 @@
 """PyTorch's residual networks and GoogLeNets, beside which ours are timed, are the same models."""
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -115,14 +114,7 @@ def test_the_peer_averages_its_parameters_and_decays_as_the_config() -> None:
     assert len(step.aux_weights) == 2
 
 
-@pytest.fixture
-def _quick_to_compile() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("_quick_to_compile")
+@pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize(
     "name", [pytest.param("googlenet", marks=pytest.mark.slow), "resnet18", "resnet50", "resnet20"]
 )

@@ -238,6 +238,7 @@ def test_a_config_like_that_of_a_run(folder: Path) -> None:
         from_workdir.get_config("nowhere")
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 def test_running_statistics_are_taken(tmp_path: Path) -> None:
     """Catches: layers taken without the statistics that normalize them, or the statistics of
     layers that are new; an average that begins with the initial parameters."""
