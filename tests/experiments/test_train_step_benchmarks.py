@@ -140,6 +140,7 @@ def test_restored_arrays_are_all_of_them(tmp_path, monkeypatch) -> None:
     assert kept > 0
 
 
+@pytest.mark.slow
 def test_scaling_of_a_step(monkeypatch) -> None:
     """Catches steps of another batch size than reported, and a result that has no scaling plot."""
     monkeypatch.setattr(train_step_benchmarks, "paper_config", train_step_benchmarks.sample_config)
