@@ -55,7 +55,7 @@ def tar() -> bytes:
         ("net.npy", b"", "empty; download or copy it again"),
         ("net.h5", b"\x89HDF\r\n\x1a\n", r"an HDF5 file, as Keras .*\.onnx \(from tf2onnx\)"),
         ("net.pth.tar", tar(), "a tar archive; unpack it"),
-        ("net.tgz", gzip.compress(b"x"), "compressed with gzip; unpack it"),
+        ("net.tgz", gzip.compress(b"x", mtime=0), "compressed with gzip; unpack it"),
         ("net.ckpt", b"x" * 40 + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "a TensorFlow checkpoint"),
         ("net.ckpt.data-00000-of-00001", b"x", "a TensorFlow checkpoint"),
         ("net.keras", archive(config_json=b"{}", model_weights_h5=b"x"), "a Keras model"),
