@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from helpers.in_process import run_here
 from helpers.torch_branched import random_variables
+from helpers.torchvision_files import State, load_state, write_state
 from helpers.torchvision_models import make_model, models
 
 from alexnet_jax import convert
@@ -24,7 +24,6 @@ from alexnet_jax.trained import TrainedModel, load_trained
 from configs import googlenet, resnet, vgg
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
-State = dict[str, torch.Tensor]
 
 
 def small_config(name: str = "resnet18", **fields: Any) -> Config:
@@ -49,20 +48,6 @@ def make_state(config: Config) -> State:
         if name.endswith("running_var"):
             state[name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
     return state
-
-
-def write(path: Path, state: State) -> Path:
-    if path.suffix == ".safetensors":
-        safetensors.torch.save_file(state, path)
-    else:
-        torch.save(state, path)
-    return path
-
-
-def load(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        return dict(safetensors.torch.load_file(path))
-    return dict(torch.load(path, weights_only=True))
 
 
 @pytest.mark.parametrize(
@@ -101,11 +86,11 @@ def test_both_ways(tmp_path: Path, name: str, fields: dict[str, Any], suffix: st
     counters that are missing, other preprocessing than torchvision's."""
     config = small_config(name, **fields)
     state = make_state(config)
-    model = convert.read_model(write(tmp_path / f"net{suffix}", state))
+    model = convert.read_model(write_state(tmp_path / f"net{suffix}", state))
     assert model.config.model == config.model
     assert model.config.data == config.data
     convert.write_model(tmp_path / f"again{suffix}", model, names="torchvision")
-    again = load(tmp_path / f"again{suffix}")
+    again = load_state(tmp_path / f"again{suffix}")
     assert [*again] == [*state] or suffix == ".safetensors"  # which sorts them
     assert {*again} == {*state}
     for key, tensor in state.items():
@@ -117,7 +102,7 @@ def test_auxiliary_classifiers(tmp_path: Path) -> None:
     """Catches: units of an auxiliary classifier in another order, which only training shows."""
     config = small_config("googlenet")
     state = make_state(config)
-    model = convert.read_model(write(tmp_path / "net.pth", state))
+    model = convert.read_model(write_state(tmp_path / "net.pth", state))
     assert model.config.model == config.model
     weight = state["aux2.fc1.weight"].numpy()
     kernel, channels = model.params["aux2"]["fc1"]["kernel"], 8
@@ -128,7 +113,7 @@ def test_auxiliary_classifiers(tmp_path: Path) -> None:
         weight[:, (channel * 4 + row) * 4 + column],
     )
     convert.write_model(tmp_path / "again.pth", model)
-    again = load(tmp_path / "again.pth")
+    again = load_state(tmp_path / "again.pth")
     assert all(torch.equal(again[key], tensor) for key, tensor in state.items())
 
 
@@ -140,7 +125,7 @@ def test_torchvision_reads_it(tmp_path: Path, name: str, settings: dict[str, Any
     """Catches: a file with which torchvision's model computes something else, or that needs a
     config."""
     peer = make_model(name, num_classes=7, **settings)
-    model = convert.read_model(write(tmp_path / "net.pth", peer.state_dict()))
+    model = convert.read_model(write_state(tmp_path / "net.pth", peer.state_dict()))
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     compute = jax.jit(
         lambda v, x: registry.apply_model(registry.make_model(model.config), v, x)[0].logits,
@@ -151,7 +136,7 @@ def test_torchvision_reads_it(tmp_path: Path, name: str, settings: dict[str, Any
     fresh = make_model(name, num_classes=7, **settings)
     for parameter in fresh.parameters():
         torch.nn.init.zeros_(parameter)
-    fresh.load_state_dict(load(tmp_path / "again.pth"))
+    fresh.load_state_dict(load_state(tmp_path / "again.pth"))
     with torch.no_grad():
         expected = fresh(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
     assert np.ptp(expected) > 0.1
@@ -211,7 +196,7 @@ def with_tensor(name: str, tensor: torch.Tensor) -> Callable[[State], State]:
 def test_refused(tmp_path: Path, change: Callable[[State], State], message: str) -> None:
     """Catches: a traceback, numbers that are made up or stretched to fit, one of two models taken,
     and a network for small images, or with wider blocks, that is taken for torchvision's."""
-    path = write(tmp_path / "net.pth", change(make_state(small_config())))
+    path = write_state(tmp_path / "net.pth", change(make_state(small_config())))
     with pytest.raises(InputError, match=message) as raised:
         convert.read_model(path)
     assert str(path) in str(raised.value)
@@ -228,7 +213,7 @@ def test_given_config(tmp_path: Path) -> None:
     config = resnet.get_config("cifar_plain20")
     config.model.num_classes, config.data.mean = 5, "none"
     state = {f"module.{key}": tensor for key, tensor in make_state(config).items()}
-    path = write(tmp_path / "net.pth", state)
+    path = write_state(tmp_path / "net.pth", state)
     given = resnet.get_config("cifar_plain20")
     given.data.mean = "none"
     model = convert.read_model(path, validated(given))
@@ -267,7 +252,7 @@ def test_export_refused(tmp_path: Path, config: Config, message: str) -> None:
 def test_the_command(tmp_path: Path) -> None:
     """Catches: running statistics that a workdir loses, and preprocessing that is not recorded."""
     state = make_state(small_config())
-    path, run = write(tmp_path / "net.pth", state), tmp_path / "run"
+    path, run = write_state(tmp_path / "net.pth", state), tmp_path / "run"
     done = run_here("convert", f"--input={path}", f"--workdir={run}")
     assert done.returncode == 0, done.stderr
     assert (
@@ -281,5 +266,5 @@ def test_the_command(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], array, err_msg=name)
     done = run_here("convert", f"--workdir={run}", f"--output={tmp_path / 'out.pth'}")
     assert done.returncode == 0, done.stderr
-    again = load(tmp_path / "out.pth")
+    again = load_state(tmp_path / "out.pth")
     assert all(torch.equal(again[key], tensor) for key, tensor in state.items())

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import safetensors.torch
 import torch
 from helpers.foreign_files import make_image
 from helpers.in_process import run_here
+from helpers.torchvision_files import load_state, write_state
 from helpers.torchvision_models import make_vgg, models
 
 from alexnet_jax import convert
@@ -29,7 +29,6 @@ from configs import vgg, zfnet
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, for what runs once
 NAMES = dict(A="vgg11", B="vgg13", D="vgg16", E="vgg19")
-State = dict[str, torch.Tensor]
 
 
 def small_config(letter: str = "D", share: int = 16) -> Config:
@@ -38,20 +37,6 @@ def small_config(letter: str = "D", share: int = 16) -> Config:
     for _, op in parameter_ops(sequential_model(config).ops):
         op.features //= share
     return config
-
-
-def write(path: Path, state: State) -> Path:
-    if path.suffix == ".safetensors":
-        safetensors.torch.save_file(state, path)
-    else:
-        torch.save(state, path)
-    return path
-
-
-def load(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        return dict(safetensors.torch.load_file(path))
-    return dict(torch.load(path, weights_only=True))
 
 
 def normalized(pixels: np.ndarray) -> np.ndarray:
@@ -97,7 +82,7 @@ def test_both_ways(tmp_path: Path, suffix: str) -> None:
     the way, and other preprocessing than torchvision's."""
     peer = make_vgg("D", share=16)
     state = peer.state_dict()
-    model = convert.read_model(write(tmp_path / f"net{suffix}", state), small_config())
+    model = convert.read_model(write_state(tmp_path / f"net{suffix}", state), small_config())
     assert model.config.data == presets.torchvision_vgg("D").data
     kernel, weight = model.params["fc6"]["kernel"], state["classifier.0.weight"].numpy()
     row, column, channel = 2, 5, 11
@@ -113,7 +98,7 @@ def test_both_ways(tmp_path: Path, suffix: str) -> None:
         for name, probability in best:
             assert probability == pytest.approx(float(expected[int(name)]), rel=1e-4)
     convert.write_model(tmp_path / f"again{suffix}", model, names="torchvision")
-    again = load(tmp_path / f"again{suffix}")
+    again = load_state(tmp_path / f"again{suffix}")
     assert [*again] == [*state] or suffix == ".safetensors"  # which sorts them
     assert {*again} == {*state}
     for name, tensor in state.items():
@@ -123,7 +108,7 @@ def test_both_ways(tmp_path: Path, suffix: str) -> None:
 def test_decided_by_the_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches: VGG's files that need --config, or a choice that is not printed."""
     for letter in "AE":
-        path = write(tmp_path / "net.pth", make_vgg(letter, share=16).state_dict())
+        path = write_state(tmp_path / "net.pth", make_vgg(letter, share=16).state_dict())
         with pytest.raises(InputError, match=r"conv1_1 \(4, 3, 3, 3\); expected \(64, 3, 3, 3\)"):
             convert.read_model(path)
         printed = capsys.readouterr().err
@@ -142,15 +127,15 @@ def test_batch_normalization(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     have no counters."""
     peer = make_vgg("D", share=16, batch_norm=True)
     state = peer.state_dict()
-    model = convert.read_model(write(tmp_path / "net.pth", state), small_config())
+    model = convert.read_model(write_state(tmp_path / "net.pth", state), small_config())
     assert "batch normalization (epsilon 1e-05) is folded into" in capsys.readouterr().err
     check_logits(model, peer)
     without = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
-    path = write(tmp_path / "net.safetensors", without)
+    path = write_state(tmp_path / "net.safetensors", without)
     again = convert.read_model(path, small_config())
     jax.tree.map(np.testing.assert_array_equal, model.params, again.params)
     convert.write_model(tmp_path / "plain.pth", model)
-    assert [*load(tmp_path / "plain.pth")] == [*make_vgg("D", share=16).state_dict()]
+    assert [*load_state(tmp_path / "plain.pth")] == [*make_vgg("D", share=16).state_dict()]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +154,7 @@ def test_damaged_batch_normalization(
     state = make_vgg("A", share=16, batch_norm=True).state_dict()
     state[f"features.1.{name}"] = tensor
     with pytest.raises(InputError, match=message):
-        convert.read_model(write(tmp_path / "net.pth", state), small_config("A"))
+        convert.read_model(write_state(tmp_path / "net.pth", state), small_config("A"))
 
 
 def with_paper_dropout(config: Config) -> Config:
@@ -211,7 +196,7 @@ def test_the_command(tmp_path: Path) -> None:
     """Catches: names for which a flag is not enough or not needed, and an export that does not
     tell which images its weights are for."""
     state = make_vgg("A", share=16).state_dict()
-    model = convert.read_model(write(tmp_path / "net.pth", state), small_config("A"))
+    model = convert.read_model(write_state(tmp_path / "net.pth", state), small_config("A"))
     convert.write_workdir(tmp_path / "run", model)
     for suffix, flags in ((".pth", ()), (".safetensors", ("--names=torchvision",))):
         target = tmp_path / f"out{suffix}"
@@ -219,7 +204,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "inputs, not stated in it: shorter side to 256, crop 224, RGB, mean" in done.stdout
         assert "divided by (58.395" in done.stdout
-        assert all(torch.equal(load(target)[name], tensor) for name, tensor in state.items())
+        assert all(torch.equal(load_state(target)[name], tensor) for name, tensor in state.items())
     for arguments, message in (
         (("--output=a.onnx",), "--names=torchvision is for .safetensors and .pth"),
         ((f"--input={tmp_path / 'net.pth'}",), "--names is for --output"),
@@ -267,11 +252,11 @@ def test_onnx_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_full_size(tmp_path: Path, letter: str, batch_norm: bool) -> None:
     """Catches: files as torchvision has them that need a config; sums whose rounding grows."""
     peer = make_vgg(letter, classes=1000, batch_norm=batch_norm)
-    model = convert.read_model(write(tmp_path / "net.pth", peer.state_dict()))
+    model = convert.read_model(write_state(tmp_path / "net.pth", peer.state_dict()))
     check_logits(model, peer)
     if not batch_norm:
         convert.write_model(tmp_path / "again.pth", model)
-        again = load(tmp_path / "again.pth")
+        again = load_state(tmp_path / "again.pth")
         assert all(torch.equal(again[name], t) for name, t in peer.state_dict().items())
 
 

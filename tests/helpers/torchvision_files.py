@@ -1,4 +1,4 @@
-"""torchvision's alexnet with few channels: its modules, its config and its files."""
+"""State dicts as files; torchvision's alexnet with few channels: its modules and its config."""
 
 from pathlib import Path
 
@@ -9,7 +9,25 @@ from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.models.ops import Conv, Dense
 from configs import one_weird_trick
 
+State = dict[str, torch.Tensor]
+
 CHANNELS = dict(conv1=8, conv2=12, conv3=8, conv4=12, conv5=8, fc6=24, fc7=20)
+
+
+def write_state(path: Path, state: State) -> Path:
+    """Write a state dict in the format of the file's suffix, and return the path."""
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def load_state(path: Path) -> State:
+    """Return the state dict in a file."""
+    if path.suffix == ".safetensors":
+        return dict(safetensors.torch.load_file(path))
+    return dict(torch.load(path, weights_only=True))
 
 
 def small_config() -> Config:
@@ -52,11 +70,9 @@ def write_weights(path: Path, wrapped: bool = False) -> TorchvisionAlexNet:
     """Write a state dict and return its model; `wrapped` as PyTorch's ImageNet example saves it."""
     model = TorchvisionAlexNet().eval()
     state = model.state_dict()
-    if path.suffix == ".safetensors":
-        safetensors.torch.save_file(state, path)
-    elif wrapped:
+    if wrapped:
         named = {name.replace("features.", "features.module."): t for name, t in state.items()}
         torch.save({"epoch": 90, "state_dict": named}, path)
     else:
-        torch.save(state, path)
+        write_state(path, state)
     return model
