@@ -137,14 +137,12 @@ class StepExamples:
     """The examples of a training step, or of some rows of its batch.
 
     Attributes:
-        stage: stage of a recipe with several stages, from 0.
         epoch: (batch,) int64, from 0.
         position: (batch,) int64, position in the epoch.
         number: (batch,) int64, number in the run, from 0.
         mask: (batch,) bool, False for padding; None for epochs whose batches are always full.
     """
 
-    stage: int
     epoch: np.ndarray
     position: np.ndarray
     number: np.ndarray
@@ -152,10 +150,9 @@ class StepExamples:
 
 
 def concatenate_examples(parts: Sequence[StepExamples]) -> StepExamples:
-    """Return the examples of consecutive steps, with the stage of the first one."""
+    """Return the examples of consecutive steps."""
     masks = [part.mask for part in parts if part.mask is not None]
     return StepExamples(
-        stage=parts[0].stage,
         epoch=np.concatenate([part.epoch for part in parts]),
         position=np.concatenate([part.position for part in parts]),
         number=np.concatenate([part.number for part in parts]),
@@ -177,6 +174,6 @@ def consecutive_examples(batch_size: int, num_images: int) -> ExamplesOfStep:
     def examples(step: int, rows: np.ndarray) -> StepExamples:
         number = step * batch_size + rows
         epoch, position = np.divmod(number, num_images)
-        return StepExamples(0, epoch, position, number, mask=None)
+        return StepExamples(epoch, position, number, mask=None)
 
     return examples

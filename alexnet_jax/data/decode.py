@@ -40,13 +40,13 @@ class Request:
     size: np.ndarray
 
 
-Requests = Callable[[int], Request]
+RequestFn = Callable[[int], Request]  # from a step
 
 
 def decode_windows(
     pack: Pack,
     split: Split,
-    request: Requests,
+    make_request: RequestFn,
     steps: range,
     shape: tuple[int, int, int],
     workers: int | None,
@@ -56,20 +56,20 @@ def decode_windows(
     Args:
         pack: the prepared images.
         split: the split of the pack.
-        request: function that returns what to read for a step; called once per step, from other
-            threads.
+        make_request: function that returns what to read for a step; called once per step, from
+            other threads.
         steps: the steps.
         shape: (b, views, channels).
         workers: number of threads that decode; None for one per core.
     """
     make = _raw_images if pack.encoding == "raw" else _jpeg_images
-    return make(pack, split, request, steps, shape, workers or available_cores())
+    return make(pack, split, make_request, steps, shape, workers or available_cores())
 
 
 def _raw_images(
     pack: Pack,
     split: Split,
-    request: Requests,
+    make_request: RequestFn,
     steps: range,
     shape: tuple[int, int, int],
     workers: int,
@@ -82,23 +82,26 @@ def _raw_images(
     is_square = (split.shapes == pack.side).all()
 
     def images(step: int) -> np.ndarray:
-        asked = request(step)
-        records = split.read(asked.index)
-        if is_square and (asked.window == asked.size).all():
+        request = make_request(step)
+        records = split.read(request.index)
+        if is_square and (request.window == request.size).all():
             pixels = np.frombuffer(b"".join(records), np.uint8)
             squares: np.ndarray = pixels.reshape(batch, pack.side, pack.side, pack.channels)
             image: np.ndarray = np.arange(batch)[:, None]
-            crops = cut_crops(squares, image, asked.offset, asked.flip, int(asked.size[0]))
+            crops = cut_crops(squares, image, request.offset, request.flip, int(request.size[0]))
         else:
-            crops = np.empty((batch, views, *asked.size, pack.channels), np.uint8)
+            crops = np.empty((batch, views, *request.size, pack.channels), np.uint8)
             for row, record in enumerate(records):
-                height_width = split.shapes[asked.index[row]]
+                height_width = split.shapes[request.index[row]]
                 pixels = np.frombuffer(record, np.uint8).reshape(*height_width, pack.channels)
                 for view in range(views):
-                    (top, left), (height, width) = asked.offset[row, view], asked.window[row, view]
+                    (top, left), (height, width) = (
+                        request.offset[row, view],
+                        request.window[row, view],
+                    )
                     cut = pixels[top : top + height, left : left + width]
-                    scaled = scale_pixels(cut, *asked.size.tolist())
-                    crops[row, view] = scaled[:, ::-1] if asked.flip[row, view] else scaled
+                    scaled = scale_pixels(cut, *request.size.tolist())
+                    crops[row, view] = scaled[:, ::-1] if request.flip[row, view] else scaled
         return np.repeat(crops, channels // pack.channels, axis=-1)
 
     return ordered_map(images, steps, workers=workers, max_pending=workers + _PREFETCH_BATCHES)
@@ -107,7 +110,7 @@ def _raw_images(
 def _jpeg_images(
     pack: Pack,
     split: Split,
-    request: Requests,
+    make_request: RequestFn,
     steps: range,
     shape: tuple[int, int, int],
     workers: int,
@@ -121,7 +124,7 @@ def _jpeg_images(
 
     tf.config.set_visible_devices([], "GPU")  # leave the accelerators to JAX
     damage: list[InputError] = []  # TensorFlow would raise an error of its own instead
-    read = _make_read_fn(split, request, shape, damage)
+    read = _make_read_fn(split, make_request, shape, damage)
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
     dataset = dataset.map(read, num_parallel_calls=workers, deterministic=True)
     dataset = dataset.prefetch(_PREFETCH_BATCHES).unbatch()
@@ -142,7 +145,7 @@ def _jpeg_images(
 
 def _make_read_fn(
     split: Split,
-    request: Requests,
+    make_request: RequestFn,
     shape: tuple[int, int, int],
     damage: list[InputError],
 ) -> Callable[..., tuple[Any, ...]]:
@@ -151,7 +154,7 @@ def _make_read_fn(
     It returns the records with the offset, window, flip and size of each, as in `Request`.
 
     Args:
-        split, request, shape: see `decode_windows`.
+        split, make_request, shape: see `decode_windows`.
         damage: list to which the errors of damaged records are appended.
     """
     import tensorflow as tf
@@ -159,14 +162,14 @@ def _make_read_fn(
     batch, views, _ = shape
 
     def records(step: np.int64) -> tuple[np.ndarray, ...]:
-        asked = request(int(step))
+        request = make_request(int(step))
         try:
-            record = np.array(split.read(asked.index), object)
+            record = np.array(split.read(request.index), object)
         except InputError as error:
             damage.append(error)
             raise
-        offset, size = asked.offset.astype(np.int32), np.tile(asked.size, (batch, 1))
-        return record, offset, asked.window, asked.flip, size
+        offset, size = request.offset.astype(np.int32), np.tile(request.size, (batch, 1))
+        return record, offset, request.window, request.flip, size
 
     def read(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         types = [tf.string, tf.int32, tf.int32, tf.bool, tf.int32]

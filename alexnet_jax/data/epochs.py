@@ -111,31 +111,27 @@ class PartedEpochs:
 
     def whole_epochs(self, step: int) -> int:
         """See `Epochs`."""
-        stage = self.stages[self._stage_index(step)]
+        stage = self._stage_of(step)
         return stage.epoch + (step - stage.step) // self._steps_per_epoch(stage)
 
     def passes(self, step: int) -> float:
         """See `Epochs`."""
-        stage = self.stages[self._stage_index(step)]
+        stage = self._stage_of(step)
         return self.whole_epochs(step) + self._first_position(step) / stage.images
 
     def examples(self, step: int, rows: np.ndarray) -> StepExamples:
         """See `Epochs`."""
-        index = self._stage_index(step)
-        stage, epoch, first = (
-            self.stages[index],
-            self.whole_epochs(step),
-            self._first_position(step),
-        )
+        stage, first = self._stage_of(step), self._first_position(step)
+        epoch = self.whole_epochs(step)
         end = min((first // self.part_images + 1) * self.part_images, stage.images)
         position = np.minimum(first + rows, end - 1)
         number = stage.number + (epoch - stage.epoch) * stage.images + position
         epochs = np.full(len(rows), epoch, np.int64)
-        return StepExamples(index, epochs, position, number, mask=first + rows < end)
+        return StepExamples(epochs, position, number, mask=first + rows < end)
 
-    def _stage_index(self, step: int) -> int:
-        """Return the index of the stage of a step."""
-        return max(index for index, stage in enumerate(self.stages) if stage.step <= step)
+    def _stage_of(self, step: int) -> Stage:
+        """Return the stage of a step."""
+        return next(stage for stage in reversed(self.stages) if stage.step <= step)
 
     def _steps_per_epoch(self, stage: Stage) -> int:
         """Return the number of steps in an epoch of a stage."""
@@ -143,7 +139,7 @@ class PartedEpochs:
 
     def _first_position(self, step: int) -> int:
         """Return the position in its epoch of the first example of a step."""
-        stage = self.stages[self._stage_index(step)]
+        stage = self._stage_of(step)
         within = (step - stage.step) % self._steps_per_epoch(stage)
         steps_of_part = _steps_of(self.part_images, self.part_images, self.batch_size)
         part, step_of_part = divmod(within, steps_of_part)

@@ -55,7 +55,7 @@ def train_batches(
     steps = range(first_step, last_step)
     drawn: dict[int, tuple[StepExamples, Draws]] = {}  # draws of steps that are not yet yielded
 
-    def request(step: int) -> Request:
+    def make_request(step: int) -> Request:
         examples = examples_of_step(step, rows)
         draws = augmentation.draw(examples.epoch, examples.position)
         drawn[step] = examples, draws
@@ -64,7 +64,7 @@ def train_batches(
 
     def batches() -> Generator[Batch, None, None]:
         shape = (len(rows), 1, channels)
-        images = decode_windows(pack, split, request, steps, shape, workers)
+        images = decode_windows(pack, split, make_request, steps, shape, workers)
         for step, image in zip(steps, images, strict=True):
             examples, draws = drawn.pop(step)
             yield make_train_batch(split, examples, draws, image[:, 0])
@@ -118,7 +118,7 @@ def evaluation_batches(
     pixels: Array | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """Return batches with every image of a split once; incomplete batches are padded and masked.
+    """Return batches with every image of a split once; incomplete batches are padded and mrequest.
 
     Args:
         pack: the prepared images.
@@ -145,7 +145,7 @@ def evaluation_batches(
     indices = index_of_batches(chosen, config.batch_size, index, by_shape=by_shape)
     steps = range(len(indices))
 
-    def request(step: int) -> Request:
+    def make_request(step: int) -> Request:
         found = indices[step][np.minimum(rows, len(indices[step]) - 1)]
         cut = make_views(views, chosen.shapes[found], config.data.crop, scale)
         return Request(found, cut.offset, cut.window, np.tile(cut.flip, (len(rows), 1)), cut.size)
@@ -153,15 +153,15 @@ def evaluation_batches(
     def batches() -> Generator[Batch, None, None]:
         shape = (len(rows), len(first.flip), channels)
         images: Iterator[Any] = (
-            _yield_resident_crops(pixels, map(request, steps))
+            _yield_resident_crops(pixels, map(make_request, steps))
             if pixels is not None and (first.window == first.size).all()
-            else decode_windows(pack, chosen, request, steps, shape, workers)
+            else decode_windows(pack, chosen, make_request, steps, shape, workers)
         )
         for step, image in zip(steps, images, strict=True):
-            asked = request(step)
+            request = make_request(step)
             mask = rows < len(indices[step])
-            label = np.where(mask, chosen.labels[asked.index], 0)
-            yield Batch(image, asked.offset, asked.flip, label, mask)
+            label = np.where(mask, chosen.labels[request.index], 0)
+            yield Batch(image, request.offset, request.flip, label, mask)
 
     return batches()
 
@@ -177,8 +177,8 @@ def _find_split(pack: Pack, name: str) -> Split:
 
 def _yield_resident_crops(pixels: Array, requests: Iterable[Request]) -> Iterator[ResidentCrops]:
     """Yield what the devices need to cut the crops of requests from resident images."""
-    for asked in requests:
-        yield ResidentCrops(pixels, asked.index.astype(np.int32), int(asked.size[0]))
+    for request in requests:
+        yield ResidentCrops(pixels, request.index.astype(np.int32), int(request.size[0]))
 
 
 def index_of_batches(

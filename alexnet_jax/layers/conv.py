@@ -27,7 +27,8 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 WINDOWS = 1500
 
 # With fewer windows in an image, or fewer weights per offset, XLA's gradient is as fast. It is
-# faster where rounding the side up to a multiple of the stride enlarges the kernels by this factor.
+# faster where rounding the side up to a multiple of the stride enlarges the kernels by more than
+# this factor.
 MIN_WINDOWS, MIN_WEIGHTS, MAX_ROUNDING = 100, 4096, 1.5
 
 

@@ -34,7 +34,6 @@ def test_consecutive_examples(
     rows = sorted(data.draw(st.sets(st.integers(0, batch_size - 1), min_size=1, max_size=20)))
     examples = consecutive_examples(batch_size, num_images)(step, np.array(rows))
     numbers = [step * batch_size + i for i in rows]
-    assert examples.stage == 0
     assert examples.number.tolist() == numbers
     assert examples.epoch.tolist() == [g // num_images for g in numbers]
     assert examples.position.tolist() == [g % num_images for g in numbers]
