@@ -35,7 +35,7 @@ class Rates:
 
 
 # TFLOP/s of products of 8192 × 8192 bfloat16 matrices, and TB/s of copies, bytes read and written
-# together. Both were read off such devices in PyTorch, and the case `device` measures them again.
+# together. They are assumed, by what others report; the case `device` measures them.
 # The rate of float32 products, TF32, is taken to be half as high, as in the data sheets.
 REACHED = {"NVIDIA H100": (800.0, 3.0), "NVIDIA H200": (790.0, 4.3)}
 
