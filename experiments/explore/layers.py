@@ -24,6 +24,13 @@ from experiments.figures.predictions import hidden_ops
 # What comes after a layer, as the diagram and its description have it.
 FOLLOWERS = {"norm": "normalization", "pool": "pooling", "mean": "the mean over all pixels"}
 
+# What each column of a layer takes, as the description has it.
+INPUTS = {
+    "the image": "the image",
+    "its own column": "only its own channels",
+    "all columns": "the channels of all columns",
+}
+
 
 @dataclass(frozen=True)
 class ShownLayer:
@@ -62,7 +69,7 @@ class ShownLayer:
         """Return a sentence for readers that do not see the diagram."""
         text = f"{self.kind}, {self.text}"
         if self.columns > 1:
-            text += f", {self.columns} columns, each of which takes {self.inputs}"
+            text += f", {self.columns} columns, each of which takes {INPUTS[self.inputs]}"
         return text + "".join(f", then {FOLLOWERS[name]}" for name in self.followers)
 
 

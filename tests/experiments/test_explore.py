@@ -171,7 +171,10 @@ def test_the_page_is_one_file(run: Path, model: TrainedModel, content: dict[str,
     # Of conv1 two columns see one image, conv2 and fc6 cross, fc8 joins.
     assert html.count("<line ") == 2 + 4 + 4 + 2
     assert html.count('class="crossing"/>') == 2 + 2 + 2
-    assert "fc6: fully-connected layer, 8, 2 columns, each of which takes all columns" in html
+    assert (
+        "fc6: fully-connected layer, 8, 2 columns, each of which takes the channels of all columns"
+        in html
+    )
     assert "conv1: convolution, 9×9×4, 2 columns, each of which takes the image, then" in html
 
 
