@@ -79,8 +79,8 @@ def _exit_at_once() -> Iterator[None]:
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if _LOST.search(str(error)):
             print_error(
-                f"{name} lost another one ({text}); see the messages of that one, and start all "
-                "of them again to continue from the newest checkpoint"
+                f"{name} lost another one ({text}); see the messages of that one, and start "
+                "all processes again to continue from the newest checkpoint"
             )
         else:
             traceback.print_exc()

@@ -137,7 +137,8 @@ def test_the_same_parameters_as_one_process(runs: Runs) -> None:
 def test_a_death_ends_the_others(runs: Runs, name: str, killed: int) -> None:
     """Catches: processes that wait for a dead one for ever, or end in silence or as if done.
 
-    Where the first one dies, JAX's own message may come before ours.
+    Others notice a death by a failed exchange or, on a slow machine, by its silence. Where the
+    first one dies, JAX's own message may come before ours.
     """
     assert runs.seconds[name] < LIMIT
     for i, ended in enumerate(runs.ended[name]):
@@ -145,7 +146,8 @@ def test_a_death_ends_the_others(runs: Runs, name: str, killed: int) -> None:
             assert ended.returncode == -signal.SIGKILL
         else:
             assert ended.returncode in (1, -signal.SIGABRT), ended.stderr
-            assert "start all of them again" in ended.stderr or "another task died" in ended.stderr
+            said = ("start all processes again", "another task died")
+            assert any(text in ended.stderr for text in said), ended.stderr
 
 
 def test_a_signal_to_one_stops_all_after_the_same_step(runs: Runs) -> None:
