@@ -168,7 +168,7 @@ def kernel_gradient_by_offsets(
     sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
     chunk = _largest_divisor(batch, WINDOWS // (height * width))  # images per matrix product
 
-    def sum_products(index: int | Array) -> Array:
+    def add_products(index: Array, total: Array) -> Array:
         pixels = lax.dynamic_slice_in_dim(folded, index * chunk, chunk)
         g = lax.dynamic_slice_in_dim(gradient, index * chunk, chunk).reshape(-1, features)
         products = [
@@ -181,11 +181,12 @@ def kernel_gradient_by_offsets(
             for i in range(blocks)
             for j in range(blocks)
         ]
-        return jnp.stack(products)
+        return total + jnp.stack(products)
 
-    total: Array = lax.fori_loop(
-        1, batch // chunk, lambda index, total: total + sum_products(index), sum_products(0)
-    )
+    zeros = jnp.zeros((blocks**2, folded_channels, features), sum_dtype)
+    if batch_axes := jax.typeof(gradient).manual_axis_type.varying:  # inside shard_map
+        zeros = lax.pcast(zeros, tuple(batch_axes), to="varying")
+    total: Array = lax.fori_loop(0, batch // chunk, add_products, zeros)
     total = total.reshape(blocks, blocks, stride, stride, channels, features)
     unfolded = total.transpose(0, 2, 1, 3, 4, 5).reshape(
         blocks * stride, blocks * stride, channels, features
