@@ -26,10 +26,12 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 # activations to stay in the CPU's cache for all offsets.
 WINDOWS = 1500
 
-# With fewer windows in an image, or fewer weights per offset, XLA's gradient is as fast. It is
-# faster where rounding the side up to a multiple of the stride enlarges the kernels by more than
-# this factor.
-MIN_WINDOWS, MIN_WEIGHTS, MAX_ROUNDING = 100, 4096, 1.5
+# With fewer windows in an image XLA's gradient is as fast. It is faster where rounding the side up
+# to a multiple of the stride enlarges the kernels by more than this factor.
+MIN_WINDOWS, MAX_ROUNDING = 100, 1.5
+
+# With fewer weights per offset, there is one matrix product for a row of offsets.
+MIN_WEIGHTS = 4096
 
 
 class Conv(nn.Module):
@@ -127,9 +129,9 @@ def _backward(
         return kernel_gradient_by_offsets(x, gradient, size, stride, padding)
 
     height, width, features = gradient.shape[1:]
-    weights = stride**2 * x.shape[-1] * features
+    is_small = size == 1 and x.shape[-1] * features < MIN_WEIGHTS
     rounding = (-(-size // stride) * stride / size) ** 2
-    if height * width < MIN_WINDOWS or weights < MIN_WEIGHTS or rounding > MAX_ROUNDING:
+    if height * width < MIN_WINDOWS or is_small or rounding > MAX_ROUNDING:
         return x_gradient, by_xla(x, gradient)
     return x_gradient, lax.platform_dependent(x, gradient, cpu=by_offsets, default=by_xla)
 
@@ -146,7 +148,8 @@ def kernel_gradient_by_offsets(
 
     With a stride above 1, blocks of stride × stride pixels are first folded into channels, so
     that windows are one block apart and there are fewer offsets, with more channels each. A few
-    images are processed at a time, so that they stay in the CPU's cache for all offsets. The
+    images are processed at a time, so that they stay in the CPU's cache for all offsets. Where an
+    offset has few weights, one product takes a row of offsets, whose pixels become channels. The
     result is that of `jax.grad` of a plain convolution, up to rounding.
 
     Args:
@@ -166,20 +169,23 @@ def kernel_gradient_by_offsets(
     folded_channels = folded.shape[-1]
 
     sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
-    chunk = _largest_divisor(batch, WINDOWS // (height * width))  # images per matrix product
+    joined = blocks if folded_channels * features < MIN_WEIGHTS else 1  # offsets per product
+    chunk = _largest_divisor(batch, WINDOWS // (joined * height * width))
 
     def add_products(index: Array, total: Array) -> Array:
         pixels = lax.dynamic_slice_in_dim(folded, index * chunk, chunk)
         g = lax.dynamic_slice_in_dim(gradient, index * chunk, chunk).reshape(-1, features)
+        if joined > 1:
+            pixels = jnp.concatenate([pixels[:, :, j : j + width] for j in range(blocks)], axis=-1)
         products = [
             lax.dot_general(
-                pixels[:, i : i + height, j : j + width].reshape(-1, folded_channels),
+                pixels[:, i : i + height, j : j + width].reshape(-1, joined * folded_channels),
                 g,
                 (((0,), (0,)), ((), ())),
                 preferred_element_type=sum_dtype,
             )
             for i in range(blocks)
-            for j in range(blocks)
+            for j in range(blocks - joined + 1)
         ]
         return total + jnp.stack(products)
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.layers.conv import convolve, kernel_gradient_by_offsets
+from alexnet_jax.layers.conv import MIN_WEIGHTS, convolve, kernel_gradient_by_offsets
 
 RNG = np.random.default_rng(0)
 
@@ -37,15 +37,26 @@ def pytorch(x: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray, stride: in
     size=st.integers(1, 5),
     stride=st.integers(1, 4),
     pad=st.tuples(st.integers(0, 2), st.integers(0, 3)),
+    features=st.sampled_from([2, MIN_WEIGHTS // 3 + 1]),
 )
 def test_gradient_by_offsets(
-    batch: int, height: int, width: int, size: int, stride: int, pad: tuple[int, int]
+    batch: int,
+    height: int,
+    width: int,
+    size: int,
+    stride: int,
+    pad: tuple[int, int],
+    features: int,
 ) -> None:
-    """Catches folding that starts at the wrong pixel, a remainder of images or rows left out."""
+    """A product for each offset, and one for each row of offsets.
+
+    Catches: folding that starts at the wrong pixel, a remainder of images or rows left out, offsets
+    of a row in another order or one pixel off.
+    """
     rows, columns = ((side + sum(pad) - size) // stride + 1 for side in (height, width))
     x = RNG.normal(size=(batch, height, width, 3))
-    kernel = RNG.normal(size=(size, size, 3, 2))
-    cotangent = RNG.normal(size=(batch, rows, columns, 2))
+    kernel = RNG.normal(size=(size, size, 3, features))
+    cotangent = RNG.normal(size=(batch, rows, columns, features))
     with jax.enable_x64(True):
         ours = jax.jit(kernel_gradient_by_offsets, static_argnums=(2, 3, 4))(
             x, cotangent, size, stride, pad
@@ -68,14 +79,14 @@ def test_bfloat16_adds_up_in_float32() -> None:
     np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
-# As conv1 of the paper, as a layer with many channels, as one with few, and as the projections and
-# the first convolution of a stage of a residual network.
+# As conv1 of the paper, as a layer with many channels, as one with few, as the projections and the
+# first convolution of a stage of a residual network, and as conv1 of a model for CIFAR-10.
 @pytest.mark.parametrize(
     ("side", "channels", "size", "stride", "pad"),
     [
         *((59, (3, 96), 11, 4, (0, 3)), (13, (64, 64), 3, 1, (1, 1)), (9, (4, 6), 3, 2, (0, 1))),
         *((8, (4, 6), 1, 2, (0, 0)), (21, (32, 64), 1, 2, (0, 0)), (9, (4, 6), 1, 2, (1, 1))),
-        (21, (64, 64), 3, 2, (1, 1)),
+        *((21, (64, 64), 3, 2, (1, 1)), (11, (3, 8), 5, 1, (2, 2))),
     ],
 )
 def test_convolve(side: int, channels: tuple[int, int], size: int, stride: int, pad: tuple) -> None:
