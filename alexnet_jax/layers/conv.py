@@ -189,7 +189,7 @@ def kernel_gradient_by_offsets(
         ]
         return total + jnp.stack(products)
 
-    zeros = jnp.zeros((blocks**2, folded_channels, features), sum_dtype)
+    zeros = jnp.zeros((blocks**2 // joined, joined * folded_channels, features), sum_dtype)
     if batch_axes := jax.typeof(gradient).manual_axis_type.varying:  # inside shard_map
         zeros = lax.pcast(zeros, tuple(batch_axes), to="varying")
     total: Array = lax.fori_loop(0, batch // chunk, add_products, zeros)
