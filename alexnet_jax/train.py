@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import diagnostics, distributed, metrics, sharding, trained
+from alexnet_jax import diagnostics, distributed, memory, metrics, sharding, trained
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_json, with_changes
 from alexnet_jax.data.pack import Pack
@@ -226,6 +226,7 @@ def _train_steps(run: _Run, start: Start) -> int:
             if not run.schedule.is_due(step) and signal is None:
                 if step == first + 1:  # do not time the first step, which compiles
                     jax.block_until_ready(step_metrics)
+                    memory.return_freed_memory()
                     timer.resume(step)
                     run.writer.compiled()
                 continue

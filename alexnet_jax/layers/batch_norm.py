@@ -1,10 +1,12 @@
 """Batch normalization (Ioffe and Szegedy 2015) with the statistics of the whole batch."""
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import constant
@@ -45,18 +47,15 @@ class BatchNorm(nn.Module):
         bias = parameter(self, "bias", axes, constant(0.0), shape)
         running_mean = self._running_average("mean", jnp.zeros, shape)
         running_var = self._running_average("var", jnp.ones, shape)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if train:
-            mean = self._mean_of_batch(wide)
-            centered = wide - _per_channel(mean)
-            var = self._mean_of_batch(jnp.square(centered))
-            self._update(running_mean, mean)
-            self._update(running_var, var * self._correction(x))
-        else:
-            centered = wide - _per_channel(running_mean.value)
-            var = running_var.value
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        return (centered * _per_channel(factor) + _per_channel(bias)).astype(x.dtype)
+        if not train:
+            mean, var = running_mean.value, running_var.value
+            return _normalize(x, mean, lax.rsqrt(var + self.epsilon), scale, bias)
+        if varying := tuple(jax.typeof(x).manual_axis_type.varying):  # inside shard_map
+            scale, bias = lax.pcast((scale, bias), varying, to="varying")
+        outputs, mean, var = normalize_by_batch(x, scale, bias, self.epsilon, self.batch_axes)
+        self._update(running_mean, mean)
+        self._update(running_var, var * self._correction(x))
+        return outputs
 
     def _running_average(
         self, name: str, init: Callable[..., Array], shape: tuple[int, ...]
@@ -64,11 +63,6 @@ class BatchNorm(nn.Module):
         """Declare a running average with the logical name of its axis."""
         boxed = nn.with_logical_partitioning(init, ("conv_outputs",))
         return self.variable("batch_stats", name, cast(Callable[..., Array], boxed), shape)
-
-    def _mean_of_batch(self, x: Array) -> Array:
-        """Return the mean of each channel over the batch of all devices, (channels,)."""
-        mean: Array = lax.pmean(x.mean((0, 1, 2)), self.batch_axes)
-        return mean
 
     def _correction(self, x: Array) -> float:
         """Return the factor from the biased variance to the one that is averaged."""
@@ -80,6 +74,77 @@ class BatchNorm(nn.Module):
     def _update(self, running: nn.Variable[Array], value: Array) -> None:
         """Update a running average."""
         running.value = self.momentum * running.value + (1 - self.momentum) * value
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize_by_batch(
+    x: Array, scale: Array, bias: Array, epsilon: float, batch_axes: tuple[str, ...]
+) -> tuple[Array, Array, Array]:
+    """Return x normalized by the statistics of the batch, and these: mean and biased variance.
+
+    The statistics have no gradient of their own; that of x flows through them (algorithm 1). It is
+    computed from x and the statistics. XLA's gradient would also keep x - mean for it, which is as
+    large as x.
+
+    Args:
+        x: (batch, height, width, channels).
+        scale, bias: (channels,).
+        epsilon, batch_axes: see `BatchNorm`.
+    """
+    return _forward(x, scale, bias, epsilon, batch_axes)[0]
+
+
+Residuals = tuple[Array, Array, Array, Array]
+
+
+def _forward(
+    x: Array, scale: Array, bias: Array, epsilon: float, batch_axes: tuple[str, ...]
+) -> tuple[tuple[Array, Array, Array], Residuals]:
+    mean = _mean_of_batch(_widen(x), batch_axes)
+    var = _mean_of_batch(jnp.square(_widen(x) - _per_channel(mean)), batch_axes)
+    inverse = lax.rsqrt(var + epsilon)
+    return (_normalize(x, mean, inverse, scale, bias), mean, var), (x, mean, inverse, scale)
+
+
+def _backward(
+    epsilon: float,
+    batch_axes: tuple[str, ...],
+    residuals: Residuals,
+    gradients: tuple[Array, Array, Array],
+) -> tuple[Array, Array, Array]:
+    del epsilon
+    x, mean, inverse, scale = residuals
+    gradient = _widen(gradients[0])
+    average = gradient.mean((0, 1, 2))
+    # The gradient is centered rather than x, whose product has the same mean: XLA would compute
+    # x - mean early and keep it. For the same reason it is mean - x below.
+    centered = gradient - _per_channel(lax.pmean(average, batch_axes))
+    product = (centered * _widen(x)).mean((0, 1, 2)) * inverse
+    slope = inverse * lax.pmean(product, batch_axes)
+    x_gradient = centered + (_per_channel(mean) - _widen(x)) * _per_channel(slope)
+    x_gradient = (x_gradient * _per_channel(scale * inverse)).astype(x.dtype)
+    pixels = prod(x.shape[:-1])
+    return x_gradient, product * pixels, average * pixels
+
+
+normalize_by_batch.defvjp(_forward, _backward)
+
+
+def _normalize(x: Array, mean: Array, inverse: Array, scale: Array, bias: Array) -> Array:
+    """Return scale · (x - mean) · inverse + bias with the type of x."""
+    centered = _widen(x) - _per_channel(mean)
+    return (centered * _per_channel(scale * inverse) + _per_channel(bias)).astype(x.dtype)
+
+
+def _mean_of_batch(x: Array, batch_axes: tuple[str, ...]) -> Array:
+    """Return the mean of each channel over the batch of all devices, (channels,)."""
+    mean: Array = lax.pmean(x.mean((0, 1, 2)), batch_axes)
+    return mean
+
+
+def _widen(x: Array) -> Array:
+    """Return x as float32, or as it is if its type is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _per_channel(x: Array) -> Array:
