@@ -104,6 +104,8 @@ class Config(Section):
         batch_size: number of images in a step, over all devices (section 5).
         epochs: number of passes through the training images, "roughly 90" (section 5).
         max_steps: step after which training ends before that; 0 for no limit.
+        stop_error: top-1 training error, as a fraction. Training ends after the first epoch over
+            whose steps the mean error is at most this; 0 for no such end.
         learning_rate: initial learning rate (section 5).
         compute_dtype: type of the arithmetic, "float32" or "bfloat16"; parameters are float32.
         evaluate_every: number of epochs between two evaluations on the validation split.
@@ -123,6 +125,7 @@ class Config(Section):
     batch_size: int = 128
     epochs: int = 90
     max_steps: int = 0
+    stop_error: float = 0.0
     learning_rate: float = 0.01
     compute_dtype: str = "float32"
     evaluate_every: int = 1
@@ -208,6 +211,7 @@ def _check_numbers(config: Config) -> None:
     ema_decay, warmup_factor = optimizer.ema_decay, schedule.warmup_factor
     for name, value, expected, is_valid in (
         ("max_steps", config.max_steps, "0 for no limit, or more", config.max_steps >= 0),
+        ("stop_error", config.stop_error, "from 0 to below 1", 0 <= config.stop_error < 1),
         ("learning_rate", config.learning_rate, "more than 0", config.learning_rate > 0),
         ("optimizer.momentum", momentum, "from 0 to below 1", 0 <= momentum < 1),
         ("optimizer.weight_decay", decay, "0 or more", decay >= 0),

@@ -215,6 +215,7 @@ def write_workdir(directory: Path, model: TrainedModel) -> None:
                 class_names=model.class_names,
                 num_images=0,
                 sums=MetricSums(),
+                epoch_sums=MetricSums(),
             )
         write_config(directory, model.config, 0)
 

@@ -14,6 +14,7 @@ from jax import Array
 from alexnet_jax.config import Config, ScheduleConfig
 from alexnet_jax.data.epochs import LAST_STEP, Epochs, make_epochs
 from alexnet_jax.errors import InputError
+from alexnet_jax.metrics import MetricSums
 from alexnet_jax.pytree import KeyPath, PyTree, leaves_by_path, path_name
 
 
@@ -186,17 +187,34 @@ class StepSchedule:
         return self.epochs.passes(step)
 
     def ends_epoch(self, step: int) -> bool:
+        """Return whether a step completes an epoch."""
+        return self.epochs.whole_epochs(step) > self.epochs.whole_epochs(step - 1)
+
+    def ends_validated_epoch(self, step: int) -> bool:
         """Return whether a step completes an epoch after which to validate."""
-        previous, completed = (self.epochs.whole_epochs(s) for s in (step - 1, step))
-        return completed > previous and completed % self.config.evaluate_every == 0
+        completed = self.epochs.whole_epochs(step)
+        return self.ends_epoch(step) and completed % self.config.evaluate_every == 0
 
     def is_validation_step(self, step: int) -> bool:
         """Return whether to validate after a step."""
-        return step == self.last_step or self.ends_epoch(step)
+        return step == self.last_step or self.ends_validated_epoch(step)
 
     def is_log_step(self, step: int) -> bool:
         """Return whether to record the training metrics after a step."""
-        return step % self.config.log_every == 0 or self.is_validation_step(step)
+        may_stop = self.config.stop_error > 0 and self.ends_epoch(step)
+        return step % self.config.log_every == 0 or self.is_validation_step(step) or may_stop
+
+    def is_reached(self, step: int, epoch_sums: MetricSums) -> bool:
+        """Return whether a step completes an epoch whose training error is at most `stop_error`.
+
+        Args:
+            step: number of completed updates.
+            epoch_sums: metric sums of the epoch's steps.
+        """
+        goal = self.config.stop_error
+        if not goal or not step or not self.ends_epoch(step):
+            return False
+        return epoch_sums.compute()["top1_error"] <= goal
 
     def last_log_step(self, step: int) -> int:
         """Return the last step up to `step` after which the metrics are recorded; 0 if none."""

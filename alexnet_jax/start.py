@@ -22,11 +22,13 @@ class Start:
     Attributes:
         state: the training state.
         sums: metric sums of the steps since the last record.
+        epoch_sums: metric sums of the steps of an epoch, see `train.save_checkpoint`.
         init_step: step of the checkpoint of config.init_from from which a new run starts.
     """
 
     state: TrainState
     sums: MetricSums
+    epoch_sums: MetricSums
     init_step: int | None = None
 
 
@@ -56,7 +58,8 @@ def load_start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints)
                 "it was made with, or another --workdir"
             )
         state = abstract.replace(**variables, **train_state)
-        return Start(state, MetricSums(**metadata["metric_sums"]))
+        sums, epoch_sums = (MetricSums(**metadata[name]) for name in ("metric_sums", "epoch_sums"))
+        return Start(state, sums, epoch_sums)
 
     found = checkpoints.newest(read)
     if found is not None:
@@ -72,8 +75,9 @@ def load_start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints)
     )
     state = init()
     if not config.init_from:
-        return Start(state, MetricSums())
+        return Start(state, MetricSums(), MetricSums())
     initial = {"params": state.params, "batch_stats": state.batch_stats}
     init_step, variables = finetune.load_pretrained(config, initial, mesh)
     average = jax.tree.map(jnp.copy, variables["params"]) if state.ema_params else {}
-    return Start(state.replace(**variables, ema_params=average), MetricSums(), init_step)
+    state = state.replace(**variables, ema_params=average)
+    return Start(state, MetricSums(), MetricSums(), init_step)

@@ -105,11 +105,12 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
     with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
         start = load_start(config, pack, mesh, checkpoints)
         step = int(start.state.step)
-        if step >= schedule.last_step:
+        if (reached := schedule.is_reached(step, start.epoch_sums)) or step >= schedule.last_step:
             if distributed.is_first():
+                end = f"stop_error={config.stop_error:g}" if reached else schedule.last_step
                 print(
-                    f"{workdir} already has {step} steps and the config sets "
-                    f"{schedule.last_step}: nothing to train.",
+                    f"{workdir} already has {step} steps and the config sets {end}: nothing to "
+                    "train.",
                     file=sys.stderr,
                 )
             return 0
@@ -166,6 +167,7 @@ def save_checkpoint(
     class_names: tuple[str, ...],
     num_images: int,
     sums: MetricSums,
+    epoch_sums: MetricSums,
 ) -> None:
     """Save a checkpoint with everything needed to continue, to evaluate and to predict.
 
@@ -177,12 +179,14 @@ def save_checkpoint(
         class_names: names of the classes in the order of the labels.
         num_images: number of images in the training split; 0 for imported weights.
         sums: metric sums of the steps since the last record.
+        epoch_sums: metric sums of the steps of the epoch that has begun, or that just ends.
     """
     metadata = dict(
         config=config_to_json(config),
         class_names=list(class_names),
         images=num_images,
         metric_sums=dict(vars(sums)),
+        epoch_sums=dict(vars(epoch_sums)),
     )
     checkpoints.save(
         int(state.step), state.saved_variables(), state.saved_train_state(), mean_image, metadata
@@ -196,6 +200,7 @@ class _Progress:
     Attributes:
         step: the last step whose metrics have been fetched.
         sums: metric sums of the steps since the last record.
+        epoch_sums: metric sums of the steps of the epoch to which `step` belongs.
         saved_step: step of the newest checkpoint; 0 without any.
         learning_rate: learning rate of `step`.
         loss: mean loss of the batch of `step`.
@@ -203,15 +208,16 @@ class _Progress:
 
     step: int
     sums: MetricSums
+    epoch_sums: MetricSums
     saved_step: int
     learning_rate: float
     loss: float = 0.0
 
 
 def _train_steps(run: _Run, start: Start) -> int:
-    """Train to the last step or until a signal; return the exit status of `train`."""
+    """Train to the end or until a signal; return the exit status of `train`."""
     state, first = start.state, int(start.state.step)
-    progress = _Progress(first, start.sums, first, run.config.learning_rate)
+    progress = _Progress(first, start.sums, start.epoch_sums, first, run.config.learning_rate)
     step, pending = first, None
     with PreemptionSignal() as local_signal:
         preemption = distributed.SharedPreemptionSignal(local_signal, run.mesh)
@@ -235,11 +241,13 @@ def _train_steps(run: _Run, start: Start) -> int:
             timer.pause(step)
             if run.schedule.is_log_step(step):
                 _record(run, progress, timer.images_per_second())
-            if run.schedule.is_validation_step(step) and "validation" in run.pack.splits:
+            reached = run.schedule.is_reached(step, progress.epoch_sums)
+            is_last = reached or run.schedule.is_validation_step(step)
+            if is_last and "validation" in run.pack.splits:
                 state = _validate(run, progress, state)
-            if signal is not None or run.schedule.is_checkpoint_step(step):
+            if reached or signal is not None or run.schedule.is_checkpoint_step(step):
                 _save(run, progress, state)
-            if signal is not None:
+            if reached or signal is not None:
                 break
             timer.resume(step)
         else:
@@ -261,6 +269,9 @@ def _fetch_metrics(run: _Run, progress: _Progress, metrics: StepMetrics, count: 
         progress.learning_rate = float(values.learning_rate)
         if not np.isfinite(values.sums.loss):
             raise _diverged(progress, f"the loss is {values.sums.loss}, not finite")
+        if run.schedule.ends_epoch(progress.step - 1):
+            progress.epoch_sums = MetricSums()
+        progress.epoch_sums = progress.epoch_sums.plus(values.sums)
         progress.loss = float(values.sums.loss) / float(values.sums.count)
         progress.sums = progress.sums.plus(values.sums)
         run.writer.advance()
@@ -312,7 +323,7 @@ def _validate(run: _Run, progress: _Progress, state: TrainState) -> TrainState:
         run.writer.write_line(warning)
     # If the last step does not end an epoch, a longer run would not validate after it, so the
     # schedule must not count this validation.
-    if state.schedule_state is None or not run.schedule.ends_epoch(step):
+    if state.schedule_state is None or not run.schedule.ends_validated_epoch(step):
         return state
     observed = state.schedule_state.observe(result["top1_error"], run.config.schedule.patience)
     return state.replace(schedule_state=jax.device_put(observed, sharding.replicated(run.mesh)))
@@ -334,6 +345,7 @@ def _save(run: _Run, progress: _Progress, state: TrainState) -> None:
         class_names=run.pack.class_names,
         num_images=run.schedule.num_images,
         sums=progress.sums,
+        epoch_sums=progress.epoch_sums,
     )
     progress.saved_step = progress.step
 

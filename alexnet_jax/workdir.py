@@ -26,7 +26,10 @@ LOCK = ".lock"
 FORMAT_VERSION = 2  # version of config.json; version 1 did not record a number
 # Entries of config.json besides the config.
 ADDED = ("format_version", "changes", "init_step", "source_digest")
-MAY_CHANGE = ("parallel.", "max_steps", "epochs", "checkpoint_every", "data.dir", "data.resident")
+MAY_CHANGE = (
+    *("parallel.", "max_steps", "epochs", "stop_error", "checkpoint_every"),
+    *("data.dir", "data.resident"),
+)
 
 
 @contextmanager

@@ -118,6 +118,7 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "batch_size": WHOLE,
     "epochs": WHOLE,
     "max_steps": st.integers(0, 2**63 - 1),
+    "stop_error": SHARES,
     "learning_rate": positive(),
     "compute_dtype": st.sampled_from(COMPUTE_DTYPES),
     "evaluate_every": WHOLE,

@@ -87,6 +87,7 @@ TINY = 1e-9
         ("evaluate_every", (0,), (1,)),
         ("keep_checkpoints", (0,), (1,)),
         ("max_steps", (-1,), (0,)),
+        ("stop_error", (-TINY, 1.0), (0.0, 1 - TINY)),
         ("learning_rate", (0.0, -1.0), (TINY,)),
         ("optimizer.momentum", (-TINY, 1.0), (0.0, 1 - TINY)),
         ("optimizer.weight_decay", (-TINY,), (0.0,)),

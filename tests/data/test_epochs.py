@@ -153,7 +153,7 @@ def test_stages_and_rates_of_the_authors(word: str, epochs: int, steps: int) -> 
         first = steps - (epochs - drop) * 395
         assert math.isclose(learning_rate(config, 50_000, first - 1, None), before, rel_tol=1e-6)
         assert math.isclose(learning_rate(config, 50_000, first, None), after, rel_tol=1e-6)
-        assert schedule.ends_epoch(first)
+        assert schedule.ends_validated_epoch(first)
         assert schedule.epoch(first) == drop
     if word in ("13pct", "11pct"):
         alone = {"13pct": 100, "11pct": 350}[word]

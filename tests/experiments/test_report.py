@@ -119,6 +119,7 @@ def save(workdir: Path, config: Config, step: int, lines: list[Record]) -> Path:
             class_names=CLASSES,
             num_images=IMAGES,
             sums=MetricSums(),
+            epoch_sums=MetricSums(),
         )
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return workdir

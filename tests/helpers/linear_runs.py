@@ -61,6 +61,7 @@ def save_run(
         class_names=class_names,
         num_images=0,
         sums=MetricSums(),
+        epoch_sums=MetricSums(),
     )
     checkpoints.close()
 

@@ -105,7 +105,7 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
         majority=nothing,
     )
     state: Any = SimpleNamespace(step=0)
-    assert train._train_steps(run, Start(state, MetricSums())) == 0
+    assert train._train_steps(run, Start(state, MetricSums(), MetricSums())) == 0
 
     order = list(dict.fromkeys(events))  # the five sums of a step are fetched together
     first = ("wait", 0)  # the first step compiles, and the clock starts when it is done

@@ -52,6 +52,7 @@ def test_what_is_recorded_is_the_config(tmp_path: Path, config: Config) -> None:
         ("parallel.data", 2),
         ("max_steps", 70),
         ("epochs", 91),
+        ("stop_error", 0.25),
         ("checkpoint_every", 5),
         ("data.dir", "/elsewhere"),
         ("data.resident", "off"),
