@@ -2,14 +2,19 @@
 
     python -m experiments.relu_tanh --config=configs/alexnet.py:sample --output=DIR
         [--rates=0.001,0.002,…] [--seeds=3] [--threshold=0.10] [--list | --dry_run]
-    python -m experiments.relu_tanh --config=configs/alexnet.py:cifar10 --output=DIR
-        --config.epochs=40                                                # the paper's data
+    python -m experiments.relu_tanh --config=configs/cifar.py:18pct --own_model --output=DIR
+        --config.data.dir=BINARY_FILES --config.epochs=40 --relu_rates=0.001,0.002,0.0005
+        --tanh_rates=0.002,0.001,0.004                                    # the paper's data
 
-The model is `four_layers` of configs/variants.py, without normalization, weight decay, dropout,
-crops, reflections and color noise, at a constant learning rate. "The learning rates for each
-network were chosen independently to make training as fast as possible" (figure 1): every rate of
---rates is run with the first seed, and the one that reaches --threshold first is run with the
-others too. Both kinds of units start from the same weights.
+The model is `four_layers` of configs/variants.py, or with --own_model that of the config, without
+normalization, weight decay, dropout, crops, reflections and color noise, at a constant learning
+rate. "The learning rates for each network were chosen independently to make training as fast as
+possible" (figure 1): every rate is run with the first seed, in the order given and both kinds of
+units in turn, and the one that reaches --threshold first is run with the others too. Both kinds of
+units start from the same weights.
+
+A run stops after the epoch in which its training error reaches the threshold, and one of the first
+seed also when another rate has been faster. So begin with the rates that are likely to be good.
 
 Training error is the share of training images that are predicted wrong while the model is trained
 on them, averaged over an epoch: at epoch 2.5 over those of epochs 2 to 3. It is recorded every ten
@@ -17,28 +22,33 @@ steps.
 The threshold is the paper's 25 %, or 10 % on the sample, whose images are easier.
 
 Runs are started and resumed as those of experiments.ablations. DIR/relu_tanh.csv,
-relu_tanh.md and relu_tanh.png are written as they finish. Another --threshold needs no new runs.
+relu_tanh.md and relu_tanh.png are written as they finish. The same command with a lower --threshold
+continues the runs.
 """
 
+import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from alexnet_jax import command
+from alexnet_jax.config import sequential_model
 from alexnet_jax.errors import InputError
-from alexnet_jax.writers import Record, read_records
+from alexnet_jax.models.ops import LRN, Dropout, WithinChannelLRN
+from alexnet_jax.writers import read_records
 from experiments.sweeps import sweep
 from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.training_error import compute_training_error, find_crossing
 
 UNITS = {"relu": "ReLU", "tanh": "tanh"}
-MODEL = ("four_layers", "no_lrn", "no_crops")  # words of configs/variants.py
-WORDS = {"relu": MODEL, "tanh": (*MODEL, "tanh")}
+MODEL = ("four_layers", "no_lrn")  # words of configs/variants.py
 PAPER = "in the paper 6, at 25 % on CIFAR-10"
 
 
@@ -85,39 +95,6 @@ def _format_percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
-def compute_training_error(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """Return epochs, and for each the error averaged over the epoch centered at it.
-
-    Args:
-        records: of metrics.jsonl; a training record has the errors since the one before.
-
-    Returns:
-        Both (points,), from half an epoch after the start to half an epoch before the end;
-        empty for less than an epoch.
-    """
-    train = [record for record in records if record["split"] == "train"]
-    ends = np.array([0.0, *(record["epoch"] for record in train)])
-    errors = np.array([record["top1_error"] for record in train])
-    wrong = np.array([0.0, *np.cumsum(errors * np.diff(ends))])  # since the start, in epochs
-    at = ends[(ends >= 0.5) & (ends <= ends[-1] - 0.5)]
-    return at, np.interp(at + 0.5, ends, wrong) - np.interp(at - 0.5, ends, wrong)
-
-
-def find_crossing(threshold: float, epochs: np.ndarray, errors: np.ndarray) -> float | None:
-    """Return the epoch at which a curve first reaches the threshold, interpolating linearly.
-
-    That is the first point where it is below already; None for a curve that never reaches it.
-    """
-    below = np.flatnonzero(errors <= threshold)
-    if not below.size:
-        return None
-    after = below[0]
-    if not after:
-        return float(epochs[0])
-    pair = [after, after - 1]  # np.interp needs ascending abscissas
-    return float(np.interp(threshold, errors[pair], epochs[pair]))
-
-
 def load_curve(base: Base, row: Result) -> tuple[np.ndarray, np.ndarray]:
     """Return `compute_training_error` of a row's run."""
     return compute_training_error(read_records(base.workdir(row.name)))
@@ -133,6 +110,12 @@ def measure_row(base: Base, threshold: float, row: Result) -> Result:
     return replace(row, epochs=find_crossing(threshold, epochs, errors), last_error=last)
 
 
+def measure_again(base: Base, threshold: float, rows: list[Result]) -> list[Result]:
+    """Return the rows for another threshold, without those of runs that have stopped too early."""
+    kept = [row for row in rows if row.status != "done" or row.threshold <= threshold]
+    return [measure_row(base, threshold, row) for row in kept]
+
+
 def make_result(
     base: Base, threshold: float, run: Run, status: str, seconds: float | None
 ) -> Result:
@@ -143,12 +126,19 @@ def make_result(
     )
 
 
-def without_regularization(base: Base) -> Base:
-    """Return the base without measures against overfitting that the command line does not set."""
+def without_regularization(base: Base, threshold: float) -> Base:
+    """Return the base without measures against overfitting, and with an end at the threshold.
+
+    Fields that the command line sets are kept. The end is a little below the threshold, since the
+    epochs of `compute_training_error` need not be whole numbers of steps.
+    """
     fields = {
         "optimizer.weight_decay": 0.0,
         "data.lighting": "none",
         "data.crop": base.config.data.image_size,
+        "data.crop_positions": "center",
+        "data.flip": False,
+        "stop_error": 0.99 * threshold,
         "schedule.rule": "epochs",
         "schedule.drop_epochs": (),
         "log_every": 10,
@@ -157,43 +147,78 @@ def without_regularization(base: Base) -> Base:
     return replace(base, overrides={**fields, **base.overrides})
 
 
-def check_model(base: Base) -> None:
-    """Raise InputError for a config file, or a variant, that has no four-layer model."""
-    for words in WORDS.values():
+def choose_words(base: Base, *, own_model: bool) -> dict[str, tuple[str, ...]]:
+    """Return the words that make the model of each kind of units out of the config's.
+
+    Args:
+        base: the settings of the runs.
+        own_model: whether to keep the config's model, but for normalization and dropout.
+
+    Raises:
+        InputError: the config file, or the variant, does not have these words.
+    """
+    model = MODEL
+    if own_model:
+        ops = sequential_model(base.config).ops.values()
+        removable = (("no_lrn", LRN | WithinChannelLRN), ("no_dropout", Dropout))
+        model = tuple(word for word, kind in removable if any(isinstance(op, kind) for op in ops))
+    words = {"relu": model, "tanh": (*model, "tanh")}
+    for variant in words.values():
         try:
-            command.load_config(base.variant(*words))
+            command.load_config(base.variant(*variant))
         except InputError as error:
             raise InputError(
                 f"--config={base.file} does not make the model of figure 1: {error}"
             ) from None
+    return words
 
 
-def plan_runs(base: Base, rates: Sequence[float], seeds: int, results: list[Result]) -> list[Run]:
+def plan_runs(
+    base: Base,
+    words: Mapping[str, Sequence[str]],
+    rates: Mapping[str, Sequence[float]],
+    seeds: int,
+    results: list[Result],
+) -> list[Run]:
     """Return every rate with the first seed, and the fastest rate with the other seeds.
 
-    The latter only of units whose rates have all been run.
+    The latter only of units whose rates have all been run. Runs of the first seed end where their
+    rate can no longer be the fastest. The words and the rates are given by kind of units.
     """
-    keys = [(units, rate, 0) for rate in rates for units in UNITS]
+    turns = zip_longest(*([(units, rate, 0) for rate in rates[units]] for units in UNITS))
+    keys = [key for turn in turns for key in turn if key is not None]
+    limits = {  # of the first seed
+        units: min(base.config.epochs, math.ceil(min(first.values()) + 0.5))
+        for units in UNITS
+        if (first := _first_seed_epochs(results, units))
+    }
     for units in UNITS:
         best = fastest_rate(results, units)
-        if best is not None and not unknown_rates(results, units, rates):
+        if best is not None and not unknown_rates(results, units, rates[units]):
             keys += [(units, best, seed) for seed in range(1, seeds)]
     runs = []
     for units, rate, seed in keys:
         description = f"{UNITS[units]}, learning rate {rate:g}"
-        fields = dict(learning_rate=rate, seed=seed)
-        runs.append(base.make_run((units, rate, seed), description, WORDS[units], fields))
+        fields: dict[str, float] = dict(learning_rate=rate, seed=seed)
+        if seed == 0 and units in limits:
+            fields["epochs"] = limits[units]
+        runs.append(base.make_run((units, rate, seed), description, words[units], fields))
     return runs
 
 
 def fastest_rate(results: list[Result], units: str) -> float | None:
     """Return the rate whose first seed reaches the threshold first; None if none does."""
-    first = {
+    first = _first_seed_epochs(results, units)
+    return min(first, key=lambda rate: first[rate], default=None)
+
+
+def _first_seed_epochs(results: list[Result], units: str) -> dict[float, float]:
+    """Return the epochs to the threshold by rate, of the first seeds that reach it."""
+    return {
         r.rate: r.epochs
         for r in results
         if (r.units, r.seed) == (units, 0) and r.epochs is not None
     }
-    return min(first, key=lambda rate: first[rate], default=None)
 
 
 def unknown_rates(results: list[Result], units: str, rates: Sequence[float]) -> set[float]:
@@ -316,8 +341,8 @@ def make_report(base: Base, threshold: float, results: list[Result]) -> tuple[st
     return text, plot_results(base, threshold, results) if done else None
 
 
-def parse_rates(given: list[str]) -> list[float]:
-    """Return the learning rates of --rates, each once.
+def parse_rates(name: str, given: list[str]) -> list[float]:
+    """Return the learning rates of a flag, each once.
 
     Raises:
         InputError: none, or one that is not a positive number.
@@ -327,28 +352,32 @@ def parse_rates(given: list[str]) -> list[float]:
     except ValueError:
         rates = []
     if not rates or not all(0 < rate < float("inf") for rate in rates):
-        raise InputError(f"--rates={','.join(given)}; expected numbers above 0, as 0.01,0.02,0.05")
+        raise InputError(f"--{name}={','.join(given)}; expected numbers above 0, as 0.01,0.02,0.05")
     return [*dict.fromkeys(rates)]
 
 
 def main(_: list[str]) -> int:
     """Run the command."""
     flag = flags.FLAGS
-    rates, threshold = parse_rates(flag.rates), flag.threshold
-    base = without_regularization(Base.from_flags())
+    base, threshold = Base.from_flags(), flag.threshold
     if threshold is None:
         threshold = 0.10 if base.config.data.name == "sample" else 0.25
-    check_model(base)
+    base = without_regularization(base, threshold)
+    common = parse_rates("rates", flag.rates)
+    rates = dict(
+        relu=common if flag.relu_rates is None else parse_rates("relu_rates", flag.relu_rates),
+        tanh=common if flag.tanh_rates is None else parse_rates("tanh_rates", flag.tanh_rates),
+    )
+    words = choose_words(base, own_model=flag.own_model)
     experiment = sweep.Sweep(
         base, "relu_tanh", flag.jobs, row_type=Result,
-        plan=partial(plan_runs, base, rates, flag.seeds),
+        plan=partial(plan_runs, base, words, rates, flag.seeds),
         make_row=partial(make_result, base, threshold),
         make_report=partial(make_report, base, threshold),
     )  # fmt: skip
-    experiment.results = [measure_row(base, threshold, row) for row in experiment.results]
-    later = [
-        name for units, name in UNITS.items() if unknown_rates(experiment.results, units, rates)
-    ]
+    experiment.results = measure_again(base, threshold, experiment.results)
+    unknown = {u: unknown_rates(experiment.results, u, rates[u]) for u in UNITS}
+    later = [name for units, name in UNITS.items() if unknown[units]]
     if more := len(later) * (flag.seeds - 1):
         rate = f"the fastest rate of {' and of '.join(later)}"
         print(
@@ -362,6 +391,11 @@ if __name__ == "__main__":
     sweep.define_flags()
     flags.DEFINE_list(
         "rates", ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"], "Learning rates to try."
+    )
+    for units, name in UNITS.items():
+        flags.DEFINE_list(f"{units}_rates", None, f"Learning rates of {name}; by default --rates.")
+    flags.DEFINE_bool(
+        "own_model", False, "Use the config's model without normalization and dropout."
     )
     flags.DEFINE_integer("seeds", 3, "Runs of each units' fastest rate.", lower_bound=1)
     flags.DEFINE_float(

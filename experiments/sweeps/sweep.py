@@ -197,15 +197,15 @@ class Sweep(Generic[R]):
         On Ctrl-C, or if a run cannot be started or recorded, interrupt the running ones, which
         save, and raise the exception again.
         """
-        started: set[Run] = set()
+        started: set[str] = set()  # names, since a plan may change the arguments of a run
         running: dict[Run, tuple[submitit.Job[str], float]] = {}
         total = len(self.runs)
         bar = tqdm(total=total, initial=total - len(self.waiting()), unit="run",
                    disable=not sys.stderr.isatty())  # fmt: skip
         try:
-            while (waiting := [run for run in self.waiting() if run not in started]) or running:
+            while (waiting := [r for r in self.waiting() if r.name not in started]) or running:
                 for run in waiting[: self.jobs - len(running)]:
-                    started.add(run)
+                    started.add(run.name)
                     running[run] = _start(run, executor), time.monotonic()
                 bar.total = len(self.runs)
                 bar.set_postfix_str(", ".join(run.name for run in running))

@@ -1,5 +1,6 @@
 """Figure 1: when a curve comes to the threshold, which rate is taken, and what is run."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ import pytest
 from helpers import processes
 from helpers.image_sets import write_idx_set
 
-from alexnet_jax.config import validated
+from alexnet_jax import command
+from alexnet_jax.config import sequential_model, validated
 from alexnet_jax.errors import InputError
+from alexnet_jax.models.ops import LRN, Dropout, Tanh, WithinChannelLRN
 from alexnet_jax.writers import Record
 from configs.alexnet import get_config
 from experiments import relu_tanh
 from experiments.relu_tanh import Result
 from experiments.sweeps.rows import read_rows
-from experiments.sweeps.sweep import Base
+from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.training_error import compute_training_error, find_crossing
 
 
 def records(errors: list[float], every: float = 0.25) -> list[Record]:
@@ -30,20 +34,20 @@ def records(errors: list[float], every: float = 0.25) -> list[Record]:
 
 
 def crossing(errors: list[float], threshold: float) -> float | None:
-    return relu_tanh.find_crossing(threshold, *relu_tanh.compute_training_error(records(errors)))
+    return find_crossing(threshold, *compute_training_error(records(errors)))
 
 
 def test_the_training_error_is_that_of_an_epoch() -> None:
     """Catches a window that lags behind, one that is not an epoch wide, and records that are
     averaged whatever they cover."""
-    epochs, errors = relu_tanh.compute_training_error(records(4 * [0.8] + 4 * [0.4]))
+    epochs, errors = compute_training_error(records(4 * [0.8] + 4 * [0.4]))
     assert epochs.tolist() == [0.5, 0.75, 1.0, 1.25, 1.5]
     np.testing.assert_allclose(errors, [0.8, 0.7, 0.6, 0.5, 0.4])
     uneven = records([0.8, 0.8, 0.2, 0.2])
     for record, epoch in zip([r for r in uneven if r["split"] == "train"], (0.4, 0.5, 0.6, 1.1),
                              strict=True):  # fmt: skip
         record["epoch"] = epoch
-    epochs, errors = relu_tanh.compute_training_error(uneven)
+    epochs, errors = compute_training_error(uneven)
     assert epochs.tolist() == [0.5, 0.6]
     np.testing.assert_allclose(errors, [0.5, 0.44])  # (0.5 · 0.8 + 0.5 · 0.2), (0.4 · 0.8 + …)
 
@@ -108,22 +112,37 @@ def base(**overrides: Any) -> Base:
     return Base("configs/alexnet.py:sample", overrides, config, Path("out"))
 
 
+def plan(
+    rates: Sequence[float] | Mapping[str, Sequence[float]],
+    seeds: int,
+    results: list[Result],
+    settings: Base | None = None,
+) -> list[Run]:
+    settings = settings or base()
+    words = relu_tanh.choose_words(settings, own_model=False)
+    by_units = rates if isinstance(rates, Mapping) else dict.fromkeys(relu_tanh.UNITS, rates)
+    return relu_tanh.plan_runs(settings, words, by_units, seeds, results)
+
+
 def test_the_grid_is_run_with_one_seed() -> None:
     """Catches units, a rate or a means against overfitting that does not reach its run."""
-    plain = relu_tanh.without_regularization(base(epochs=7, log_every=5))
-    relu, tanh, *_ = runs = relu_tanh.plan_runs(plain, [0.01, 0.2], 3, [])
+    plain = relu_tanh.without_regularization(base(epochs=7, log_every=5), 0.2)
+    relu, tanh, *_ = runs = plan([0.01, 0.2], 3, [], plain)
     assert [run.name for run in runs] == ["relu-0.01-0", "tanh-0.01-0", "relu-0.2-0", "tanh-0.2-0"]
     assert relu.arguments[:2] == (
-        "--config=configs/alexnet.py:sample,four_layers,no_lrn,no_crops",
+        "--config=configs/alexnet.py:sample,four_layers,no_lrn",
         "--workdir=out/runs/relu-0.01-0",
     )
-    assert tanh.arguments[0].endswith(",four_layers,no_lrn,no_crops,tanh")
+    assert tanh.arguments[0].endswith(",four_layers,no_lrn,tanh")
     for run in runs:
         assert {
             *(
                 "--config.optimizer.weight_decay=0.0",
                 "--config.data.lighting=none",
                 "--config.data.crop=28",
+                "--config.data.crop_positions=center",
+                "--config.data.flip=False",
+                "--config.stop_error=0.198",
             ),
             *("--config.schedule.drop_epochs=()", "--config.epochs=7", "--config.log_every=5"),
             *("--config.seed=0", f"--config.learning_rate={run.name.split('-')[1]}"),
@@ -135,7 +154,7 @@ def test_the_other_seeds_are_for_the_fastest_rate() -> None:
     for both units."""
 
     def others(results: list[Result], rates: tuple[float, ...], seeds: int) -> list[str]:
-        names = [run.name for run in relu_tanh.plan_runs(base(), rates, seeds, results)]
+        names = [run.name for run in plan(rates, seeds, results)]
         return names[len(rates) * 2 :]
 
     assert others(grid(), RATES, 3) == [
@@ -145,6 +164,55 @@ def test_the_other_seeds_are_for_the_fastest_rate() -> None:
     failed = [replace(r, status="failed, see x") if r.name == "relu-0.01-0" else r for r in grid()]
     assert others(failed, RATES, 2) == ["tanh-0.01-1"]
     assert others(grid(), (*RATES, 0.5), 2) == []
+
+
+def test_rates_of_their_own_in_their_order() -> None:
+    """Catches rates of the other units, rates sorted, and those of one kind before all others."""
+    runs = plan(dict(relu=[0.2, 0.1], tanh=[0.5, 0.05, 0.1]), 1, [])
+    assert [run.name for run in runs] == [
+        *("relu-0.2-0", "tanh-0.5-0", "relu-0.1-0", "tanh-0.05-0", "tanh-0.1-0")
+    ]
+
+
+def test_slower_rates_end_early() -> None:
+    """Catches a limit from the other units, or below the epochs of the fastest rate and half of
+    the window that averages; one beyond the config's epochs; seeds that are limited, too."""
+    runs = {run.name: run.arguments for run in plan((*RATES, 0.5), 1, grid())}
+    assert "--config.epochs=3" in runs["relu-0.5-0"]  # 2.0 epochs
+    assert "--config.epochs=5" in runs["tanh-0.5-0"]
+    slow = [row(units, 0.01, 1e6) for units in relu_tanh.UNITS]
+    runs = {run.name: run.arguments for run in plan([0.01, 0.5], 2, slow)}
+    assert f"--config.epochs={base().config.epochs}" in runs["relu-0.5-0"]
+    for arguments in [run.arguments for run in plan(RATES, 2, grid()) if run.name.endswith("-1")]:
+        assert not any(argument.startswith("--config.epochs=") for argument in arguments)
+
+
+def test_a_lower_threshold_continues_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches runs that stopped at a higher threshold taken for slow ones."""
+    curve = np.array([1.0, 2.0]), np.array([0.3, 0.05])
+    monkeypatch.setattr(relu_tanh, "load_curve", lambda *_: curve)
+    rows = [row("relu", 0.01, 1.5), row("relu", 0.2, None, status="diverged, see x")]
+    assert relu_tanh.measure_again(base(), 0.05, rows) == [replace(rows[1], threshold=0.05)]
+    assert [r.epochs for r in relu_tanh.measure_again(base(), 0.3, rows)] == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("configs/cifar.py:18pct", ("no_lrn",)),
+        ("configs/cifar.py:80sec", ()),
+        ("configs/alexnet.py:sample", ("no_lrn", "no_dropout")),
+    ],
+)
+def test_the_config_s_own_model(file: str, words: tuple[str, ...]) -> None:
+    """Catches a word for what the model does not have, and normalization or dropout kept."""
+    settings = replace(base(), file=file, config=validated(command.load_config(file)))
+    chosen = relu_tanh.choose_words(settings, own_model=True)
+    assert chosen == {"relu": words, "tanh": (*words, "tanh")}
+    for units in relu_tanh.UNITS:
+        ops = sequential_model(command.load_config(settings.variant(*chosen[units]))).ops.values()
+        assert not any(isinstance(op, LRN | WithinChannelLRN | Dropout) for op in ops)
+        assert any(isinstance(op, Tanh) for op in ops) == (units == "tanh")
 
 
 def test_the_table_and_what_it_says() -> None:
@@ -173,9 +241,9 @@ def test_the_table_and_what_it_says() -> None:
 @pytest.mark.parametrize("given", [[], ["0.1", "fast"], ["0"], ["-1"], ["nan"], ["inf"]])
 def test_wrong_rates(given: list[str]) -> None:
     """Catches a rate that only its run would refuse."""
-    with pytest.raises(InputError, match=r"--rates=.*; expected numbers above 0"):
-        relu_tanh.parse_rates(given)
-    assert relu_tanh.parse_rates(["0.1", "0.02", "0.10"]) == [0.1, 0.02]
+    with pytest.raises(InputError, match=r"--tanh_rates=.*; expected numbers above 0"):
+        relu_tanh.parse_rates("tanh_rates", given)
+    assert relu_tanh.parse_rates("rates", ["0.1", "0.02", "0.10"]) == [0.1, 0.02]
 
 
 @pytest.mark.parametrize(
@@ -188,8 +256,7 @@ def test_wrong_rates(given: list[str]) -> None:
 def test_a_config_without_the_model(file: str, message: str) -> None:
     """Catches ten runs that are started in order to fail."""
     with pytest.raises(InputError, match=f"--config={file} does not make the model.*{message}"):
-        relu_tanh.check_model(replace(base(), file=file))
-    relu_tanh.check_model(base())
+        relu_tanh.choose_words(replace(base(), file=file), own_model=False)
 
 
 def test_two_rates_from_end_to_end(tmp_path: Path) -> None:

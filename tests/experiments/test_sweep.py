@@ -122,6 +122,16 @@ def test_what_the_rows_call_for_is_run_too(tmp_path: Path, jobs: int) -> None:
     assert executor.started == ["a", "b", "c", "d"]
 
 
+def test_a_run_whose_arguments_change_is_not_started_again(tmp_path: Path) -> None:
+    """Catches a failed run that is tried again, within one command, with other arguments."""
+    made, executor = make(tmp_path, []), Executor({"a": "failed"})
+    made.plan = lambda rows: [
+        made.base.make_run((name,), "", (), {"epochs": 9 - len(rows)}) for name in "abc"
+    ]
+    made.run_waiting(cast(Any, executor))
+    assert executor.started == ["a", "b", "c"]
+
+
 def test_the_end_says_what_is_not_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,40 @@
+"""The training error over the epochs of a run, and when it reaches a threshold."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alexnet_jax.writers import Record
+
+
+def compute_training_error(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Return epochs, and for each the error averaged over the epoch centered at it.
+
+    Args:
+        records: of metrics.jsonl; a training record has the errors since the one before.
+
+    Returns:
+        Both (points,), from half an epoch after the start to half an epoch before the end;
+        empty for less than an epoch.
+    """
+    train = [record for record in records if record["split"] == "train"]
+    ends = np.array([0.0, *(record["epoch"] for record in train)])
+    errors = np.array([record["top1_error"] for record in train])
+    wrong = np.array([0.0, *np.cumsum(errors * np.diff(ends))])  # since the start, in epochs
+    at = ends[(ends >= 0.5) & (ends <= ends[-1] - 0.5)]
+    return at, np.interp(at + 0.5, ends, wrong) - np.interp(at - 0.5, ends, wrong)
+
+
+def find_crossing(threshold: float, epochs: np.ndarray, errors: np.ndarray) -> float | None:
+    """Return the epoch at which a curve first reaches the threshold, interpolating linearly.
+
+    That is the first point where it is below already; None for a curve that never reaches it.
+    """
+    below = np.flatnonzero(errors <= threshold)
+    if not below.size:
+        return None
+    after = below[0]
+    if not after:
+        return float(epochs[0])
+    pair = [after, after - 1]  # np.interp needs ascending abscissas
+    return float(np.interp(threshold, errors[pair], epochs[pair]))
