@@ -7,8 +7,10 @@ import pytest
 from helpers import processes
 from helpers.image_sets import write_idx_set
 
-from alexnet_jax.config import validated
+from alexnet_jax import command
+from alexnet_jax.config import config_to_json, validated
 from alexnet_jax.errors import InputError
+from alexnet_jax.fields import differences
 from configs import resnet
 from configs.alexnet import get_config
 from experiments import ablations
@@ -46,6 +48,22 @@ def test_what_would_change_nothing_is_left_out() -> None:
     runs, skipped = plan(["scaled_init", "no_lighting", "no_crops"])
     assert [run.name for run in runs] == ["no_crops-0"]
     assert [reason.split(":")[0] for reason in skipped] == ["scaled_init", "no_lighting"]
+
+
+def test_the_authors_model_with_and_without_normalization() -> None:
+    """Catches: a change of the schedule or of the crops along with the normalization, runs of two
+    seeds that are one, and a normalization that is left."""
+    file = "configs/cifar.py:11pct"
+    base = Base(file, {}, validated(command.load_config(file)), Path("out"))
+    runs, skipped = ablations.plan_runs(base, ["base", "no_lrn"], 3)
+    assert skipped == []
+    assert [run.name for run in runs] == [f"{n}-{s}" for s in range(3) for n in ("base", "no_lrn")]
+    with_it, without = (
+        validated(command.load_config(run.arguments[0].removeprefix("--config=")))
+        for run in runs[:2]
+    )
+    changed = differences(config_to_json(with_it), config_to_json(without))
+    assert {name for name, *_ in changed} == {"model.ops.norm1", "model.ops.norm2"}
 
 
 def test_models_that_are_no_chains_are_refused() -> None:
