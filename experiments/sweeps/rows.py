@@ -4,10 +4,13 @@ import csv
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.files import MAKE_ROOM, replace_when_complete, write_errors_as_input_errors
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Row(Protocol):
@@ -33,6 +36,7 @@ class Row(Protocol):
 
 
 R = TypeVar("R", bound=Row)
+D = TypeVar("D", bound="DataclassInstance")
 
 
 def to_percents(fractions: Iterable[float | None]) -> list[float]:
@@ -40,7 +44,7 @@ def to_percents(fractions: Iterable[float | None]) -> list[float]:
     return [100 * fraction for fraction in fractions if fraction is not None]
 
 
-def read_rows(path: Path, row_type: type[R]) -> list[R]:
+def read_rows(path: Path, row_type: type[D]) -> list[D]:
     """Return the rows of a CSV file; none if there is no file.
 
     Raises:
@@ -70,7 +74,7 @@ def read_rows(path: Path, row_type: type[R]) -> list[R]:
         ) from None
 
 
-def write_rows(path: Path, rows: list[R]) -> None:
+def write_rows(path: Path, rows: list[D]) -> None:
     """Write rows as a CSV file.
 
     Raises:

@@ -115,81 +115,42 @@ def has_failed(row: Row) -> bool:
     return row.status.startswith("failed")
 
 
-class Sweep(Generic[R]):
-    """The runs of an experiment and their results."""
+class Runs(Generic[R]):
+    """Runs that need not share a config, and their results."""
 
     def __init__(
         self,
-        base: Base,
-        name: str,
+        table: Path,
         jobs: int,
         *,
         row_type: type[R],
         plan: Callable[[list[R]], list[Run]],
         make_row: Callable[[Run, str, float | None], R],
-        make_report: Callable[[list[R]], tuple[str, Figure | None]],
+        write_report: Callable[[list[R]], str],
     ) -> None:
         """Read the results of earlier commands.
 
         Args:
-            name: of the sweep's files in `base.output`.
+            table: the CSV file of the rows.
             jobs: how many runs to run at the same time.
             row_type: class of the rows.
             plan: returns all runs wanted, given the rows so far.
             make_row: returns the row of a run, given its status and its duration in seconds.
-            make_report: returns the Markdown text about the rows, and a figure or None.
+            write_report: writes files about the rows, and returns Markdown text.
         """
-        self.base, self.name, self.jobs = base, name, jobs
-        self.plan, self.make_row, self.make_report = plan, make_row, make_report
-        self.results = read_rows(self._path("csv"), row_type)
+        self.table, self.jobs = table, jobs
+        self.plan, self.make_row, self.write_report = plan, make_row, write_report
+        self.results = read_rows(table, row_type)
 
     @property
     def runs(self) -> list[Run]:
         """Return the runs wanted, given the results so far."""
         return self.plan(self.results)
 
-    def main(self) -> int:
-        """List the runs or run them, by the flags; return the exit status, 1 if any has failed."""
-        flag = flags.FLAGS
-        if flag.list:
-            self.print_runs()
-            return 0
-        if flag.dry_run:
-            self.dry_run()
-            return 0
-        record_config(self.base)
-        ended = self.run_waiting(make_executor())
-        for row in ended:
-            print(f"{row.name}: {row.status}", file=sys.stderr)
-        print(self._write_report())
-        return int(any(map(has_failed, ended)))
-
     def waiting(self) -> list[Run]:
         """Return the runs that are neither done nor diverged."""
         ended = {row.name for row in self.results if not has_failed(row)}
         return [run for run in self.runs if run.name not in ended]
-
-    def estimate(self) -> float | None:
-        """Return the seconds left, by the median of finished runs; None if none has finished."""
-        seconds = [r.seconds for r in self.results if r.seconds and r.status == "done"]
-        if not seconds:
-            return None
-        return statistics.median(seconds) * len(self.waiting()) / self.jobs
-
-    def print_runs(self) -> None:
-        """Print all runs."""
-        for run in self.runs:
-            print(f"{run.name}: {run.description}")
-
-    def dry_run(self) -> None:
-        """Print the commands still to run, and an estimate of their duration."""
-        for run in self.waiting():
-            print(f"python -m alexnet_jax.main {shlex.join(run.arguments)}")
-        seconds = self.estimate()
-        remaining = "no run has finished, so the time is not known"
-        if seconds is not None:
-            remaining = f"about {seconds / 60:.0f} minutes, by the median of the finished runs"
-        print(f"{len(self.waiting())} of {len(self.runs)} runs to do: {remaining}", file=sys.stderr)
 
     def run_waiting(self, executor: submitit.AutoExecutor) -> list[R]:
         """Start waiting runs and collect those that end; return the rows of all not done.
@@ -237,13 +198,84 @@ class Sweep(Generic[R]):
             raise InputError(f"run {run.name}: {error}") from None
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)
-        write_rows(self._path("csv"), self.results)
-        self._write_report()
+        write_rows(self.table, self.results)
+        self.write_report(self.results)
         tqdm.write(f"{run.name}: {new.outcome}, {seconds:.0f} s", file=sys.stderr)
 
-    def _write_report(self) -> str:
+
+class Sweep(Runs[R]):
+    """The runs of an experiment, which share a config, and their results."""
+
+    def __init__(
+        self,
+        base: Base,
+        name: str,
+        jobs: int,
+        *,
+        row_type: type[R],
+        plan: Callable[[list[R]], list[Run]],
+        make_row: Callable[[Run, str, float | None], R],
+        make_report: Callable[[list[R]], tuple[str, Figure | None]],
+    ) -> None:
+        """Read the results of earlier commands.
+
+        Args:
+            base: the settings that the runs share.
+            name: of the sweep's files in `base.output`.
+            jobs, row_type, plan, make_row: see `Runs`.
+            make_report: returns the Markdown text about the rows, and a figure or None.
+        """
+        self.base, self.name, self.make_report = base, name, make_report
+        super().__init__(
+            self._path("csv"),
+            jobs,
+            row_type=row_type,
+            plan=plan,
+            make_row=make_row,
+            write_report=self._write_report,
+        )
+
+    def main(self) -> int:
+        """List the runs or run them, by the flags; return the exit status, 1 if any has failed."""
+        flag = flags.FLAGS
+        if flag.list:
+            self.print_runs()
+            return 0
+        if flag.dry_run:
+            self.dry_run()
+            return 0
+        record_config(self.base)
+        ended = self.run_waiting(make_executor())
+        for row in ended:
+            print(f"{row.name}: {row.status}", file=sys.stderr)
+        print(self._write_report(self.results))
+        return int(any(map(has_failed, ended)))
+
+    def estimate(self) -> float | None:
+        """Return the seconds left, by the median of finished runs; None if none has finished."""
+        seconds = [r.seconds for r in self.results if r.seconds and r.status == "done"]
+        if not seconds:
+            return None
+        return statistics.median(seconds) * len(self.waiting()) / self.jobs
+
+    def print_runs(self) -> None:
+        """Print all runs."""
+        for run in self.runs:
+            print(f"{run.name}: {run.description}")
+
+    def dry_run(self) -> None:
+        """Print the commands still to run, and an estimate of their duration."""
+        for run in self.waiting():
+            print(f"python -m alexnet_jax.main {shlex.join(run.arguments)}")
+        seconds = self.estimate()
+        remaining = "no run has finished, so the time is not known"
+        if seconds is not None:
+            remaining = f"about {seconds / 60:.0f} minutes, by the median of the finished runs"
+        print(f"{len(self.waiting())} of {len(self.runs)} runs to do: {remaining}", file=sys.stderr)
+
+    def _write_report(self, results: list[R]) -> str:
         """Write the report on the rows and its figure; return the text."""
-        text, figure = self.make_report(self.results)
+        text, figure = self.make_report(results)
         with write_errors_as_input_errors(self._path("md"), MAKE_ROOM):
             write_atomically(self._path("md"), text + "\n")
         if figure is not None:
@@ -307,9 +339,9 @@ def _read_config(path: Path) -> Json:
     )
 
 
-def define_flags() -> None:
-    """Define the flags of every sweep."""
-    flags.DEFINE_string("output", None, "Folder of the sweep.", required=True)
+def define_flags(output: str | None = None) -> None:
+    """Define the flags of every sweep, with a default for --output or without any."""
+    flags.DEFINE_string("output", output, "Folder of the sweep.", required=output is None)
     flags.DEFINE_bool("list", False, "List the runs and exit.")
     flags.DEFINE_bool(
         "dry_run", False, "List the commands still to run, with the estimated time, and exit."
