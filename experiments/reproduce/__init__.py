@@ -1,0 +1,1 @@
+"""Run the claims of the papers that CIFAR-10 can test, and compare."""

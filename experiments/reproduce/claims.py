@@ -1,0 +1,360 @@
+"""The claims that CIFAR-10 can test: their runs, published numbers, costs and criteria."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.errors import InputError
+from experiments import ablations, relu_tanh
+from experiments.reproduce.verdicts import Close, Contrast, Rule
+from experiments.sweeps.rows import read_rows, to_percents
+
+Fields = tuple[tuple[str, Any], ...]  # (path, value) of a config
+
+CUDA_CONVNET = "cuda-convnet (2012)"
+ALEXNET = "Krizhevsky et al. (2012)"
+RESNET = "He et al. (2015)"
+SEEDS = 3  # of each kind of run whose means are compared
+BINARY_FILES: Fields = (("data.name", "cifar10_binary"),)
+# Table 6's networks are trained on all 50,000 training images.
+RESNET_FIELDS: Fields = (*BINARY_FILES, ("data.validation_share", 0.0))
+
+
+@dataclass(frozen=True)
+class Training:
+    """A config that is trained, with any number of seeds; each seed is the run NAME-SEED.
+
+    Attributes:
+        name: of its runs.
+        config: FILE:VARIANT.
+        hours: of a run on two cores.
+        fields: set over the config, besides the seed and the folder of the data.
+        measured: whether `hours` was measured; otherwise it is an estimate.
+    """
+
+    name: str
+    config: str
+    hours: float
+    fields: Fields = ()
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class TrainedGroup:
+    """The runs of a training, as one side of a claim.
+
+    Attributes:
+        label: what distinguishes them from the claim's other runs.
+        training: the config.
+        value: field of `runs.RunRow` that is compared.
+        seeds: number of runs wanted.
+    """
+
+    label: str
+    training: Training
+    value: str
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """Another experiment of this folder that makes the runs of a claim, in OUTPUT/MODULE.
+
+    Attributes:
+        module: of `experiments`.
+        arguments: its flags, besides --output, the folder of the data and those that start runs.
+        runs: number of them.
+        hours: of all of them on two cores.
+        measured: whether `hours` was measured; otherwise it is an estimate.
+    """
+
+    module: str
+    arguments: tuple[str, ...]
+    runs: int
+    hours: float
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class SweptGroup:
+    """Some runs of a claim's `SweepCommand`, as one side of the claim.
+
+    Attributes:
+        label: what distinguishes them from the claim's other runs.
+        read_values: returns the value of each seed, from the folder of the experiment.
+        seeds: number of runs wanted.
+    """
+
+    label: str
+    read_values: Callable[[Path], list[float]]
+    seeds: int = SEEDS
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper, and how it is tested.
+
+    Attributes:
+        name: its name on the command line.
+        paper: and the section.
+        statement: what the paper says, in a few words.
+        published: its numbers, as text; "" if there are none.
+        rule: by which values are compared.
+        groups: the kinds of run, in the order in which `rule` takes them.
+        sweep: the command that makes the runs of a `SweptGroup`.
+    """
+
+    name: str
+    paper: str
+    statement: str
+    published: str
+    rule: Rule
+    groups: tuple[TrainedGroup | SweptGroup, ...]
+    sweep: SweepCommand | None = None
+
+    @property
+    def trained(self) -> list[TrainedGroup]:
+        """The groups whose runs this command makes itself."""
+        return [group for group in self.groups if isinstance(group, TrainedGroup)]
+
+    @property
+    def hours(self) -> float:
+        """Time of all runs on two cores."""
+        own = sum(group.seeds * group.training.hours for group in self.trained)
+        return own + (self.sweep.hours if self.sweep else 0.0)
+
+    @property
+    def measured(self) -> bool:
+        """Whether all of `hours` was measured."""
+        own = all(group.training.measured for group in self.trained)
+        return own and (self.sweep is None or self.sweep.measured)
+
+
+def _cuda_convnet(name: str, error: int, views: str, training: Training, note: str = "") -> Claim:
+    """Return the claim about one of the authors' models for CIFAR-10."""
+    return Claim(
+        name,
+        f"{CUDA_CONVNET}, {note or f'layers-{name}.cfg'}",
+        f"test error{', ten views' if views == 'ten_error' else ''}",
+        f"{error} %",
+        Close(error, tolerance=1.0),  # published as a whole number
+        (TrainedGroup("", training, views),),
+    )
+
+
+def _shortened(name: str, what: str, views: str, training: Training) -> Claim:
+    """Return the claim of a schedule that nobody has published."""
+    return Claim(
+        name,
+        f"{CUDA_CONVNET if 'pct' in name else RESNET}, shortened",
+        f"test error after {what}",
+        "",
+        Close(None),
+        (TrainedGroup("", training, views),),
+    )
+
+
+def _bias_multipliers(*drops: int) -> tuple[tuple[str, int, float], ...]:
+    """Return `schedule.multipliers` for drops that lower the rates of weights only."""
+    later = ((".*/bias", epoch, 2.0 * 10**n) for n, epoch in enumerate(drops, start=1))
+    return ((".*/bias", 1, 2.0), *later)
+
+
+def _stages(epochs: int, alone: int, *drops: int) -> Fields:
+    """Return the fields of a shorter schedule of 13pct and 11pct.
+
+    Args:
+        epochs: number of epochs.
+        alone: number of epochs on four files.
+        drops: epochs that begin at a tenth of the rate.
+    """
+    return (
+        ("epochs", epochs),
+        ("data.stages", ((1, 40_000), (alone + 1, 50_000))),
+        ("schedule.drop_epochs", drops),
+        ("schedule.multipliers", _bias_multipliers(*drops)),
+    )
+
+
+def _resnet(layers: int, hours: float, *, plain: bool = False) -> Training:
+    """Return the training of a network of section 4.2."""
+    name = f"{'plain' if plain else 'resnet'}{layers}"
+    config = f"configs/resnet.py:cifar{'_plain' * plain}{layers}"
+    return Training(name, config, hours, RESNET_FIELDS)
+
+
+def _epoch_of(step: float) -> float:
+    """Return the epoch, counted from 1, of a step of 128 of 50,000 images."""
+    return 1 + (step - 0.5) * 128 / 50_000
+
+
+EIGHTY = Training("80sec", "configs/cifar.py:80sec", 0.5, measured=True)
+EIGHTEEN = Training("18pct", "configs/cifar.py:18pct", 4)
+THIRTEEN = Training("13pct", "configs/cifar.py:13pct", 6)
+ELEVEN = Training("11pct", "configs/cifar.py:11pct", 21)
+ELEVEN_NO_LRN = Training("11pct_no_lrn", "configs/cifar.py:11pct,no_lrn", 20)
+TENTH = _stages(52, 35, 51, 52)
+ELEVEN_TENTH = Training("11pct_tenth", "configs/cifar.py:11pct", 2.1, TENTH)
+ELEVEN_NO_LRN_TENTH = Training("11pct_no_lrn_tenth", "configs/cifar.py:11pct,no_lrn", 2, TENTH)
+RESNETS = {n: _resnet(n, h) for n, h in ((20, 16), (32, 27), (44, 38), (56, 49), (110, 99))}
+PLAIN = {n: _resnet(n, h, plain=True) for n, h in ((20, 16), (32, 27), (44, 38), (56, 49))}
+RESNET_ERRORS = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61}
+
+LRN = "test error, ten views, without response normalization, less that with it"
+SHORTENED = (
+    _shortened(
+        "18pct_quarter", "35 epochs in place of 140", "center_error",
+        Training(
+            "18pct_quarter", "configs/cifar.py:18pct", 1,
+            (("epochs", 35), ("schedule.drop_epochs", (31, 34))),
+        ),
+    ),
+    _shortened(
+        "13pct_quarter", "40 epochs in place of 160, ten views", "ten_error",
+        Training("13pct_quarter", "configs/cifar.py:13pct", 1.5, _stages(40, 25, 36, 39)),
+    ),
+    Claim(
+        "lrn_tenth", f"{ALEXNET}, section 3.3, shortened", f"{LRN}; 52 epochs in place of 520", "",
+        Contrast(None, shortened=True),
+        (
+            TrainedGroup("with", ELEVEN_TENTH, "ten_error", SEEDS),
+            TrainedGroup("without", ELEVEN_NO_LRN_TENTH, "ten_error", SEEDS),
+        ),
+    ),
+    _shortened(
+        "resnet20_tenth", "6,400 steps in place of 64,000", "center_error",
+        Training(
+            "resnet20_tenth", "configs/resnet.py:cifar20", 1.6,
+            (
+                *RESNET_FIELDS,
+                ("max_steps", 6_400),
+                ("schedule.drop_epochs", (_epoch_of(3_200), _epoch_of(4_800))),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+def _read_ablation(name: str, field: str) -> Callable[[Path], list[float]]:
+    """Return the function that reads an ablation's errors, in percent, of every seed."""
+
+    def read_values(folder: Path) -> list[float]:
+        rows = read_rows(folder / "ablations.csv", ablations.Result)
+        return to_percents(getattr(row, field) for row in rows if row.ablation == name)
+
+    return read_values
+
+
+def _ablation(name: str, section: str) -> Claim:
+    """Return the claim that a part of the paper's model, or of its recipe, lowers the error."""
+    (ablation,) = (one for one in ablations.ABLATIONS if one.name == name)
+    # A model that was never trained on corners is worse in ten views for that reason alone.
+    field = "top1_center" if name == "no_crops" else "top1_ten"
+    published = f"{ablation.paper or ablation.program} on ImageNet"
+    return Claim(
+        f"alexnet_{name}",
+        f"{ALEXNET}, section {section}",
+        f"test error, {ablation.description}, less the base's",
+        published.replace(" /  on", " on"),
+        Contrast(None),
+        (
+            SweptGroup("base", _read_ablation("base", field)),
+            SweptGroup(name, _read_ablation(name, field)),
+        ),
+        SweepCommand(
+            "ablations",
+            ("--config=configs/alexnet.py:cifar10", f"--only=base,{name}", f"--seeds={SEEDS}"),
+            runs=2 * SEEDS,
+            hours=2,
+        ),
+    )
+
+
+def _read_epochs(units: str) -> Callable[[Path], list[float]]:
+    """Return the function that reads the epochs which the fastest rate of ReLU or tanh takes."""
+
+    def read_values(folder: Path) -> list[float]:
+        rows = read_rows(folder / "relu_tanh.csv", relu_tanh.Result)
+        rate = relu_tanh.fastest_rate(rows, units)
+        if rate is None:
+            return []
+        return relu_tanh.reached_epochs(relu_tanh.select_seeds(rows, units, rate))
+
+    return read_values
+
+
+CLAIMS = (
+    _cuda_convnet("80sec", 26, "center_error", EIGHTY),
+    _cuda_convnet("18pct", 18, "center_error", EIGHTEEN),
+    _cuda_convnet("13pct", 13, "ten_error", THIRTEEN, "layers-conv-local-13pct.cfg"),
+    _cuda_convnet("11pct", 11, "ten_error", ELEVEN, "layers-conv-local-11pct.cfg"),
+    Claim(
+        "lrn", f"{ALEXNET}, section 3.3", LRN, "13 % to 11 %",
+        Contrast(least=1.0),  # half of the published difference
+        (
+            TrainedGroup("with", ELEVEN, "ten_error", SEEDS),
+            TrainedGroup("without", ELEVEN_NO_LRN, "ten_error", SEEDS),
+        ),
+    ),
+    Claim(
+        "relu_tanh", f"{ALEXNET}, section 3.1, figure 1",
+        "epochs to 25 % training error, tanh over ReLU", "6 times",
+        # Half: "the magnitude of the effect … varies with network architecture".
+        Contrast(least=3.0, is_factor=True),
+        (
+            SweptGroup("ReLU", _read_epochs("relu")),
+            SweptGroup("tanh", _read_epochs("tanh")),
+        ),
+        SweepCommand(
+            "relu_tanh",
+            ("--config=configs/alexnet.py:cifar10", "--config.epochs=40", f"--seeds={SEEDS}"),
+            runs=16,
+            hours=11,
+        ),
+    ),
+    *(
+        Claim(
+            f"resnet{layers}", f"{RESNET}, table 6", "test error",
+            "6.43 %, the best of five; 6.61 ± 0.16" if layers == 110 else f"{error} %",
+            Close(error, tolerance=0.5),
+            (TrainedGroup("", RESNETS[layers], "center_error"),),
+        )
+        for layers, error in RESNET_ERRORS.items()
+    ),
+    Claim(
+        "degradation", f"{RESNET}, figure 6, left",
+        "training error of plain networks, 56 layers less 20", "above 0, without a number",
+        Contrast(least=0.0),
+        tuple(TrainedGroup(f"{n}", training, "train_error") for n, training in PLAIN.items()),
+    ),
+    Claim(
+        "residual_depth", f"{RESNET}, figure 6, middle",
+        "training error of residual networks, 20 layers less 56", "above 0, without a number",
+        Contrast(least=0.0),
+        tuple(TrainedGroup(f"{n}", RESNETS[n], "train_error") for n in (56, 44, 32, 20)),
+    ),
+    *(
+        _ablation(name, section)
+        for name, section in (
+            ("no_lrn", "3.3"), ("no_overlap", "3.4"), ("one_column", "3.2"),
+            ("no_communication", "3.5"), ("no_lighting", "4.1"), ("no_crops", "4.1"),
+            ("no_dropout", "4.2"), *((f"no_conv{n}", "7") for n in (2, 3, 4, 5)),
+        )
+    ),
+    *SHORTENED,
+)  # fmt: skip
+BY_NAME = {claim.name: claim for claim in CLAIMS}
+
+
+def choose_claims(names: Sequence[str]) -> list[Claim]:
+    """Return the claims of --claims in the order of the registry; all without names.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if unknown := [name for name in names if name not in BY_NAME]:
+        raise InputError(
+            f"--claims={','.join(names)}: {unknown[0]} is none of {', '.join(BY_NAME)}"
+        )
+    return [claim for claim in CLAIMS if claim.name in names or not names]

@@ -1,0 +1,293 @@
+"""The table of claims as CSV, Markdown and one HTML page with the learning curves."""
+
+import datetime
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
+from alexnet_jax.status import read_status
+from alexnet_jax.writers import read_records
+from experiments import html_page
+from experiments.figures import plots
+from experiments.reproduce.claims import Claim, SweepCommand, TrainedGroup, Training
+from experiments.reproduce.runs import (
+    NOT_RECORDED,
+    RunRow,
+    is_of_this_machine,
+    read_progress,
+)
+from experiments.reproduce.verdicts import Close, Outcome, compare
+from experiments.sweeps.rows import to_percents, write_rows
+from experiments.sweeps.sweep import run_name
+
+TEMPLATE = "reproduce/reproduce.html.jinja"
+NOT_RUN = "not run"
+DATA = "DIR"  # the folder of the data, in commands that are shown
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of reproduce.csv, the table of claims, as text.
+
+    Attributes:
+        claim: its name.
+        paper: and the section.
+        statement: what is compared.
+        published: the paper's numbers.
+        criterion: what counts as reproduced.
+        here: what was measured, or NOT_RUN.
+        spread: over seeds.
+        verdict: or how far the runs are.
+        cpu: time of all runs on two cores.
+        gpu: time of all runs on a GPU.
+        machine, date: of the last run that ended.
+        command: that makes the runs; of several, those of the first seed.
+    """
+
+    claim: str
+    paper: str
+    statement: str
+    published: str
+    criterion: str
+    here: str
+    spread: str
+    verdict: str
+    cpu: str
+    gpu: str
+    machine: str
+    date: str
+    command: str
+
+
+HEADS = {
+    "claim": "claim",
+    "paper": "paper",
+    "statement": "measured",
+    "published": "published",
+    "criterion": "reproduced if",
+    "here": "here",
+    "spread": "spread",
+    "verdict": "verdict",
+    "cpu": "two cores",
+    "gpu": "GPU",
+    "machine": "machine",
+    "date": "date",
+}
+
+
+def make_table(
+    claims: Sequence[Claim], rows: Sequence[RunRow], output: Path, machine: str
+) -> list[TableRow]:
+    """Return the table of claims.
+
+    Args:
+        claims: the claims.
+        rows: of the runs that have ended.
+        output: folder of the runs.
+        machine: this one.
+    """
+    return [_make_table_row(claim, rows, output, machine) for claim in claims]
+
+
+def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine: str) -> TableRow:
+    outcome = measure(claim, rows, output)
+    ended = (
+        _runs_of_training(claim, rows) if claim.trained else _runs_of_sweep(claim, output, machine)
+    )
+    date, where = max(ended, default=("", ""))
+    return TableRow(
+        claim=claim.name,
+        paper=claim.paper,
+        statement=claim.statement,
+        published=claim.published,
+        criterion=claim.rule.criterion,
+        here=outcome.here or NOT_RUN,
+        spread=outcome.spread,
+        verdict=outcome.verdict or describe_progress(claim, rows, output),
+        cpu=format_cost(claim),
+        gpu=NOT_RUN,
+        machine=where,
+        date=date,
+        command="; ".join(format_commands(claim)),
+    )
+
+
+def measure(claim: Claim, rows: Sequence[RunRow], output: Path) -> Outcome:
+    """Return what the runs of a claim show."""
+    groups = []
+    for group in claim.groups:
+        if isinstance(group, TrainedGroup):
+            of = [row for row in rows if row.run == group.training.name and row.status == "done"]
+            groups.append(to_percents(getattr(row, group.value) for row in of))
+        else:
+            groups.append(group.read_values(sweep_folder(claim, output)))
+    labels = [group.label for group in claim.groups]
+    return compare(claim.rule, labels, groups, [group.seeds for group in claim.groups])
+
+
+def sweep_folder(claim: Claim, output: Path) -> Path:
+    """Return the folder of the experiment that makes the runs of a claim."""
+    assert claim.sweep is not None
+    return output / claim.sweep.module
+
+
+def _runs_of_training(claim: Claim, rows: Sequence[RunRow]) -> list[tuple[str, str]]:
+    """Return date and machine of the runs of a claim that have ended."""
+    names = {group.training.name for group in claim.trained}
+    return [(row.date, row.machine) for row in rows if row.run in names and row.status == "done"]
+
+
+def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[tuple[str, str]]:
+    """Return date and machine of the finished runs in the folder of an experiment."""
+    found = []
+    for workdir in sorted((sweep_folder(claim, output) / "runs").glob("*")):
+        status = read_status(workdir)
+        if status is not None and status.status == "finished":
+            where = machine if is_of_this_machine(workdir) else NOT_RECORDED
+            found.append((status.time[:10], where))
+    return found
+
+
+def describe_progress(claim: Claim, rows: Sequence[RunRow], output: Path) -> str:
+    """Return how far the runs of a claim without a verdict are; "" if none has begun."""
+    ended = {row.name: row.status for row in rows}
+    parts = []
+    for group in claim.trained:
+        for seed in range(group.seeds):
+            name = run_name(group.training.name, seed)
+            if (status := ended.get(name)) == "done":
+                parts.append(f"{name}: done")
+            elif progress := read_progress(output / "runs" / name):
+                parts.append(f"{name}: {progress}")
+            elif status is not None:
+                parts.append(f"{name}: {status.split(',')[0]}")
+    if claim.sweep is not None and (count := len(_runs_of_sweep(claim, output, ""))):
+        parts.append(f"{count} runs done")
+    return "; ".join(parts)
+
+
+def format_cost(claim: Claim) -> str:
+    """Return the time of all runs on two cores."""
+    return f"{claim.hours:.3g} h{'' if claim.measured else ', estimated'}"
+
+
+def format_commands(claim: Claim) -> list[str]:
+    """Return the commands of a claim: one for each training, or that of an experiment."""
+    if claim.sweep is not None:
+        return [
+            _format_command("experiments." + claim.sweep.module, sweep_arguments(claim.sweep, DATA))
+        ]
+    return [
+        _format_command("alexnet_jax.main", training_arguments(training))
+        for training in dict.fromkeys(group.training for group in claim.trained)
+    ]
+
+
+def training_arguments(training: Training) -> list[str]:
+    """Return the arguments of a training, as shown."""
+    fields = {**dict(training.fields), "data.dir": DATA}
+    overrides = (f"--config.{name}={value}" for name, value in fields.items())
+    return [f"--config={training.config}", *overrides]
+
+
+def sweep_arguments(sweep: SweepCommand, data_dir: str) -> list[str]:
+    """Return the arguments of an experiment besides --output and those that start runs."""
+    data = ("--config.data.name=cifar10_binary", f"--config.data.dir={data_dir}")
+    return [*sweep.arguments, *data]
+
+
+def _format_command(module: str, arguments: Sequence[str]) -> str:
+    return f"python -m {module} {shlex.join(arguments)}"
+
+
+def format_markdown(table: Sequence[TableRow]) -> str:
+    """Return the table without commands."""
+    lines = [f"| {' | '.join(HEADS.values())} |", f"|{'---|' * len(HEADS)}"]
+    for row in table:
+        cells = asdict(row)
+        lines.append(f"| {' | '.join(_cell(name, cells[name]) for name in HEADS)} |")
+    return "\n".join(lines)
+
+
+def _cell(name: str, text: str) -> str:
+    return f"`{text}`" if name == "claim" else text
+
+
+def format_list(claims: Sequence[Claim]) -> str:
+    """Return the claims with published numbers, costs and criteria, a line each."""
+    lines = []
+    for claim in claims:
+        criterion = f"; reproduced if {claim.rule.criterion}" if claim.rule.criterion else ""
+        lines.append(
+            f"{claim.name}: {claim.statement} ({claim.paper}). "
+            f"Published: {claim.published or 'none'}{criterion}. "
+            f"Two cores: {format_cost(claim)}; GPU: {NOT_RUN}."
+        )
+    return "\n".join(lines)
+
+
+def plot_errors(claims: Sequence[Claim], rows: Sequence[RunRow]) -> Figure | None:
+    """Plot the errors of the claims with a published error beside it; None if none was run."""
+    shown = []
+    for claim in claims:
+        if not isinstance(claim.rule, Close):
+            continue
+        (group,) = claim.trained
+        of = [row for row in rows if row.run == group.training.name and row.status == "done"]
+        if errors := to_percents(getattr(row, group.value) for row in of):
+            shown.append((claim, claim.rule, errors))
+    if not shown:
+        return None
+    figure = Figure(figsize=(7, 1 + 0.4 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    for line, (_, rule, errors) in enumerate(shown):
+        if rule.published is not None:
+            low, high = rule.published - rule.tolerance, rule.published + rule.tolerance
+            axis.plot([low, high], [line, line], color="0.85", linewidth=9, solid_capstyle="butt")
+            axis.plot(rule.published, line, "|", color="C3", markersize=14)
+        axis.plot(errors, [line] * len(errors), "o", color="C0", alpha=0.6)
+    axis.set_yticks(range(len(shown)), [claim.name for claim, _, _ in shown])
+    axis.set_ylim(len(shown) - 0.5, -0.5)  # the first above
+    axis.set(xlabel="test error, % (red: published; gray: reproduced)")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def make_page(
+    claims: Sequence[Claim], table: Sequence[TableRow], rows: Sequence[RunRow], output: Path
+) -> str:
+    """Return the table, the errors and the learning curves of all runs that have begun as HTML."""
+    errors = plot_errors(claims, rows)
+    curves = []
+    for workdir in sorted((output / "runs").glob("*")):
+        records = read_records(workdir)
+        if any("views" not in record for record in records):
+            alt = f"Top-1 error of {workdir.name} over epochs."
+            figure = plots.plot_curves(records, "")
+            figure.set_size_inches(5, 3)
+            curves.append((workdir.name, html_page.embed_figure(figure, alt)))
+    alt = "Test errors of the claims with a published error."
+    return html_page.render_template(
+        TEMPLATE,
+        heads=HEADS,
+        table=[asdict(row) for row in table],
+        errors=html_page.embed_figure(errors, alt) if errors else None,
+        curves=curves,
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def write_report(claims: Sequence[Claim], output: Path, machine: str, rows: list[RunRow]) -> str:
+    """Write reproduce.csv, .md and .html; return the Markdown."""
+    table = make_table(claims, rows, output, machine)
+    text = format_markdown(table)
+    write_rows(output / "reproduce.csv", table)
+    for name, content in (("md", text + "\n"), ("html", make_page(claims, table, rows, output))):
+        path = output / f"reproduce.{name}"
+        with write_errors_as_input_errors(path, MAKE_ROOM):
+            write_atomically(path, content)
+    return text

@@ -1,0 +1,330 @@
+"""The runs of claims: which there are, what was measured, how far they are, what they may cost."""
+
+import contextlib
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from alexnet_jax import command
+from alexnet_jax.config import Config, with_changes
+from alexnet_jax.errors import InputError
+from alexnet_jax.status import read_status
+from alexnet_jax.workdir import check_config, is_in_use, read_config
+from alexnet_jax.writers import Record, read_records
+from experiments.degradation import average_last_epoch, select_records
+from experiments.reproduce.claims import Claim, Training
+from experiments.sweeps import sweep
+from experiments.sweeps.rows import write_rows
+from experiments.sweeps.sweep import Base, Run
+
+LENGTH_FIELDS = ("epochs", "max_steps")  # a workdir may have had others before it finished
+NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A row of runs.csv: errors as fractions, or why there are none.
+
+    Attributes:
+        run: the name of its training.
+        center_error: of the test images, center view.
+        ten_error: of the test images, ten views.
+        train_error: of the training images, averaged over the last epoch.
+        seconds: of training, by the speeds that the run recorded.
+        machine: on which the run ended.
+        date: of its end.
+    """
+
+    run: str
+    seed: int
+    status: str
+    center_error: float | None = None
+    ten_error: float | None = None
+    train_error: float | None = None
+    seconds: float | None = None
+    machine: str = ""
+    date: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the run, such as 80sec-0."""
+        return sweep.run_name(self.run, self.seed)
+
+    @property
+    def outcome(self) -> str:
+        """The errors, or why there are none."""
+        if self.center_error is None or self.ten_error is None:
+            return self.status
+        return f"test error {self.center_error:.2%}, ten views {self.ten_error:.2%}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with what is known of it before it ends."""
+
+    run: Run
+    training: Training
+    config: Config
+
+
+def plan_runs(claims: Sequence[Claim], data_dir: str, output: Path) -> list[PlannedRun]:
+    """Return the runs of claims, each once, in the order of the claims.
+
+    Args:
+        claims: the claims.
+        data_dir: folder of CIFAR-10's binary files.
+        output: folder of this experiment.
+    """
+    planned: dict[str, PlannedRun] = {}
+    for claim in claims:
+        for group in claim.trained:
+            training = group.training
+            fields = {**dict(training.fields), "data.dir": data_dir}
+            config = with_changes(command.load_config(training.config), fields)
+            base = Base(training.config, fields, config, output)
+            for seed in range(group.seeds):
+                description = f"{training.config}, seed {seed}"
+                run = base.make_run((training.name, seed), description, (), {"seed": seed})
+                one = PlannedRun(run, training, with_changes(config, {"seed": seed}))
+                planned.setdefault(run.name, one)
+    return [*planned.values()]
+
+
+def make_row(machine: str, run: Run, status: str, _: float | None = None) -> RunRow:
+    """Return the row of a run from its metrics.jsonl.
+
+    Args:
+        machine: this one.
+        run: the run.
+        status: "done", or why it ended before.
+    """
+    name, seed = run.key
+    records = read_records(run.workdir)
+    train = select_records(records, "train")
+    final = {r["views"]: r["top1_error"] for r in records if "views" in r}
+    if status == "done" and not (train and {"center", "ten"} <= final.keys()):
+        status = "failed, no final evaluation"
+    ended = read_status(run.workdir)
+    date = ended.time[:10] if ended else ""
+    if status != "done":
+        return RunRow(name, seed, status, machine=machine, date=date)
+    return RunRow(
+        name,
+        seed,
+        status,
+        center_error=final["center"],
+        ten_error=final["ten"],
+        train_error=average_last_epoch(train),
+        seconds=round(training_seconds(train), 1),
+        machine=machine if is_of_this_machine(run.workdir) else NOT_RECORDED,
+        date=date,
+    )
+
+
+def training_seconds(train: Sequence[Record]) -> float:
+    """Return the time of training, from the number of images and the speed of every record."""
+    return sum(r["count"] / r["images_per_second"] for r in train if r["images_per_second"])
+
+
+def is_of_this_machine(workdir: Path) -> bool:
+    """Return whether the newest file of TensorBoard's, whose name has the host, is of this one."""
+    newest = max(workdir.glob("events.out.tfevents.*"), key=_start_of, default=None)
+    return newest is not None and newest.name.split(".", 4)[4] == socket.gethostname()
+
+
+def _start_of(events: Path) -> float:
+    """Return the time in the name of a file of TensorBoard's, in seconds."""
+    with contextlib.suppress(ValueError):
+        return float(events.name.split(".")[3])
+    return 0.0
+
+
+def describe_machine(platform_name: str) -> str:
+    """Return the processor with its cores, or the GPU."""
+    if platform_name == "gpu":
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        with contextlib.suppress(FileNotFoundError):
+            names = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+            return ", ".join(names.split("\n")[:1]) or "GPU"
+        return "GPU"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(FileNotFoundError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def add_finished(rows: list[RunRow], planned: Sequence[PlannedRun], machine: str) -> list[RunRow]:
+    """Return the rows with those of runs that have finished without this command.
+
+    Raises:
+        InputError: the workdir of a run was made with another config.
+    """
+    done = {row.name for row in rows if row.status == "done"}
+    new = {
+        one.run.name: make_row(machine, one.run, "done")
+        for one in planned
+        if one.run.name not in done and _has_finished(one)
+    }
+    return [row for row in rows if row.name not in new] + [*new.values()]
+
+
+def _has_finished(one: PlannedRun) -> bool:
+    """Return whether a run has finished, with or without this command.
+
+    Raises:
+        InputError: its workdir was made with another config, or has finished after another length.
+    """
+    workdir = one.run.workdir
+    status = read_status(workdir)
+    if status is None:
+        return False
+    differing = check_config(workdir, one.config)
+    if status.status != "finished" or is_in_use(workdir):
+        return False
+    for field, recorded, wanted in differing:
+        if field in LENGTH_FIELDS:
+            raise InputError(
+                f"{workdir} was made with {field}={recorded!r}; the claim's run has {wanted!r}. "
+                "Move the folder away, or give another --output"
+            )
+    return True
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come that is not done.
+
+    Attributes:
+        state: "running" or the word of its status.json.
+        step: of the last record.
+        share: of its epochs, or of its steps, as a fraction.
+    """
+
+    state: str
+    step: int
+    share: float
+
+    def __str__(self) -> str:
+        """Return it as text."""
+        return f"{self.state} at step {self.step:,} ({self.share:.0%})"
+
+
+def read_progress(workdir: Path) -> Progress | None:
+    """Return how far a run has come; None if it has not begun."""
+    status = read_status(workdir)
+    if status is None or not (workdir / "config.json").exists():
+        return None
+    config, train = read_config(workdir), select_records(read_records(workdir), "train")
+    last = train[-1] if train else Record(step=0, epoch=0.0)
+    share = (last["epoch"] or 0.0) / config.epochs
+    if config.max_steps:
+        share = max(share, last["step"] / config.max_steps)
+    state = "interrupted" if status.status == "running" else status.status
+    return Progress("running" if is_in_use(workdir) else state, last["step"], min(share, 1.0))
+
+
+class Budget:
+    """The time left to start runs."""
+
+    def __init__(self, seconds: float | None, *, is_gpu: bool, jobs: int) -> None:
+        """Begin to count.
+
+        Args:
+            seconds: of the whole command; None for no limit.
+            is_gpu: whether the hours of claims, which are of two cores, do not hold.
+            jobs: number of runs that share the processor.
+        """
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._is_gpu, self._jobs = is_gpu, jobs
+
+    def seconds_of(self, hours: float) -> float | None:
+        """Return the seconds that a claim's hours take; None if not known."""
+        return None if self._is_gpu else 3600 * hours * self._jobs
+
+    def allows(self, seconds: float | None) -> bool:
+        """Return whether something that takes so long, None if not known, may be started."""
+        if self._end is None:
+            return True
+        return seconds is not None and time.monotonic() + seconds <= self._end
+
+
+class Plan:
+    """The runs that fit in a budget, without those that are in use elsewhere."""
+
+    def __init__(self, planned: Sequence[PlannedRun], budget: Budget) -> None:
+        """Read how far the runs have come."""
+        self.planned = planned
+        self._free = [one for one in planned if not is_in_use(one.run.workdir)]
+        self.budget = budget
+        self._shares = {
+            one.run.name: progress.share
+            for one in self._free
+            if (progress := read_progress(one.run.workdir))
+        }
+
+    def __call__(self, rows: Sequence[RunRow]) -> list[Run]:
+        """Return the runs that have ended or that the budget allows now."""
+        ended = {row.name for row in rows if not sweep.has_failed(row)}
+        return [
+            one.run
+            for one in self._free
+            if one.run.name in ended or self.budget.allows(self.estimate(one.run.name, rows))
+        ]
+
+    def estimate(self, name: str, rows: Sequence[RunRow]) -> float | None:
+        """Return the seconds that a run still takes, None if not known.
+
+        They are those of its training's other seeds, or else of its claim.
+        """
+        (training,) = (one.training for one in self._free if one.run.name == name)
+        known = [row.seconds for row in rows if row.run == training.name and row.seconds]
+        total = statistics.median(known) if known else self.budget.seconds_of(training.hours)
+        return None if total is None else total * (1 - self._shares.get(name, 0.0))
+
+    def left_out(self, rows: Sequence[RunRow]) -> list[tuple[str, float | None]]:
+        """Return the names and estimates of the runs that have not ended."""
+        ended = {row.name for row in rows}
+        return [
+            (one.run.name, self.estimate(one.run.name, rows))
+            for one in self._free
+            if one.run.name not in ended
+        ]
+
+
+def make_runs(
+    plan: Plan, output: Path, machine: str, jobs: int, write_report: Callable[[list[RunRow]], str]
+) -> sweep.Runs[RunRow]:
+    """Return the runs of a plan, with the results of those that have finished already.
+
+    Args:
+        plan: the runs to start.
+        output: folder of this experiment.
+        machine: this one.
+        jobs: how many runs to run at the same time.
+        write_report: see `sweep.Runs`.
+
+    Raises:
+        InputError: the workdir of a run was made with another config.
+    """
+    table = output / "runs.csv"
+    runs = sweep.Runs(
+        table, jobs, row_type=RunRow, plan=plan,
+        make_row=partial(make_row, machine), write_report=write_report,
+    )  # fmt: skip
+    runs.results = add_finished(runs.results, plan.planned, machine)
+    if runs.results:
+        write_rows(table, runs.results)
+    return runs
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return an estimate as text."""
+    return "time not known" if seconds is None else f"about {seconds / 3600:.2g} h"

@@ -1,0 +1,156 @@
+"""Compare measured values with published ones, by rules that are fixed before anything is run."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+REPRODUCED = "reproduced"
+LOWER = "lower than published"
+HIGHER = "higher than published"
+SAME_DIRECTION = "same direction"
+WITHIN_SPREAD = "same direction, within the spread"
+OPPOSITE = "opposite"
+SHORTENED = "shortened; no published number"
+ROUNDING = 1e-9  # a difference that is exactly the limit counts as within it
+
+Groups = Sequence[Sequence[float]]  # a value for each seed of each kind of run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured, as text.
+
+    Attributes:
+        here: the mean over seeds, or the comparison of two means; "" without values.
+        spread: number of seeds, lowest and highest value of each kind of run; "" without values.
+        verdict: "" while values are missing.
+    """
+
+    here: str = ""
+    spread: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Close:
+    """The mean error has to be near the published one.
+
+    Attributes:
+        published: error in percent; None for a schedule that nobody has published.
+        tolerance: in points.
+    """
+
+    published: float | None
+    tolerance: float = 0.0
+
+    @property
+    def criterion(self) -> str:
+        """What counts as reproduced."""
+        return "" if self.published is None else f"within {self.tolerance:g} points"
+
+    def judge(self, groups: Groups) -> str:
+        """Return the verdict on the errors, in percent, of the seeds of one kind of run."""
+        (errors,) = groups
+        if self.published is None:
+            return SHORTENED
+        difference = statistics.mean(errors) - self.published
+        if abs(difference) <= self.tolerance + ROUNDING:
+            return REPRODUCED
+        return LOWER if difference < 0 else HIGHER
+
+    def format_here(self, groups: Groups) -> str:
+        """Return the mean error."""
+        return f"{statistics.mean(groups[0]):.2f} %"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The mean of the last kind of run has to be above that of the first one.
+
+    Attributes:
+        least: for the claim to be reproduced, in points or as a factor; every seed of the last
+            kind has to be above every seed of the first, too. None where the published number is
+            of other images, so that only the direction can be compared.
+        is_factor: whether to divide the means, in place of subtracting them.
+        shortened: whether the published number is of a longer schedule.
+    """
+
+    least: float | None
+    is_factor: bool = False
+    shortened: bool = False
+
+    @property
+    def criterion(self) -> str:
+        """What counts as reproduced."""
+        if self.shortened:
+            return ""
+        apart = "seeds do not overlap"
+        if self.least is None:
+            return f"{SAME_DIRECTION}: above {self._format(self._neutral)}, {apart}"
+        return f"at least {self._format(self.least)}, {apart}"
+
+    @property
+    def _neutral(self) -> float:
+        """The effect without any difference."""
+        return 1.0 if self.is_factor else 0.0
+
+    def effect(self, groups: Groups) -> float:
+        """Return the factor, or the difference, of the means of the last and the first kind."""
+        first, last = statistics.mean(groups[0]), statistics.mean(groups[-1])
+        return last / first if self.is_factor else last - first
+
+    def judge(self, groups: Groups) -> str:
+        """Return the verdict on the values of the seeds of each kind of run."""
+        if self.shortened:
+            return SHORTENED
+        effect = self.effect(groups)
+        if effect <= self._neutral:
+            return OPPOSITE
+        if min(groups[-1]) <= max(groups[0]):
+            return WITHIN_SPREAD
+        if self.least is None or effect < self.least - ROUNDING:
+            return SAME_DIRECTION
+        return REPRODUCED
+
+    def format_here(self, groups: Groups) -> str:
+        """Return the effect."""
+        return self._format(self.effect(groups))
+
+    def _format(self, effect: float) -> str:
+        return f"{effect:.3g} times" if self.is_factor else f"{effect:+.2f} points"
+
+
+Rule = Close | Contrast
+
+
+def compare(rule: Rule, labels: Sequence[str], groups: Groups, wanted: Sequence[int]) -> Outcome:
+    """Return what the values show.
+
+    Args:
+        rule: by which they are compared.
+        labels: of the kinds of run.
+        groups: values of the seeds of each kind.
+        wanted: number of seeds of each kind without which there is no verdict.
+    """
+    if not any(groups):
+        return Outcome()
+    several = len(groups) > 1
+    spread = "; ".join(
+        f"{label}: {format_spread(values)}" if several else format_spread(values)
+        for label, values in zip(labels, groups, strict=True)
+    )
+    if not all(groups):
+        return Outcome(spread=spread)
+    here = rule.format_here(groups)
+    if any(len(values) < count for values, count in zip(groups, wanted, strict=True)):
+        return Outcome(here, spread)
+    return Outcome(here, spread, rule.judge(groups))
+
+
+def format_spread(values: Sequence[float]) -> str:
+    """Return the number of seeds with the lowest and the highest value."""
+    if not values:
+        return "not run"
+    if len(values) == 1:
+        return f"1 seed, {values[0]:.2f}"
+    return f"{len(values)} seeds, {min(values):.2f} to {max(values):.2f}"

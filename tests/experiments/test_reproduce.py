@@ -1,0 +1,333 @@
+"""The claims on CIFAR-10: their verdicts, their runs, what a budget allows, and the table."""
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from helpers import in_process, processes
+from helpers.image_sets import write_cifar10_binary
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_jax.command import load_config
+from alexnet_jax.config import validated
+from alexnet_jax.data.sources import cifar10_binary
+from alexnet_jax.errors import InputError
+from alexnet_jax.fields import replace as replace_fields
+from alexnet_jax.schedules import total_steps
+from alexnet_jax.status import write_status
+from experiments.reproduce import report, runs, verdicts
+from experiments.reproduce.__main__ import check_data
+from experiments.reproduce.claims import CLAIMS, Claim, TrainedGroup, Training, choose_claims
+from experiments.reproduce.runs import Budget, Plan, RunRow
+from experiments.reproduce.verdicts import Close, Contrast
+from experiments.sweeps import sweep
+
+ERRORS = st.lists(st.floats(0, 100), min_size=1, max_size=5)
+
+
+@given(ERRORS, st.floats(0, 100), st.floats(0, 5))
+def test_an_error_is_reproduced_within_the_tolerance(
+    errors: list[float], published: float, tolerance: float
+) -> None:
+    """Catches: the best seed in place of the mean; a lower error that counts as reproduced, or a
+    higher one as lower; a tolerance for the sum of both sides."""
+    difference = sum(errors) / len(errors) - published
+    verdict = Close(published, tolerance).judge([errors])
+    if abs(difference) < tolerance - 1e-6:
+        assert verdict == verdicts.REPRODUCED
+    elif abs(difference) > tolerance + 1e-6:
+        assert verdict == (verdicts.HIGHER if difference > 0 else verdicts.LOWER)
+    assert Close(None).judge([errors]) == verdicts.SHORTENED
+
+
+@given(ERRORS, ERRORS, st.sampled_from([None, 0.0, 1.0, 3.0]))
+def test_a_difference_needs_its_size_and_seeds_that_do_not_overlap(
+    first: list[float], last: list[float], least: float | None
+) -> None:
+    """Catches: a difference within the spread that counts; groups exchanged; a small difference, or
+    one without a number to reach, that counts as the published one."""
+    difference = sum(last) / len(last) - sum(first) / len(first)
+    verdict = Contrast(least).judge([first, last])
+    overlap = min(last) <= max(first)
+    if abs(difference) < 1e-6:
+        return
+    assert (verdict == verdicts.OPPOSITE) == (difference < 0)
+    assert (verdict == verdicts.WITHIN_SPREAD) == (difference > 0 and overlap)
+    if verdict == verdicts.REPRODUCED:
+        assert least is not None
+        assert difference >= least - 1e-6
+        assert not overlap
+    if least == 0.0 and difference > 0:
+        assert verdict == (verdicts.WITHIN_SPREAD if overlap else verdicts.REPRODUCED)
+    assert Contrast(least, shortened=True).judge([first, last]) == verdicts.SHORTENED
+
+
+@given(st.floats(0.1, 10), st.floats(1.01, 10))
+def test_a_factor_is_of_the_last_to_the_first(epochs: float, factor: float) -> None:
+    """Catches: the factor upside down; one that is compared with 0 in place of 1."""
+    rule = Contrast(3.0, is_factor=True)
+    verdict = rule.judge([[epochs], [epochs * factor]])
+    if abs(factor - 3) > 1e-6:
+        assert verdict == (verdicts.REPRODUCED if factor > 3 else verdicts.SAME_DIRECTION)
+    assert rule.judge([[epochs * factor], [epochs]]) == verdicts.OPPOSITE
+
+
+def test_there_is_no_verdict_without_all_seeds() -> None:
+    """Catches: a verdict on one of three seeds; a mean that is hidden until all are there; a
+    comparison with runs that do not exist."""
+    rule = Contrast(1.0)
+
+    def compare(*groups: list[float]) -> tuple[str, str, str]:
+        found = verdicts.compare(rule, ["with", "without"], groups, [2, 2])
+        return found.here, found.spread, found.verdict
+
+    assert compare([], []) == ("", "", "")
+    assert compare([11.0], []) == ("", "with: 1 seed, 11.00; without: not run", "")
+    assert compare([11.0, 12.0], [14.0])[::2] == ("+2.50 points", "")
+    assert compare([11.0, 12.0], [14.0, 14.2]) == (
+        "+2.60 points",
+        "with: 2 seeds, 11.00 to 12.00; without: 2 seeds, 14.00 to 14.20",
+        verdicts.REPRODUCED,
+    )
+
+
+def test_claims_are_chosen_by_name() -> None:
+    """Catches: a misspelled name that runs everything, or nothing."""
+    assert [claim.name for claim in choose_claims(["lrn", "80sec"])] == ["80sec", "lrn"]
+    assert len(choose_claims([])) == len({claim.name for claim in CLAIMS}) == len(CLAIMS)
+    with pytest.raises(InputError, match=r"--claims=80sec,x: x is none of 80sec, 18pct"):
+        choose_claims(["80sec", "x"])
+
+
+def test_every_training_has_a_valid_config_and_a_name_of_its_own(tmp_path: Path) -> None:
+    """Catches: two configs that share a workdir; a field that does not exist; a claim without a
+    criterion that is not called shortened."""
+    trainings: dict[str, Training] = {}
+    for claim in CLAIMS:
+        assert claim.published or "shortened" in claim.paper
+        assert bool(claim.published) == bool(claim.rule.criterion)
+        for group in claim.trained:
+            assert trainings.setdefault(group.training.name, group.training) == group.training
+    planned = runs.plan_runs(CLAIMS, "data", tmp_path)
+    assert {one.training.name for one in planned} == {*trainings}
+    assert len({one.run.workdir for one in planned}) == len(planned)
+    for one in planned:
+        assert one.config.data.name == "cifar10_binary"
+        assert one.config.seed == one.run.key[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "changes"),
+    [
+        ("80sec-0", "configs/cifar.py:80sec", {}),
+        (
+            "18pct_quarter-0",
+            "configs/cifar.py:18pct",
+            {"epochs": 35, "schedule.drop_epochs": (31, 34)},
+        ),
+    ],
+)
+def test_runs_made_by_hand_have_the_same_config(
+    tmp_path: Path, name: str, file: str, changes: dict[str, Any]
+) -> None:
+    """Catches: a field that is set for runs of this command only, so that others do not count."""
+    (one,) = (p for p in runs.plan_runs(CLAIMS, "data", tmp_path) if p.run.name == name)
+    by_hand = replace_fields(load_config(file), {**changes, "data.dir": "data"})
+    assert one.config == validated(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("resnet20", 64_000), ("resnet20_tenth", 6_400), ("18pct", 55_300), ("18pct_quarter", 13_825)],
+)
+def test_schedules_have_the_published_number_of_steps(
+    tmp_path: Path, name: str, steps: int
+) -> None:
+    """Catches: images held out of the published training set; a shortened schedule of another
+    length."""
+    (one,) = (p for p in runs.plan_runs(CLAIMS, "data", tmp_path) if p.run.name == f"{name}-0")
+    assert one.config.data.validation_share == 0
+    assert total_steps(one.config, 50_000) == steps
+
+
+def make_plan(output: Path, seconds: float | None, *, is_gpu: bool = False, jobs: int = 1) -> Plan:
+    """Return the plan of 80sec (half an hour) and 18pct (four) within a budget."""
+    budget = Budget(seconds, is_gpu=is_gpu, jobs=jobs)
+    return Plan(runs.plan_runs(choose_claims(["80sec", "18pct"]), "data", output), budget)
+
+
+def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a run started that takes longer than what is left; a limit without --budget; hours
+    of two cores that are taken for those of a GPU; jobs that do not slow each other down; a run
+    that is left out and not named."""
+    now = 1000.0
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now)
+
+    def names(plan: Plan, rows: list[RunRow]) -> list[str]:
+        return [run.name for run in plan(rows)]
+
+    assert names(make_plan(tmp_path, None), []) == ["80sec-0", "18pct-0"]
+    assert names(make_plan(tmp_path, None, is_gpu=True), []) == ["80sec-0", "18pct-0"]
+    assert names(make_plan(tmp_path, 5000, is_gpu=True), []) == []
+    assert names(make_plan(tmp_path, 3000, jobs=2), []) == []
+    plan = make_plan(tmp_path, 3000)
+    assert names(plan, []) == ["80sec-0"]
+    assert plan.left_out([]) == [("80sec-0", 1800), ("18pct-0", 4 * 3600)]
+    now += 1300
+    assert names(plan, []) == []
+    done = RunRow("80sec", 0, "done", 0.26, 0.25, 0.3, seconds=1200.0)
+    assert names(plan, [done]) == ["80sec-0"]
+    assert plan.left_out([done]) == [("18pct-0", 4 * 3600)]
+
+
+def test_estimates_are_those_of_other_seeds_and_of_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: the registry's estimate where this machine's is known; a run that is nearly done
+    estimated from its beginning."""
+    progress = runs.Progress("interrupted", 10, 0.75)
+    monkeypatch.setattr(
+        runs, "read_progress", lambda workdir: progress if workdir.name == "18pct-0" else None
+    )
+    plan = make_plan(tmp_path, 5000)
+    assert plan.estimate("18pct-0", []) == 3600
+    other = RunRow("80sec", 1, "done", seconds=900.0)
+    assert plan.estimate("80sec-0", [other]) == 900
+    assert plan.estimate("80sec-0", []) == 1800
+
+
+TINY_FIELDS = (
+    ("batch_size", 8),
+    ("epochs", 2),
+    ("schedule.drop_epochs", (2,)),
+    ("data.part_images", 20),
+    ("log_every", 3),
+    ("checkpoint_every", 5),
+)
+TINY = Training("80sec", "configs/cifar.py:80sec", 0.01, TINY_FIELDS)
+TINY_CLAIM = Claim(
+    "80sec", "paper", "test error", "90 %", Close(90, 50.0), (TrainedGroup("", TINY, "ten_error"),)
+)
+NEVER = replace(TINY_CLAIM, name="never", groups=(TrainedGroup("", replace(TINY, name="x"), ""),))
+
+
+class Executor:
+    """Runs every job at once, in this process."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def submit(self, function: Any) -> SimpleNamespace:
+        _, _, module, *arguments = function.command
+        self.started.append(next(w for w in arguments if "--workdir" in w).rpartition("/")[2])
+        ran = in_process.run_here(module.removeprefix("alexnet_jax."), *arguments)
+        error = OSError(ran.stderr) if ran.returncode else None
+        paths = SimpleNamespace(stderr=f"{ran.stderr}")
+        return SimpleNamespace(done=lambda: True, exception=lambda: error, paths=paths)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return a folder with CIFAR-10's files of 20 images each."""
+    monkeypatch.setattr(cifar10_binary, "IMAGES_PER_FILE", 20)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_cifar10_binary(tmp_path / "cifar", 20)
+    return str(tmp_path / "cifar")
+
+
+def run_tiny(output: Path, data_dir: str) -> tuple[list[str], str]:
+    """Run the tiny claim; return the runs that were started, and the report."""
+
+    def write(rows: list[RunRow]) -> str:
+        return report.write_report([TINY_CLAIM, NEVER], output, "a machine", rows)
+
+    plan = Plan(runs.plan_runs([TINY_CLAIM], data_dir, output), Budget(None, is_gpu=False, jobs=1))
+    made = runs.make_runs(plan, output, "a machine", 1, write)
+    executor = Executor()
+    made.run_waiting(cast(Any, executor))
+    return executor.started, write(made.results)
+
+
+def read_table(output: Path) -> list[dict[str, str]]:
+    with (output / "reproduce.csv").open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+@pytest.mark.usefixtures("quick_to_compile")
+def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
+    """Catches: a finished run that is started again, or that counts only if this command has made
+    it; one of another schedule that counts; a table without its machine, date or command; a page
+    with the folders of this machine."""
+    output = tmp_path / "out"
+    started, text = run_tiny(output, data_dir)
+    assert started == ["80sec-0"]
+    first, never = read_table(output)
+    assert first["verdict"] == verdicts.REPRODUCED
+    assert first["machine"] == "a machine"
+    assert first["date"].startswith("20")
+    assert "--config=configs/cifar.py:80sec" in first["command"]
+    assert f"{first['here']} | {first['spread']}" in text
+    assert (never["here"], never["verdict"], never["machine"]) == (report.NOT_RUN, "", "")
+    page = (output / "reproduce.html").read_text()
+    assert page.count("<img") == 2
+    assert str(tmp_path) not in page + text + str(first)
+    assert run_tiny(output, data_dir) == ([], text)
+
+    (output / "runs.csv").unlink()  # as for a run made by hand
+    assert run_tiny(output, data_dir) == ([], text)
+    (output / "runs.csv").unlink()
+    for field, value in (("epochs", 3), ("learning_rate", 0.5)):
+        changed = replace(TINY, fields=(*TINY_FIELDS, (field, value)))
+        claim = replace(TINY_CLAIM, groups=(TrainedGroup("", changed, "ten_error"),))
+        planned = runs.plan_runs([claim], data_dir, output)
+        with pytest.raises(InputError, match=f"made with .*{field}"):
+            runs.add_finished([], planned, "a machine")
+
+
+@pytest.mark.usefixtures("quick_to_compile")
+def test_an_interrupted_run_shows_its_step_and_is_continued(tmp_path: Path, data_dir: str) -> None:
+    """Catches: a run that began elsewhere counted as done, or started anew; a table that says "not
+    run" of it."""
+    output = tmp_path / "out"
+    (one,) = runs.plan_runs([TINY_CLAIM], data_dir, output)
+    config = replace_fields(one.config, {"max_steps": 10})
+    assert in_process.train_here(config, one.run.workdir) == 0
+    write_status(one.run.workdir, "interrupted", "stopped by SIGTERM")
+    assert runs.add_finished([], [one], "") == []
+    assert "at step 10" in str(runs.read_progress(one.run.workdir))
+    started, _ = run_tiny(output, data_dir)
+    assert started == ["80sec-0"]
+    steps = {r["step"] for r in processes.records(one.run.workdir)}
+    assert max(steps) == 2 * 5 * 3
+    shutil.rmtree(output)
+
+
+def test_data_that_is_missing_is_one_message(tmp_path: Path, data_dir: str) -> None:
+    """Catches: runs that each fail for want of data; the folder above taken for the data."""
+    assert check_data(data_dir) == data_dir
+    with pytest.raises(InputError, match="--data_dir is missing; expected the folder"):
+        check_data(None)
+    with pytest.raises(InputError, match=r"lacks data_batch_1\.bin"):
+        check_data(str(tmp_path))
+    Path(data_dir).rename(tmp_path / cifar10_binary.FOLDER)
+    with pytest.raises(InputError, match=f"give .*/{cifar10_binary.FOLDER}$"):
+        check_data(str(tmp_path))
+
+
+def test_the_command_lists_claims_and_refuses_others(tmp_path: Path) -> None:
+    """Catches: --list that needs data or a folder; a message with a traceback."""
+    listed = processes.run("reproduce", "--list", "--claims=80sec,lrn", package="experiments")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split(":")[0] for line in listed.stdout.splitlines()] == ["80sec", "lrn"]
+    assert "Published: 26 %; reproduced if within 1 points. Two cores: 0.5 h" in listed.stdout
+    arguments = (f"--output={tmp_path / 'out'}", f"--data_dir={tmp_path}")
+    refused = processes.run("reproduce", *arguments, package="experiments")
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
