@@ -82,11 +82,13 @@ class SweptGroup:
 
     Attributes:
         label: what distinguishes them from the claim's other runs.
+        runs: pattern of their names.
         read_values: returns the value of each seed, from the folder of the experiment.
         seeds: number of runs wanted.
     """
 
     label: str
+    runs: str
     read_values: Callable[[Path], list[float]]
     seeds: int = SEEDS
 
@@ -117,6 +119,11 @@ class Claim:
     def trained(self) -> list[TrainedGroup]:
         """The groups whose runs this command makes itself."""
         return [group for group in self.groups if isinstance(group, TrainedGroup)]
+
+    @property
+    def swept(self) -> list[SweptGroup]:
+        """The groups whose runs `sweep` makes."""
+        return [group for group in self.groups if isinstance(group, SweptGroup)]
 
     @property
     def hours(self) -> float:
@@ -259,8 +266,8 @@ def _ablation(name: str, section: str) -> Claim:
         published.replace(" /  on", " on"),
         Contrast(None),
         (
-            SweptGroup("base", _read_ablation("base", field)),
-            SweptGroup(name, _read_ablation(name, field)),
+            SweptGroup("base", "base-*", _read_ablation("base", field)),
+            SweptGroup(name, f"{name}-*", _read_ablation(name, field)),
         ),
         SweepCommand(
             "ablations",
@@ -303,8 +310,8 @@ CLAIMS = (
         # Half: "the magnitude of the effect … varies with network architecture".
         Contrast(least=3.0, is_factor=True),
         (
-            SweptGroup("ReLU", _read_epochs("relu")),
-            SweptGroup("tanh", _read_epochs("tanh")),
+            SweptGroup("ReLU", "relu-*", _read_epochs("relu")),
+            SweptGroup("tanh", "tanh-*", _read_epochs("tanh")),
         ),
         SweepCommand(
             "relu_tanh",

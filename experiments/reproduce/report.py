@@ -15,9 +15,8 @@ from experiments import html_page
 from experiments.figures import plots
 from experiments.reproduce.claims import Claim, SweepCommand, TrainedGroup, Training
 from experiments.reproduce.runs import (
-    NOT_RECORDED,
     RunRow,
-    is_of_this_machine,
+    describe_end,
     read_progress,
 )
 from experiments.reproduce.verdicts import Close, Outcome, compare
@@ -44,6 +43,7 @@ class TableRow:
         verdict: or how far the runs are.
         cpu: time of all runs on two cores.
         gpu: time of all runs on a GPU.
+        took: time of training of the runs that have ended, by the speeds that they recorded.
         machine, date: of the last run that ended.
         command: that makes the runs; of several, those of the first seed.
     """
@@ -58,6 +58,7 @@ class TableRow:
     verdict: str
     cpu: str
     gpu: str
+    took: str
     machine: str
     date: str
     command: str
@@ -74,6 +75,7 @@ HEADS = {
     "verdict": "verdict",
     "cpu": "two cores",
     "gpu": "GPU",
+    "took": "took",
     "machine": "machine",
     "date": "date",
 }
@@ -95,10 +97,11 @@ def make_table(
 
 def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine: str) -> TableRow:
     outcome = measure(claim, rows, output)
-    ended = (
-        _runs_of_training(claim, rows) if claim.trained else _runs_of_sweep(claim, output, machine)
-    )
-    date, where = max(ended, default=("", ""))
+    if claim.sweep is None:
+        ended = _runs_of_training(claim, rows)
+    else:
+        ended = _runs_of_sweep(claim, output, machine)
+    last = max(ended, key=lambda row: row.date, default=None)
     return TableRow(
         claim=claim.name,
         paper=claim.paper,
@@ -110,8 +113,9 @@ def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine:
         verdict=outcome.verdict or describe_progress(claim, rows, output),
         cpu=format_cost(claim),
         gpu=NOT_RUN,
-        machine=where,
-        date=date,
+        took=f"{sum(row.seconds or 0.0 for row in ended) / 3600:.2f} h" if ended else "",
+        machine=last.machine if last else "",
+        date=last.date if last else "",
         command="; ".join(format_commands(claim)),
     )
 
@@ -135,21 +139,21 @@ def sweep_folder(claim: Claim, output: Path) -> Path:
     return output / claim.sweep.module
 
 
-def _runs_of_training(claim: Claim, rows: Sequence[RunRow]) -> list[tuple[str, str]]:
-    """Return date and machine of the runs of a claim that have ended."""
+def _runs_of_training(claim: Claim, rows: Sequence[RunRow]) -> list[RunRow]:
+    """Return the runs of a claim that have ended."""
     names = {group.training.name for group in claim.trained}
-    return [(row.date, row.machine) for row in rows if row.run in names and row.status == "done"]
+    return [row for row in rows if row.run in names and row.status == "done"]
 
 
-def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[tuple[str, str]]:
-    """Return date and machine of the finished runs in the folder of an experiment."""
-    found = []
-    for workdir in sorted((sweep_folder(claim, output) / "runs").glob("*")):
-        status = read_status(workdir)
-        if status is not None and status.status == "finished":
-            where = machine if is_of_this_machine(workdir) else NOT_RECORDED
-            found.append((status.time[:10], where))
-    return found
+def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[RunRow]:
+    """Return the finished runs of a claim in the folder of an experiment, without errors."""
+    folder = sweep_folder(claim, output) / "runs"
+    found = [workdir for group in claim.swept for workdir in sorted(folder.glob(group.runs))]
+    return [
+        RunRow(workdir.name, 0, "done", **describe_end(workdir, machine))
+        for workdir in found
+        if (status := read_status(workdir)) and status.status == "finished"
+    ]
 
 
 def describe_progress(claim: Claim, rows: Sequence[RunRow], output: Path) -> str:
@@ -166,7 +170,7 @@ def describe_progress(claim: Claim, rows: Sequence[RunRow], output: Path) -> str
             elif status is not None:
                 parts.append(f"{name}: {status.split(',')[0]}")
     if claim.sweep is not None and (count := len(_runs_of_sweep(claim, output, ""))):
-        parts.append(f"{count} runs done")
+        parts.append(f"{count} of {claim.sweep.runs} runs done")
     return "; ".join(parts)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from alexnet_jax import command
 from alexnet_jax.config import Config, with_changes
@@ -111,10 +112,8 @@ def make_row(machine: str, run: Run, status: str, _: float | None = None) -> Run
     final = {r["views"]: r["top1_error"] for r in records if "views" in r}
     if status == "done" and not (train and {"center", "ten"} <= final.keys()):
         status = "failed, no final evaluation"
-    ended = read_status(run.workdir)
-    date = ended.time[:10] if ended else ""
     if status != "done":
-        return RunRow(name, seed, status, machine=machine, date=date)
+        return RunRow(name, seed, status)
     return RunRow(
         name,
         seed,
@@ -122,9 +121,22 @@ def make_row(machine: str, run: Run, status: str, _: float | None = None) -> Run
         center_error=final["center"],
         ten_error=final["ten"],
         train_error=average_last_epoch(train),
+        **describe_end(run.workdir, machine),
+    )
+
+
+def describe_end(workdir: Path, machine: str) -> dict[str, Any]:
+    """Return seconds, machine and date of a run that has finished, as in `RunRow`.
+
+    Args:
+        workdir: of the run.
+        machine: this one.
+    """
+    status, train = read_status(workdir), select_records(read_records(workdir), "train")
+    return dict(
         seconds=round(training_seconds(train), 1),
-        machine=machine if is_of_this_machine(run.workdir) else NOT_RECORDED,
-        date=date,
+        machine=machine if is_of_this_machine(workdir) else NOT_RECORDED,
+        date=status.time[:10] if status else "",
     )
 
 
@@ -204,7 +216,7 @@ class Progress:
 
     Attributes:
         state: "running" or the word of its status.json.
-        step: of the last record.
+        step: of the last record, or of a later checkpoint.
         share: of its epochs, or of its steps, as a fraction.
     """
 
@@ -224,11 +236,12 @@ def read_progress(workdir: Path) -> Progress | None:
         return None
     config, train = read_config(workdir), select_records(read_records(workdir), "train")
     last = train[-1] if train else Record(step=0, epoch=0.0)
+    step = max(last["step"], status.step)
     share = (last["epoch"] or 0.0) / config.epochs
     if config.max_steps:
-        share = max(share, last["step"] / config.max_steps)
+        share = max(share, step / config.max_steps)
     state = "interrupted" if status.status == "running" else status.status
-    return Progress("running" if is_in_use(workdir) else state, last["step"], min(share, 1.0))
+    return Progress("running" if is_in_use(workdir) else state, step, min(share, 1.0))
 
 
 class Budget:

@@ -46,7 +46,9 @@ class Close:
     @property
     def criterion(self) -> str:
         """What counts as reproduced."""
-        return "" if self.published is None else f"within {self.tolerance:g} points"
+        if self.published is None:
+            return ""
+        return f"within {self.tolerance:g} point{'s' * (self.tolerance != 1)}"
 
     def judge(self, groups: Groups) -> str:
         """Return the verdict on the errors, in percent, of the seeds of one kind of run."""
@@ -86,7 +88,9 @@ class Contrast:
             return ""
         apart = "seeds do not overlap"
         if self.least is None:
-            return f"{SAME_DIRECTION}: above {self._format(self._neutral)}, {apart}"
+            return f"{SAME_DIRECTION}: above {self._neutral:g}, {apart}"
+        if self.least == self._neutral:
+            return f"above {self.least:g}, {apart}"
         return f"at least {self._format(self.least)}, {apart}"
 
     @property
