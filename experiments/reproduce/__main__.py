@@ -4,7 +4,7 @@
     python -m experiments.reproduce --data_dir=…/cifar-10-batches-bin [--claims=80sec,lrn,…]
         [--output=runs/reproduce] [--budget=30m] [--platform=cpu|gpu] [--dry_run]
 
-DIR of --data_dir has the binary version of CIFAR-10. Most claims take hours on two cores; --list
+--data_dir has the binary version of CIFAR-10. Most claims take hours on two cores; --list
 has the time of each, and --budget starts no run whose estimated time does not fit.
 
 A run is `python -m alexnet_jax.main` in OUTPUT/runs/NAME-SEED, started by submitit: on this
@@ -15,7 +15,8 @@ OUTPUT/relu_tanh and OUTPUT/ablations. A run that fails does not stop the others
 
 As runs finish, the table "published, here, spread, verdict" is written as OUTPUT/reproduce.csv,
 reproduce.md and reproduce.html, and the errors of every run as OUTPUT/runs.csv. What counts as
-reproduced is part of each claim, and stands in the table.
+reproduced is part of each claim, and stands in the table; a comparison of two kinds of run also
+needs seeds that do not overlap.
 """
 
 import os

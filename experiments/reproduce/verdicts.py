@@ -83,15 +83,14 @@ class Contrast:
 
     @property
     def criterion(self) -> str:
-        """What counts as reproduced."""
+        """What counts as reproduced, if seeds do not overlap."""
         if self.shortened:
             return ""
-        apart = "seeds do not overlap"
         if self.least is None:
-            return f"{SAME_DIRECTION}: above {self._neutral:g}, {apart}"
+            return f"above {self._neutral:g} (direction only)"
         if self.least == self._neutral:
-            return f"above {self.least:g}, {apart}"
-        return f"at least {self._format(self.least)}, {apart}"
+            return f"above {self.least:g}"
+        return f"at least {self._format(self.least)}"
 
     @property
     def _neutral(self) -> float:
