@@ -187,8 +187,8 @@ class StepSchedule:
         return self.epochs.passes(step)
 
     def ends_epoch(self, step: int) -> bool:
-        """Return whether a step completes an epoch."""
-        return self.epochs.whole_epochs(step) > self.epochs.whole_epochs(step - 1)
+        """Return whether a step completes an epoch; no step, 0, does not."""
+        return step > 0 and self.epochs.whole_epochs(step) > self.epochs.whole_epochs(step - 1)
 
     def ends_validated_epoch(self, step: int) -> bool:
         """Return whether a step completes an epoch after which to validate."""
@@ -212,7 +212,7 @@ class StepSchedule:
             epoch_sums: metric sums of the epoch's steps.
         """
         goal = self.config.stop_error
-        if not goal or not step or not self.ends_epoch(step):
+        if not goal or not self.ends_epoch(step):
             return False
         return epoch_sums.compute()["top1_error"] <= goal
 

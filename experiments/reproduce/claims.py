@@ -315,9 +315,13 @@ CLAIMS = (
         ),
         SweepCommand(
             "relu_tanh",
-            ("--config=configs/alexnet.py:cifar10", "--config.epochs=40", f"--seeds={SEEDS}"),
-            runs=16,
-            hours=11,
+            (
+                *("--config=configs/cifar.py:18pct", "--own_model", "--config.epochs=40"),
+                *("--relu_rates=0.001,0.002,0.0005", "--tanh_rates=0.002,0.001,0.004"),
+                f"--seeds={SEEDS}",
+            ),
+            runs=10,
+            hours=3,
         ),
     ),
     *(

@@ -141,7 +141,7 @@ def test_rows_of_a_process_are_those_of_the_batch(
 def test_stages_and_rates_of_the_authors(word: str, epochs: int, steps: int) -> None:
     """Rates drop, and the fifth file is added, at the epochs of the authors' files.
 
-    Catches: a drop counted in steps of another stage, or one epoch off.
+    Catches: a drop counted in steps of another stage, or one epoch off; an epoch before the first.
     """
     config = validated(cifar.get_config(word))
     assert config.epochs == epochs
@@ -149,6 +149,7 @@ def test_stages_and_rates_of_the_authors(word: str, epochs: int, steps: int) -> 
     rates = [config.learning_rate * factor for factor in (1, 0.1, 0.01)]
     last = {"80sec": (8,), "18pct": (120, 130), "13pct": (140, 150), "11pct": (500, 510)}[word]
     plan, schedule = make_epochs(config, 50_000), StepSchedule(config, 50_000)
+    assert not schedule.ends_epoch(0)
     for drop, before, after in zip(last, rates, rates[1:], strict=False):
         first = steps - (epochs - drop) * 395
         assert math.isclose(learning_rate(config, 50_000, first - 1, None), before, rel_tol=1e-6)
