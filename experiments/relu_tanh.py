@@ -18,12 +18,10 @@ seed also when another rate has been faster. So begin with the rates that are li
 
 Training error is the share of training images that are predicted wrong while the model is trained
 on them, averaged over an epoch: at epoch 2.5 over those of epochs 2 to 3. It is recorded every ten
-steps.
-The threshold is the paper's 25 %, or 10 % on the sample, whose images are easier.
+steps. The threshold is the paper's 25 %, or 10 % on the sample, whose images are easier.
 
-Runs are started and resumed as those of experiments.ablations. DIR/relu_tanh.csv,
-relu_tanh.md and relu_tanh.png are written as they finish. The same command with a lower --threshold
-continues the runs.
+Runs are started and resumed as those of experiments.ablations, and continued with a lower
+--threshold. DIR/relu_tanh.csv, relu_tanh.md and relu_tanh.png are written as they finish.
 """
 
 import math
@@ -150,9 +148,7 @@ def without_regularization(base: Base, threshold: float) -> Base:
 def choose_words(base: Base, *, own_model: bool) -> dict[str, tuple[str, ...]]:
     """Return the words that make the model of each kind of units out of the config's.
 
-    Args:
-        base: the settings of the runs.
-        own_model: whether to keep the config's model, but for normalization and dropout.
+    With `own_model` that is the config's, without normalization and dropout.
 
     Raises:
         InputError: the config file, or the variant, does not have these words.
