@@ -22,6 +22,7 @@ from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
 from alexnet_jax.layers.conv import KernelInit, convolve
+from alexnet_jax.layers.forms import PlatformForms
 from alexnet_jax.layers.parameter import add_bias, parameter
 
 
@@ -130,6 +131,23 @@ def halo_exchange(columns: list[Array], halo: int, sharding: ColumnSharding) -> 
     return jnp.concatenate([lower, local, upper], axis=-1)
 
 
+def convolve_separately(
+    columns: list[Array], kernel: Array, *, stride: int, padding: tuple[int, int]
+) -> list[Array]:
+    """Convolve each column with its own kernels, one column after the other.
+
+    Args:
+        columns: (batch, height, width, input channels) each.
+        kernel: (columns, side, side, input channels, output channels).
+        stride, padding: see `layers.conv.convolve`.
+    """
+    return [convolve(column, kernel[c], stride, padding) for c, column in enumerate(columns)]
+
+
+# The forms of a convolution in groups, which are the columns on this device.
+GROUPED_CONV = PlatformForms(cpu=convolve_separately, accelerator=convolve_separately)
+
+
 class ColumnConv(nn.Module):
     """A convolution per column; the kernel is (columns, height, width, input, output channels).
 
@@ -172,10 +190,8 @@ class ColumnConv(nn.Module):
             x, wide = columns[0].astype(self.dtype), jnp.concatenate(list(kernel), axis=-1)
             outputs = jnp.split(convolve(x, wide, self.stride, self.padding), num_local, axis=-1)
         else:
-            outputs = [
-                convolve(column.astype(self.dtype), kernel[c], self.stride, self.padding)
-                for c, column in enumerate(columns)
-            ]
+            columns = [column.astype(self.dtype) for column in columns]
+            outputs = GROUPED_CONV(columns, kernel, stride=self.stride, padding=self.padding)
         return [add_bias(output, bias[c]) for c, output in enumerate(outputs)]
 
 

@@ -2,7 +2,7 @@
 
 On CPUs the gradient of the kernels is computed as a sum of matrix products. XLA computes it as a
 convolution of the inputs with the gradient of the outputs, which runs at a quarter to a half of
-that rate.
+that rate there. Accelerators use XLA's.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
+from alexnet_jax.layers.forms import PlatformForms
 from alexnet_jax.layers.parameter import add_bias, parameter
 
 KernelInit = Callable[[Array, tuple[int, ...], int], Array]  # (key, shape, fan-in) → kernel
@@ -32,6 +33,8 @@ MIN_WINDOWS, MAX_ROUNDING = 100, 1.5
 
 # With fewer weights per offset, there is one matrix product for a row of offsets.
 MIN_WEIGHTS = 4096
+
+IMAGE_CHANNELS = 4  # inputs with more channels are taken for activations
 
 
 class Conv(nn.Module):
@@ -90,12 +93,19 @@ def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
     ):
         kernel = lax.pcast(kernel, tuple(batch_axes), to="varying")
     if kernel.shape[0] == 1 and padding == (0, 0):  # no window has the pixels in between
-        return _convolve(x[:, ::stride, ::stride], kernel, 1, padding)
-    return _convolve(x, kernel, stride, padding)
+        x, stride = x[:, ::stride, ::stride], 1
+    form = IMAGE_CONV if x.shape[-1] <= IMAGE_CHANNELS else convolve_plain
+    outputs: Array = form(x, kernel, stride=stride, padding=padding)
+    return outputs
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+def convolve_plain(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    """Convolve by XLA's convolution, whatever the number of channels; see `convolve`."""
+    return _xla_convolution(x, kernel, stride, padding)
+
+
+def _xla_convolution(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), (padding, padding), dimension_numbers=LAYOUT
     )
@@ -104,43 +114,42 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) ->
 def _forward(
     x: Array, kernel: Array, stride: int, padding: tuple[int, int]
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, stride, padding), (x, kernel)
+    return _xla_convolution(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(
     stride: int, padding: tuple[int, int], residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    convolution = partial(
-        lax.conv_general_dilated,
-        window_strides=(stride, stride),
-        padding=(padding, padding),
-        dimension_numbers=LAYOUT,
-    )
-    (x_gradient,) = jax.linear_transpose(lambda x: convolution(x, kernel), x)(gradient)
+    convolution = partial(_xla_convolution, kernel=kernel, stride=stride, padding=padding)
+    (x_gradient,) = jax.linear_transpose(convolution, x)(gradient)
     size = kernel.shape[0]
-
-    def by_xla(x: Array, gradient: Array) -> Array:
-        transpose = jax.linear_transpose(lambda kernel: convolution(x, kernel), kernel)
-        kernel_gradient: Array = transpose(gradient)[0]
-        return kernel_gradient
-
-    def by_offsets(x: Array, gradient: Array) -> Array:
-        return kernel_gradient_by_offsets(x, gradient, size, stride, padding)
-
     height, width, features = gradient.shape[1:]
     is_small = size == 1 and x.shape[-1] * features < MIN_WEIGHTS
     rounding = (-(-size // stride) * stride / size) ** 2
-    if height * width < MIN_WINDOWS or is_small or rounding > MAX_ROUNDING:
-        return x_gradient, by_xla(x, gradient)
-    return x_gradient, lax.platform_dependent(x, gradient, cpu=by_offsets, default=by_xla)
+    by_xla = height * width < MIN_WINDOWS or is_small or rounding > MAX_ROUNDING
+    form = kernel_gradient_by_xla if by_xla else KERNEL_GRADIENT
+    return x_gradient, form(x, gradient, kernel, stride=stride, padding=padding)
 
 
-_convolve.defvjp(_forward, _backward)
+convolve_plain.defvjp(_forward, _backward)
+
+
+def kernel_gradient_by_xla(
+    x: Array, gradient: Array, kernel: Array, *, stride: int, padding: tuple[int, int]
+) -> Array:
+    """Return the gradient of the kernels, from XLA's convolution of x with the gradient.
+
+    Args:
+        x, gradient, kernel, stride, padding: see `kernel_gradient_by_offsets`.
+    """
+    convolution = partial(_xla_convolution, x, stride=stride, padding=padding)
+    kernel_gradient: Array = jax.linear_transpose(convolution, kernel)(gradient)[0]
+    return kernel_gradient
 
 
 def kernel_gradient_by_offsets(
-    x: Array, gradient: Array, size: int, stride: int, padding: tuple[int, int]
+    x: Array, gradient: Array, kernel: Array, *, stride: int, padding: tuple[int, int]
 ) -> Array:
     """Return the gradient of the kernels, from one matrix product for each offset in the window.
 
@@ -156,7 +165,7 @@ def kernel_gradient_by_offsets(
         x: (batch, height, width, input channels).
         gradient: (batch, output height, output width, output channels), with respect to the
             result of the convolution.
-        size: side of the kernels in pixels.
+        kernel: the kernels, of which only the shape is used.
         stride, padding: see `convolve`.
 
     Returns:
@@ -164,6 +173,7 @@ def kernel_gradient_by_offsets(
     """
     batch, _, _, channels = x.shape
     height, width, features = gradient.shape[1:]
+    size = kernel.shape[0]
     blocks = -(-size // stride)  # offsets along a side
     folded = _fold(x, stride, padding, (height + blocks - 1, width + blocks - 1))
     folded_channels = folded.shape[-1]
@@ -217,3 +227,9 @@ def _fold(x: Array, stride: int, padding: tuple[int, int], blocks: tuple[int, in
 def _largest_divisor(number: int, limit: int) -> int:
     """Return the largest divisor of a number that is at most `limit`, or 1."""
     return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
+
+
+# The forms of a convolution of images, which have too few channels for wide loads, and of the
+# gradient of the kernels.
+IMAGE_CONV = PlatformForms(cpu=convolve_plain, accelerator=convolve_plain)
+KERNEL_GRADIENT = PlatformForms(cpu=kernel_gradient_by_offsets, accelerator=kernel_gradient_by_xla)

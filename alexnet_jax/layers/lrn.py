@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from alexnet_jax.layers.forms import PlatformForms
+
 
 def lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
     """Normalize each activation by the squared activations of neighboring channels.
@@ -102,10 +104,11 @@ def _wide(x: Array) -> Array:
 
 def _window_sum(x: Array, axes: tuple[int, ...], size: int) -> Array:
     """Sum over windows of `size` along each of the axes, cut off at both ends."""
-    return reduce(lambda total, axis: _sum_along(total, axis % x.ndim, size), axes, x)
+    return reduce(lambda total, axis: SUM_ALONG(total, axis=axis % x.ndim, size=size), axes, x)
 
 
-def _sum_along(x: Array, axis: int, size: int) -> Array:
+def sum_shifted(x: Array, *, axis: int, size: int) -> Array:
+    """Sum over windows of `size` along an axis, cut off at both ends, by adding shifted arrays."""
     count, radius = x.shape[axis], size // 2
     padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(x.ndim)])
     total = x
@@ -113,6 +116,10 @@ def _sum_along(x: Array, axis: int, size: int) -> Array:
         if shift != radius:
             total = total + lax.slice_in_dim(padded, shift, shift + count, axis=axis)
     return total
+
+
+# The forms of the sum over neighbors, in the forward pass and in the gradient.
+SUM_ALONG = PlatformForms(cpu=sum_shifted, accelerator=sum_shifted)
 
 
 def _power(x: Array, exponent: float) -> Array:

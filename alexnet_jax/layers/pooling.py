@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from alexnet_jax.layers.forms import PlatformForms
+
 
 def max_pool(
     x: Array, window: int, stride: int, *, ceil_mode: bool = True, padding: int = 0
@@ -20,9 +22,8 @@ def max_pool(
     The gradient of a window goes to its first maximum in row-major order, as in PyTorch. NaN
     counts as larger than any number.
 
-    The maximum is taken along the width and then along the height. This finds the same first
-    maximum, reads less memory and avoids XLA's select-and-scatter, which is slow on CPUs and
-    rejected under deterministic execution on GPUs.
+    No form of it uses XLA's select-and-scatter, which is slow on CPUs and rejected under
+    deterministic execution on GPUs.
 
     Args:
         x: activations (batch, height, width, channels).
@@ -46,9 +47,8 @@ def max_pool(
     if not ceil_mode:
         height, width = (size - (size - window) % stride for size in x.shape[1:3])
         x = x[:, :height, :width]
-    for axis in (2, 1):
-        x = _pool_axis(x, window, stride, axis, x.shape[axis])
-    return x
+    maxima: Array = MAX_POOL(x, window=window, stride=stride)
+    return maxima
 
 
 def average_pool(x: Array, window: int, stride: int, *, ceil_mode: bool = False) -> Array:
@@ -99,28 +99,30 @@ def _window_means(n: int, size: int) -> np.ndarray:
     return matrix
 
 
+def pool_by_axis(x: Array, *, window: int, stride: int) -> Array:
+    """Take maxima along the width and then along the height.
+
+    This finds the same first maximum as row-major order, with fewer comparisons, and computes each
+    pixel of the gradient from those that it needs. It reads and writes an array between the axes.
+
+    Args:
+        x, window, stride: see `max_pool`.
+    """
+    for axis in (2, 1):
+        x = _pool_axis(x, window, stride, axis, x.shape[axis])
+    return x
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _pool_axis(x: Array, window: int, stride: int, axis: int, size: int) -> Array:
-    return _forward(x, window, stride, axis, size)[0]
+    return _axis_forward(x, window, stride, axis, size)[0]
 
 
-def _forward(x: Array, window: int, stride: int, axis: int, size: int) -> tuple[Array, Array]:
-    """Return the maxima along an axis of `size`, and the offset of each in its window (uint8)."""
-    count = 1 + -(-(size - window) // stride)
-    overhang = (count - 1) * stride + window - size
-    pads = [(0, overhang if a == axis else 0) for a in range(x.ndim)]
-    padded = jnp.pad(x, pads, constant_values=_lowest(x)) if overhang > 0 else x
-    maxima = _strided_slice(padded, 0, count, stride, axis)
-    offsets = jnp.zeros(maxima.shape, jnp.uint8)
-    for offset in range(1, window):
-        candidate = _strided_slice(padded, offset, count, stride, axis)
-        larger = (candidate > maxima) | jnp.isnan(candidate)  # NaN must not disappear
-        maxima = jnp.where(larger, candidate, maxima)
-        offsets = jnp.where(larger, jnp.uint8(offset), offsets)
-    return maxima, offsets
+def _axis_forward(x: Array, window: int, stride: int, axis: int, _: int) -> tuple[Array, Array]:
+    return _find_maxima(x, window, stride, (axis,))
 
 
-def _backward(
+def _axis_backward(
     window: int, stride: int, axis: int, size: int, offsets: Array, gradient: Array
 ) -> tuple[Array]:
     """Return the gradient with respect to the input.
@@ -144,7 +146,78 @@ def _backward(
     return (lax.slice_in_dim(interleaved, 0, size, axis=axis),)
 
 
-_pool_axis.defvjp(_forward, _backward)
+_pool_axis.defvjp(_axis_forward, _axis_backward)
+
+
+def pool_at_once(x: Array, *, window: int, stride: int) -> Array:
+    """Take maxima along both axes in one pass over memory, and another one for the gradient.
+
+    Compilers for accelerators fuse all of its comparisons; on CPUs it is slower than by axis.
+
+    Args:
+        x, window, stride: see `max_pool`.
+    """
+    return _pool_axes(x, window, stride, x.shape[1:3])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _pool_axes(x: Array, window: int, stride: int, size: tuple[int, int]) -> Array:
+    return _axes_forward(x, window, stride, size)[0]
+
+
+def _axes_forward(x: Array, window: int, stride: int, _: tuple[int, int]) -> tuple[Array, Array]:
+    return _find_maxima(x, window, stride, (1, 2))
+
+
+def _axes_backward(
+    window: int, stride: int, size: tuple[int, int], offsets: Array, gradient: Array
+) -> tuple[Array]:
+    """Return the gradient with respect to the input: the windows' gradients, spread and added."""
+    terms = []
+    for number, starts in enumerate(np.ndindex(window, window)):
+        term = jnp.where(offsets == number, gradient, 0)
+        pads = [
+            (start, side - start - (stride * (count - 1) + 1), stride - 1)  # negative: cut off
+            for start, side, count in zip(starts, size, gradient.shape[1:3], strict=True)
+        ]
+        zero = jnp.zeros((), gradient.dtype)
+        terms.append(lax.pad(term, zero, [(0, 0, 0), *pads, (0, 0, 0)]))
+    return (reduce(jnp.add, terms),)
+
+
+_pool_axes.defvjp(_axes_forward, _axes_backward)
+
+# The forms of max pooling for windows that cover the activations.
+MAX_POOL = PlatformForms(cpu=pool_by_axis, accelerator=pool_at_once)
+
+
+def _find_maxima(x: Array, window: int, stride: int, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the maxima over windows along axes, and the offset of each in its window.
+
+    An offset is the number of the first maximum in row-major order, an unsigned integer.
+    """
+    counts = [1 + -(-(x.shape[axis] - window) // stride) for axis in axes]
+    pads = [(0, 0)] * x.ndim
+    for axis, count in zip(axes, counts, strict=True):
+        pads[axis] = (0, max(0, stride * (count - 1) + window - x.shape[axis]))
+    padded = jnp.pad(x, pads, constant_values=_lowest(x)) if any(map(any, pads)) else x
+
+    def slices(starts: tuple[int, ...]) -> Array:
+        sliced = padded
+        for axis, start, count in zip(axes, starts, counts, strict=True):
+            sliced = _strided_slice(sliced, start, count, stride, axis)
+        return sliced
+
+    first, *others = np.ndindex(*[window] * len(axes))
+    maxima = slices(first)
+    number_type = np.min_scalar_type(len(others))
+    offsets = jnp.zeros(maxima.shape, number_type)
+    for number, starts in enumerate(others, start=1):
+        candidate = slices(starts)
+        larger = (candidate > maxima) | jnp.isnan(candidate)  # NaN must not disappear
+        maxima = jnp.where(larger, candidate, maxima)
+        offsets = jnp.where(larger, number_type.type(number), offsets)
+    return maxima, offsets
 
 
 def _lowest(x: Array) -> float:

@@ -2,12 +2,9 @@
 
 import json
 import os
-import re
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -20,7 +17,6 @@ from alexnet_jax.errors import InputError
 from configs import alexnet, resnet
 from experiments.benchmark import synthetic_step
 from experiments.benchmark.accelerator import (
-    conv_forms,
     floors,
     measure,
     profiles,
@@ -113,7 +109,7 @@ def test_cases_are_complete() -> None:
     assert len(BY_NAME) == len(CASES)
     assert {case.model for case in CASES} - {""} == MODELS.keys()
     for case in CASES:
-        if case.kind not in (OURS, "device"):
+        if case.form or case.kind not in (OURS, "device"):
             assert names.index(case.compared_with) < names.index(case.name)
     wanted = {(dtype, batch) for dtype in ("bfloat16", "float32") for batch in (128, 256, 1024)}
     ours = {(c.dtype, c.batch) for c in CASES if c.kind == OURS and c.model == "alexnet"}
@@ -237,15 +233,19 @@ def run_benchmark(*arguments: str) -> tuple[int, list[Result], str]:
 
 def test_the_rehearsal(tmp_path: Path) -> None:
     """Catches: a case whose process cannot start, a result that is not saved, an unknown peak that
-    is taken for one, and memory or versions that are not given."""
-    only = "device,alexnet/float32/128"
+    is taken for one, memory or versions that are not given, and a form that is not compared."""
+    form = "alexnet/bfloat16/128/max_pool=reduce_window"
+    only = f"device,alexnet/bfloat16/128,{form}"
     status, results, messages = run_benchmark(
         "--platform=cpu", f"--only={only}", f"--output={tmp_path}", "--budget=10m"
     )
     assert status == 0, (results, messages)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == results
-    device, step = results
+    device, step, other = results
+    assert other["name"] == form
+    assert other["ratio"] == step["seconds"] / other["seconds"]
+    assert f", ratio {other['ratio']:.2f}, " in schedule.format_accelerator_result(other)
     assert device["product_tflops"].keys() == {"bfloat16", "float32"}
     assert device["versions"]["jax"]
     assert step["batch_size"] == 8
@@ -264,7 +264,7 @@ def test_the_whole_rehearsal(tmp_path: Path) -> None:
     assert [result["name"] for result in results] == list(BY_NAME)
     for case, result in zip(CASES, results, strict=True):
         assert not {"failed", "not_run"} & result.keys(), result
-        assert ("ratio" in result) == case.kind.startswith("torch")
+        assert ("ratio" in result) == (case.kind.startswith("torch") or bool(case.form))
 
 
 def test_a_missing_platform(tmp_path: Path) -> None:
@@ -344,43 +344,6 @@ def test_layers_of_scopes() -> None:
     inner = "jit(f)/jvp(M)/conv2_1/conv1/mul"
     assert profiles.find_layer(inner, layers) == ("conv2_1/conv1", "forward")
     assert profiles.find_layer("jit(f)/mul", layers) == (profiles.REST, "")
-
-
-@pytest.mark.parametrize(
-    ("side", "size", "stride", "padding"),
-    [(23, 11, 4, (0, 3)), (14, 7, 2, (3, 3)), (9, 3, 1, (1, 1)), (12, 5, 3, (2, 2))],
-)
-@pytest.mark.parametrize("form", conv_forms.FORMS)
-def test_forms_of_a_convolution(
-    form: str, side: int, size: int, stride: int, padding: tuple[int, int]
-) -> None:
-    """Catches: a form that computes another convolution or gradient than the plain one: blocks
-    cut off, channels in another order, padding at the wrong end."""
-    draw = np.random.default_rng(0).normal
-    x, kernel = draw(size=(2, side, side, 3)), draw(size=(size, size, 3, 4))
-    results = {}
-    with jax.enable_x64(True):
-        for name in ("plain", form):
-            y, pull_back = jax.vjp(
-                lambda x, kernel, name=name: conv_forms.FORMS[name](x, kernel, stride, padding),
-                jnp.asarray(x),
-                jnp.asarray(kernel),
-            )
-            results[name] = (
-                y,
-                *pull_back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)),
-            )
-    for found, expected in zip(results[form], results["plain"], strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
-
-
-def test_times_of_forms(tmp_path: Path) -> None:
-    """Catches: a form that is not timed, or cannot be in bfloat16."""
-    changes = {"model.num_classes": 10, "compute_dtype": "bfloat16"}
-    result = conv_forms.measure_forms(with_changes(tiny_config(tmp_path), changes), 1)
-    assert result["forms"].keys() == conv_forms.FORMS.keys()
-    line = schedule.format_accelerator_result({"name": "conv1", **result})
-    assert re.match(r"conv1: plain \d+ \+ \d+ µs, 4_channels ", line)
 
 
 def test_the_shifted_lrn_is_pytorchs() -> None:

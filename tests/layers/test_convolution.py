@@ -58,8 +58,8 @@ def test_gradient_by_offsets(
     kernel = RNG.normal(size=(size, size, 3, features))
     cotangent = RNG.normal(size=(batch, rows, columns, features))
     with jax.enable_x64(True):
-        ours = jax.jit(kernel_gradient_by_offsets, static_argnums=(2, 3, 4))(
-            x, cotangent, size, stride, pad
+        ours = jax.jit(kernel_gradient_by_offsets, static_argnames=("stride", "padding"))(
+            x, cotangent, kernel, stride=stride, padding=pad
         )
     *_, expected = pytorch(x, kernel, cotangent, stride, pad)
     # Float64 sums of up to some thousand terms, in another order.
@@ -70,10 +70,16 @@ def test_bfloat16_adds_up_in_float32() -> None:
     """Catches a sum over images that is rounded to bfloat16 after each."""
     x = RNG.normal(size=(64, 13, 13, 4)).astype(jnp.bfloat16)
     gradient = RNG.normal(size=(64, 13, 13, 4)).astype(jnp.bfloat16)
-    exact = kernel_gradient_by_offsets(
-        jnp.asarray(x, jnp.float32), jnp.asarray(gradient, jnp.float32), 3, 1, (1, 1)
+    exact, ours = (
+        kernel_gradient_by_offsets(
+            jnp.asarray(x, dtype),
+            jnp.asarray(gradient, dtype),
+            jnp.zeros((3, 3, 4, 4), dtype),
+            stride=1,
+            padding=(1, 1),
+        )
+        for dtype in (jnp.float32, jnp.bfloat16)
     )
-    ours = kernel_gradient_by_offsets(jnp.asarray(x), jnp.asarray(gradient), 3, 1, (1, 1))
     assert ours.dtype == jnp.bfloat16
     # Rounded once: half of bfloat16's last place, 2^-8.
     np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)

@@ -23,13 +23,14 @@ class Case:
 
     Attributes:
         kind: "device" for the device itself, "profile", OURS, "resident" for the same with the
-            images on the device and several steps in a dispatch, "conv1" for forms of the first
-            convolution, or one of PEERS.
+            images on the device and several steps in a dispatch, or one of PEERS.
         model: name of the model in MODELS, "" for the device.
         dtype: type of the arithmetic.
         batch: images in a step.
-        devices: number of devices, over which the columns are split.
         seconds: estimate of the time for the whole case, its process and compilation included.
+        devices: number of devices, over which the columns are split.
+        form: op and form of `forms.FORMS` that the layers use in place of their own, such as
+            max_pool=by_axis; "" for their own.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Case:
     batch: int
     seconds: float
     devices: int = 1
+    form: str = ""
 
     @property
     def name(self) -> str:
@@ -46,11 +48,12 @@ class Case:
             return self.kind
         columns = "" if self.devices == 1 else f"/{self.devices}_devices"
         kind = "" if self.kind == OURS else f"/{self.kind}"
-        return f"{self.model}/{self.dtype}/{self.batch}{columns}{kind}"
+        form = f"/{self.form}" if self.form else ""
+        return f"{self.model}/{self.dtype}/{self.batch}{columns}{kind}{form}"
 
     @property
     def compared_with(self) -> str:
-        """The name of the case of this program that does the same work."""
+        """The name of the case of this program, as it is, that does the same work."""
         return f"{self.model}/{self.dtype}/{self.batch}"
 
 
@@ -96,6 +99,11 @@ def make_config(case: Case, *, rehearsal: bool) -> Config:
     return with_changes(small() if rehearsal else full(), changes)
 
 
+def _form(form: str) -> Case:
+    """Return the case of the paper's model with a form in place of the layers' own."""
+    return Case(OURS, "alexnet", "bfloat16", 128, 60, form=form)
+
+
 # In order of importance. The estimates are for an H100; none of them has been measured.
 CASES = (
     Case("device", "", "", 0, 25),
@@ -104,7 +112,7 @@ CASES = (
     Case(OURS, "alexnet", "bfloat16", 1024, 70),
     Case("torch_compile_shifted_lrn", "alexnet", "bfloat16", 1024, 70),
     Case("profile", "alexnet", "bfloat16", 128, 60),
-    Case("conv1", "alexnet", "bfloat16", 128, 40),
+    *map(_form, ("conv1=folded", "conv1=8_channels", "max_pool=by_axis")),
     Case("torch_compile", "alexnet", "bfloat16", 128, 60),
     Case("torch_eager", "alexnet", "bfloat16", 128, 25),
     Case(OURS, "alexnet", "float32", 128, 60),
@@ -133,6 +141,8 @@ CASES = (
     Case(OURS, "alexnet", "float32", 256, 60),
     Case(OURS, "alexnet", "float32", 1024, 70),
     Case("torch_compile_shifted_lrn", "alexnet", "float32", 1024, 70),
+    *map(_form, ("conv1=4_channels", "grouped_conv=feature_groups", "max_pool=reduce_window")),
+    *map(_form, ("lrn=reduce_window", "lrn=product", "kernel_gradient=offsets")),
     Case(OURS, "alexnet", "bfloat16", 128, 60, devices=2),
 )
 BY_NAME = {case.name: case for case in CASES}

@@ -43,8 +43,8 @@ def run_in_budget(
     """Yield the results of cases, in their order, each as soon as it has run.
 
     A case whose estimate is longer than what is left of the budget is not run, and its result has
-    the reason; later cases that take less time may still be. PyTorch's results are compared with
-    those of this program.
+    the reason; later cases that take less time may still be. PyTorch's results, and those of other
+    forms of ops, are compared with those of this program as it is.
 
     Args:
         run: function that runs a case.
@@ -61,10 +61,13 @@ def run_in_budget(
             yield {"name": case.name, "not_run": reason}
             continue
         result = run(case, min(PATIENCE * needed, left))
+        ours = seconds.get(case.compared_with)
         if case.kind == OURS and "seconds" in result:
             seconds[case.name] = result["seconds"]
+            if case.form and ours is not None:
+                result["ratio"] = ours / result["seconds"]
         if case.kind in PEERS and "reference_seconds" in result:
-            result |= _compare(result, seconds.get(case.compared_with))
+            result |= _compare(result, ours)
         yield {"name": case.name, **result}
 
 
@@ -210,20 +213,16 @@ def _format_content(result: dict[str, Any]) -> str:
             f"{result['devices']} × {result['device']}, products {products} TFLOP/s, copies "
             f"{result['copy_terabytes']:.3g} TB/s"
         )
-    if "forms" in result:
-        return ", ".join(
-            f"{name} {times['forward']:.0f} + {times['kernel_gradient']:.0f} µs"
-            for name, times in result["forms"].items()
-        )
     if "layers" in result:
         longest = ", ".join(f"{k} {v:.0f}" for k, v in list(result["layers"].items())[:5])
         return f"{result['microseconds']:.0f} µs of a step: {longest}; all in {result['file']}"
+    ratio = f", ratio {result['ratio']:.2f}" if "ratio" in result else ""
     if "reference_seconds" in result:
-        ratio = f", ratio {result['ratio']:.2f}" if "ratio" in result else ""
         return (
             f"{result['reference_images_per_second']:,.0f} images/s{ratio}, {_format_use(result)}"
         )
     rates = f"{result['images_per_second']:,.0f} images/s, {result['steps_per_second']:.4g} steps/s"
+    rates += ratio
     if "steps_per_dispatch" in result:
         return f"{rates}, {result['steps_per_dispatch']} steps in a dispatch"
     parts = [

@@ -54,7 +54,7 @@ class NoPlatformError(Exception):
 
 def _run_ours(case: Case, platform: str, request: dict[str, Any]) -> Result:
     """Run a case of this program."""
-    from experiments.benchmark.accelerator import measure
+    from experiments.benchmark.accelerator import forms, measure
 
     rehearsal, repeats = platform == "cpu", request["repeats"]
     select_platform(platform, case.devices)
@@ -63,17 +63,14 @@ def _run_ours(case: Case, platform: str, request: dict[str, Any]) -> Result:
     config = make_config(case, rehearsal=rehearsal)
     if case.kind == "profile":
         return measure.measure_profile(config, Path(request["folder"]))
-    if case.kind == "conv1":
-        from experiments.benchmark.accelerator.conv_forms import measure_forms
-
-        return measure_forms(config, repeats)
     if case.kind == "resident":
         small = dict(length=2, images=64) if rehearsal else {}
         return measure.measure_steps(config, repeats, **small)
     assert case.kind == OURS
     steps = REHEARSAL_STEPS if rehearsal else measure.STEPS
     peak = request["peak_tflops"]
-    return measure.measure_step(config, repeats, STARTED, steps=steps, peak=peak)
+    with forms.use_form(case.form):
+        return measure.measure_step(config, repeats, STARTED, steps=steps, peak=peak)
 
 
 def _run_peer(case: Case, platform: str, repeats: int) -> Result:
