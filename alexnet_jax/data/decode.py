@@ -78,33 +78,53 @@ def _raw_images(
 
     Batches are cropped in NumPy, which is faster than calling TensorFlow for every small image.
     """
-    batch, views, channels = shape
-    is_square = (split.shapes == pack.side).all()
+    batch, _, channels = shape
 
     def images(step: int) -> np.ndarray:
         request = make_request(step)
-        records = split.read(request.index)
-        if is_square and (request.window == request.size).all():
+        records, shapes = split.read(request.index), split.shapes[request.index]
+        ends = request.offset + request.window
+        if (request.offset < 0).any() or (ends > shapes[:, None]).any():  # padded squares
             pixels = np.frombuffer(b"".join(records), np.uint8)
             squares: np.ndarray = pixels.reshape(batch, pack.side, pack.side, pack.channels)
             image: np.ndarray = np.arange(batch)[:, None]
             crops = cut_crops(squares, image, request.offset, request.flip, int(request.size[0]))
         else:
-            crops = np.empty((batch, views, *request.size, pack.channels), np.uint8)
-            for row, record in enumerate(records):
-                height_width = split.shapes[request.index[row]]
-                pixels = np.frombuffer(record, np.uint8).reshape(*height_width, pack.channels)
-                for view in range(views):
-                    (top, left), (height, width) = (
-                        request.offset[row, view],
-                        request.window[row, view],
-                    )
-                    cut = pixels[top : top + height, left : left + width]
-                    scaled = scale_pixels(cut, *request.size.tolist())
-                    crops[row, view] = scaled[:, ::-1] if request.flip[row, view] else scaled
-        return np.repeat(crops, channels // pack.channels, axis=-1)
+            crops = _cut_windows(records, shapes, request, pack.channels)
+        if channels != pack.channels:  # gray images for a model of colors
+            crops = np.repeat(crops, channels // pack.channels, axis=-1)
+        return crops
 
     return ordered_map(images, steps, workers=workers, max_pending=workers + _PREFETCH_BATCHES)
+
+
+def _cut_windows(
+    records: list[bytes], shapes: np.ndarray, request: Request, channels: int
+) -> np.ndarray:
+    """Return the views of images, (b, views, height, width, channels) uint8.
+
+    A pixel is moved as one value of `channels` bytes, which takes a small part of the time of
+    indexing each by its row and column.
+
+    Args:
+        records: the images' pixels.
+        shapes: (b, 2), their heights and widths.
+        request: the views, none of which has pixels outside of its image.
+        channels: number of channels.
+    """
+    pixel = np.dtype((np.void, channels))
+    height, width = request.size.tolist()
+    views = np.empty((*request.flip.shape, height, width), pixel)
+    windows = np.concatenate([request.offset, request.window], axis=2).tolist()
+    for row, record in enumerate(records):
+        pixels = np.frombuffer(record, pixel).reshape(shapes[row])
+        for view, (top, left, rows, columns) in enumerate(windows[row]):
+            cut = pixels[top : top + rows, left : left + columns]
+            if (rows, columns) != (height, width):
+                values = cut[..., None].view(np.uint8)
+                cut = scale_pixels(values, height, width).view(pixel)[..., 0]
+            views[row, view] = cut[:, ::-1] if request.flip[row, view] else cut
+    return views[..., None].view(np.uint8)
 
 
 def _jpeg_images(
