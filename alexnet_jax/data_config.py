@@ -7,6 +7,7 @@ from alexnet_jax.fields import Section, check_value
 
 RESIZES = ("crop", "squash", "shorter_side")
 RESIDENT = ("auto", "on", "off")
+ENCODINGS = ("auto", "raw")
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 LIGHTING = ("paper", "source2012", "none")
 MEANS = ("image", "center", "channel", "given", "none")
@@ -31,8 +32,10 @@ class DataConfig(Section):
             keeps all of it, so that crops come from the whole image (section 3.1 of Simonyan and
             Zisserman 2014); "squash" scales both sides to image_size, as Caffe's published weights
             need.
-        jpeg_quality, jpeg_subsampling: encoding of prepared images that are too large to be
-            stored as raw pixels.
+        encoding: how prepared images are stored: "auto" as raw pixels if their shorter side has at
+            most 64 pixels, and as JPEG otherwise; "raw" as raw pixels at any size, which takes more
+            space on disk and less time to read.
+        jpeg_quality, jpeg_subsampling: encoding of prepared images that are stored as JPEG.
         max_bad_share: share of unreadable images in a split above which preparation stops.
         validation_share: share of the training images that become the validation split, if the
             source has none.
@@ -86,6 +89,7 @@ class DataConfig(Section):
     image_size: int = 256
     enlarge: bool = False
     resize: str = "crop"
+    encoding: str = "auto"
     jpeg_quality: int = 95
     jpeg_subsampling: str = "4:4:4"
     max_bad_share: float = 0.001
@@ -162,6 +166,7 @@ def _check_words(data: DataConfig) -> None:
     """Check fields whose value is one of a list of words."""
     for name, value, words in (
         ("data.resize", data.resize, RESIZES),
+        ("data.encoding", data.encoding, ENCODINGS),
         ("data.jpeg_subsampling", data.jpeg_subsampling, SUBSAMPLINGS),
         ("data.crop_positions", data.crop_positions, CROP_POSITIONS),
         ("data.lighting", data.lighting, LIGHTING),

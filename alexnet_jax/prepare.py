@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
 from alexnet_jax.files import exclusive_lock, write_errors_as_input_errors
 
-RAW_SIDE = 64  # images up to this side are stored as raw pixels, larger ones as JPEG
+RAW_SIDE = 64  # with data.encoding=auto, images up to this side are stored as raw pixels
 _CHUNK = 32  # images per call of a worker thread
 _LINE_SECONDS = 30  # time between two lines of progress if stderr is not a terminal
 
@@ -47,6 +48,7 @@ _FIELDS = (
     "image_size",
     "enlarge",
     "resize",
+    "encoding",
     "jpeg_quality",
     "jpeg_subsampling",
     "validation_share",
@@ -63,7 +65,10 @@ def pack_dir(data: DataConfig, channels: int | None = None) -> Path:
     """
     if data.pack_dir:
         return Path(data.pack_dir).expanduser().absolute()
-    content = json.dumps([manifest.VERSION, _settings(data, channels)], sort_keys=True)
+    settings = _settings(data, channels)
+    if data.encoding == "auto":  # packs have the names that they had before there was this field
+        del settings["encoding"]
+    content = json.dumps([manifest.VERSION, settings], sort_keys=True)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]", "-", data.name)  # TensorFlow Datasets has names with / and :
     return cache.directory() / f"{name}-{fingerprint}"
@@ -171,13 +176,15 @@ def _make(
         settings=_settings(data, channels),
         source=source,
         side=side,
-        encoding="raw" if side <= RAW_SIDE else "jpeg",
+        encoding="raw" if data.encoding == "raw" or side <= RAW_SIDE else "jpeg",
         candidates={name: len(indices) for name, (_, indices) in splits.items()},
         discard=not data.pack_dir,
     )
     if writer.discarded:
         _print(f"starting the unfinished pack anew: {writer.discarded}")
     total = sum(writer.candidates.values())
+    if data.encoding == "raw":
+        _check_space(directory, total * side**2 * source.channels)
     with _Progress(total, progress) as report:
         for name, (source_split, indices) in splits.items():
             unreadable = _UnreadableImages(name, data.max_bad_share, len(indices))
@@ -200,6 +207,26 @@ def _make(
     writer.finish()
     for warning in _missing_classes(open_pack(directory)):
         _print(warning)
+
+
+def _check_space(directory: Path, size: int) -> None:
+    """Print what the pixels of a pack take, and raise InputError if there is less room for them.
+
+    Args:
+        directory: Folder of the pack.
+        size: Bytes of all images if they are square; others take more.
+    """
+    partial = manifest.partial_directory(directory)
+    written = sum(path.stat().st_size for path in partial.glob("*.records"))
+    free = shutil.disk_usage(partial).free
+    text = f"the pixels of the images take {size / 1e9:.1f} GB"
+    if size > written + free:
+        raise InputError(
+            f"{text}, and {directory.parent} has room for {(written + free) / 1e9:.1f} GB; make "
+            "room, set --config.data.pack_dir to a folder on another disk, or store JPEGs "
+            "with --config.data.encoding=auto"
+        )
+    _print(text)
 
 
 def _missing_classes(made: Pack) -> Iterator[str]:

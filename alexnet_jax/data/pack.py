@@ -11,8 +11,9 @@
     SPLIT.crc32.npy         (count,) uint32, checksum of each record
     SPLIT-00000.records …   concatenated records, one file per shard
 
-A record is a JPEG file or, for small images, raw pixels. Reading plain files with pread takes a
-third of the time of ArrayRecord for records of 40 KB, and an eighth for 784 bytes.
+A record is a JPEG file or, for small images and with data.encoding=raw, raw pixels. Reading plain
+files with pread takes a third of the time of ArrayRecord for records of 40 KB, and an eighth for
+784 bytes.
 """
 
 import errno

@@ -244,8 +244,9 @@ def check_padding(pack: Pack, data: DataConfig) -> None:
     """
     if data.padding and pack.encoding != "raw":
         raise InputError(
-            f"data.padding={data.padding} is for small images, whose pixels are stored, and the "
-            f"pack in {pack.directory} has JPEGs of {pack.side} pixels; expected data.padding=0"
+            f"data.padding={data.padding} is for images whose pixels are stored, and the pack in "
+            f"{pack.directory} has JPEGs of {pack.side} pixels; expected data.padding=0, or "
+            "--config.data.encoding=raw"
         )
     if data.padding and pack.side != data.image_size:
         raise InputError(

@@ -34,8 +34,9 @@ def check_resident(pack: Pack, data: DataConfig) -> None:
         return
     if pack.encoding != "raw":
         raise InputError(
-            f"data.resident=on is for small images, whose pixels are stored, and the pack in "
-            f"{pack.directory} has JPEGs of {pack.side} pixels; expected data.resident=auto"
+            f"data.resident=on is for images whose pixels are stored, and the pack in "
+            f"{pack.directory} has JPEGs of {pack.side} pixels; expected data.resident=auto, or "
+            "--config.data.encoding=raw"
         )
     if not _has_squares(pack):
         raise InputError(

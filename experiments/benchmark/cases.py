@@ -56,6 +56,7 @@ CASES: dict[tuple[str, ...], Case] = {
     ("train_step_scaling",): single_result(train_step_benchmarks.time_scaling),
     ("input_pipeline/decoder",): single_result(input_benchmarks.time_decoder),
     ("input_pipeline/torch_dataloader",): single_result(input_benchmarks.time_torch_dataloader),
+    ("input_pipeline/raw_pack",): single_result(input_benchmarks.time_raw_pack),
     ("prepare/decode_resize",): single_result(input_benchmarks.time_preparation),
     ("prepare_memory",): single_result(scaling_benchmarks.measure_memory),
     ("evaluate_scaling",): single_result(scaling_benchmarks.time_evaluation),

@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import itertools
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,28 @@ def time_torch_dataloader(repeats: int) -> Result:
             time_with_references(_make_reader(config, pack), references, repeats),
             _STEPS * config.batch_size,
         )
+
+
+def time_raw_pack(repeats: int) -> Result:
+    """Time reading batches of a 256×256 pack of raw pixels against the JPEG pack of the images.
+
+    Both are read from the page cache, not from the disk. CPU time, which other programs on the
+    machine affect less, is that of one more call of each.
+    """
+    with _make_pack() as (config, pack):
+        changes = {"data.encoding": "raw", "data.pack_dir": f"{config.data.pack_dir}_raw"}
+        raw_config = with_changes(config, changes)
+        raw = _make_reader(raw_config, prepare(raw_config.data))
+        jpeg = _make_reader(config, pack)
+        images = _STEPS * config.batch_size
+        result = _with_rates(time_with_references(raw, {"JPEG pack": jpeg}, repeats), images)
+        names = ("cpu_microseconds", "reference_cpu_microseconds")  # for an image
+        for name, read in zip(names, (raw, jpeg), strict=True):
+            start = time.process_time()
+            read()
+            result[name] = (time.process_time() - start) / images * 1e6
+    ours, reference = (result[name] for name in names)
+    return {**result, "summary": f"CPU time for an image {ours:.0f} and {reference:.0f} µs"}
 
 
 @contextmanager

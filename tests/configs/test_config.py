@@ -29,6 +29,7 @@ from alexnet_jax.config import (
 from alexnet_jax.data_config import (
     CHANNEL_ORDERS,
     CROP_POSITIONS,
+    ENCODINGS,
     LIGHTING,
     RESIDENT,
     RESIZES,
@@ -147,6 +148,7 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "data.enlarge": st.booleans(),
     # Packs of whole images have no mean for each pixel and no padding.
     "data.resize": st.sampled_from([word for word in RESIZES if word != "shorter_side"]),
+    "data.encoding": st.sampled_from(ENCODINGS),
     "data.jpeg_quality": st.integers(1, 100),
     "data.jpeg_subsampling": st.sampled_from(SUBSAMPLINGS),
     "data.max_bad_share": st.floats(0, 1),

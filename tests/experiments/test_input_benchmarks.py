@@ -33,7 +33,9 @@ RATIO = {
 }
 
 
-@pytest.mark.parametrize("name", ["input_pipeline/decoder", "prepare/decode_resize"])
+@pytest.mark.parametrize(
+    "name", ["input_pipeline/decoder", "input_pipeline/raw_pack", "prepare/decode_resize"]
+)
 def test_cases_with_a_reference(monkeypatch, name):
     """Catches a case that no longer fits what it calls, and a result that lacks a number."""
     monkeypatch.setattr(input_benchmarks, "_IMAGES", 12)
