@@ -156,14 +156,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_sharding(config: Config, mesh: Mesh) -> NamedSharding:
-    """Return the sharding of a training batch."""
-    return NamedSharding(mesh, P(batch_axes(config)))
+def batch_sharding(config: Config, mesh: Mesh, stacked: int = 0) -> NamedSharding:
+    """Return the sharding of a training batch, or of several that are stacked.
 
-
-def stacked_batch_sharding(config: Config, mesh: Mesh) -> NamedSharding:
-    """Return the sharding of the batches of several training steps, with an axis of steps."""
-    return NamedSharding(mesh, P(None, batch_axes(config)))
+    Args:
+        config: the config.
+        mesh: the mesh of devices.
+        stacked: number of axes before that of the batch, such as one of steps.
+    """
+    return NamedSharding(mesh, P(*[None] * stacked, batch_axes(config)))
 
 
 def evaluation_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,6 +1,6 @@
 """The training state, and the pure function that computes a training step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from flax.core import meta
 from jax import Array, lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import sharding
 from alexnet_jax.config import Config
-from alexnet_jax.data.batch import Batch
+from alexnet_jax.data.batch import Batch, ResidentCrops
 from alexnet_jax.inputs import normalize
 from alexnet_jax.losses import log_probabilities, sum_aux_losses, total_loss
 from alexnet_jax.metrics import MetricSums, compute_metrics
@@ -83,7 +83,9 @@ class StepMetrics(flax.struct.PyTreeNode):
 
 
 TrainStep = Callable[[TrainState, Array, Batch], tuple[TrainState, StepMetrics]]
-GradientsFn = Callable[[PyTree, PyTree, Array, Batch], tuple[PyTree, tuple[MetricSums, PyTree]]]
+GradientsFn = Callable[
+    [PyTree, PyTree, Array, Batch, Array], tuple[PyTree, tuple[MetricSums, PyTree]]
+]
 
 
 def init_state(config: Config) -> TrainState:
@@ -118,7 +120,9 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     return state
 
 
-def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.Wrapped:
+def make_train_step(
+    config: Config, mesh: Mesh, num_images: int, seeds: Sequence[int] = ()
+) -> jax.stages.Wrapped:
     """Return the jitted `TrainStep`, (state, mean, batch) → (state, metrics).
 
     The state is donated.
@@ -127,24 +131,28 @@ def make_train_step(config: Config, mesh: Mesh, num_images: int) -> jax.stages.W
         config: config with the number of classes.
         mesh: the mesh of devices.
         num_images: number of images in the training split.
+        seeds: seeds to train side by side, in place of config.seed: the arrays of state, batch and
+            metrics then have an axis of seeds before their own axes, except for resident images.
+            () trains config.seed, without such an axis.
     """
-    state = abstract_state(config, mesh)
-    train_step = _make_train_step_fn(config, mesh, num_images, state)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(_shardings(state), None))
+    train_step = _make_train_step_fn(config, mesh, num_images, seeds)
+    out_shardings = (state_shardings(config, mesh, seeds), None)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 
 
-def make_train_steps(config: Config, mesh: Mesh, num_images: int) -> jax.stages.Wrapped:
+def make_train_steps(
+    config: Config, mesh: Mesh, num_images: int, seeds: Sequence[int] = ()
+) -> jax.stages.Wrapped:
     """Return the jitted (state, mean, batches, count) → (state, metrics) that takes several steps.
 
     It takes the first `count` steps in a loop, which is compiled once for all counts, so that the
     state after a step does not depend on how steps are grouped. The batches and the metrics have
-    an axis of steps before their own axes; metrics after `count` are zeros. The state is donated.
+    an axis of steps before their other axes; metrics after `count` are zeros. The state is donated.
 
     Args:
-        config, mesh, num_images: see `make_train_step`.
+        config, mesh, num_images, seeds: see `make_train_step`.
     """
-    abstract = abstract_state(config, mesh)
-    train_step = _make_train_step_fn(config, mesh, num_images, abstract)
+    train_step = _make_train_step_fn(config, mesh, num_images, seeds)
 
     def train_steps(
         state: TrainState, mean: Array, batches: Batch, count: Array
@@ -164,28 +172,50 @@ def make_train_steps(config: Config, mesh: Mesh, num_images: int) -> jax.stages.
         result: tuple[TrainState, StepMetrics] = lax.fori_loop(0, count, body, (state, zeros))
         return result
 
-    return jax.jit(train_steps, donate_argnums=0, out_shardings=(_shardings(abstract), None))
+    out_shardings = (state_shardings(config, mesh, seeds), None)
+    return jax.jit(train_steps, donate_argnums=0, out_shardings=out_shardings)
 
 
-def _shardings(state: TrainState) -> PyTree:
-    """Return the shardings of an abstract state."""
-    return jax.tree.map(lambda leaf: leaf.sharding, state)
+def state_shardings(config: Config, mesh: Mesh, seeds: Sequence[int] = ()) -> PyTree:
+    """Return the shardings of the training state; `seeds` is that of `make_train_step`."""
+
+    def sharding_of(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        spec = leaf.sharding.spec
+        return NamedSharding(mesh, P(None, *spec) if seeds else spec)
+
+    return jax.tree.map(sharding_of, abstract_state(config, mesh))
+
+
+def stack_states(config: Config, mesh: Mesh, states: Sequence[TrainState]) -> TrainState:
+    """Return the states of several seeds as one, whose arrays have an axis of seeds first."""
+    stack = jax.jit(
+        lambda states: jax.tree.map(lambda *arrays: jnp.stack(arrays), *states),
+        out_shardings=state_shardings(config, mesh, range(len(states))),
+    )
+    stacked: TrainState = stack(states)
+    return stacked
+
+
+@jax.jit
+def state_of_seed(states: TrainState, number: Array) -> TrainState:
+    """Return one of the states that `stack_states` has stacked, a copy."""
+    state: TrainState = jax.tree.map(lambda array: array[number], states)
+    return state
 
 
 def _make_train_step_fn(
-    config: Config, mesh: Mesh, num_images: int, state: TrainState
+    config: Config, mesh: Mesh, num_images: int, seeds: Sequence[int]
 ) -> TrainStep:
-    """Return the `TrainStep` that is to be compiled.
-
-    Args:
-        config, mesh, num_images: see `make_train_step`.
-        state: abstract training state with its shardings.
-    """
-    compute_gradients = _make_gradients_fn(config, mesh, state)
+    """Return the `TrainStep` that is to be compiled; see `make_train_step`."""
+    compute_gradients = _make_gradients_fn(config, mesh, abstract_state(config, mesh))
     optimizer = make_optimizer(config.optimizer)
 
-    def train_step(state: TrainState, mean: Array, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        grads, (sums, batch_stats) = compute_gradients(state.params, state.batch_stats, mean, batch)
+    def update(
+        state: TrainState, mean: Array, batch: Batch, dropout_key: Array
+    ) -> tuple[TrainState, StepMetrics]:
+        grads, (sums, batch_stats) = compute_gradients(
+            state.params, state.batch_stats, mean, batch, dropout_key
+        )
         rate = learning_rate(config, num_images, state.step, state.schedule_state)
         rates = learning_rates(config, num_images, state.step, rate, state.params)
         updates, opt_state = optimizer.update(
@@ -203,11 +233,32 @@ def _make_train_step_fn(
         )
         return new_state, StepMetrics(sums, rate)
 
-    return train_step
+    def train_step(state: TrainState, mean: Array, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        return update(state, mean, batch, _make_dropout_key(config.seed))
+
+    def train_step_of_seeds(
+        state: TrainState, mean: Array, batch: Batch
+    ) -> tuple[TrainState, StepMetrics]:
+        axes: Batch = jax.tree.map(lambda _: 0, batch)
+        if isinstance(axes.image, ResidentCrops):
+            axes = axes.replace(image=axes.image.replace(pixels=None))
+        keys = jnp.stack([_make_dropout_key(seed) for seed in seeds])
+        mapped = jax.vmap(update, in_axes=(0, None, axes, 0))
+        result: tuple[TrainState, StepMetrics] = mapped(state, mean, batch, keys)
+        return result
+
+    return train_step_of_seeds if seeds else train_step
+
+
+def _make_dropout_key(seed: int) -> Array:
+    """Return the key of the dropout masks of a run."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
 
 
 def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> GradientsFn:
-    """Return (params, batch_stats, mean, batch) → (gradients, (metric sums, new batch_stats)).
+    """Return the function that computes gradients, metric sums and new batch_stats.
+
+    It takes (params, batch_stats, mean, batch, key of the dropout masks).
 
     The gradient is that of the mean loss over the batch of all devices. The sums over the mesh axes
     that split the batch are inside the differentiated function.
@@ -221,14 +272,15 @@ def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> Gradien
     aux_weights = registry.family_of(config.model).aux_weights(config.model)
     axes = sharding.batch_axes(config)
 
-    def gradients(params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch) -> PyTree:
+    def gradients(
+        params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch, dropout_key: Array
+    ) -> PyTree:
         assert batch.label is not None
         assert batch.example is not None
         assert batch.shift is not None
         images = normalize(batch, mean, config.data)
         label, examples = jnp.asarray(batch.label), jnp.asarray(batch.example)
         mask = jnp.ones_like(label, bool) if batch.mask is None else jnp.asarray(batch.mask)
-        dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
         def loss(params: PyTree) -> tuple[Array, tuple[MetricSums, PyTree]]:
             outputs, new_stats = registry.apply_model(
@@ -253,13 +305,15 @@ def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> Gradien
         for tree in (state.params, state.batch_stats)
     )
 
-    def sharded(params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch) -> PyTree:
+    def sharded(
+        params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch, dropout_key: Array
+    ) -> PyTree:
         gradients_fn = jax.shard_map(
             gradients,
             mesh=mesh,
-            in_specs=(params_specs, stats_specs, P(), sharding.batch_specs(batch, axes)),
+            in_specs=(params_specs, stats_specs, P(), sharding.batch_specs(batch, axes), P()),
             out_specs=(params_specs, (P(), stats_specs)),
         )
-        return gradients_fn(params, batch_stats, mean, batch)
+        return gradients_fn(params, batch_stats, mean, batch, dropout_key)
 
     return sharded

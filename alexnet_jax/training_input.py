@@ -1,7 +1,7 @@
 """Feed the training steps: batches from the host, or draws for images that are on the devices."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +10,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import distributed, sharding
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data import resident
-from alexnet_jax.data.batch import Batch
+from alexnet_jax.data.batch import Batch, BatchArray
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import train_batches
 from alexnet_jax.placement import place_images
@@ -51,7 +51,14 @@ class TrainingInput:
         description: a line for the log that states which of them does.
     """
 
-    def __init__(self, config: Config, pack: Pack, mesh: Mesh, schedule: StepSchedule) -> None:
+    def __init__(
+        self,
+        config: Config,
+        pack: Pack,
+        mesh: Mesh,
+        schedule: StepSchedule,
+        seeds: Sequence[int] = (),
+    ) -> None:
         """Place the images on the devices if they are to be there.
 
         Args:
@@ -59,18 +66,21 @@ class TrainingInput:
             pack: the prepared images.
             mesh: the mesh of devices.
             schedule: the steps of the run, and those after which it logs, validates or saves.
+            seeds: see `train_step.make_train_step`; only for images that are on the devices.
 
         Raises:
             InputError: data.resident=on, and the images do not fit; or a record is damaged.
         """
         self._config, self._pack, self._mesh, self._schedule = config, pack, mesh, schedule
+        self._seeds = seeds
         splits = [name for name in ("train", "validation") if name in pack.splits]
         self.pixels, self.description = place_images(config.data, pack, splits, mesh)
         self._max_steps = largest_dispatch(mesh.local_devices[0]) if self.pixels else 1
         self._length = 1  # number of steps of the next dispatch, where nothing is due
         self._dispatched = 0
         make_step = make_train_step if self._max_steps == 1 else make_train_steps
-        self._train_step = make_step(config, mesh, schedule.num_images)
+        self._train_step = make_step(config, mesh, schedule.num_images, seeds)
+        assert self.pixels or not seeds
 
     def begin_steps(
         self, state: TrainState, mean: Array, dispatch: Dispatch
@@ -115,21 +125,51 @@ class TrainingInput:
 
     def _resident_dispatches(self, step: int) -> Iterator[Dispatch]:
         """Yield dispatches on resident images, which end where something is due."""
-        config, batch_sharding = self._config, sharding.batch_sharding(self._config, self._mesh)
-        stacked_sharding = sharding.stacked_batch_sharding(config, self._mesh)
-        rows = sharding.local_rows(config.batch_size, batch_sharding)
-        examples = self._schedule.epochs.examples
-        draw = resident.make_draw_fn(self._pack, config, examples, self.pixels["train"], rows)
+        config, axes = self._config, int(len(self._seeds) > 0)  # of seeds
+        of_step, of_steps = (
+            sharding.batch_sharding(config, self._mesh, stacked) for stacked in (axes, axes + 1)
+        )
+        draw = self._make_draw_fn()
         while step < self._schedule.last_step:
             end = self._schedule.next_due(step, self._length)
             batches = draw(range(step, end))
             if self._max_steps == 1:
-                yield Dispatch(1, (sharding.shard_batch(batches.step(0), batch_sharding),))
+                yield Dispatch(1, (sharding.shard_batch(batches.step(0), of_step),))
             else:
                 padded = pad_steps(batches, self._max_steps)
-                placed = sharding.shard_batch(padded, stacked_sharding)
+                placed = sharding.shard_batch(padded, of_steps)
                 yield Dispatch(end - step, (placed, np.int32(end - step)))
             step = end
+
+    def _make_draw_fn(self) -> Callable[[range], Batch]:
+        """Return the function from steps to their stacked batches, see `resident`."""
+        config = self._config
+        rows = sharding.local_rows(config.batch_size, sharding.batch_sharding(config, self._mesh))
+        draws = [
+            resident.make_draw_fn(
+                self._pack,
+                with_changes(config, {"seed": seed}),
+                self._schedule.epochs.examples,
+                self.pixels["train"],
+                rows,
+            )
+            for seed in self._seeds or (config.seed,)
+        ]
+        if not self._seeds:
+            return draws[0]
+        return lambda steps: stack_seeds([draw(steps) for draw in draws])
+
+
+def stack_seeds(batches: Sequence[Batch]) -> Batch:
+    """Return stacked batches of several seeds as one, with an axis of seeds after that of steps."""
+
+    def stack(*arrays: BatchArray) -> BatchArray:
+        if isinstance(arrays[0], Array):  # the resident images
+            return arrays[0]
+        return np.stack([np.asarray(array) for array in arrays], axis=1)
+
+    stacked: Batch = jax.tree.map(stack, *batches)
+    return stacked
 
 
 def pad_steps(batches: Batch, length: int) -> Batch:

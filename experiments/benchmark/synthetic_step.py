@@ -15,7 +15,9 @@ from alexnet_jax.train_step import (
     init_state,
     make_train_step,
     make_train_steps,
+    stack_states,
 )
+from alexnet_jax.training_input import stack_seeds
 
 
 class SyntheticTrainStep:
@@ -66,16 +68,18 @@ class SyntheticTrainStep:
 class SyntheticTrainSteps:
     """Several training steps in a dispatch, with random images on the devices."""
 
-    def __init__(self, config: Config, length: int, images: int) -> None:
+    def __init__(self, config: Config, length: int, images: int, seeds: int = 1) -> None:
         """Place state, images and draws on the devices; the first call compiles the steps.
 
         Args:
             config: with its number of classes; its crops are not scaled.
             length: number of steps in a dispatch.
             images: number of images.
+            seeds: number of seeds that are trained together, from the same initial state.
         """
         mesh = sharding.make_mesh(config.parallel)
-        self._steps = make_train_steps(config, mesh, num_images=10**6)
+        numbers = range(seeds) if seeds > 1 else ()
+        self._steps = make_train_steps(config, mesh, num_images=10**6, seeds=numbers)
         self._length = np.int32(length)
         random, side = np.random.default_rng(0), config.data.image_size
         shape = (images, side, side, config.model.channels)
@@ -84,12 +88,14 @@ class SyntheticTrainSteps:
         index = random.integers(0, images, (length, rows), np.int32)
         draws = make_random_batch(config)
         stacked: Batch = jax.tree.map(lambda one: np.stack([one] * length), draws)
-        self._batches = sharding.shard_batch(
-            stacked.replace(image=ResidentCrops(pixels, index, config.data.crop)),
-            sharding.stacked_batch_sharding(config, mesh),
-        )
-        self._mean = make_mean(config, mesh)
-        self._state = make_initial_state(config, mesh)
+        batches = stacked.replace(image=ResidentCrops(pixels, index, config.data.crop))
+        state = make_initial_state(config, mesh)
+        if seeds > 1:
+            batches = stack_seeds([batches] * seeds)
+            state = stack_states(config, mesh, [state] * seeds)
+        places = sharding.batch_sharding(config, mesh, stacked=2 if seeds > 1 else 1)
+        self._batches = sharding.shard_batch(batches, places)
+        self._mean, self._state = make_mean(config, mesh), state
 
     def dispatch(self) -> None:
         """Begin the steps of a dispatch after those before; return at once."""

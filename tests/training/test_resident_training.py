@@ -180,7 +180,7 @@ def test_the_loop(images: Path) -> None:
     state, found = make_initial_state(config, mesh), []
     for steps in (range(3), range(3, 4)):
         batches = training_input.pad_steps(draw(steps), 4)
-        placed = sharding.shard_batch(batches, sharding.stacked_batch_sharding(config, mesh))
+        placed = sharding.shard_batch(batches, sharding.batch_sharding(config, mesh, stacked=1))
         state, metrics = loop(state, mean, placed, np.int32(len(steps)))
         assert metrics.sums.loss.shape == (4,)
         found += [jax.tree.map(lambda array, n=n: array[n], metrics) for n in range(len(steps))]
