@@ -116,6 +116,26 @@ class Checkpoints:
         with self._writing():
             self._manager.save(step, args=args)
 
+    def wait(self) -> None:
+        """Wait until the last checkpoint is saved.
+
+        Raises:
+            InputError: see `save`.
+        """
+        assert self._manager is not None, "opened for reading only"
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def delete(self, step: int) -> None:
+        """Delete the checkpoint of a step, which can then be saved again.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        assert self._manager is not None, "opened for reading only"
+        with self._writing():
+            self._manager.delete(step)
+
     def metadata(self, step: int) -> Json:
         """Return the JSON object saved at a step.
 

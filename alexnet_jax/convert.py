@@ -55,6 +55,7 @@ from alexnet_jax.metrics import MetricSums
 from alexnet_jax.pytree import Variables
 from alexnet_jax.train_step import make_state
 from alexnet_jax.trained import TrainedModel, load_trained
+from alexnet_jax.training_run import save_checkpoint
 from alexnet_jax.workdir import lock_workdir, write_config
 
 NUMPY = (".npy", ".npz")
@@ -207,7 +208,7 @@ def write_workdir(directory: Path, model: TrainedModel) -> None:
     with lock_workdir(directory):
         check_unused(directory)
         with Checkpoints(directory, model.config.keep_checkpoints) as checkpoints:
-            train.save_checkpoint(
+            save_checkpoint(
                 checkpoints,
                 model.config,
                 make_state(model.config, model.variables),

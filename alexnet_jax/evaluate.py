@@ -45,6 +45,7 @@ from alexnet_jax.diagnostics import compare_with_majority
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.placement import place_images
+from alexnet_jax.progress import progress_bar
 from alexnet_jax.trained import Predict, TrainedModel, load_trained
 
 T = TypeVar("T")
@@ -268,7 +269,7 @@ def split_batches(
         pixels=pixels,
     )
     count = len(index_of_batches(pack.splits[split], size, index, by_shape=by_shape))
-    return writers.progress_bar(batches, count, f"{split} ({views})")
+    return progress_bar(batches, count, f"{split} ({views})")
 
 
 def final_evaluation(workdir: Path, mesh: Mesh) -> None:

@@ -1,6 +1,9 @@
 """The state with which a run begins or continues."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +25,7 @@ class Start:
     Attributes:
         state: the training state.
         sums: metric sums of the steps since the last record.
-        epoch_sums: metric sums of the steps of an epoch, see `train.save_checkpoint`.
+        epoch_sums: metric sums of the steps of an epoch, see `training_run.save_checkpoint`.
         init_step: step of the checkpoint of config.init_from from which a new run starts.
     """
 
@@ -81,3 +84,49 @@ def load_start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints)
     average = jax.tree.map(jnp.copy, variables["params"]) if state.ema_params else {}
     state = state.replace(**variables, ema_params=average)
     return Start(state, MetricSums(), MetricSums(), init_step)
+
+
+def go_back_to_common_step(
+    starts: Mapping[Path, Start],
+    configs: Mapping[Path, Config],
+    pack: Pack,
+    mesh: Mesh,
+    checkpoints: Mapping[Path, Checkpoints],
+) -> dict[Path, Start]:
+    """Return the starts of runs at the same step, which are to be trained together.
+
+    A SIGKILL while checkpoints are saved leaves some runs one checkpoint ahead of others. Their
+    newest one is deleted, and its steps are taken again.
+
+    Args:
+        starts: the states with which the runs would continue alone, by workdir.
+        configs: config of each run, with the number of classes.
+        pack: the prepared images.
+        mesh: the mesh of devices.
+        checkpoints: the checkpoints of each run.
+
+    Raises:
+        InputError: a run is further ahead than by one checkpoint.
+    """
+    found = dict(starts)
+    while True:
+        steps = {workdir: int(start.state.step) for workdir, start in found.items()}
+        common = min(steps.values())
+        ahead = [workdir for workdir, step in steps.items() if step > common]
+        if not ahead:
+            return found
+        for workdir in ahead:
+            if max(checkpoints[workdir].steps()[:-1], default=0) != common:
+                behind = ", ".join(str(w) for w, step in steps.items() if step == common)
+                raise InputError(
+                    f"{workdir} is at step {steps[workdir]}, and {behind} at step {common}: runs "
+                    "that are trained together go on from the same step; give --seeds of those "
+                    "behind alone first"
+                )
+        for workdir in ahead:
+            print(
+                f"{workdir} goes back from step {steps[workdir]} to {common}, where others are.",
+                file=sys.stderr,
+            )
+            checkpoints[workdir].delete(steps[workdir])
+            found[workdir] = load_start(configs[workdir], pack, mesh, checkpoints[workdir])

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,14 +80,17 @@ def read_status(workdir: Path) -> RunStatus | None:
     return found
 
 
-def track_status(workdir: Path, run: Callable[[], int]) -> int:
+def track_status(workdirs: Collection[Path], run: Callable[[], int]) -> int:
     """Call `run` and return its exit status; write status.json before and after it.
 
+    The end of a run that `run` has written itself is left as it is.
+
     Args:
-        workdir: folder of the run.
+        workdirs: folders of the runs.
         run: function that returns 0 when finished, and 128 + N when stopped by signal N.
     """
-    write_status(workdir, "running")
+    for workdir in workdirs:
+        write_status(workdir, "running")
     try:
         exit_status = run()
     except BaseException as error:
@@ -96,13 +99,22 @@ def track_status(workdir: Path, run: Callable[[], int]) -> int:
             status = "diverged"
         elif isinstance(error, KeyboardInterrupt):
             status = "interrupted"
-        # A failure to write the status must not hide the original exception.
-        with contextlib.suppress(OSError, InputError):
-            write_status(workdir, status, str(error).strip() or type(error).__name__)
+        for workdir in workdirs:
+            # A failure to write the status must not hide the original exception.
+            with contextlib.suppress(OSError, InputError):
+                _write_end(workdir, status, str(error).strip() or type(error).__name__)
         raise
-    if exit_status:
-        name = signal.Signals(exit_status - 128).name
-        write_status(workdir, "interrupted", f"stopped by {name}")
-    else:
-        write_status(workdir, "finished")
+    for workdir in workdirs:
+        if exit_status:
+            name = signal.Signals(exit_status - 128).name
+            _write_end(workdir, "interrupted", f"stopped by {name}")
+        else:
+            _write_end(workdir, "finished")
     return exit_status
+
+
+def _write_end(workdir: Path, status: Status, message: str = "") -> None:
+    """Write the end of a run, unless status.json has it already."""
+    found = read_status(workdir)
+    if found is None or found.status == "running":
+        write_status(workdir, status, message)

@@ -1,6 +1,8 @@
 """The training loop, from the newest checkpoint to the last step."""
 
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,24 +11,32 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import diagnostics, distributed, memory, metrics, sharding, trained
+from alexnet_jax import diagnostics, distributed, memory, sharding, trained
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config, config_to_json, with_changes
+from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import check_images, check_padding, evaluation_batches
 from alexnet_jax.data.resident import check_resident
 from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.evaluate import ViewPass, evaluate_batches
 from alexnet_jax.inputs import mean_of
-from alexnet_jax.metrics import MetricSums
+from alexnet_jax.metrics import Metrics
 from alexnet_jax.models import registry
 from alexnet_jax.preemption import PreemptionSignal
+from alexnet_jax.progress import TrainingBar
 from alexnet_jax.schedules import StepSchedule, check_patterns
-from alexnet_jax.start import Start, load_start
-from alexnet_jax.train_step import StepMetrics, TrainState
+from alexnet_jax.start import Start, go_back_to_common_step, load_start
+from alexnet_jax.status import write_status
+from alexnet_jax.train_step import (
+    StepMetrics,
+    TrainState,
+    stack_states,
+    state_of_seed,
+)
 from alexnet_jax.training_input import TrainingInput
+from alexnet_jax.training_run import TrainingRun
 from alexnet_jax.workdir import write_config
-from alexnet_jax.writers import NullWriter, RunWriter, make_record
+from alexnet_jax.writers import NullWriter, RunWriter
 
 
 def check_devices_and_patterns(config: Config) -> None:
@@ -69,9 +79,22 @@ def complete_config(config: Config, pack: Pack) -> Config:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """The objects that a run creates once, before its first step."""
+class _Training:
+    """The objects that a training creates once, before its first step.
 
+    Attributes:
+        runs: the runs that are trained, one or several.
+        seeds: the seeds of several runs, for which the state has an axis; () for one run.
+        is_single: whether this is the training of a single run, not what is left of several.
+        config: config of the first run, from which those of the others differ in the seed.
+        predict: function for the validation.
+        mean: the mean on the devices.
+        bar: the progress of all runs.
+    """
+
+    runs: tuple[TrainingRun, ...]
+    seeds: tuple[int, ...]
+    is_single: bool
     config: Config
     pack: Pack
     mesh: Mesh
@@ -79,46 +102,95 @@ class _Run:
     training_input: TrainingInput
     predict: trained.PredictOnMesh
     mean: Array
-    checkpoints: Checkpoints
-    writer: RunWriter | NullWriter
-    detector: diagnostics.ConstantLossDetector
-    majority: diagnostics.MajorityDetector
+    bar: TrainingBar
+
+    def state_of(self, state: TrainState, number: int) -> TrainState:
+        """Return the state of a run."""
+        if not self.seeds:
+            return state
+        of_run: TrainState = state_of_seed(state, np.int32(number))
+        return of_run
+
+    def has_ended(self) -> bool:
+        """Return whether no run is left to train."""
+        return all(run.has_ended for run in self.runs)
+
+    def for_each_run(self, act: Callable[[int, TrainingRun], None]) -> None:
+        """Call a function of the number of a run, and the run, for all that have not ended.
+
+        If one of several runs diverges, this is written to its status.json, and the others go on.
+
+        Raises:
+            DivergedError: no run is left.
+        """
+        for number, run in enumerate(self.runs):
+            if run.has_ended:
+                continue
+            try:
+                act(number, run)
+            except DivergedError as error:
+                run.has_ended = True
+                if self.is_single:
+                    raise
+                write_status(run.workdir, "diverged", str(error))
+                run.writer.write_line(str(error))
+                if self.has_ended():
+                    raise
 
 
-def train(config: Config, pack: Pack, workdir: Path) -> int:
-    """Train to the last step, from the newest checkpoint in the workdir if there is one.
+def train(configs: Mapping[Path, Config], pack: Pack) -> int:
+    """Train to the end, from the newest checkpoints in the workdirs if there are any.
+
+    Several runs are trained together, in the same steps. A run that has ended already is left as it
+    is.
 
     Args:
-        config: config with the number of classes.
+        configs: config of each run, with the number of classes, by its workdir, which the caller
+            has locked; those of several runs differ in the seed only, see `seeds.plan_runs`.
         pack: the prepared images.
-        workdir: folder of the run, locked by the caller.
 
     Returns:
-        0 after the last step, or 128 + the number of the signal that stopped the run before.
+        0 at the end, also if any of several runs have diverged, which their status.json
+        then states; or 128 + the number of the signal that stopped the training before.
 
     Raises:
-        InputError: the config does not fit the machine, the data or the workdir.
-        DivergedError: the loss or the parameters are not finite, or the loss is absurd.
+        InputError: a config does not fit the machine, the data or the workdir; or the runs are at
+            different steps.
+        DivergedError: the loss or the parameters of the only run are not finite, or the loss is
+            absurd.
     """
+    config = next(iter(configs.values()))
     mesh = sharding.make_mesh(config.parallel)
     schedule = StepSchedule(config, pack.splits["train"].count)
-    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        start = load_start(config, pack, mesh, checkpoints)
-        step = int(start.state.step)
-        if (reached := schedule.is_reached(step, start.epoch_sums)) or step >= schedule.last_step:
-            if distributed.is_first():
-                end = f"stop_error={config.stop_error:g}" if reached else schedule.last_step
-                print(
-                    f"{workdir} already has {step} steps and the config sets {end}: nothing to "
-                    "train.",
-                    file=sys.stderr,
-                )
+    with ExitStack() as opened:
+        checkpoints = {
+            workdir: opened.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+            for workdir in configs
+        }
+        starts = _load_starts(configs, pack, mesh, schedule, checkpoints)
+        if not starts:
             return 0
-        training_input = TrainingInput(config, pack, mesh, schedule)
-        writer = _open_writer(workdir, config, pack, schedule, start)
-        writer.write_line(training_input.description)
+        config = configs[next(iter(starts))]
+        seeds = tuple(configs[workdir].seed for workdir in starts) if len(starts) > 1 else ()
+        states = [start.state for start in starts.values()]
+        first = int(states[0].step)
+        training_input = TrainingInput(config, pack, mesh, schedule, seeds)
+        bar = TrainingBar(first, schedule.last_step, hidden=not distributed.is_first())
+        opened.callback(bar.close)
+        bar.write_line(training_input.description)
+        runs = []
+        for workdir, start in starts.items():
+            name = "" if len(configs) == 1 else workdir.name
+            run = _open_run(
+                *(workdir, configs[workdir], pack, schedule, start), checkpoints[workdir], bar, name
+            )
+            runs.append(run)
+            opened.callback(run.writer.close)
         mean = mean_of(pack.mean_image, config.data, config.model.channels)
-        run = _Run(
+        training = _Training(
+            runs=tuple(runs),
+            seeds=seeds,
+            is_single=len(configs) == 1,
             config=config,
             pack=pack,
             mesh=mesh,
@@ -126,237 +198,191 @@ def train(config: Config, pack: Pack, workdir: Path) -> int:
             training_input=training_input,
             predict=trained.make_predict_on_mesh(config, mesh),
             mean=jax.device_put(mean, sharding.replicated(mesh)),
-            checkpoints=checkpoints,
-            writer=writer,
-            detector=diagnostics.ConstantLossDetector(
-                config.model.num_classes,
-                schedule.num_images / config.batch_size,
-                pack.splits["train"].labels,
-            ),
-            majority=diagnostics.MajorityDetector(pack.class_names),
+            bar=bar,
         )
+        state = stack_states(config, mesh, states) if seeds else states[0]
+        del starts, start, states  # of several runs there is a copy, of one run a step donates it
         try:
-            return _train_steps(run, start)
-        finally:
-            writer.close()
+            return _train_steps(training, state, first)
+        except DivergedError:
+            if training.is_single:
+                raise
+            return 0  # each run has its own status
 
 
-def _open_writer(
-    workdir: Path, config: Config, pack: Pack, schedule: StepSchedule, start: Start
-) -> RunWriter | NullWriter:
-    """Record the config in the workdir, and return the writer of the records.
+def _load_starts(
+    configs: Mapping[Path, Config],
+    pack: Pack,
+    mesh: Mesh,
+    schedule: StepSchedule,
+    checkpoints: Mapping[Path, Checkpoints],
+) -> dict[Path, Start]:
+    """Return the states with which the runs begin or continue, without those that are complete."""
+    starts = dict[Path, Start]()
+    for workdir, config in configs.items():
+        start = load_start(config, pack, mesh, checkpoints[workdir])
+        step = int(start.state.step)
+        reached = schedule.is_reached(step, start.epoch_sums)
+        if not reached and step < schedule.last_step:
+            starts[workdir] = start
+        elif distributed.is_first():
+            end = f"stop_error={config.stop_error:g}" if reached else schedule.last_step
+            print(
+                f"{workdir} already has {step} steps and the config sets {end}: nothing to train.",
+                file=sys.stderr,
+            )
+    return go_back_to_common_step(starts, configs, pack, mesh, checkpoints) if starts else {}
+
+
+def _open_run(
+    workdir: Path,
+    config: Config,
+    pack: Pack,
+    schedule: StepSchedule,
+    start: Start,
+    checkpoints: Checkpoints,
+    bar: TrainingBar,
+    name: str,
+) -> TrainingRun:
+    """Record the config in the workdir, and return the run, with the writer of its records.
 
     Only the first process writes.
     """
-    if not distributed.is_first():
-        return NullWriter()
-    step, last_step = int(start.state.step), schedule.last_step
-    for change in write_config(workdir, config, step, start.init_step, pack.source_digest):
-        print(f"config.{change}", file=sys.stderr)
-    if step:
-        print(f"Continuing {workdir} after step {step} of {last_step}.", file=sys.stderr)
-    return RunWriter(workdir, step, last_step, schedule.last_log_step(step))
-
-
-def save_checkpoint(
-    checkpoints: Checkpoints,
-    config: Config,
-    state: TrainState,
-    *,
-    mean_image: np.ndarray,
-    class_names: tuple[str, ...],
-    num_images: int,
-    sums: MetricSums,
-    epoch_sums: MetricSums,
-) -> None:
-    """Save a checkpoint with everything needed to continue, to evaluate and to predict.
-
-    Args:
-        checkpoints: the checkpoints of the run.
-        config: config with the number of classes.
-        state: the training state.
-        mean_image: mean image of the training split, (side, side, channels).
-        class_names: names of the classes in the order of the labels.
-        num_images: number of images in the training split; 0 for imported weights.
-        sums: metric sums of the steps since the last record.
-        epoch_sums: metric sums of the steps of the epoch that has begun, or that just ends.
-    """
-    metadata = dict(
-        config=config_to_json(config),
-        class_names=list(class_names),
-        images=num_images,
-        metric_sums=dict(vars(sums)),
-        epoch_sums=dict(vars(epoch_sums)),
-    )
-    checkpoints.save(
-        int(state.step), state.saved_variables(), state.saved_train_state(), mean_image, metadata
+    step = int(start.state.step)
+    writer: RunWriter | NullWriter = NullWriter()
+    if distributed.is_first():
+        for change in write_config(workdir, config, step, start.init_step, pack.source_digest):
+            bar.write_line(f"config.{change}", name)
+        if step:
+            bar.write_line(f"Continuing {workdir} after step {step} of {schedule.last_step}.")
+        last_recorded = schedule.last_log_step(step)
+        writer = RunWriter(workdir, step, bar, last_recorded=last_recorded, name=name)
+    return TrainingRun(
+        *(config, workdir, pack, schedule, checkpoints, writer),
+        step=step,
+        sums=start.sums,
+        epoch_sums=start.epoch_sums,
     )
 
 
-@dataclass
-class _Progress:
-    """The progress of a run as far as its metrics have been fetched from the devices.
-
-    Attributes:
-        step: the last step whose metrics have been fetched.
-        sums: metric sums of the steps since the last record.
-        epoch_sums: metric sums of the steps of the epoch to which `step` belongs.
-        saved_step: step of the newest checkpoint; 0 without any.
-        learning_rate: learning rate of `step`.
-        loss: mean loss of the batch of `step`.
-    """
-
-    step: int
-    sums: MetricSums
-    epoch_sums: MetricSums
-    saved_step: int
-    learning_rate: float
-    loss: float = 0.0
-
-
-def _train_steps(run: _Run, start: Start) -> int:
-    """Train to the end or until a signal; return the exit status of `train`."""
-    state, first = start.state, int(start.state.step)
-    progress = _Progress(first, start.sums, start.epoch_sums, first, run.config.learning_rate)
-    step, pending = first, None
+def _train_steps(training: _Training, state: TrainState, first: int) -> int:
+    """Train from step `first` to the end or until a signal; return the exit status of `train`."""
+    schedule, step, pending = training.schedule, first, None
     with PreemptionSignal() as local_signal:
-        preemption = distributed.SharedPreemptionSignal(local_signal, run.mesh)
-        timer = diagnostics.StepTimer(run.config.batch_size, first)
-        for dispatch in run.training_input.dispatches(first):
-            state, step_metrics = run.training_input.begin_steps(state, run.mean, dispatch)
+        preemption = distributed.SharedPreemptionSignal(local_signal, training.mesh)
+        timer = diagnostics.StepTimer(training.config.batch_size, first)
+        for dispatch in training.training_input.dispatches(first):
+            state, step_metrics = training.training_input.begin_steps(
+                state, training.mean, dispatch
+            )
             # Fetch the metrics of the previous steps while the devices compute these.
             if pending is not None:
-                _fetch_metrics(run, progress, *pending)
+                _fetch_metrics(training, *pending)
             step, pending = step + dispatch.steps, (step_metrics, dispatch.steps)
             signal = preemption.signal()
-            if not run.schedule.is_due(step) and signal is None:
+            if not schedule.is_due(step) and signal is None:
                 if step == first + 1:  # do not time the first step, which compiles
                     jax.block_until_ready(step_metrics)
                     memory.return_freed_memory()
                     timer.resume(step)
-                    run.writer.compiled()
+                    training.bar.compiled()
                 continue
-            _fetch_metrics(run, progress, *pending)
+            _fetch_metrics(training, *pending)
             pending = None
             timer.pause(step)
-            if run.schedule.is_log_step(step):
-                _record(run, progress, timer.images_per_second())
-            reached = run.schedule.is_reached(step, progress.epoch_sums)
-            is_last = reached or run.schedule.is_validation_step(step)
-            if is_last and "validation" in run.pack.splits:
-                state = _validate(run, progress, state)
-            if reached or signal is not None or run.schedule.is_checkpoint_step(step):
-                _save(run, progress, state)
-            if reached or signal is not None:
+            if schedule.is_log_step(step):
+                _record(training, timer.images_per_second())
+            if "validation" in training.pack.splits:
+                state = _validate(training, state, of_all=schedule.is_validation_step(step))
+            is_saved = signal is not None or schedule.is_checkpoint_step(step)
+            _save(training, state, of_all=is_saved)
+            if training.has_ended() or signal is not None:
                 break
             timer.resume(step)
         else:
             signal = preemption.last()
     if signal is None:
-        if warning := diagnostics.describe_poor_end(progress.loss, run.config.model.num_classes):
-            run.writer.write_line(warning)
+        training.for_each_run(lambda _, run: run.warn_of_poor_end())
         return 0
-    run.writer.write_line(f"Stopped after step {step}; the same command continues from it.")
+    training.bar.write_line(f"Stopped after step {step}; the same command continues from it.")
     return 128 + signal
 
 
-def _fetch_metrics(run: _Run, progress: _Progress, metrics: StepMetrics, count: int) -> None:
-    """Fetch the metrics of the next steps and add them to the sums."""
-    fetched = jax.device_get(metrics)
-    for number in range(count):
-        values = jax.tree.map(lambda array, n=number: np.reshape(array, -1)[n], fetched)
-        progress.step += 1
-        progress.learning_rate = float(values.learning_rate)
-        if not np.isfinite(values.sums.loss):
-            raise _diverged(progress, f"the loss is {values.sums.loss}, not finite")
-        if run.schedule.ends_epoch(progress.step - 1):
-            progress.epoch_sums = MetricSums()
-        progress.epoch_sums = progress.epoch_sums.plus(values.sums)
-        progress.loss = float(values.sums.loss) / float(values.sums.count)
-        progress.sums = progress.sums.plus(values.sums)
-        run.writer.advance()
+def _fetch_metrics(training: _Training, metrics: StepMetrics, count: int) -> None:
+    """Fetch the metrics of the next steps and add them to the sums of each run."""
+    fetched, runs = jax.device_get(metrics), len(training.runs)
+    for step in range(count):
+
+        def add(number: int, run: TrainingRun, step: int = step) -> None:
+            index = step * runs + number  # of axes of steps and runs, where there are any
+            run.add_step(jax.tree.map(lambda array: np.reshape(array, -1)[index], fetched))
+
+        training.for_each_run(add)
 
 
-def _record(run: _Run, progress: _Progress, images_per_second: float) -> None:
-    """Write the training metrics since the last record.
+def _record(training: _Training, images_per_second: float) -> None:
+    """Write the training metrics of each run since the last record."""
+    training.for_each_run(lambda _, run: run.record(images_per_second))
 
-    Raises:
-        DivergedError: the loss of the last step is absurdly large.
+
+def _validate(training: _Training, state: TrainState, *, of_all: bool) -> TrainState:
+    """Validate runs and record their errors; return the state with the schedule's updated.
+
+    Args:
+        of_all: all runs, not only those that have reached `stop_error`.
     """
-    means = progress.sums.compute()
-    epoch = run.schedule.epoch(progress.step)
-    record = make_record(progress.step, epoch, "train", means)
-    record["learning_rate"] = progress.learning_rate
-    record["images_per_second"] = images_per_second
-    run.writer.write_record(record)
-    if warning := run.detector.observe(progress.step, means["loss"]):
-        run.writer.write_line(warning)
-    if diagnostics.has_diverged(progress.loss, run.config.model.num_classes):
-        raise _diverged(progress, f"the loss is {progress.loss:.4g}")
-    progress.sums = MetricSums()
+    schedule_state = state.schedule_state
+
+    def validate(number: int, run: TrainingRun) -> None:
+        nonlocal schedule_state
+        if not of_all and not run.has_reached_error():
+            return
+        of_run = training.state_of(state, number)
+        observed = run.record_validation(_evaluate(training, of_run), of_run.schedule_state)
+        if training.seeds:
+            observed = jax.tree.map(
+                lambda values, value: values.at[number].set(value), schedule_state, observed
+            )
+        schedule_state = observed
+
+    training.for_each_run(validate)
+    placed = jax.tree.map(
+        lambda new, old: jax.device_put(new, old.sharding), schedule_state, state.schedule_state
+    )
+    return state.replace(schedule_state=placed)
 
 
-def _validate(run: _Run, progress: _Progress, state: TrainState) -> TrainState:
-    """Validate and record the errors; return the state with the schedule's state updated.
-
-    Raises:
-        DivergedError: the loss is not finite.
-    """
-    step = progress.step
-    batch_sharding = sharding.evaluation_sharding(run.mesh)
+def _evaluate(training: _Training, state: TrainState) -> Metrics:
+    """Return the metrics of one run on the validation split."""
+    batch_sharding = sharding.evaluation_sharding(training.mesh)
     batches = evaluation_batches(
-        run.pack,
+        training.pack,
         "validation",
-        run.config,
-        rows=sharding.local_rows(run.config.batch_size, batch_sharding),
-        pixels=run.training_input.pixels.get("validation"),
+        training.config,
+        rows=sharding.local_rows(training.config.batch_size, batch_sharding),
+        pixels=training.training_input.pixels.get("validation"),
     )
     variables = state.variables()
-    predicts = [lambda batch: run.predict(variables, run.mean, batch)]
-    (result,) = evaluate_batches([ViewPass(predicts, batches)], run.mesh)
-    if not np.isfinite(result["loss"]):
-        raise _diverged(progress, f"the validation loss is {result['loss']}, not finite")
-    epoch = run.schedule.epoch(step)
-    run.writer.write_record(make_record(step, epoch, "validation", result))
-    labels = run.pack.splits["validation"].labels
-    if warning := run.majority.observe(labels, result["top1_error"]):
-        run.writer.write_line(warning)
-    # If the last step does not end an epoch, a longer run would not validate after it, so the
-    # schedule must not count this validation.
-    if state.schedule_state is None or not run.schedule.ends_validated_epoch(step):
-        return state
-    observed = state.schedule_state.observe(result["top1_error"], run.config.schedule.patience)
-    return state.replace(schedule_state=jax.device_put(observed, sharding.replicated(run.mesh)))
+    predicts = [lambda batch: training.predict(variables, training.mean, batch)]
+    (result,) = evaluate_batches([ViewPass(predicts, batches)], training.mesh)
+    return result
 
 
-def _save(run: _Run, progress: _Progress, state: TrainState) -> None:
-    """Save a checkpoint.
+def _save(training: _Training, state: TrainState, *, of_all: bool) -> None:
+    """Save a checkpoint of runs; those that have reached `stop_error` end.
 
-    Raises:
-        DivergedError: the parameters are not finite.
+    The previous checkpoints of all runs are complete before. Hence no run is ever more than one
+    checkpoint ahead of another one.
+
+    Args:
+        of_all: all runs, not only those that have reached `stop_error`.
     """
-    if not metrics.finite(state.params):
-        raise _diverged(progress, "the parameters are not finite")
-    save_checkpoint(
-        run.checkpoints,
-        run.config,
-        state,
-        mean_image=run.pack.mean_image,
-        class_names=run.pack.class_names,
-        num_images=run.schedule.num_images,
-        sums=progress.sums,
-        epoch_sums=progress.epoch_sums,
-    )
-    progress.saved_step = progress.step
+    if of_all:
+        training.for_each_run(lambda _, run: run.checkpoints.wait())
 
+    def save(number: int, run: TrainingRun) -> None:
+        if of_all or run.has_reached_error():
+            run.save(training.state_of(state, number))
+            run.has_ended = run.has_reached_error()
 
-def _diverged(progress: _Progress, what: str) -> DivergedError:
-    """Return the error whose message begins with `what`, such as "the loss is 1e+29"."""
-    kept = "nothing is saved"
-    if progress.saved_step:
-        kept = f"the checkpoint of step {progress.saved_step} is kept"
-    return DivergedError(
-        f"{what} at step {progress.step}, at learning rate {progress.learning_rate:g}; "
-        f"{kept}. Lower --config.learning_rate, and see that --config.data.scale and "
-        "--config.model.init fit each other"
-    )
+    training.for_each_run(save)

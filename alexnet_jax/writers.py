@@ -1,17 +1,15 @@
-"""Write records of metrics to metrics.jsonl, TensorBoard and the terminal, and read them."""
+"""Write records of metrics to metrics.jsonl and TensorBoard, and read them."""
 
 import json
 import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.files import (
@@ -21,11 +19,10 @@ from alexnet_jax.files import (
     write_atomically,
     write_errors_as_input_errors,
 )
+from alexnet_jax.progress import TrainingBar
 
 if TYPE_CHECKING:  # that module imports JAX
     from alexnet_jax.metrics import Metrics
-
-T = TypeVar("T")
 
 
 class Record(TypedDict, total=False):
@@ -76,14 +73,18 @@ def make_record(step: int, epoch: float | None, split: str, metrics: "Metrics") 
 
 
 class RunWriter:
-    """Write records to metrics.jsonl, to TensorBoard and to the terminal.
+    """Write records to metrics.jsonl and TensorBoard, and show them."""
 
-    On a terminal a progress bar shows the latest training metrics; otherwise each record is
-    printed as a line. Both are written to stderr, so that stdout can be piped.
-    """
-
-    def __init__(self, directory: Path, step: int, steps: int, last_recorded: int = 0) -> None:
-        """Continue after `step` of `steps`, and delete the records of later steps.
+    def __init__(
+        self,
+        directory: Path,
+        step: int,
+        bar: TrainingBar,
+        *,
+        last_recorded: int = 0,
+        name: str = "",
+    ) -> None:
+        """Continue after a step, and delete the records of later steps.
 
         An interrupted run may have recorded steps after its newest checkpoint. A line on stderr
         names what is damaged or missing.
@@ -91,8 +92,9 @@ class RunWriter:
         Args:
             directory: the workdir.
             step: step after which the run continues; 0 for a new run.
-            steps: last step of the run.
+            bar: the progress of the training, which the caller closes.
             last_recorded: last step up to `step` that the run recorded; 0 without any.
+            name: name of the run among several that are trained together; "" for a single one.
 
         Raises:
             InputError: the files cannot be written.
@@ -101,28 +103,13 @@ class RunWriter:
             warnings = _restore_records(directory, step, last_recorded)
             self._file = AppendOnlyFile(directory / "metrics.jsonl")
             self._events = _EventFile(directory, step)
-        self._directory = directory
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=steps,
-            initial=step,
-            unit="step",
-            disable=not self._terminal,
-            dynamic_ncols=True,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-        )
-        self._bar.set_postfix_str("compiling the step")
+        self._directory, self._bar, self._name = directory, bar, name
         for warning in warnings:
             self.write_line(warning)
 
-    def compiled(self) -> None:
-        """Start to estimate the remaining time; call this after the first step."""
-        self._bar.set_postfix_str("")
-        self._bar.unpause()
-
-    def advance(self) -> None:
-        """Move the progress bar by one step."""
-        self._bar.update()
+    def advance(self, step: int) -> None:
+        """Move the progress bar to a step."""
+        self._bar.advance(step)
 
     def write_record(self, record: Record) -> None:
         """Append a record to metrics.jsonl, add it to TensorBoard and show it.
@@ -133,22 +120,14 @@ class RunWriter:
         with write_errors_as_input_errors(self._directory, MAKE_ROOM):
             self._file.append(_format_line(record).encode())
             self._events.add_record(record)
-        if self._terminal and record["split"] == "train":
-            self._bar.set_postfix_str(
-                f"loss {record['loss']:.3f}, error {record['top1_error']:.1%}, "
-                f"{record['images_per_second']:.0f} images/s"
-            )
-        else:
-            self.write_line(format_record(record, self._bar.total))
+        self._bar.show(record, self._name)
 
     def write_line(self, text: str) -> None:
         """Print a line on stderr, above the progress bar."""
-        self._bar.write(text, file=sys.stderr)
+        self._bar.write_line(text, self._name)
 
     def close(self) -> None:
-        """Close all files, and remove the progress bar of an interrupted run."""
-        self._bar.leave = self._bar.n == self._bar.total
-        self._bar.close()
+        """Close all files."""
         self._events.close()
         self._file.close()
 
@@ -156,10 +135,7 @@ class RunWriter:
 class NullWriter:
     """A writer that does nothing, for all processes but the first."""
 
-    def compiled(self) -> None:
-        """Do nothing."""
-
-    def advance(self) -> None:
+    def advance(self, step: int) -> None:
         """Do nothing."""
 
     def write_record(self, record: Record) -> None:
@@ -170,21 +146,6 @@ class NullWriter:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-def format_record(record: Record, steps: int) -> str:
-    """Return a record as a line of text."""
-    text = (
-        f"step {record['step']}/{steps}, epoch {record['epoch']:.1f}: {record['split']} "
-        f"loss {record['loss']:.4f}, top-1 error {record['top1_error']:.2%}, "
-        f"top-5 {record['top5_error']:.2%}"
-    )
-    if record["split"] == "train":
-        return (
-            f"{text}, rate {record['learning_rate']:.1e}, "
-            f"{record['images_per_second']:.0f} images/s"
-        )
-    return f"{text} of {record['count']} images"
 
 
 def read_records(directory: Path) -> list[Record]:
@@ -287,15 +248,6 @@ def _restore_records(directory: Path, step: int, last_recorded: int) -> list[str
         )
     _write_records(directory, kept)
     return warnings
-
-
-def progress_bar(items: Iterable[T], total: int, name: str, unit: str = "batch") -> Iterable[T]:
-    """Return the items, with a temporary progress bar if stderr is a terminal."""
-    import jax  # not at the top, since programs that only read records do not need it
-
-    hidden = not sys.stderr.isatty() or jax.process_index() > 0
-    bar: Iterable[T] = tqdm(items, total=total, desc=name, unit=unit, disable=hidden, leave=False)
-    return bar
 
 
 def _write_records(directory: Path, records: list[Record]) -> None:

@@ -15,9 +15,9 @@ from jax import Array
 from alexnet_jax import sharding
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
+from alexnet_jax.progress import progress_bar
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
-from alexnet_jax.writers import progress_bar
 
 GRAY = 128  # of 0…255
 BATCH_SIZE = 32  # occluded images that are computed at once

@@ -11,9 +11,9 @@ from alexnet_jax.analysis.strongest import Strongest, make_strongest_fn
 from alexnet_jax.config import Config
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.models.registry import family_of
+from alexnet_jax.progress import progress_bar
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
-from alexnet_jax.writers import progress_bar
 from experiments.explore.embedded_images import ImageTable
 from experiments.explore.layers import ShownLayer
 from experiments.figures.channels import FILL, Projector, choose_channels

@@ -19,10 +19,10 @@ from alexnet_jax.config import Config
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
+from alexnet_jax.progress import progress_bar
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import saved_steps
-from alexnet_jax.writers import progress_bar
 from experiments.figures.predictions import hidden_ops, load_crops
 from experiments.figures.weights import initial_params, load_readable_variables, none_readable
 

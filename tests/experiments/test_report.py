@@ -24,6 +24,7 @@ from alexnet_jax.models.registry import init_variables
 from alexnet_jax.prepare import prepare
 from alexnet_jax.train_step import init_state
 from alexnet_jax.trained import TrainedModel, load_trained
+from alexnet_jax.training_run import save_checkpoint
 from alexnet_jax.workdir import write_config
 from alexnet_jax.writers import Record, make_record
 from configs import variants
@@ -113,7 +114,7 @@ def save(workdir: Path, config: Config, step: int, lines: list[Record]) -> Path:
     side = config.data.image_size
     mean = random_pixels(side, side, config.model.channels).astype(np.float32)
     with Checkpoints(workdir, keep=1) as checkpoints:
-        train.save_checkpoint(
+        save_checkpoint(
             *(checkpoints, config, state),
             mean_image=mean,
             class_names=CLASSES,

@@ -30,7 +30,7 @@ def train_here(config: Config, workdir: Path) -> int:
         finetune.check_init_from(config, workdir)
         digest = read_source_digest(workdir)
         pack = prepare(config.data, progress=False, source_digest=digest)
-        return train.train(train.complete_config(config, pack), pack, workdir)
+        return train.train({workdir: train.complete_config(config, pack)}, pack)
 
 
 def run_here(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:

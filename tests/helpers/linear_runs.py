@@ -10,8 +10,8 @@ from alexnet_jax.config import Config, with_changes
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import Dense
-from alexnet_jax.train import save_checkpoint
 from alexnet_jax.train_step import make_state
+from alexnet_jax.training_run import save_checkpoint
 from alexnet_jax.workdir import write_config
 from configs.alexnet import get_config
 

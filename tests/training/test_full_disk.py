@@ -44,7 +44,7 @@ def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_with_status(config: Config, workdir: Path) -> int:
     """Train as alexnet_jax.main does, with status.json."""
     workdir.mkdir(exist_ok=True)
-    return track_status(workdir, lambda: train_here(config, workdir))
+    return track_status([workdir], lambda: train_here(config, workdir))
 
 
 def assert_same_run(workdir: Path, expected: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_signal_outside_the_training_loop_is_recorded(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as left:
-            command.run(lambda _: track_status(tmp_path, evaluate))
+            command.run(lambda _: track_status([tmp_path], evaluate))
     finally:
         signal.signal(signal.SIGTERM, before)
     assert left.value.code == status

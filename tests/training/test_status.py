@@ -62,7 +62,7 @@ def test_a_run_that_returns(tmp_path: Path, exit_status: int, status: str, messa
         seen.append(read_status(tmp_path))
         return exit_status
 
-    assert track_status(tmp_path, run) == exit_status
+    assert track_status([tmp_path], run) == exit_status
     assert [now and now.status for now in seen] == ["running"]
     found = read_status(tmp_path)
     assert found is not None
@@ -87,7 +87,7 @@ def test_a_run_that_raises(tmp_path: Path, error: BaseException, status: str, me
         raise error
 
     with pytest.raises(type(error)) as raised:
-        track_status(tmp_path, run)
+        track_status([tmp_path], run)
     assert raised.value is error
     found = read_status(tmp_path)
     assert found is not None
@@ -105,4 +105,4 @@ def test_a_status_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
         raise DivergedError("not finite")
 
     with pytest.raises(DivergedError, match="not finite"):
-        track_status(workdir, run)
+        track_status([workdir], run)

@@ -15,10 +15,11 @@ from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.prepare import prepare
+from alexnet_jax.progress import TrainingBar
 from alexnet_jax.schedules import StepSchedule
-from alexnet_jax.start import Start
 from alexnet_jax.train_step import StepMetrics
 from alexnet_jax.training_input import TrainingInput
+from alexnet_jax.training_run import TrainingRun
 from alexnet_jax.writers import NullWriter
 from configs.alexnet import get_config
 
@@ -91,7 +92,21 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
     schedule = StepSchedule(chosen, pack.splits["train"].count)
     feed = TrainingInput(chosen, pack, mesh, schedule)
     monkeypatch.setattr(feed, "_train_step", step)
-    run = train._Run(
+    run = TrainingRun(
+        config=chosen,
+        workdir=nothing,
+        pack=pack,
+        schedule=schedule,
+        checkpoints=nothing,
+        writer=NullWriter(),
+        step=0,
+        sums=MetricSums(),
+        epoch_sums=MetricSums(),
+    )
+    training = train._Training(
+        runs=(run,),
+        seeds=(),
+        is_single=True,
         config=chosen,
         pack=pack,
         mesh=mesh,
@@ -99,13 +114,10 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
         training_input=feed,
         predict=nothing,
         mean=nothing,
-        checkpoints=nothing,
-        writer=NullWriter(),
-        detector=nothing,
-        majority=nothing,
+        bar=TrainingBar(0, STEPS, hidden=True),
     )
     state: Any = SimpleNamespace(step=0)
-    assert train._train_steps(run, Start(state, MetricSums(), MetricSums())) == 0
+    assert train._train_steps(training, state, 0) == 0
 
     order = list(dict.fromkeys(events))  # the five sums of a step are fetched together
     first = ("wait", 0)  # the first step compiles, and the clock starts when it is done

@@ -11,6 +11,7 @@ from helpers import ROOT
 
 from alexnet_jax import writers
 from alexnet_jax.errors import InputError
+from alexnet_jax.progress import TrainingBar
 from alexnet_jax.writers import Record, RunWriter, append_record, read_records
 
 
@@ -25,7 +26,7 @@ def record(step: int, split: str = "train") -> Record:
 
 def test_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
     """Catches records later than the restored step, or half of one, kept on resume."""
-    writer = RunWriter(tmp_path, 0, 40)
+    writer = RunWriter(tmp_path, 0, TrainingBar(0, 40))
     for step in (10, 20, 30):
         writer.write_record(record(step))
         writer.write_record(record(step, "validation"))
@@ -36,7 +37,7 @@ def test_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
     before = [record(step, split) for step in (10, 20, 30) for split in ("train", "validation")]
     assert read_records(tmp_path) == before
 
-    writer = RunWriter(tmp_path, 20, 40)
+    writer = RunWriter(tmp_path, 20, TrainingBar(20, 40))
     writer.write_record(record(30))
     writer.close()
     assert read_records(tmp_path) == [*before[:4], record(30)]
@@ -47,7 +48,7 @@ def test_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
 def test_log_of_a_new_run(tmp_path: Path) -> None:
     """Catches a crash where there is nothing to cut, and records of a step never reached."""
     assert read_records(tmp_path) == []
-    RunWriter(tmp_path, 0, 40).close()
+    RunWriter(tmp_path, 0, TrainingBar(0, 40)).close()
     assert read_records(tmp_path) == []
     append_record(tmp_path, record(40, "test"))
     assert read_records(tmp_path) == [record(40, "test")]
@@ -56,7 +57,7 @@ def test_log_of_a_new_run(tmp_path: Path) -> None:
 def test_half_written_line_alone(tmp_path: Path) -> None:
     """Catches a resume that fails on a file with nothing but half of a line."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo')
-    RunWriter(tmp_path, 0, 40).close()
+    RunWriter(tmp_path, 0, TrainingBar(0, 40)).close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
@@ -64,7 +65,7 @@ def test_what_is_lost_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     """Catches: a history lost in silence where checkpoints go on; the line where nothing is lost;
     steps of the loss that are not those."""
     path = tmp_path / "metrics.jsonl"
-    RunWriter(tmp_path, 30, 40, last_recorded=0).close()
+    RunWriter(tmp_path, 30, TrainingBar(30, 40), last_recorded=0).close()
     assert "lost" not in capsys.readouterr().err
     for found, expected in (
         (None, "is missing: the records of steps 1 to 30 are lost"),
@@ -75,7 +76,7 @@ def test_what_is_lost_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
         path.unlink()
         if found is not None:
             path.write_text(found)
-        RunWriter(tmp_path, 30, 40, last_recorded=30).close()
+        RunWriter(tmp_path, 30, TrainingBar(30, 40), last_recorded=30).close()
         output = capsys.readouterr().err
         assert expected in output
         assert bool(expected) == ("lost" in output)
@@ -112,7 +113,7 @@ def test_a_damaged_line_is_named_and_kept(
         with pytest.raises(InputError, match="line 2"):
             append_record(tmp_path, record(30))
         assert path.read_bytes() == content
-        RunWriter(tmp_path, 20, 40, last_recorded=20).close()
+        RunWriter(tmp_path, 20, TrainingBar(20, 40), last_recorded=20).close()
         assert f"line 2: no record of metrics; the file is kept as {aside}" in (
             capsys.readouterr().err
         )
@@ -123,7 +124,7 @@ def test_a_damaged_line_is_named_and_kept(
 def test_a_file_of_zeros_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches: a file that a crash of the machine has emptied taken for an incomplete line."""
     (tmp_path / "metrics.jsonl").write_bytes(b"\0" * 500)
-    RunWriter(tmp_path, 20, 40, last_recorded=20).close()
+    RunWriter(tmp_path, 20, TrainingBar(20, 40), last_recorded=20).close()
     output = capsys.readouterr().err
     assert "line 1: no record of metrics; the file is kept as damaged_metrics.jsonl" in output
     assert "the records of steps 1 to 20 are lost" in output
@@ -139,7 +140,7 @@ def test_the_events_are_tensorboards(tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
     for begin, steps in ((0, (10, 20, 30)), (20, (25,))):
-        writer = RunWriter(tmp_path, begin, 40)
+        writer = RunWriter(tmp_path, begin, TrainingBar(begin, 40))
         for step in steps:
             writer.write_record(record(step))
         writer.close()
