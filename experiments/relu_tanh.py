@@ -153,7 +153,7 @@ def choose_words(base: Base, *, own_model: bool) -> dict[str, tuple[str, ...]]:
     Raises:
         InputError: the config file, or the variant, does not have these words.
     """
-    model = MODEL
+    model: tuple[str, ...] = MODEL
     if own_model:
         ops = sequential_model(base.config).ops.values()
         removable = (("no_lrn", LRN | WithinChannelLRN), ("no_dropout", Dropout))

@@ -267,6 +267,17 @@ def test_the_whole_rehearsal(tmp_path: Path) -> None:
         assert ("ratio" in result) == (case.kind.startswith("torch") or bool(case.form))
 
 
+def test_steps_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: the steps of all seeds counted as one, or those of one seed for all."""
+    timed = {"seconds": 1.2, "seconds_low": 0.6, "seconds_high": 2.4, "clocks": []}
+    monkeypatch.setattr(measure, "time_steps", lambda *_: timed)
+    config = with_changes(tiny_config(tmp_path), {"model.num_classes": 10})
+    result = measure.measure_steps(config, 1, length=2, images=20, seeds=3)
+    assert result["seconds"] == pytest.approx(0.2)
+    assert result["steps_per_second"] == pytest.approx(5)
+    assert result["images_per_second"] == pytest.approx(5 * config.batch_size)
+
+
 def test_a_missing_platform(tmp_path: Path) -> None:
     """Catches: every case failing in turn where there is no GPU."""
     status, results, messages = run_benchmark("--platform=gpu", f"--output={tmp_path}")

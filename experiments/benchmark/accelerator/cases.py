@@ -23,7 +23,8 @@ class Case:
 
     Attributes:
         kind: "device" for the device itself, "profile", OURS, "resident" for the same with the
-            images on the device and several steps in a dispatch, or one of PEERS.
+            images on the device and several steps in a dispatch, "seeds" for the same with several
+            seeds in one program, or one of PEERS.
         model: name of the model in MODELS, "" for the device.
         dtype: type of the arithmetic.
         batch: images in a step.
@@ -121,6 +122,7 @@ CASES = (
     Case("torch_compile", "resnet20", "bfloat16", 128, 60),
     Case(OURS, "cifar_13pct", "bfloat16", 128, 40),
     Case("resident", "cifar_13pct", "bfloat16", 128, 40),
+    Case("seeds", "cifar_13pct", "bfloat16", 128, 60),
     Case("torch_compile", "cifar_13pct", "bfloat16", 128, 45),
     Case(OURS, "cifar_alexnet", "bfloat16", 128, 45),
     Case("torch_compile_shifted_lrn", "cifar_alexnet", "bfloat16", 128, 45),

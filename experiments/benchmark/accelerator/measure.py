@@ -26,6 +26,7 @@ from experiments.benchmark.timing import Result
 # Images on the device, and steps in a dispatch, of `measure_steps`: those of CIFAR-10, and as many
 # as training takes at most.
 IMAGES, LENGTH = 50_000, MAX_STEPS
+SEEDS = 8  # that are trained together in the cases "seeds"
 STEPS = 20  # timed together, so that the host's part is hidden as in training
 PACKAGES = (
     *("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13"),
@@ -109,28 +110,34 @@ def measure_step(
 
 
 def measure_steps(
-    config: Config, repeats: int, *, length: int = LENGTH, images: int = IMAGES
+    config: Config, repeats: int, *, length: int = LENGTH, images: int = IMAGES, seeds: int = 1
 ) -> Result:
     """Time training steps with the images on the device and several steps in a dispatch.
+
+    The steps of several seeds are counted one by one, so that they compare with those of one.
 
     Args:
         config: with its number of classes.
         repeats: measurements of two dispatches each.
         length: number of steps in a dispatch.
         images: number of images on the device.
+        seeds: number of seeds that are trained together.
 
     Returns:
-        What describes the work, steps_per_dispatch, seconds of a step (median, seconds_low,
-        seconds_high), steps_per_second, images_per_second, clocks, peak_mib and memory.
+        What describes the work, seeds, steps_per_dispatch of each, seconds of a step (median,
+        seconds_low, seconds_high), steps_per_second, images_per_second, clocks, peak_mib and
+        memory.
     """
-    steps = SyntheticTrainSteps(config, length, images)
+    steps = SyntheticTrainSteps(config, length, images, seeds)
     for _ in range(2):  # the first one compiles
         steps.dispatch()
         steps.finish()
     timed = time_steps(steps.dispatch, steps.finish, repeats, 2)
-    seconds = {name: timed[name] / length for name in ("seconds", "seconds_low", "seconds_high")}
+    names = ("seconds", "seconds_low", "seconds_high")
+    seconds = {name: timed[name] / (length * seeds) for name in names}
     return {
         **describe_work(config, 1, jax.devices()[0].device_kind),
+        "seeds": seeds,
         "steps_per_dispatch": length,
         **seconds,
         "steps_per_second": 1 / seconds["seconds"],

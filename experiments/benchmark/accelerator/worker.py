@@ -63,9 +63,10 @@ def _run_ours(case: Case, platform: str, request: dict[str, Any]) -> Result:
     config = make_config(case, rehearsal=rehearsal)
     if case.kind == "profile":
         return measure.measure_profile(config, Path(request["folder"]))
-    if case.kind == "resident":
+    if case.kind in ("resident", "seeds"):
         small = dict(length=2, images=64) if rehearsal else {}
-        return measure.measure_steps(config, repeats, **small)
+        seeds = measure.SEEDS if case.kind == "seeds" else 1
+        return measure.measure_steps(config, repeats, seeds=seeds, **small)
     assert case.kind == OURS
     steps = REHEARSAL_STEPS if rehearsal else measure.STEPS
     peak = request["peak_tflops"]
