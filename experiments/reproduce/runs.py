@@ -25,7 +25,8 @@ from experiments.sweeps import sweep
 from experiments.sweeps.rows import write_rows
 from experiments.sweeps.sweep import Base, Run
 
-LENGTH_FIELDS = ("epochs", "max_steps")  # a workdir may have had others before it finished
+# A workdir may have had others before it finished.
+LENGTH_FIELDS = ("epochs", "max_steps", "stop_error")
 NOT_RECORDED = "not recorded"
 
 
@@ -273,15 +274,10 @@ class Plan:
     """The runs that fit in a budget, without those that are in use elsewhere."""
 
     def __init__(self, planned: Sequence[PlannedRun], budget: Budget) -> None:
-        """Read how far the runs have come."""
-        self.planned = planned
+        """Find out which runs are in use."""
+        self.planned, self.budget = planned, budget
         self._free = [one for one in planned if not is_in_use(one.run.workdir)]
-        self.budget = budget
-        self._shares = {
-            one.run.name: progress.share
-            for one in self._free
-            if (progress := read_progress(one.run.workdir))
-        }
+        self._shares: dict[str, float] = {}
 
     def __call__(self, rows: Sequence[RunRow]) -> list[Run]:
         """Return the runs that have ended or that the budget allows now."""
@@ -297,10 +293,13 @@ class Plan:
 
         They are those of its training's other seeds, or else of its claim.
         """
-        (training,) = (one.training for one in self._free if one.run.name == name)
-        known = [row.seconds for row in rows if row.run == training.name and row.seconds]
-        total = statistics.median(known) if known else self.budget.seconds_of(training.hours)
-        return None if total is None else total * (1 - self._shares.get(name, 0.0))
+        (one,) = (one for one in self._free if one.run.name == name)
+        known = [row.seconds for row in rows if row.run == one.training.name and row.seconds]
+        total = statistics.median(known) if known else self.budget.seconds_of(one.training.hours)
+        if name not in self._shares:  # how far it had come when the command began
+            progress = read_progress(one.run.workdir)
+            self._shares[name] = progress.share if progress else 0.0
+        return None if total is None else total * (1 - self._shares[name])
 
     def left_out(self, rows: Sequence[RunRow]) -> list[tuple[str, float | None]]:
         """Return the names and estimates of the runs that have not ended."""
