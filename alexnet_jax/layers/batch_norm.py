@@ -94,12 +94,13 @@ def normalize_by_batch(
     return _forward(x, scale, bias, epsilon, batch_axes)[0]
 
 
-Residuals = tuple[Array, Array, Array, Array]
+_Residuals = tuple[Array, Array, Array, Array]  # x, mean, 1 / deviation, scale
 
 
 def _forward(
     x: Array, scale: Array, bias: Array, epsilon: float, batch_axes: tuple[str, ...]
-) -> tuple[tuple[Array, Array, Array], Residuals]:
+) -> tuple[tuple[Array, Array, Array], _Residuals]:
+    """Return the results of `normalize_by_batch`, and what the gradient needs."""
     mean = _mean_of_batch(_widen(x), batch_axes)
     var = _mean_of_batch(jnp.square(_widen(x) - _per_channel(mean)), batch_axes)
     inverse = lax.rsqrt(var + epsilon)
@@ -109,15 +110,16 @@ def _forward(
 def _backward(
     epsilon: float,
     batch_axes: tuple[str, ...],
-    residuals: Residuals,
+    residuals: _Residuals,
     gradients: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array]:
+    """Return the gradients of x and, on this device, of scale and bias."""
     del epsilon
     x, mean, inverse, scale = residuals
     gradient = _widen(gradients[0])
     average = gradient.mean((0, 1, 2))
-    # The gradient is centered rather than x, whose product has the same mean: XLA would compute
-    # x - mean early and keep it. For the same reason it is mean - x below.
+    # The gradient is centered rather than x, since their product has the same mean, and below it is
+    # mean - x: XLA would take x - mean from the forward pass, and keep it until here.
     centered = gradient - _per_channel(lax.pmean(average, batch_axes))
     product = (centered * _widen(x)).mean((0, 1, 2)) * inverse
     slope = inverse * lax.pmean(product, batch_axes)
