@@ -91,15 +91,21 @@ class ViewPass(NamedTuple):
     batches: Iterable[Batch]
 
 
-def evaluate_batches(passes: list[ViewPass], mesh: Mesh) -> list[Metrics]:
-    """Return the metrics of each model, and after those of several models, of their average.
+def evaluate_batches(
+    passes: list[ViewPass], mesh: Mesh, averages: Sequence[Sequence[int]] | None = None
+) -> list[Metrics]:
+    """Return the metrics of each model, and then those of averages of models.
 
     Args:
         passes: passes with batches of the same images, over which probabilities are averaged.
         mesh: the mesh of devices.
+        averages: the models of each average by their numbers, from 0; None for one of all models,
+            if there are several.
     """
     count = len(passes[0].predicts)
-    totals = [MetricSums() for _ in range(count + (count > 1))]
+    if averages is None:
+        averages = [range(count)] if count > 1 else []
+    totals = [MetricSums() for _ in range(count + len(averages))]
     results = (apply_to_views(predicts, batches, mesh) for predicts, batches in passes)
     for parts in zip(*results, strict=True):
         labels = parts[0][0]
@@ -108,8 +114,7 @@ def evaluate_batches(passes: list[ViewPass], mesh: Mesh) -> list[Metrics]:
             _log_mean(list(of_model)) if len(passes) > 1 else of_model[0]
             for of_model in zip(*by_pass, strict=True)
         ]
-        if count > 1:
-            logs.append(_log_mean(logs))
+        logs += [_log_mean([logs[i] for i in members]) for members in averages]
         sums = [jax.device_get(_compute_metrics(log, labels.label, labels.mask)) for log in logs]
         totals = [total.plus(batch) for total, batch in zip(totals, sums, strict=True)]
     return [total.compute() for total in totals]
@@ -142,6 +147,7 @@ def evaluate(
     mesh: Mesh | None = None,
     pack: Pack | None = None,
     scales: Sequence[int] = (),
+    averages: Sequence[Sequence[int]] | None = None,
 ) -> tuple[str, list[Metrics]]:
     """Compute the errors of trained models on their data, with a progress bar.
 
@@ -153,6 +159,7 @@ def evaluate(
         pack: the images, with the classes of the models; None opens the data of the first model.
         scales: lengths to which the shorter sides of images are scaled; () for that of training, or
             those of views "144".
+        averages: see `evaluate_batches`.
 
     Returns:
         The name of the split, and the results of `evaluate_batches`.
@@ -162,7 +169,7 @@ def evaluate(
             the classes are not those of the data, or the views or scales do not fit a model.
     """
     for model in models[1:]:
-        _check_compatible(models[0], model)
+        check_compatible(models[0], model)
     pack = pack or model_data.open_data(models[0])
     split = model_data.choose_split(models[0], pack, split)
     mesh = mesh or sharding.make_data_mesh(models[0].config.batch_size)
@@ -186,7 +193,7 @@ def evaluate(
                 first, pack, split, mesh, kind, scale=scale, by_shape=by_shape, pixels=pixels
             )
             passes.append(ViewPass(predicts, batches))
-    return split, evaluate_batches(passes, mesh)
+    return split, evaluate_batches(passes, mesh, averages)
 
 
 def _with_smaller_batches(model: TrainedModel, mesh: Mesh) -> TrainedModel:
@@ -208,19 +215,23 @@ def _check_scales(model: TrainedModel, pack: Pack, scales: Sequence[int]) -> Non
         )
 
 
-def _check_compatible(first: TrainedModel, second: TrainedModel) -> None:
+def shared_settings(model: TrainedModel) -> dict[str, object]:
+    """Return what must be equal for models whose predictions are averaged, by name."""
+    data = model.config.data
+    return {
+        "classes": model.class_names,
+        **{f"data.{name}": getattr(data, name) for name in SHARED_FIELDS},
+        "channels": model.config.model.channels,
+    }
+
+
+def check_compatible(first: TrainedModel, second: TrainedModel) -> None:
     """Raise InputError for models that need different images and so cannot be averaged."""
-    for name, value, other_value in (
-        ("classes", first.class_names, second.class_names),
-        *(
-            (f"data.{name}", getattr(first.config.data, name), getattr(second.config.data, name))
-            for name in SHARED_FIELDS
-        ),
-        ("channels", first.config.model.channels, second.config.model.channels),
-    ):
-        if value != other_value:
+    other = shared_settings(second)
+    for name, value in shared_settings(first).items():
+        if value != other[name]:
             raise InputError(
-                f"models whose {name} differ cannot be averaged: {value} and {other_value}"
+                f"models whose {name} differ cannot be averaged: {value} and {other[name]}"
             )
 
 

@@ -50,7 +50,7 @@ GENERIC = {
     train.check_devices_and_patterns.__code__,  # the mesh is made again, to train on it
     finetune.check_init_from.__code__,
     prepare._settings.__code__,
-    evaluate._check_compatible.__code__,
+    evaluate.shared_settings.__code__,
 }
 
 

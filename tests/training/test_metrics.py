@@ -167,6 +167,17 @@ def test_evaluation(views: int, weights: list[float]) -> None:
     assert got == [expected(data, model) for model in models]
 
 
+def test_averages_of_some_models() -> None:
+    """Catches averages over all models, or over models in place of those named."""
+    data, mesh = images(10), sharding.make_data_mesh(BATCH)
+    weights, chosen = [1.0, 0.3, -2.0], [[0, 2], [2, 1]]
+    filled = batches(data, lambda index: np.minimum(index, IMAGES - 1))
+    passes = [ViewPass([make_predict(w) for w in weights], filled)]
+    got = evaluate_batches(passes, mesh, chosen)
+    models = [[w] for w in weights] + [[1.0, -2.0], [-2.0, 0.3]]
+    assert got == [expected(data, model) for model in models]
+
+
 def test_padding_does_not_count() -> None:
     """Catches padding rows that enter a sum: other rows to fill up with change nothing."""
     data = images(1)
