@@ -40,10 +40,9 @@ from alexnet_jax.writers import Record, read_records
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents
 from experiments.sweeps.sweep import Base, Run
+from experiments.tables.published import CIFAR_ERRORS
 
 SHORTCUTS = {"plain": "none", "residual": "A"}
-# Of CIFAR-10 in %, figure 6 and table 6 of the paper; the plain networks have no numbers there.
-PAPER = {20: "8.75", 32: "7.51", 44: "7.17", 56: "6.97", 110: "6.43"}
 WARMUP_DEPTH, WARMUP_STEPS, WARMUP_FACTOR = 110, 400, 0.1  # section 4.2
 
 Curve = tuple[list[float], list[float]]  # steps, and errors as fractions
@@ -182,7 +181,7 @@ def format_results(results: Sequence[Result]) -> str:
                 mean = mean_percent(results, kind, depth, field)
                 cells.append(_reason(results, kind, depth) if mean is None else f"{mean:.2f}")
         seeds = len({r.seed for r in results if r.depth == depth and r.test_error is not None})
-        lines.append(f"| {depth} | {seeds} | {' | '.join(cells)} | {PAPER.get(depth, '')} |")
+        lines.append(f"| {depth} | {seeds} | {' | '.join(cells)} | {CIFAR_ERRORS.get(depth, '')} |")
     return "\n".join(lines)
 
 

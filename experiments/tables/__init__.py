@@ -1,0 +1,1 @@
+"""Print the error tables of the papers: `python -m experiments.tables`."""
