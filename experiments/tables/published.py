@@ -76,12 +76,14 @@ class Paper:
         citation: authors and year.
         tables: in the paper's order.
         note: what the tables leave open, for the reader.
+        states_views: whether the paper states how it tested; if not, the views of rows are assumed.
     """
 
     name: str
     citation: str
     tables: tuple[Table, ...]
     note: str
+    states_views: bool = True
 
     @property
     def averages(self) -> bool:
@@ -174,6 +176,7 @@ ZFNET = Paper(
         "The paper does not state its views; measured errors are of ten. Asterisk: pretrained on "
         "other images."
     ),
+    states_views=False,
 )
 
 

@@ -1,0 +1,1 @@
+"""Compare the families of models: `python -m experiments.families`."""
