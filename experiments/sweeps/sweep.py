@@ -40,6 +40,8 @@ from experiments.sweeps import slurm
 from experiments.sweeps.rows import R, Row, read_rows, write_rows
 
 POLL_SECONDS = 0.5
+# Fields that do not change what a run computes, so that they may differ from command to command.
+WITHOUT_EFFECT = ("data.dir", "data.resident")
 
 
 @dataclass(frozen=True)
@@ -303,7 +305,7 @@ def _has_diverged(workdir: Path) -> bool:
 
 
 def record_config(base: Base) -> None:
-    """Write the config shared by all runs to the sweep's folder.
+    """Write the config shared by all runs to the sweep's folder; see WITHOUT_EFFECT.
 
     Raises:
         InputError: the folder has runs of another config, which would not be comparable; or it
@@ -313,6 +315,8 @@ def record_config(base: Base) -> None:
     path, new = output / "config.json", config_to_json(base.config)
     if path.exists():
         for name, old, new_value in differences(_read_config(path), new):
+            if name in WITHOUT_EFFECT:
+                continue
             raise InputError(
                 f"--output={output} has runs with {name}={old!r}; given is {new_value!r}; expected "
                 "the same config, or another --output"

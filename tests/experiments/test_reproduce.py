@@ -209,7 +209,7 @@ def read_table(output: Path) -> list[dict[str, str]]:
 @pytest.mark.usefixtures("quick_to_compile")
 def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
     """Catches: a finished run that is started again, or that counts only if this command has made
-    it; one of another schedule that counts; a table without its machine, date or command; a page
+    it; one of another schedule or another end that counts; a table without its machine, date or command; a page
     with the folders of this machine."""
     output = tmp_path / "out"
     started, text = run_tiny(output, data_dir)
@@ -230,7 +230,7 @@ def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
     (output / "runs.csv").unlink()  # as for a run made by hand
     assert run_tiny(output, data_dir) == ([], text)
     (output / "runs.csv").unlink()
-    for field, value in (("epochs", 3), ("learning_rate", 0.5)):
+    for field, value in (("epochs", 3), ("stop_error", 0.5), ("learning_rate", 0.5)):
         changed = replace(TINY, fields=(*TINY_FIELDS, (field, value)))
         claim = replace(TINY_CLAIM, groups=(TrainedGroup("", changed, "ten_error"),))
         planned = runs.plan_runs([claim], data_dir, output)
@@ -311,7 +311,8 @@ def test_other_experiments_are_run_until_there_is_a_verdict(
 
     assert not run(60.0)
     assert ran == []
-    assert capsys.readouterr().err.startswith("not started: relu_tanh, about ")
+    estimate = runs.format_seconds(3600 * BY_NAME["relu_tanh"].hours)
+    assert capsys.readouterr().err.startswith(f"not started: relu_tanh, {estimate}\n")
     assert run(None)
     assert [arguments[1] for arguments in ran] == ["experiments.relu_tanh", "experiments.ablations"]
     assert "alexnet_no_conv2: failed, exit status 1" in capsys.readouterr().err
