@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 
 from alexnet_jax.data import images
+from experiments.figures.tiles import color_values
 
 SVG_LIMIT = 60_000  # bytes; larger figures are PNG, at two pixels for each CSS pixel
 INCH = 96  # CSS pixels
@@ -45,6 +48,12 @@ def make_data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def scale_figure(figure: Figure, factor: float) -> Figure:
+    """Scale a figure but not its letters, to keep them legible on a phone."""
+    figure.set_size_inches(*(factor * figure.get_size_inches()))
+    return figure
+
+
 def embed_figure(figure: Figure, alt: str) -> EmbeddedImage:
     """Embed a figure as SVG, or as PNG if the SVG is large."""
     width, height = (round(INCH * inches) for inches in figure.get_size_inches())
@@ -58,8 +67,16 @@ def embed_figure(figure: Figure, alt: str) -> EmbeddedImage:
     return EmbeddedImage(make_data_uri(content.getvalue(), kind), width, height, alt)
 
 
-def embed_pixels(pixels: np.ndarray, alt: str) -> EmbeddedImage:
-    """Embed pixels (height, width, 1 or 3) uint8 as PNG, or as JPEG above PNG_SIDE."""
+def embed_pixels(pixels: np.ndarray, alt: str, side: int | None = None) -> EmbeddedImage:
+    """Embed pixels (height, width, 1 or 3) uint8 as PNG, or as JPEG above PNG_SIDE.
+
+    Args:
+        pixels: the pixels.
+        alt: alternative text.
+        side: side to which a larger square image is scaled down; None for any size.
+    """
+    if side is not None and len(pixels) > side:
+        pixels = images.scale_pixels(pixels, side, side)
     height, width, _ = pixels.shape
     if max(height, width) > PNG_SIDE:
         source = make_data_uri(images.to_jpeg(pixels, 85, "4:2:0"), "image/jpeg")
@@ -70,9 +87,24 @@ def embed_pixels(pixels: np.ndarray, alt: str) -> EmbeddedImage:
     return EmbeddedImage(source, width, height, alt)
 
 
+def embed_heatmap(values: np.ndarray, low: float, high: float, alt: str) -> EmbeddedImage:
+    """Embed values (height, width) in colors; see `color_values`."""
+    height, width = values.shape
+    content = io.BytesIO()
+    Image.fromarray(color_values(values, low, high)).save(content, "PNG")
+    return EmbeddedImage(make_data_uri(content.getvalue(), "image/png"), width, height, alt)
+
+
 def strip_folders(text: str) -> str:
     """Replace the folders of absolute paths by "…", since pages are shown to others."""
     return re.sub(r"(?<![\w/.…])~?(?:/[^/\s'\",;:()]+)+/(?=[^/\s])", "…/", text)
+
+
+def format_value(value: Any) -> str:
+    """Return a value of a config as JSON, without the folders of this machine."""
+    if isinstance(value, str):
+        value = strip_folders(value)
+    return "–" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def render_template(template: str, **content: Any) -> str:

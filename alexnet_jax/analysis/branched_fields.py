@@ -13,7 +13,7 @@ from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.branched_layers import same_padding
 from alexnet_jax.models.googlenet import INCEPTION
 from alexnet_jax.models.ops import ModelConfig
-from alexnet_jax.models.resnet import block_convolutions
+from alexnet_jax.models.resnet import block_convolutions, list_blocks
 
 
 def compute_branched_fields(
@@ -88,10 +88,8 @@ class _Fields:
         self.add_copies(("bn1", "relu1"), self.add_conv("conv1", kernel, stride))
         if model.stem == "imagenet":
             self.add("pool1", Windows(3, 2, model.pool_padding))
-        for stage, count in enumerate(model.stage_sizes):
-            for index in range(count):
-                stride = 2 if stage > 0 and index == 0 else 1
-                self._add_block(model, f"conv{stage + 2}_{index + 1}", stride)
+        for block, _, stride in list_blocks(model):
+            self._add_block(model, block, stride)
         self.add_rest("fc")
 
     def _add_block(self, model: ResNetConfig, block: str, stride: int) -> None:

@@ -72,6 +72,28 @@ def sow_activations(module: nn.Module, activations: Mapping[str, Array]) -> None
 
 
 @dataclass(frozen=True)
+class HiddenLayer:
+    """A hidden layer of a model, or a block of layers, as figures and pages show it.
+
+    Attributes:
+        name: conv1 … fc7, conv2_1, inception_3a.
+        op: name of the activations that are its output: those of its nonlinearity, before
+            normalization and pooling.
+        kind: "convolution", "locally-connected layer", "fully-connected layer", "residual block",
+            "block" or "Inception module".
+        followers: what comes between this output and the next layer: "norm", "pool", "mean".
+        branches: name and number of output channels of each branch whose outputs are joined, in
+            the order of the channels; () for a layer without such branches.
+    """
+
+    name: str
+    op: str
+    kind: str
+    followers: tuple[str, ...] = ()
+    branches: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelFamily(Generic[M]):
     """A family of models, with the functions that the rest of the program needs.
 
@@ -82,6 +104,7 @@ class ModelFamily(Generic[M]):
         feature_layer: function from a config to the name of the activation that is the input of
             the classifier; None if that input is the image.
         first_conv: function from a config to the name of the first convolution; None without one.
+        hidden_layers: function from a config to the hidden layers, in order.
     """
 
     config_class: type[M]
@@ -89,3 +112,4 @@ class ModelFamily(Generic[M]):
     aux_weights: Callable[[M], Mapping[str, float]]
     feature_layer: Callable[[M], str | None]
     first_conv: Callable[[M], str | None]
+    hidden_layers: Callable[[M], tuple[HiddenLayer, ...]]

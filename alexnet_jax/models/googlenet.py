@@ -11,7 +11,7 @@ from alexnet_jax.layers.dense import Dense
 from alexnet_jax.layers.dropout import dropout, rescale_kept
 from alexnet_jax.layers.lrn import lrn
 from alexnet_jax.layers.pooling import adaptive_average_pool, average_pool, max_pool
-from alexnet_jax.models.api import Layout, ModelFamily, Outputs, sow_activations
+from alexnet_jax.models.api import HiddenLayer, Layout, ModelFamily, Outputs, sow_activations
 from alexnet_jax.models.branched_config import GoogLeNetConfig
 from alexnet_jax.models.branched_layers import make_batch_norm, same_padding
 
@@ -49,7 +49,7 @@ class Part(nn.Module):
 
     def width(self, features: int) -> int:
         """Return a number of filters or units of the paper times the width of the config."""
-        return max(1, round(features * self.config.width))
+        return scale_width(self.config, features)
 
     def conv_relu(
         self,
@@ -191,6 +191,11 @@ class AuxiliaryClassifier(Part):
         return out
 
 
+def scale_width(config: GoogLeNetConfig, features: int) -> int:
+    """Return a number of filters or units of the paper times the width of the config."""
+    return max(1, round(features * config.width))
+
+
 def _add(out: dict[str, Array], name: str, part: dict[str, Array]) -> Array:
     """Add the activations of a part to those of the model, and return its output."""
     out.update({f"{name}/{layer}": activation for layer, activation in part.items()})
@@ -209,10 +214,28 @@ def _aux_weights(config: GoogLeNetConfig) -> dict[str, float]:
     return dict.fromkeys(AUXILIARY.values(), config.aux_weight) if config.aux_weight else {}
 
 
+def _hidden_layers(config: GoogLeNetConfig) -> tuple[HiddenLayer, ...]:
+    """Return the convolutions before the Inception modules, and these, named as in Caffe."""
+    norm = ("norm",) if config.normalization == "lrn" else ()
+    layers = [HiddenLayer("conv1", "conv1_relu", "convolution", ("pool", *norm))]
+    if config.stem == "imagenet":
+        layers.append(HiddenLayer("conv2_reduce", "conv2_reduce_relu", "convolution"))
+        layers.append(HiddenLayer("conv2", "conv2_relu", "convolution", (*norm, "pool")))
+    followers = {"3b": ("pool",), "4e": ("pool",), "5b": ("mean",)}
+    large = "5×5" if config.large_kernel == 5 else "second 3×3"
+    for module, (ones, _, threes, _, fives, projection) in INCEPTION.items():
+        widths = (scale_width(config, features) for features in (ones, threes, fives, projection))
+        branches = tuple(zip(("1×1", "3×3", large, "pooling"), widths, strict=True))
+        name, after = f"inception_{module}", followers.get(module, ())
+        layers.append(HiddenLayer(name, f"{name}/output", "Inception module", after, branches))
+    return tuple(layers)
+
+
 GOOGLENET = ModelFamily(
     config_class=GoogLeNetConfig,
     build=GoogLeNet,
     aux_weights=_aux_weights,
     feature_layer=lambda _: "drop",
     first_conv=lambda _: "conv1",
+    hidden_layers=_hidden_layers,
 )

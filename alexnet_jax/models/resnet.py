@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from alexnet_jax.layers.conv import Conv
 from alexnet_jax.layers.dense import Dense
 from alexnet_jax.layers.pooling import max_pool
-from alexnet_jax.models.api import Layout, ModelFamily, Outputs, sow_activations
+from alexnet_jax.models.api import HiddenLayer, Layout, ModelFamily, Outputs, sow_activations
 from alexnet_jax.models.branched_config import ResNetConfig
 from alexnet_jax.models.branched_layers import make_batch_norm, same_padding
 
@@ -43,15 +43,11 @@ class ResNet(nn.Module):
         if config.stem == "imagenet":
             pad = config.pool_padding
             x = out["pool1"] = max_pool(x, 3, 2, ceil_mode=pad == 0, padding=pad)
-        for stage, size in enumerate(config.stage_sizes):
-            features = config.width * 2**stage
-            for index in range(size):
-                stride = 2 if stage > 0 and index == 0 else 1
-                name = f"conv{stage + 2}_{index + 1}"
-                block = Block(config, features, stride, self.layout, self.dtype, name=name)
-                layers = block(x, train=train)
-                out |= {f"{name}/{layer}": activation for layer, activation in layers.items()}
-                x = layers["relu"]
+        for name, features, stride in list_blocks(config):
+            block = Block(config, features, stride, self.layout, self.dtype, name=name)
+            layers = block(x, train=train)
+            out |= {f"{name}/{layer}": activation for layer, activation in layers.items()}
+            x = layers["relu"]
         x = out["global_pool"] = x.mean((1, 2))
         logits = out["fc"] = Dense(config.num_classes, _he_init, 0.0, self.dtype, name="fc")(x)
         sow_activations(self, out)
@@ -108,6 +104,19 @@ class Block(nn.Module):
         return x
 
 
+def list_blocks(config: ResNetConfig) -> list[tuple[str, int, int]]:
+    """Return the name, number of filters of the 3×3 convolutions, and stride of every block."""
+    return [
+        (
+            f"conv{stage + 2}_{index + 1}",
+            config.width * 2**stage,
+            2 if stage > 0 and index == 0 else 1,
+        )
+        for stage, size in enumerate(config.stage_sizes)
+        for index in range(size)
+    ]
+
+
 def block_convolutions(
     config: ResNetConfig, features: int, stride: int
 ) -> list[tuple[int, int, int]]:
@@ -135,10 +144,23 @@ def _he_init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
     return kernel
 
 
+def _hidden_layers(config: ResNetConfig) -> tuple[HiddenLayer, ...]:
+    """Return the first convolution and the blocks."""
+    pool = ("pool",) if config.stem == "imagenet" else ()
+    kind = "block" if config.shortcut == "none" else "residual block"
+    *blocks, (last, _, _) = list_blocks(config)
+    return (
+        HiddenLayer("conv1", "relu1", "convolution", pool),
+        *(HiddenLayer(name, f"{name}/relu", kind) for name, _, _ in blocks),
+        HiddenLayer(last, f"{last}/relu", kind, ("mean",)),
+    )
+
+
 RESNET = ModelFamily(
     config_class=ResNetConfig,
     build=ResNet,
     aux_weights=lambda _: {},
     feature_layer=lambda _: "global_pool",
     first_conv=lambda _: "conv1",
+    hidden_layers=_hidden_layers,
 )

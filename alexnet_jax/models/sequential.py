@@ -22,7 +22,7 @@ from alexnet_jax.layers.local_conv import LocalConv
 from alexnet_jax.layers.lrn import lrn, within_channel_lrn
 from alexnet_jax.layers.pooling import average_pool, max_pool
 from alexnet_jax.models import ops
-from alexnet_jax.models.api import Layout, ModelFamily, Outputs
+from alexnet_jax.models.api import HiddenLayer, Layout, ModelFamily, Outputs
 from alexnet_jax.models.ops import SequentialConfig
 
 
@@ -246,10 +246,46 @@ def _first_conv(config: SequentialConfig) -> str | None:
     return next((name for name, op in config.ops.items() if isinstance(op, ops.Conv)), None)
 
 
+def _hidden_layers(config: SequentialConfig) -> tuple[HiddenLayer, ...]:
+    """Return the layers before the classifier; the output is that of the nonlinearity, if any."""
+    *hidden, _ = ops.blocks(config.ops).items()
+    layers = []
+    for name, block in hidden:
+        *_, output = (
+            n for n, op in block.items() if isinstance(op, ops.LayerOp | ops.ReLU | ops.Tanh)
+        )
+        after = [block[n] for n in [*block][[*block].index(output) + 1 :]]
+        layers.append(HiddenLayer(name, output, _kind_of(block[name]), _followers(after)))
+    return tuple(layers)
+
+
+def _kind_of(op: ops.Op) -> str:
+    """Return the kind of a layer, see `HiddenLayer`."""
+    match op:
+        case ops.Dense():
+            return "fully-connected layer"
+        case ops.LocalConv():
+            return "locally-connected layer"
+    return "convolution"
+
+
+def _followers(after: list[ops.Op]) -> tuple[str, ...]:
+    """Return what the ops after a nonlinearity are, without repetitions; see `HiddenLayer`."""
+    found = []
+    for op in after:
+        match op:
+            case ops.LRN() | ops.WithinChannelLRN():
+                found.append("norm")
+            case ops.MaxPool() | ops.AvgPool():
+                found.append("pool")
+    return tuple(dict.fromkeys(found))
+
+
 SEQUENTIAL = ModelFamily(
     config_class=SequentialConfig,
     build=Sequential,
     aux_weights=lambda _: {},
     feature_layer=_feature_layer,
     first_conv=_first_conv,
+    hidden_layers=_hidden_layers,
 )

@@ -7,7 +7,7 @@ activations over the split, as patches of the images and projected to pixels, an
 activations of every layer, the most probable classes, the effect of covering parts of it, and the
 nearest training images. The images of the run are needed; they are prepared if they are not yet.
 
-Of each layer --channels are shown, by default 16, and fewer in models of more than 16 layers, so
+Of each layer --channels are shown, by default 16, and fewer in models of more than 12 layers, so
 that the page stays below 10 MB.
 """
 
@@ -57,7 +57,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "channels",
         None,
-        "Channels of each layer to show; by default 16, fewer in models of more than 16 layers.",
+        "Channels of each layer to show; by default 16, fewer in models of more than 12 layers.",
         lower_bound=1,
         flag_values=values,
     )

@@ -10,14 +10,18 @@ from alexnet_jax.analysis.deconvnet import methods_for
 from alexnet_jax.analysis.strongest import Strongest, make_strongest_fn
 from alexnet_jax.config import Config
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.models.registry import family_of
 from alexnet_jax.progress import progress_bar
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
 from experiments.explore.embedded_images import ImageTable
 from experiments.explore.layers import ShownLayer
 from experiments.figures.channels import FILL, Projector, choose_channels
-from experiments.figures.predictions import first_conv_kernels, load_crops, split_columns
+from experiments.figures.predictions import (
+    first_conv_kernels,
+    first_conv_name,
+    load_crops,
+    split_columns,
+)
 from experiments.figures.tiles import tile_channels
 
 NUM_STRONGEST = 9  # activations of a channel, as in figure 2 of Zeiler and Fergus
@@ -32,6 +36,7 @@ class ChannelContent:
     Attributes:
         channel: its number, over all columns; of the classifier that of the class.
         column: its column.
+        branch: name of the branch that computes it; "" in a layer without branches.
         values: the strongest activations, strongest first.
         images: places of their images in the split.
         labels: classes of these images.
@@ -42,6 +47,7 @@ class ChannelContent:
 
     channel: int
     column: int
+    branch: str
     values: list[float]
     images: list[int]
     labels: list[int]
@@ -98,6 +104,7 @@ class ChannelCollector:
         return ChannelContent(
             channel=channel,
             column=channel * layer.columns // layer.shape[-1],
+            branch=layer.branch_of(channel),
             values=[round_number(value) for value in values],
             images=images.tolist(),
             labels=self.pack.splits[self.split].labels[images].tolist(),
@@ -133,11 +140,6 @@ class ChannelCollector:
     @cached_property
     def _first_kernels(self) -> np.ndarray:
         return first_conv_kernels(self.model)
-
-
-def first_conv_name(config: Config) -> str | None:
-    """Return the name of the first convolution; None without one."""
-    return family_of(config.model).first_conv(config.model)
 
 
 def round_number(value: float) -> float:

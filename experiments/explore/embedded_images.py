@@ -2,17 +2,15 @@
 
 import io
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
 from alexnet_jax.data import images
 from experiments import html_page
-from experiments.figures.tiles import scale_signed
+from experiments.figures.tiles import color_values, scale_signed
 
 LOSSLESS = 1024  # bytes of pixels up to which an image is encoded without loss
 QUALITY = 80  # of WebP, of 0…100
-SHADES = 64  # of the color map: fewer make smaller files
 
 
 class ImageTable:
@@ -41,18 +39,8 @@ class ImageTable:
         return self.add_image(pixels, side)
 
     def add_heatmap(self, values: np.ndarray, low: float, high: float, name: str = "magma") -> int:
-        """Add values (height, width) in colors, those of NaN transparent.
-
-        Args:
-            values: the values.
-            low, high: values of the first and of the last color.
-            name: name of Matplotlib's color map.
-        """
-        shares = np.clip((values - low) / max(high - low, 1e-30), 0, 1)
-        known = np.isfinite(shares)
-        steps = np.round(np.where(known, shares, 0) * (SHADES - 1)) / (SHADES - 1)
-        pixels = (matplotlib.colormaps[name](steps) * 255).round().astype(np.uint8)
-        pixels[~known] = 0
+        """Add values (height, width) in colors; arguments are those of `color_values`."""
+        pixels = color_values(values, low, high, name)
         return self._add(Image.fromarray(pixels), lossless=True)
 
     def _add(self, image: Image.Image, lossless: bool) -> int:

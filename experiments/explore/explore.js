@@ -25,12 +25,15 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-/* Return "7 × Trouser, 2 × Dress", the most frequent first. */
+/* Return "7 × Trouser, 2 × Dress", the most frequent first, of more than four only three. */
 function countClasses(labels) {
   const counts = new Map();
   labels.forEach(label => counts.set(label, (counts.get(label) || 0) + 1));
   const sorted = [...counts].sort((a, b) => b[1] - a[1]);
-  return sorted.map(([label, count]) => `${count} × ${data.classes[label]}`).join(", ");
+  const named = sorted.slice(0, sorted.length > 4 ? 3 : 4);
+  const text = named.map(([label, count]) => `${count} × ${data.classes[label]}`).join(", ");
+  const others = sorted.length - named.length;
+  return others ? `${text} and ${others} other classes` : text;
 }
 
 function channelName(layer, channel) {
@@ -62,7 +65,8 @@ function showLayer(index) {
   scrollInside(document.querySelector(".box"), buttons[index]);
   at("layer-title").textContent = `${layer.name}: ${layer.channels.length} of ${layer.total} ` +
     ({ "classifier": "classes", "fully-connected layer": "units" }[layer.kind] || "channels");
-  at("layer-text").textContent = `A ${layer.description}. ` + (layer.whole
+  const article = layer.description.startsWith("I") ? "An" : "A";
+  at("layer-text").textContent = `${article} ${layer.description}. ` + (layer.whole
     ? "Its activations may depend on the whole image."
     : `Each activation depends on ${layer.field}×${layer.field} pixels of the image.`);
   at("channels").replaceChildren(...layer.channels.map((one, place) => {
@@ -84,8 +88,9 @@ function showChannel(place) {
   const buttons = at("channels").children;
   press(buttons, buttons[place]);
   const name = channelName(layer, one.channel), { values, labels } = one;
-  const column = layer.columns > 1 ? `, column ${one.column}` : "";
-  at("channel-title").textContent = `${layer.name}, ${name}${column}`;
+  const part = layer.columns > 1 ? `, column ${one.column}`
+    : one.branch ? `, branch ${one.branch}` : "";
+  at("channel-title").textContent = `${layer.name}, ${name}${part}`;
   const dead = values[0] <= 0 && layer.kind !== "classifier";
   const range = `${values.length} strongest activations, from ${format(values[0])} to ` +
     format(values[values.length - 1]);
@@ -110,7 +115,7 @@ function showChannel(place) {
     at("kernel").lastElementChild.textContent = layer.colored
       ? "kernel" : "kernel, a tile for each input channel";
   }
-  announce(`${layer.name}, ${name}${column}. ${at("channel-text").textContent}`);
+  announce(`${layer.name}, ${name}${part}. ${at("channel-text").textContent}`);
 }
 
 function showImage(place) {
@@ -174,6 +179,10 @@ function showOcclusion(found, name) {
 
 document.querySelectorAll(".diagram button").forEach((button, index) => {
   button.onclick = () => showLayer(index);
+  // A browser may leave a focused button half hidden; a click is not to move what is clicked.
+  button.onfocus = () => {
+    if (button.matches(":focus-visible")) scrollInside(document.querySelector(".box"), button);
+  };
 });
 at("thumbnails").append(...data.images.map((one, place) => {
   const name = data.classes[one.label], wrong = one.top5[0][0] !== one.label;

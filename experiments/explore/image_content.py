@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_jax.analysis.occlusion import OcclusionMaps, compute_occlusion_maps
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.models.registry import family_of
+from alexnet_jax.errors import InputError
 from alexnet_jax.trained import TrainedModel
 from experiments.explore.channel_content import ChannelContent, round_number
 from experiments.explore.embedded_images import ImageTable, shrink_channels
@@ -17,10 +17,9 @@ from experiments.figures.predictions import (
     Predictions,
     choose_rows,
     compute_image_activations,
+    find_neighbors,
     load_crops,
-    nearest_neighbors,
     predict_split,
-    sample_index,
 )
 from experiments.figures.tiles import tile_channels, tile_units
 
@@ -87,7 +86,7 @@ class ImageCollector:
             The images, and a sentence about the nearest training images, or why there are none.
         """
         crops = load_crops(self.model, self.pack, self.split, shown.index)
-        neighbors, text = self._find_neighbors(shown.index)
+        neighbors, text = self._find_neighbors(shown)
         maps = self._occlude(crops)
         content = []
         for row, crop in enumerate(crops):
@@ -156,35 +155,26 @@ class ImageCollector:
             "size": round_number((last - first + 2 * half) / crop),
         }
 
-    def _find_neighbors(self, index: np.ndarray) -> tuple[list[list[dict[str, Any]]], str]:
+    def _find_neighbors(self, shown: Predictions) -> tuple[list[list[dict[str, Any]]], str]:
         """Return the nearest training images of each image, and a sentence about them."""
-        config = self.model.config.model
-        if family_of(config).feature_layer(config) is None:
-            return [[] for _ in index], "The model has no hidden layer that could compare images."
-        among = sample_index(self.pack.splits["train"].count, NEIGHBOR_CANDIDATES)
-        queries = predict_split(self.model, self.pack, self.split, index=index, features=True)
-        train = predict_split(self.model, self.pack, "train", index=among, features=True)
-        assert queries.features is not None
-        assert train.features is not None
-        rows, distances = nearest_neighbors(queries.features, train.features, NUM_NEIGHBORS)
-        found = [
-            [
-                {
-                    "place": int(train.index[row]),
-                    "label": int(train.labels[row]),
-                    "distance": round_number(float(distance)),
-                    "picture": self.table.add_image(crop, NEIGHBOR_SIDE),
-                }
-                for row, distance, crop in zip(
-                    nearest,
-                    distances[query],
-                    load_crops(self.model, self.pack, "train", train.index[nearest]),
-                    strict=True,
-                )
-            ]
-            for query, nearest in enumerate(rows)
-        ]
-        return found, (
-            f"The nearest of {len(among):,} training images, by the Euclidean distance of the "
-            "last hidden layer's activations."
-        )
+        try:
+            near = find_neighbors(self.model, self.pack, shown, NEIGHBOR_CANDIDATES, NUM_NEIGHBORS)
+        except InputError as error:
+            return [[] for _ in shown.index], f"Left out: {error}."
+        found = []
+        for places, labels, distances in zip(near.index, near.labels, near.distances, strict=True):
+            crops = load_crops(self.model, self.pack, "train", places)
+            found.append(
+                [
+                    {
+                        "place": int(place),
+                        "label": int(label),
+                        "distance": round_number(float(distance)),
+                        "picture": self.table.add_image(crop, NEIGHBOR_SIDE),
+                    }
+                    for place, label, distance, crop in zip(
+                        places, labels, distances, crops, strict=True
+                    )
+                ]
+            )
+        return found, f"{near.text[0].upper()}{near.text[1:]}, with Euclidean distances."

@@ -4,11 +4,12 @@
 
 They are written into DIR as NAME.png:
 
-    kernels      the kernels of conv1 by column, with their colorfulness (figure 3)
+    kernels      the kernels of the first convolution by column, with their colorfulness (figure 3)
     curves       errors over epochs
     predictions  images with their label and the five most probable classes (figure 4, left)
-    neighbors    the training images nearest to each by fc7's activations (figure 4, right)
-    activations  the activations of each layer for one image
+    neighbors    the training images nearest to each by the input of the classifier, such as fc7's
+                 activations (figure 4, right)
+    activations  the activations of each layer, of deep models of 20 of them, for one image
     confusion    the confusion matrix; with many classes, the pairs most often confused
     mistakes     the mistakes with the highest confidence
 

@@ -23,7 +23,7 @@ from alexnet_jax.progress import progress_bar
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import saved_steps
-from experiments.figures.predictions import hidden_ops, load_crops
+from experiments.figures.predictions import choose_evenly, hidden_ops, load_crops
 from experiments.figures.weights import initial_params, load_readable_variables, none_readable
 
 MAX_LAYERS = 5  # as many as the paper shows
@@ -173,11 +173,10 @@ def convolution_ops(config: Config) -> dict[str, str]:
         InputError: the model has no convolution.
     """
     shapes = abstract_activations(config)
-    found = [(k, v) for k, v in hidden_ops(config).items() if len(shapes[v].shape) == 4]
+    found = {k: v for k, v in hidden_ops(config).items() if len(shapes[v].shape) == 4}
     if not found:
         raise InputError("the model has no convolution, and so no channels to project")
-    chosen = np.linspace(0, len(found) - 1, min(len(found), MAX_LAYERS)).round().astype(int)
-    return dict(found[i] for i in chosen)
+    return {layer: found[layer] for layer in choose_evenly([*found], MAX_LAYERS)}
 
 
 def choose_channels(strongest: Strongest, count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from scipy.stats import permutation_test
 from alexnet_jax.trained import TrainedModel
 from experiments.figures.predictions import first_conv_kernels
 
-GRAY_TEXT = "The images are gray, so the columns' specialization in color cannot be measured."
+GRAY_TEXT = "The images are gray, so the kernels' response to color cannot be measured."
 NUM_ASSIGNMENTS = 9_999  # random assignments of the kernels to columns
 GRAY = 0.5  # units of 0…255: a mean image whose channels differ by less is of gray images
 
@@ -83,7 +83,7 @@ def measure_specialization(model: TrainedModel, seed: int = 0) -> ColorSpecializ
     kernel = first_conv_kernels(model)
     columns = tuple(compute_column_colorfulness(kernel).tolist())
     if len(columns) == 1:
-        text = f"Colorfulness {columns[0]:.2f}; one column."
+        text = f"Colorfulness {columns[0]:.2f}. The model has one column."
         return ColorSpecialization(columns, None, None, text)
     difference, share = compare_with_random_assignments(kernel, seed)
     listed = " and ".join(f"{value:.2f}" for value in columns)

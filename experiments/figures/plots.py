@@ -28,14 +28,17 @@ _plain_text = matplotlib.rc_context({"text.parse_math": False})
 
 
 @_plain_text
-def plot_kernels(kernel: np.ndarray, colorfulness: Sequence[float] = (), text: str = "") -> Figure:
-    """Plot the kernels of conv1, one column of the model at a time (figure 3).
+def plot_kernels(
+    kernel: np.ndarray, colorfulness: Sequence[float] = (), text: str = "", layer: str = "conv1"
+) -> Figure:
+    """Plot the kernels of the first convolution, one column of the model at a time (figure 3).
 
     Args:
         kernel: (columns, height, width, 1 or 3, kernels). Each kernel is scaled by itself so
             that zero is mid-gray and its largest weight is black or white.
         colorfulness: of each column, from `compute_column_colorfulness`; () without color.
         text: a line below the kernels.
+        layer: name of the convolution.
     """
     columns, height, width, _, count = kernel.shape
     rows = -(-count // KERNELS_PER_ROW)
@@ -45,7 +48,8 @@ def plot_kernels(kernel: np.ndarray, colorfulness: Sequence[float] = (), text: s
     ratios = [*heights, max(foot, 0.01)]
     *parts, last = figure.subfigures(columns + 1, 1, squeeze=False, height_ratios=ratios)[:, 0]
     for c, part in enumerate(parts):
-        title = f"conv1, column {c}: {count} kernels of {height}×{width}"
+        name = f"{layer}, column {c}" if columns > 1 else layer
+        title = f"{name}: {count} kernels of {height}×{width}"
         if len(colorfulness):
             title += f", colorfulness {colorfulness[c]:.2f}"
         part.suptitle(title, fontsize=10, y=1 - 0.08 / heights[c], va="top")
@@ -180,7 +184,9 @@ def plot_activations(
         layers: activations by layer, (columns, height, width, channels) or (columns, units).
     """
     width, line = 4.4, 0.32  # inches: of a column, of its title
-    mosaics = {name: [_mosaic(column) for column in layer] for name, layer in layers.items()}
+    mosaics = {
+        name: [tile_activations(column) for column in layer] for name, layer in layers.items()
+    }
     sizes = [tiles[0].shape for tiles in mosaics.values()]
     heights = [1.6, *(width * tall / wide + line for tall, wide in sizes)]
     columns = max(map(len, mosaics.values()))
@@ -195,7 +201,8 @@ def plot_activations(
         for c, axis in enumerate(part.subplots(1, len(tiles), squeeze=False)[0]):
             axis.imshow(tiles[c], cmap="magma", vmin=low, vmax=high)
             axis.set_axis_off()
-            axis.set_title(f"{name}, column {c}: {_describe_activations(layer[c])}", fontsize=8)
+            title = f"{name}, column {c}" if len(tiles) > 1 else name
+            axis.set_title(f"{title}: {describe_activations(layer[c])}", fontsize=8)
     return figure
 
 
@@ -257,15 +264,19 @@ def _bars(
     axis.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _mosaic(column: np.ndarray) -> np.ndarray:
-    """Tile channels (height, width, channels) or units (units,) into one image, NaN between."""
+def tile_activations(column: np.ndarray) -> np.ndarray:
+    """Tile channels (height, width, channels) or units (units,) into one image, NaN between.
+
+    These are the first MAX_CHANNELS channels, or all units.
+    """
     if column.ndim == 1:
         return tile_units(column, math.isqrt(8 * len(column)))  # about eight times as wide as tall
     shown = column[:, :, :MAX_CHANNELS]
     return tile_channels(shown, MAX_CHANNELS // 2, gap=max(1, len(column) // 20))
 
 
-def _describe_activations(column: np.ndarray) -> str:
+def describe_activations(column: np.ndarray) -> str:
+    """Return how many channels or units `tile_activations` shows, and how many are above 0."""
     active = f"{100 * (column > 0).mean():.0f} % above 0"
     if column.ndim == 1:
         return f"{len(column)} units, {active}"

@@ -12,14 +12,13 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from alexnet_jax import evaluate, model_data, sharding
-from alexnet_jax.analysis.summary import abstract_activations
 from alexnet_jax.config import Config
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import LayerOp, ReLU, SequentialConfig, Tanh, blocks
+from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
 
@@ -33,7 +32,8 @@ class Predictions:
         index: (n,) places of the images in the split.
         labels: (n,) class numbers.
         log_probabilities: (n, classes), natural logarithms.
-        features: (n, units) the input of the classifier, fc7's activations; None if not asked for.
+        features: (n, units) the input of the classifier, such as fc7's activations; None if not
+            asked for.
     """
 
     split: str
@@ -153,49 +153,33 @@ def compute_image_activations(model: TrainedModel, image: np.ndarray) -> dict[st
 def hidden_ops(config: Config) -> dict[str, str]:
     """Return the op whose activations are those of each hidden layer, by the layer's name.
 
-    It is the layer's nonlinearity, or the layer itself if it has none; normalization and pooling
-    after the nonlinearity are left out. Of a model that is not sequential these are the first
-    convolutions and the outputs of the residual blocks or Inception modules.
-
-    Args:
-        config: config with the number of classes.
+    Normalization and pooling after it are left out; see `HiddenLayer`. Of a model that is not
+    sequential the layers are the first convolutions and the residual blocks or Inception modules.
 
     Returns:
         {"conv1": "relu1", …, "fc7": "relu7"}.
     """
-    found = dict[str, str]()
-    if isinstance(config.model, SequentialConfig):
-        *hidden, _ = blocks(config.model.ops).items()
-        for layer, block in hidden:
-            *_, found[layer] = (
-                n for n, op in block.items() if isinstance(op, LayerOp | ReLU | Tanh)
-            )
-        return found
-    for name in abstract_activations(config):
-        module, _, inner = name.partition("/")
-        if inner:
-            found[module] = name  # replaced until the last one, the output
-        elif name.startswith("conv") and "_bn" not in name:
-            found[name.removesuffix("_relu")] = name
-        elif name == "relu1":
-            found["conv1"] = name
-    return found
+    layers = registry.family_of(config.model).hidden_layers(config.model)
+    return {layer.name: layer.op for layer in layers}
 
 
-def layer_activations(config: Config, activations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the activations of every hidden layer, of `hidden_ops`, its columns apart.
+def layer_activations(
+    config: Config, activations: dict[str, np.ndarray], count: int
+) -> dict[str, np.ndarray]:
+    """Return the activations of hidden layers, of `hidden_ops`, their columns apart.
 
     Args:
         config: config of the model.
         activations: from `compute_image_activations`.
+        count: number of layers, evenly distributed where the model has more.
 
     Returns:
         {"conv1": (columns, height, width, channels), …, "fc7": (columns, units)}.
     """
-    columns = config.model.columns()
+    columns, ops = config.model.columns(), hidden_ops(config)
     return {
-        layer: np.stack(np.split(activations[op], columns, axis=-1))
-        for layer, op in hidden_ops(config).items()
+        layer: np.stack(np.split(activations[ops[layer]], columns, axis=-1))
+        for layer in choose_evenly([*ops], count)
     }
 
 
@@ -214,6 +198,70 @@ def nearest_neighbors(
     distances = cdist(query, candidates)
     rows = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return rows, np.take_along_axis(distances, rows, axis=1)
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The training images nearest to some images, nearest first.
+
+    Attributes:
+        index: (q, k) places in the training split.
+        labels: (q, k) class numbers.
+        distances: (q, k) Euclidean, in units of the features.
+        text: which images and features were compared, as a caption has it.
+    """
+
+    index: np.ndarray
+    labels: np.ndarray
+    distances: np.ndarray
+    text: str
+
+
+def find_neighbors(
+    model: TrainedModel, pack: Pack, shown: Predictions, candidates: int, k: int = 6
+) -> Neighbors:
+    """Find the training images nearest to some images by the input of the classifier.
+
+    Args:
+        model: the model.
+        pack: its data set.
+        shown: the predictions for the images; their features are not needed.
+        candidates: number of training images to search; all, if there are fewer.
+        k: number of neighbors of each image.
+
+    Raises:
+        InputError: the model has no hidden layer.
+    """
+    features = describe_features(model.config)
+    index = sample_index(pack.splits["train"].count, candidates)
+    queries = predict_split(model, pack, shown.split, index=shown.index, features=True)
+    train = predict_split(model, pack, "train", index=index, features=True)
+    assert queries.features is not None
+    assert train.features is not None
+    rows, distances = nearest_neighbors(queries.features, train.features, k)
+    text = f"the nearest of {len(index):,} training images by {features}"
+    return Neighbors(train.index[rows], train.labels[rows], distances, text)
+
+
+def describe_features(config: Config) -> str:
+    """Return what the input of the classifier is, such as "fc7's activations".
+
+    Raises:
+        InputError: the model has no hidden layer.
+    """
+    layers = registry.family_of(config.model).hidden_layers(config.model)
+    if not layers:
+        raise InputError("the model has no hidden layer, and so no features of images")
+    last = layers[-1]
+    if "mean" in last.followers:
+        return f"{last.name}'s activations, averaged over all pixels"
+    return f"{last.name}'s activations{' after pooling' if 'pool' in last.followers else ''}"
+
+
+def choose_evenly(names: Sequence[str], count: int) -> list[str]:
+    """Return at most `count` names, evenly distributed, with the first and the last."""
+    places = np.linspace(0, len(names) - 1, min(len(names), count)).round().astype(int)
+    return [names[place] for place in places]
 
 
 def sample_index(count: int, wanted: int) -> np.ndarray:
@@ -278,6 +326,12 @@ def split_columns(config: Config, kernel: np.ndarray) -> np.ndarray:
     return kernel if has_columns else kernel[None]
 
 
+def first_conv_name(config: Config) -> str | None:
+    """Return the name of the first convolution; None without one."""
+    name: str | None = registry.family_of(config.model).first_conv(config.model)
+    return name
+
+
 def first_conv_kernels(model: TrainedModel) -> np.ndarray:
     """Return the kernels of the first convolution, as they weight an image's pixels.
 
@@ -289,7 +343,7 @@ def first_conv_kernels(model: TrainedModel) -> np.ndarray:
         InputError: the model has no convolution.
     """
     config = model.config
-    name = registry.family_of(config.model).first_conv(config.model)
+    name = first_conv_name(config)
     if name is None:
         raise InputError("the model has no convolution, and so no kernels to plot")
     kernel = split_columns(config, np.asarray(leaves_by_path(model.params)[f"{name}/kernel"]))

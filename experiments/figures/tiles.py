@@ -1,6 +1,9 @@
-"""Prepare arrays to be shown as images: tile them, and scale signed values."""
+"""Prepare arrays to be shown as images: tile them, scale signed values, color values."""
 
+import matplotlib
 import numpy as np
+
+SHADES = 64  # of a color map: fewer make smaller files
 
 
 def scale_signed(signal: np.ndarray) -> np.ndarray:
@@ -33,3 +36,19 @@ def tile_units(units: np.ndarray, across: int) -> np.ndarray:
     tiled = np.full((-(-len(units) // across), across), np.nan, np.float32)
     tiled.flat[: len(units)] = units
     return tiled
+
+
+def color_values(values: np.ndarray, low: float, high: float, name: str = "magma") -> np.ndarray:
+    """Return values (height, width) in colors, (height, width, 4) uint8, those of NaN transparent.
+
+    Args:
+        values: the values.
+        low, high: values of the first and of the last color.
+        name: name of Matplotlib's color map.
+    """
+    shares = np.clip((values - low) / max(high - low, 1e-30), 0, 1)
+    known = np.isfinite(shares)
+    steps = np.round(np.where(known, shares, 0) * (SHADES - 1)) / (SHADES - 1)
+    pixels: np.ndarray = (matplotlib.colormaps[name](steps) * 255).round().astype(np.uint8)
+    pixels[~known] = 0
+    return pixels

@@ -11,23 +11,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from alexnet_jax import sharding
+from alexnet_jax.analysis.summary import abstract_activations
 from alexnet_jax.checkpoint import Checkpoints, DamagedCheckpointError
 from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.pytree import PyTree, Variables, leaves_by_path
 from alexnet_jax.trained import TrainedModel, load_trained, load_variables
 from alexnet_jax.workdir import saved_steps
 from alexnet_jax.writers import read_records
-from experiments.figures.predictions import split_columns
+from experiments.figures.predictions import choose_evenly, split_columns
 
 HISTOGRAMS_PER_ROW = 3
+MAX_LAYERS = 12  # with a histogram, or with a name beside the norms
 MAX_BINS = 80
+MAX_TICKS = 24  # names of layers at the edge of a figure
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,12 @@ class ParameterSummary:
 
 
 def layer_order(config: Config) -> list[str]:
-    """Return the names of the layers of a sequential model, in order; of other models none."""
-    return list(config.model.ops) if isinstance(config.model, SequentialConfig) else []
+    """Return the names of the layers of a model in the order in which it applies them.
+
+    Layers within a block are named after it, too: conv2_1/conv1. Auxiliary classifiers are among
+    them.
+    """
+    return list(abstract_activations(config, train=True))
 
 
 def ordered_arrays(params: PyTree, layers: Sequence[str]) -> dict[str, np.ndarray]:
@@ -59,13 +66,13 @@ def ordered_arrays(params: PyTree, layers: Sequence[str]) -> dict[str, np.ndarra
 
     Args:
         params: a tree, nested to any depth.
-        layers: first parts of paths; what they do not list comes last.
+        layers: paths without the last part; what they do not list comes last.
     """
     place = {layer: number for number, layer in enumerate(layers)}
 
     def key(path: str) -> tuple[int, str, bool, str]:
-        layer, (parent, _, kind) = path.split("/")[0], path.rpartition("/")
-        return place.get(layer, len(place)), parent, kind != "kernel", kind
+        layer, _, kind = path.rpartition("/")
+        return place.get(layer, len(place)), layer, kind != "kernel", kind
 
     arrays = leaves_by_path(params)
     return {path: np.asarray(arrays[path]) for path in sorted(arrays, key=key)}
@@ -126,12 +133,18 @@ def none_readable(workdir: str | Path) -> InputError:
 
 
 def plot_histograms(model: TrainedModel) -> Figure:
-    """Plot the distribution of each layer's weights, each column by itself, and the initial one."""
+    """Plot the distribution of each layer's weights, each column by itself, and the initial one.
+
+    Of a model of more than MAX_LAYERS layers some are shown.
+    """
     initial, layers = initial_params(model), layer_order(model.config)
-    kernels = _kernels(ordered_arrays(model.params, layers))
-    first = _kernels(ordered_arrays(initial, layers)) if initial is not None else {}
+    found = _arrays_named("kernel", ordered_arrays(model.params, layers))
+    kernels = {layer: found[layer] for layer in choose_evenly([*found], MAX_LAYERS)}
+    first = _arrays_named("kernel", ordered_arrays(initial, layers)) if initial is not None else {}
     down = -(-len(kernels) // HISTOGRAMS_PER_ROW)
     figure = Figure(figsize=(3.3 * HISTOGRAMS_PER_ROW, 2.1 * down + 0.5), layout="constrained")
+    if len(kernels) < len(found):
+        figure.suptitle(f"{len(kernels)} of {len(found)} layers", fontsize=10)
     axes = figure.subplots(down, HISTOGRAMS_PER_ROW, squeeze=False).flat
     for axis, (layer, kernel) in zip(axes, kernels.items(), strict=False):
         columns = split_columns(model.config, kernel)
@@ -142,7 +155,8 @@ def plot_histograms(model: TrainedModel) -> Figure:
         if first:
             axis.hist(first[layer].ravel(), bins, density=True, color="0.85", label="initial")
         for c, column in enumerate(columns):
-            style: dict[str, Any] = dict(histtype="step", color=f"C{c}", label=f"column {c}")
+            label = f"column {c}" if len(columns) > 1 else "trained"
+            style: dict[str, Any] = dict(histtype="step", color=f"C{c}", label=label)
             axis.hist(column.ravel(), bins, density=True, **style)
         axis.set_title(layer, fontsize=10)
         axis.set_yticks([])
@@ -157,9 +171,42 @@ def plot_histograms(model: TrainedModel) -> Figure:
     return figure
 
 
-def _kernels(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of paths that end in "kernel", by the layer before it."""
-    suffix = "/kernel"
+def plot_batch_norms(model: TrainedModel) -> Figure:
+    """Plot the scales and running standard deviations of every batch normalization, by depth.
+
+    A box is from the first to the third quartile of the channels, with a line at the median, and
+    whiskers reach to the extremes.
+
+    Raises:
+        InputError: the model has no batch normalization.
+    """
+    layers = layer_order(model.config)
+    variances = _arrays_named("var", ordered_arrays(model.variables.get("batch_stats", {}), layers))
+    if not variances:
+        raise InputError("the model has no batch normalization")
+    scales = _arrays_named("scale", ordered_arrays(model.params, layers))
+    rows = {
+        "scale": [scales[layer] for layer in variances],
+        "running standard deviation": [np.sqrt(variance) for variance in variances.values()],
+    }
+    figure = Figure(figsize=(9.5, 4.8), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for axis, (name, values) in zip(axes, rows.items(), strict=True):
+        axis.boxplot(values, whis=(0, 100), widths=0.6, medianprops=dict(color="C0"))
+        axis.set_title(name, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_ylim(bottom=0)
+    names = [*variances]
+    shown = choose_evenly(names, MAX_TICKS)
+    places = [1 + names.index(layer) for layer in shown]
+    axes[-1].set_xticks(places, shown, rotation=45, ha="right", rotation_mode="anchor")
+    return figure
+
+
+def _arrays_named(kind: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of paths whose last part is `kind`, by the layer before it."""
+    suffix = f"/{kind}"
     return {p.removesuffix(suffix): value for p, value in arrays.items() if p.endswith(suffix)}
 
 
@@ -208,11 +255,19 @@ def load_norm_history(workdir: str | Path) -> NormHistory:
 
 
 def plot_norms(history: NormHistory) -> Figure:
-    """Plot the norm of every layer's weights over training, absolute and relative to the first."""
+    """Plot the norm of every layer's weights over training, absolute and relative to the first.
+
+    Of more than MAX_LAYERS layers the color is that of the depth, and only some are named.
+    """
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for i, (layer, norms) in enumerate(_kernels(history.norms).items()):
-        style: dict[str, Any] = dict(color=f"C{i}", marker=".", label=layer)
+    found = _arrays_named("kernel", history.norms)
+    named = choose_evenly([*found], MAX_LAYERS)
+    depths = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(found)))
+    for i, (layer, norms) in enumerate(found.items()):
+        color = f"C{i}" if len(found) == len(named) else depths[i]
+        label = layer if layer in named else None
+        style: dict[str, Any] = dict(color=color, marker=".", label=label)
         left.plot(history.steps, norms, **style)
         right.plot(history.steps, np.divide(norms, norms[0]), **style)
     left.set(title="norm of the weights")

@@ -40,11 +40,12 @@ from experiments.figures.predictions import (
     choose_rows,
     compute_image_activations,
     confusion_matrix,
+    find_neighbors,
     first_conv_kernels,
+    first_conv_name,
     hidden_ops,
     layer_activations,
     load_crops,
-    nearest_neighbors,
     predict_split,
     sample_index,
     worst_mistakes,
@@ -54,6 +55,7 @@ NAMES = (
     *("kernels", "curves", "predictions", "neighbors", "activations", "confusion", "mistakes"),
     *("strongest", "evolution", "projections", "occlusion", "invariance"),
 )
+MAX_LAYERS = 20  # whose activations are shown; models of more show some of them
 NUM_NEIGHBORS = 6  # of each image, as in the paper
 NEIGHBOR_CANDIDATES = 10_000  # training images searched: 160 MB of fc7's activations
 EVOLUTION_CANDIDATES = 1_000  # training images searched, once for every checkpoint
@@ -130,7 +132,9 @@ class Figures:
     def kernels(self) -> Figure:
         """Plot figure 3."""
         color = measure_specialization(self.model)
-        return plots.plot_kernels(first_conv_kernels(self.model), color.columns, color.text)
+        kernel, layer = first_conv_kernels(self.model), first_conv_name(self.model.config)
+        assert layer is not None
+        return plots.plot_kernels(kernel, color.columns, color.text, layer)
 
     def curves(self) -> Figure:
         """Plot errors over epochs."""
@@ -159,31 +163,25 @@ class Figures:
     def neighbors(self) -> Figure:
         """Plot figure 4, right."""
         model, shown = self.model, self.shown
-        pack = self.pack
-        index = sample_index(pack.splits["train"].count, self._neighbors_among)
-        queries = predict_split(model, pack, shown.split, index=shown.index, features=True)
-        train = predict_split(model, pack, "train", index=index, features=True)
-        assert queries.features is not None
-        assert train.features is not None
-        rows, distances = nearest_neighbors(queries.features, train.features, NUM_NEIGHBORS)
-        found = load_crops(model, pack, "train", index[rows.ravel()])
+        found = find_neighbors(model, self.pack, shown, self._neighbors_among, NUM_NEIGHBORS)
+        crops = load_crops(model, self.pack, "train", found.index.ravel())
         return plots.plot_neighbors(
-            load_crops(model, pack, shown.split, shown.index),
+            load_crops(model, self.pack, shown.split, shown.index),
             shown.labels,
-            found.reshape(*rows.shape, *found.shape[1:]),
-            train.labels[rows],
-            distances,
+            crops.reshape(*found.index.shape, *crops.shape[1:]),
+            found.labels,
+            found.distances,
             model.class_names,
-            f"Images of the {shown.split} split, and the nearest of {len(index)} training images "
-            "by fc7's activations\n(with distances; red: another class)",
+            f"Images of the {shown.split} split, and {found.text}\n"
+            "(with distances; red: another class)",
         )
 
     def activations(self) -> Figure:
-        """Plot the activations of each layer for the first image."""
+        """Plot the activations of each layer, of deep models of some, for the first image."""
         place = self.shown.index[:1]
         (image,) = load_crops(self.model, self.pack, self.shown.split, place)
         activations = compute_image_activations(self.model, image)
-        layers = layer_activations(self.model.config, activations)
+        layers = layer_activations(self.model.config, activations, MAX_LAYERS)
         name = short_name(self.model.class_names[self.shown.labels[0]])
         title = f"Image {place[0]} of the {self.shown.split} split: {name}"
         return plots.plot_activations(image, layers, title)

@@ -2,10 +2,10 @@
 
     python -m experiments.report --workdir=DIR [--split=test] [--output=DIR/report.html]
 
-It shows the errors, the learning curves, predictions and mistakes, the kernels of conv1, the layers
-and the config. The page is made from the newest checkpoint, metrics.jsonl and the prepared images.
-Sections whose data a workdir lacks are left out, with the reason on the page: nothing is prepared
-or downloaded for it.
+It shows the errors, the learning curves, predictions, the nearest training images, mistakes, the
+confusion matrix, the kernels of the first convolution, activations, the layers and the config. The
+page is made from the newest checkpoint, metrics.jsonl and the prepared images. Sections whose data
+a workdir lacks are left out, with the reason on the page: nothing is prepared or downloaded for it.
 """
 
 import sys

@@ -1,12 +1,9 @@
 """Collect the content of the report on a run, and render it as HTML."""
 
 import datetime
-import itertools
-import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,35 +11,41 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from alexnet_jax import model_data
 from alexnet_jax.analysis.summary import summarize
-from alexnet_jax.config import Config, config_to_json
-from alexnet_jax.data.names import readable_name, short_name
+from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.fields import differences, leaves
+from alexnet_jax.fields import leaves
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.prepare import pack_dir
 from alexnet_jax.schedules import total_steps
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import ADDED, read_recorded
 from alexnet_jax.writers import Record, read_records
-from configs import alexnet, bvlc_alexnet, one_weird_trick, source2012, variants, vgg, zfnet
 from experiments import html_page
 from experiments.figures import plots
 from experiments.figures.colorfulness import measure_specialization
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
-    confusion_matrix,
     first_conv_kernels,
-    load_crops,
-    most_confused,
+    first_conv_name,
+    hidden_ops,
     predict_split,
     worst_mistakes,
 )
+from experiments.report.image_sections import (
+    ImageWithNeighbors,
+    PredictedImage,
+    ShownActivations,
+    make_activations,
+    make_neighbors,
+    make_predicted_images,
+    summarize_confusion,
+)
+from experiments.report.presets import nearest_preset
 
 TEMPLATE = "report/report.html.jinja"
 NOT_RUN = "not run"
@@ -50,7 +53,7 @@ VIEWS = {"center": "center view", "ten": "ten views"}
 PACKAGES = ("jax", "flax", "optax", "numpy", "matplotlib")
 NUM_SHOWN = (6, 2)  # correct and wrong predictions
 NUM_MISTAKES = 12
-NUM_CONFUSED = 10
+MISSING_IMAGES = "predictions, nearest training images, mistakes, confusion matrix and activations"
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,6 @@ class ErrorRow:
     count: str = NOT_RUN
 
 
-@dataclass(frozen=True)
-class ClassProbability:
-    """A class: its name, its probability by the model, and whether it is the label."""
-
-    name: str
-    probability: float
-    correct: bool
-
-
-@dataclass(frozen=True)
-class PredictedImage:
-    """An image, its true class and up to five classes, the most probable first."""
-
-    image: html_page.EmbeddedImage
-    label: str
-    top5: list[ClassProbability]
-
-
 @dataclass
 class Sections:
     """The content of the page; None and empty lists for what it leaves out.
@@ -94,6 +79,9 @@ class Sections:
     Attributes:
         confused: (true class, predicted, images, images of the true class).
         predicted: which images were used and how many are misclassified, for the text.
+        compared: what `neighbors` are, for the text.
+        kernels_layer: name of the convolution that has the kernels.
+        activated: image of which `activations` are, for the text.
         left_out: (section, reason).
     """
 
@@ -101,11 +89,16 @@ class Sections:
     curves: html_page.EmbeddedImage | None = None
     predicted: str = ""
     predictions: list[PredictedImage] = field(default_factory=list)
+    neighbors: list[ImageWithNeighbors] = field(default_factory=list)
+    compared: str = ""
     mistakes: list[PredictedImage] = field(default_factory=list)
     confusion: html_page.EmbeddedImage | None = None
     confused: list[tuple[str, str, int, int]] = field(default_factory=list)
     kernels: html_page.EmbeddedImage | None = None
+    kernels_layer: str = ""
     color: str = ""
+    activations: list[ShownActivations] = field(default_factory=list)
+    activated: str = ""
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def leave_out(self, section: str, reason: str) -> None:
@@ -124,7 +117,9 @@ def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sect
     sections = Sections(final_errors(records, model.step))
     if any("views" not in record for record in records):
         alt = "Top-1 error over epochs, on training and on validation images."
-        sections.curves = html_page.embed_figure(_scaled(plots.plot_curves(records, ""), 0.7), alt)
+        sections.curves = html_page.embed_figure(
+            html_page.scale_figure(plots.plot_curves(records, ""), 0.7), alt
+        )
     else:
         reason = "metrics.jsonl has no records of training"
         if not model.step:
@@ -133,11 +128,9 @@ def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sect
     if predicted := _predict(model, split, sections):
         _add_predictions(sections, model, *predicted)
     try:
-        kernel = first_conv_kernels(model)
+        _add_kernels(sections, model)
     except InputError as error:
         sections.leave_out("kernels", str(error))
-    else:
-        _add_kernels(sections, model, kernel)
     return sections
 
 
@@ -154,7 +147,7 @@ def _predict(
             model_data.print_assumptions(model, pack, split)
             return pack, predictions
     except InputError as error:
-        sections.leave_out("predictions, mistakes and confusion matrix", str(error))
+        sections.leave_out(MISSING_IMAGES, str(error))
         return None
     raise InputError(f"--split={split}: {data.name} has the splits {', '.join(pack.splits)}")
 
@@ -178,63 +171,28 @@ def _add_predictions(
     )
     shown = predictions.select(choose_rows(predictions, *NUM_SHOWN))
     mistakes = predictions.select(worst_mistakes(predictions, NUM_MISTAKES))
-    sections.predictions = _predicted_images(model, pack, shown)
-    sections.mistakes = _predicted_images(model, pack, mistakes)
+    sections.predictions = make_predicted_images(model, pack, shown)
+    sections.mistakes = make_predicted_images(model, pack, mistakes)
     sections.confused, sections.confusion = summarize_confusion(predictions, model.class_names)
+    try:
+        sections.neighbors, sections.compared = make_neighbors(model, pack, shown)
+        place, label = int(shown.index[0]), readable_name(model.class_names[shown.labels[0]])
+        sections.activations = make_activations(model, pack, predictions.split, place)
+        sections.activated = f"image {place} of the {predictions.split} split ({label})"
+    except InputError as error:
+        sections.leave_out("nearest training images and activations", str(error))
 
 
-def _predicted_images(
-    model: TrainedModel, pack: Pack, predictions: Predictions
-) -> list[PredictedImage]:
-    """Return the images with their labels and most probable classes."""
-    if not len(predictions.index):
-        return []
-    shown = []
-    images = load_crops(model, pack, predictions.split, predictions.index)
-    for place, label, image, row in zip(
-        predictions.index, predictions.labels, images, predictions.probabilities, strict=True
-    ):
-        name = readable_name(model.class_names[label])
-        alt = f"Image {place} of the {predictions.split} split: {name}"
-        top5 = [
-            ClassProbability(short_name(model.class_names[c]), float(row[c]), bool(c == label))
-            for c in np.argsort(-row, kind="stable")[:5]
-        ]
-        shown.append(PredictedImage(html_page.embed_pixels(image, alt), name, top5))
-    return shown
-
-
-def summarize_confusion(
-    predictions: Predictions, names: tuple[str, ...]
-) -> tuple[list[tuple[str, str, int, int]], html_page.EmbeddedImage | None]:
-    """Return the pairs of classes most often confused, and for few classes the matrix.
-
-    Returns:
-        A list of (true class, predicted, images, images of the true class), and a figure.
-    """
-    counts = confusion_matrix(predictions.labels, predictions.classes, len(names))
-    pairs = [
-        (readable_name(names[a]), readable_name(names[b]), n, int(counts[a].sum()))
-        for a, b, n in most_confused(counts, NUM_CONFUSED)
-    ]
-    if len(names) > plots.MATRIX_CLASSES:
-        return pairs, None
-    alt = f"Confusion matrix of {len(names)} classes: images by true and by predicted class."
-    return pairs, html_page.embed_figure(_scaled(plots.plot_confusion(counts, names), 0.7), alt)
-
-
-def _add_kernels(sections: Sections, model: TrainedModel, kernel: np.ndarray) -> None:
+def _add_kernels(sections: Sections, model: TrainedModel) -> None:
+    kernel, layer = first_conv_kernels(model), first_conv_name(model.config)
+    assert layer is not None
     color = measure_specialization(model)
     columns, height, width, _, count = kernel.shape
-    alt = f"Kernels of conv1: {columns} columns of {count} kernels, {height} by {width} pixels."
-    figure = _scaled(plots.plot_kernels(kernel, color.columns), 0.75)
+    where = f" in each of {columns} columns" if columns > 1 else ""
+    alt = f"Kernels of {layer}: {count} of {height} by {width} pixels{where}."
+    figure = html_page.scale_figure(plots.plot_kernels(kernel, color.columns, layer=layer), 0.75)
     sections.kernels, sections.color = html_page.embed_figure(figure, alt), color.text
-
-
-def _scaled(figure: Figure, factor: float) -> Figure:
-    """Scale a figure but not its letters, to keep them legible on a phone."""
-    figure.set_size_inches(*(factor * figure.get_size_inches()))
-    return figure
+    sections.kernels_layer = layer
 
 
 def final_errors(records: list[Record], step: int) -> list[ErrorRow]:
@@ -271,50 +229,6 @@ def describe_progress(model: TrainedModel, records: list[Record]) -> str:
     return f"{done}; training is complete."
 
 
-def presets() -> Iterator[tuple[str, Config]]:
-    """Yield the configs of this repository with their names on the command line."""
-    for module, networks, changes in (
-        (alexnet, (), variants.ABLATIONS),
-        (source2012, (), variants.ABLATIONS),
-        (zfnet, zfnet.NETWORKS, zfnet.CHANGES),
-        (vgg, vgg.NETWORKS, vgg.CHANGES),
-    ):
-        file = f"configs/{module.__name__.rpartition('.')[2]}.py"
-        for chosen in itertools.product(("", *module.DATA), ("", *networks), ("", *changes)):
-            words = ",".join(filter(None, chosen))
-            try:
-                yield f"{file}:{words}".rstrip(":"), module.get_config(words)
-            except InputError:  # words that cannot be combined
-                continue
-    yield "configs/bvlc_alexnet.py", bvlc_alexnet.get_config()
-    yield "configs/one_weird_trick.py", one_weird_trick.get_config()
-
-
-def nearest_preset(fields: dict[str, Any]) -> tuple[str, list[tuple[str, str, str]]]:
-    """Find the preset that differs in the fewest fields, and list these fields.
-
-    A number of classes that a preset leaves to the data does not count.
-
-    Args:
-        fields: of a config, from `configs.to_json`.
-
-    Returns:
-        The preset's name, and a list of (field, its value in the preset, its value in `fields`).
-    """
-    best: tuple[str, list[tuple[str, Any, Any]]] | None = None
-    for name, preset in presets():
-        expected = config_to_json(preset)
-        num_classes = expected["model"]["num_classes"] or fields["model"]["num_classes"]
-        expected["model"]["num_classes"] = num_classes
-        found = list(differences(expected, fields))
-        if best is None or len(found) < len(best[1]):
-            best = name, found
-    assert best is not None
-    return best[0], [
-        (path, _format_value(expected), _format_value(value)) for path, expected, value in best[1]
-    ]
-
-
 def load_recorded(workdir: Path) -> tuple[dict[str, Any], list[tuple[int, str, str, str]]]:
     """Load the config of a run in the order of its file, and its changes between steps.
 
@@ -323,17 +237,10 @@ def load_recorded(workdir: Path) -> tuple[dict[str, Any], list[tuple[int, str, s
     """
     content = read_recorded(workdir)
     changed = [
-        (c["step"], c["field"], _format_value(c["from"]), _format_value(c["to"]))
+        (c["step"], c["field"], html_page.format_value(c["from"]), html_page.format_value(c["to"]))
         for c in content["changes"]
     ]
     return {name: value for name, value in content.items() if name not in ADDED}, changed
-
-
-def _format_value(value: Any) -> str:
-    """Return a value as JSON, without the folders of this machine."""
-    if isinstance(value, str):
-        value = html_page.strip_folders(value)
-    return "–" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def make_page(workdir: Path, model: TrainedModel, split: str | None, arguments: list[str]) -> str:
@@ -356,9 +263,10 @@ def make_page(workdir: Path, model: TrainedModel, split: str | None, arguments: 
         progress=describe_progress(model, read_records(workdir)),
         sections=make_sections(workdir, model, split),
         layers=summarize(model.config),
+        hidden=len(hidden_ops(model.config)),
         preset=preset,
-        differing=differing,
-        fields=[(name, _format_value(value)) for name, value in leaves(fields)],
+        differing=[(path, *map(html_page.format_value, values)) for path, *values in differing],
+        fields=[(name, html_page.format_value(value)) for name, value in leaves(fields)],
         changed=changed,
         command=html_page.strip_folders(shlex.join(words)),
         date=datetime.date.today().isoformat(),

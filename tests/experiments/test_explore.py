@@ -2,18 +2,17 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import processes
+from helpers import ROOT, processes
+from helpers.browser import start_browser
 from helpers.explored_run import CLASSES, decode_picture, make_explored_run
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -36,11 +35,6 @@ from experiments.figures.predictions import (
 )
 
 IMAGES = (3, 12)
-FLAGS = [
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"),
-]
-PHONE = {"deviceMetrics": {"width": 360, "height": 740, "pixelRatio": 2.0}}
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +162,7 @@ def test_the_page_is_one_file(run: Path, model: TrainedModel, content: dict[str,
     assert "At most 3 channels of each layer are shown" in words
     assert "those of 13 images of the test split" in words
     assert len(html) < page.MAX_BYTES
+    assert (ROOT / "docs/explore_sample.html").stat().st_size < page.MAX_BYTES
     # Of conv1 two columns see one image, conv2 and fc6 cross, fc8 joins.
     assert html.count("<line ") == 2 + 4 + 4 + 2
     assert html.count('class="crossing"/>') == 2 + 2 + 2
@@ -219,19 +214,7 @@ def test_wrong_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
     """Return a browser with the width of a phone."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("chromium and chromedriver are not installed; with them the page is tried")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_experimental_option("mobileEmulation", PHONE)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
-    found.set_page_load_timeout(120)
-    yield found
-    found.quit()
+    yield from start_browser()
 
 
 @pytest.fixture(scope="module")

@@ -253,7 +253,7 @@ def test_activations_end_in_the_probabilities(
     found = compute_image_activations(model, image)
     shares = np.exp(found["fc8"] - found["fc8"].max())
     np.testing.assert_allclose(shares / shares.sum(), predictions.probabilities[3], rtol=1e-4)
-    layers = layer_activations(model.config, found)
+    layers = layer_activations(model.config, found, 9)
     assert {name: layer.shape for name, layer in layers.items()} == {
         "conv1": (2, 8, 8, 2),
         "fc6": (2, 4),
@@ -267,7 +267,7 @@ def test_where_color_cannot_be_shown(
     """Catches a number for gray images, also of a model with three channels, whose kernels keep
     the colors of their random beginning; a difference of one column, and the rows of a kernel
     without a column axis taken for columns."""
-    text = "The images are gray, so the columns' specialization in color cannot be measured."
+    text = "The images are gray, so the kernels' response to color cannot be measured."
     unknown = ColorSpecialization((), None, None, text)
     assert measure_specialization(gray[0]) == unknown
     model, _ = color
@@ -315,8 +315,9 @@ def test_layers_are_found_by_the_types_of_their_ops() -> None:
     config = with_changes(config, {"model.num_classes": 10, "model.ops": ops})
     names = {name: float(number) for number, name in enumerate(ops)}
     activations = {n: np.full((2, 2, 4), v) + np.arange(4) / 8 for n, v in names.items()}
-    layers = layer_activations(config, activations)
+    layers = layer_activations(config, activations, 9)
     assert [*layers] == ["conv1_1", "conv1_2", "flat"]
     for layer, op in (("conv1_1", "act"), ("conv1_2", "last"), ("flat", "flat")):
         assert layers[layer].shape == (2, 2, 2, 2)
         assert layers[layer][1, 0, 0].tolist() == [names[op] + 0.25, names[op] + 0.375]
+    assert [*layer_activations(config, activations, 2)] == ["conv1_1", "flat"]

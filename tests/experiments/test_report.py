@@ -1,42 +1,43 @@
 """The page about a run: what is in it, what is not, and how a browser takes it."""
 
+import base64
 import dataclasses
+import io
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import processes
-from helpers.image_sets import random_pixels, write_folder
+from helpers.image_sets import write_folder
+from helpers.saved_run import save_run
+from PIL import Image
 
-from alexnet_jax import convert, train
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import convert, fields, train
 from alexnet_jax.config import Config, config_to_text, with_changes
 from alexnet_jax.errors import InputError
-from alexnet_jax.metrics import Metrics, MetricSums
+from alexnet_jax.metrics import Metrics
 from alexnet_jax.model_data import open_data
 from alexnet_jax.models.ops import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.prepare import prepare
-from alexnet_jax.train_step import init_state
 from alexnet_jax.trained import TrainedModel, load_trained
-from alexnet_jax.training_run import save_checkpoint
-from alexnet_jax.workdir import write_config
 from alexnet_jax.writers import Record, make_record
-from configs import variants
+from configs import resnet, variants
 from configs.alexnet import get_config
 from experiments import html_page
 from experiments.figures import predictions
 from experiments.figures.predictions import Predictions
-from experiments.report import content
+from experiments.report import content, image_sections, presets
 
 CLASSES = ("<script>", "a & b", "c", "d", "e", "f")
-SECTIONS = ["errors", "curves", "predictions", "mistakes", "confusion", "kernels", "layers"]
-SECTIONS += ["config", "made"]
+SECTIONS = ["errors", "curves", "predictions", "neighbors", "mistakes", "confusion", "kernels"]
+SECTIONS += ["activations", "layers", "config", "made"]
+WITHOUT_IMAGES = ["kernels", "layers", "config", "made"]
 VOID = {"meta", "img", "br"}
 STEPS, BATCH, IMAGES = 4, 8, 36
 
@@ -108,22 +109,7 @@ def records(step: int, *, final: bool) -> list[Record]:
 
 def save(workdir: Path, config: Config, step: int, lines: list[Record]) -> Path:
     """Make the folder that training would leave after a step, with the initial parameters."""
-    workdir.mkdir()
-    write_config(workdir, config, 0)
-    state = init_state(config).replace(step=jnp.int32(step))
-    side = config.data.image_size
-    mean = random_pixels(side, side, config.model.channels).astype(np.float32)
-    with Checkpoints(workdir, keep=1) as checkpoints:
-        save_checkpoint(
-            *(checkpoints, config, state),
-            mean_image=mean,
-            class_names=CLASSES,
-            num_images=IMAGES,
-            sums=MetricSums(),
-            epoch_sums=MetricSums(),
-        )
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return workdir
+    return save_run(workdir, config, step, lines, CLASSES, IMAGES)
 
 
 def made(workdir: Path, split: str | None = None) -> str:
@@ -147,6 +133,11 @@ def test_a_finished_run_has_every_section_in_one_file(finished: Path) -> None:
     assert read.ids == SECTIONS
     images = read.all("img")
     assert len(images) > 3 + 8  # figures, predictions, mistakes
+    queries = [figure for figure in read.all("figure") if figure.get("class") == "query"]
+    near = [image for image in images if " of the train split: " in image["alt"]]
+    assert len(near) == 6 * len(queries) > 0
+    assert sum(image["alt"].startswith("Activations of conv1: column ") for image in images) == 2
+    assert len(html) < 1_000_000
     assert all(image["src"].startswith("data:image/") for image in images)
     assert all(image["alt"].strip() for image in images)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in read.elements}
@@ -183,6 +174,56 @@ def test_the_final_errors_are_those_of_the_newest_checkpoint(finished: Path) -> 
     ]
 
 
+def test_neighbors_and_activations(finished: Path) -> None:
+    """Catches images beside the distances or classes of others, a true class in red, activations
+    of another image, and columns that are mixed up."""
+    model = load_trained(finished.parent)
+    pack = open_data(model)
+    shown = predictions.predict_split(model, pack, "train", index=[7, 30])
+    found, text = image_sections.make_neighbors(model, pack, shown)
+    assert text == "the nearest of 36 training images by conv1's activations after pooling"
+    for one, label in zip(found, shown.labels, strict=True):
+        assert len(one.nearest) == 6
+        first = one.nearest[0]
+        assert first.image.source == one.image.source
+        assert first.distance == pytest.approx(0, abs=1e-4)
+        assert first.label == one.label == CLASSES[label]
+        assert [near.correct for near in one.nearest] == [
+            near.label == one.label for near in one.nearest
+        ]
+        distances = [near.distance for near in one.nearest]
+        assert distances == sorted(distances)
+    (layer,) = image_sections.make_activations(model, pack, "train", 7)
+    assert re.fullmatch(
+        r"conv1: column 0, 2 channels of 4×4, (\d+) % above 0; column 1, .*", layer.text
+    )
+    (crop,) = predictions.load_crops(model, pack, "train", [7])
+    relu1 = predictions.compute_image_activations(model, crop)["relu1"]
+    for column, channels in zip(layer.columns, (relu1[..., :2], relu1[..., 2:]), strict=True):
+        content = base64.b64decode(column.source.partition(",")[2])
+        shades = np.asarray(Image.open(io.BytesIO(content)))[..., 1]  # rise with the value
+        brightest = np.unravel_index(channels.argmax(), channels.shape)
+        row, place, channel = map(int, brightest)
+        assert shades[row, channel * 5 + place] == shades.max()
+
+
+def test_a_residual_network(config: Config, tmp_path: Path) -> None:
+    """Catches a page that fails for a model with branches, or compares its config with those of
+    another family; columns in the captions of a model without columns."""
+    network = resnet.get_config("sample")
+    small = {"width": 2, "stage_sizes": (1,), "channels": 3, "num_classes": len(CLASSES)}
+    network.data, network.model = config.data, fields.replace(network.model, small)
+    network.batch_size, network.max_steps = BATCH, STEPS
+    read = Read(made(save(tmp_path / "run", network, STEPS, records(STEPS, final=True))))
+    assert read.ids == SECTIONS
+    words = " ".join(read.text.split())
+    assert "The nearest preset is configs/resnet.py:sample." in words
+    assert "by conv2_1's activations, averaged over all pixels" in words
+    assert "Activations of every hidden layer for image" in words
+    assert "conv1: 2 channels of 12×12" in words
+    assert "column 0" not in words
+
+
 def test_names_of_classes_are_text(finished: Path) -> None:
     """Catches markup from a folder's name: in text, in an alt text, in a script of the page."""
     read = Read(finished.read_text(encoding="utf-8"))
@@ -215,10 +256,10 @@ def test_imported_weights_without_images(config: Config, tmp_path: Path) -> None
     model = TrainedModel(config, 0, init_variables(config), mean, names)
     convert.write_workdir(tmp_path / "zoo", model)
     read = Read(made(tmp_path / "zoo"))
-    assert read.ids == ["errors", "left-out", *SECTIONS[5:]]
+    assert read.ids == ["errors", "left-out", *WITHOUT_IMAGES]
     assert "The weights were imported, not trained." in read.text
     assert "Learning curves: the model was imported, not trained" in read.text
-    assert "confusion matrix: there is no pack in …/imagenet2012-" in read.text
+    assert "confusion matrix and activations: there is no pack in …/imagenet2012-" in read.text
 
 
 def test_a_pack_that_is_gone(
@@ -228,7 +269,7 @@ def test_a_pack_that_is_gone(
     config = with_changes(config, {"data.pack_dir": str(tmp_path / "gone")})
     workdir = save(tmp_path / "run", config, STEPS, records(STEPS, final=True))
     read = Read(made(workdir))
-    assert read.ids == ["errors", "left-out", "curves", *SECTIONS[5:]]
+    assert read.ids == ["errors", "left-out", "curves", *WITHOUT_IMAGES]
     assert not (tmp_path / "gone").exists()
     assert "there is no pack in …/gone; make it with python -m alexnet_jax.prepare" in read.text
     assert f"there is no pack in {tmp_path / 'gone'}" in capsys.readouterr().err
@@ -262,11 +303,11 @@ def test_of_many_classes_there_is_no_matrix() -> None:
     logs = np.full((5, 1000), -9.0)
     logs[range(5), [8, 8, 7, 3, 900]] = 0
     predictions = Predictions("test", np.arange(5), labels, logs, None)
-    pairs, matrix = content.summarize_confusion(predictions, tuple(map(str, range(1000))))
+    pairs, matrix = image_sections.summarize_confusion(predictions, tuple(map(str, range(1000))))
     assert matrix is None
     assert pairs == [("7", "8", 2, 3)]
     few = Predictions("test", np.arange(5), np.minimum(labels, 8), logs[:, :9], None)
-    assert content.summarize_confusion(few, tuple(map(str, range(9))))[1] is not None
+    assert image_sections.summarize_confusion(few, tuple(map(str, range(9))))[1] is not None
 
 
 def test_the_nearest_preset() -> None:
@@ -276,9 +317,10 @@ def test_the_nearest_preset() -> None:
     variants.apply_variant(config, "no_lrn", {}, variants.ABLATIONS)
     config.model.num_classes, config.seed = 10, 3
     config.data.dir = "/home/somebody/images"
-    name, differing = content.nearest_preset(json.loads(config_to_text(config)))
+    name, differing = presets.nearest_preset(json.loads(config_to_text(config)))
     assert name == "configs/alexnet.py:sample,no_lrn"
-    assert differing == [("seed", "0", "3"), ("data.dir", '""', '"…/images"')]
+    assert differing == [("seed", 0, 3), ("data.dir", "", "/home/somebody/images")]
+    assert html_page.format_value(differing[1][2]) == '"…/images"'
 
 
 @pytest.mark.parametrize(

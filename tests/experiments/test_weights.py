@@ -10,11 +10,14 @@ from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
 
+from alexnet_jax import fields
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics
 from alexnet_jax.models.registry import init_variables
-from alexnet_jax.trained import load_trained
+from alexnet_jax.pytree import leaves_by_path
+from alexnet_jax.trained import TrainedModel, load_trained
 from alexnet_jax.writers import append_record, make_record
+from configs import resnet
 from experiments.figures import weights
 
 STEPS = (2, 4, 6)
@@ -41,7 +44,7 @@ def test_numbers_of_an_array() -> None:
         "conv2": {"kernel": np.array([4096, 4096.5] * 8, "f4"), "bias": np.array([3, 4], "f4")},
         "block11": {"conv1": {"kernel": np.ones(3, "f4")}},
     }
-    layers = ["conv2", "relu2", "conv10", "block11"]
+    layers = ["conv2", "relu2", "conv10", "block11/conv1"]
     rows = {row.path: row for row in weights.summarize_parameters(params, layers)}
     assert [*rows] == [
         *("conv2/kernel", "conv2/bias", "conv10/kernel", "conv10/bias"),
@@ -133,11 +136,67 @@ def test_histograms_of_every_layer_and_column(folder: Path, name: str, start: li
 
 
 def test_histograms_of_a_model_of_one_column(folder: Path) -> None:
-    """Catches rows of a kernel without a column axis that are shown as its columns."""
+    """Catches rows of a kernel without a column axis that are shown as its columns, and a column
+    named where there is one."""
     config = tiny_config(folder / "data", **{"model.num_columns": 1, "model.num_classes": 5})
     model = dataclasses.replace(
         load_trained(folder / "run"), config=config, variables=init_variables(config)
     )
     figure = weights.plot_histograms(model)
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["initial", "column 0"]
+    assert [text.get_text() for text in legend.get_texts()] == ["initial", "trained"]
+
+
+@pytest.fixture(scope="module")
+def residual() -> TrainedModel:
+    """Return an untrained residual network of 20 layers."""
+    config = resnet.get_config("sample")
+    config.model = fields.replace(config.model, {"width": 1, "num_classes": 3})
+    variables = init_variables(config)
+    return TrainedModel(config, 0, variables, np.zeros((28, 28, 1), np.float32), ("a", "b", "c"))
+
+
+def test_arrays_of_a_residual_network(residual: TrainedModel) -> None:
+    """Catches layers in the order of text, where fc comes before conv2_1 and conv2_10 before
+    conv2_2, and a normalization that is not beside its convolution."""
+    arrays = weights.ordered_arrays(residual.params, weights.layer_order(residual.config))
+    assert [*arrays][:5] == [
+        *("conv1/kernel", "bn1/bias", "bn1/scale"),
+        *("conv2_1/conv1/kernel", "conv2_1/bn1/bias"),
+    ]
+    assert [*arrays][-2:] == ["fc/kernel", "fc/bias"]
+    assert len(arrays) == len(leaves_by_path(residual.params))
+
+
+def test_figures_of_many_layers(residual: TrainedModel) -> None:
+    """Catches a figure with a histogram of each of hundreds of layers, without the first or the
+    last one, and a legend longer than the figure."""
+    figure = weights.plot_histograms(residual)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert (titles[0], titles[-1], len(titles)) == ("conv1", "fc", weights.MAX_LAYERS)
+    assert figure.get_suptitle() == "12 of 20 layers"
+    norms = {f"conv{i}/kernel": [1.0, float(i)] for i in range(1, 41)}
+    left, _ = weights.plot_norms(weights.NormHistory([0, 5], norms, [])).axes
+    assert len(left.lines) == 40
+    assert len({tuple(line.get_color()) for line in left.lines}) == 40
+    _, labels = left.get_legend_handles_labels()
+    assert (labels[0], labels[-1], len(labels)) == ("conv1", "conv40", weights.MAX_LAYERS)
+
+
+def test_batch_normalizations(residual: TrainedModel, folder: Path) -> None:
+    """Catches variances for standard deviations, scales beside another layer's, and a traceback
+    for a model without batch normalization."""
+    params = dict(residual.params)
+    params["bn1"] = {**params["bn1"], "scale": np.array([5.0])}
+    stats = dict(residual.variables["batch_stats"])
+    stats["bn1"] = {**stats["bn1"], "var": np.array([9.0])}
+    model = dataclasses.replace(residual, variables={"params": params, "batch_stats": stats})
+    scales, deviations = weights.plot_batch_norms(model).axes
+    for axis, first in ((scales, 5), (deviations, 3)):
+        medians = [line for line in axis.lines if line.get_color() == "C0"]
+        assert np.asarray(medians[0].get_ydata())[0] == first
+        assert np.asarray(medians[-1].get_ydata())[0] == 1
+    labels = [label.get_text() for label in deviations.get_xticklabels()]
+    assert (labels[0], labels[-1]) == ("bn1", "conv4_3/bn2")
+    with pytest.raises(InputError, match="has no batch normalization"):
+        weights.plot_batch_norms(load_trained(folder / "run"))
