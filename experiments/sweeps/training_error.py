@@ -21,7 +21,9 @@ def compute_training_error(records: Sequence[Record]) -> tuple[np.ndarray, np.nd
     ends = np.array([0.0, *(record["epoch"] for record in train)])
     errors = np.array([record["top1_error"] for record in train])
     wrong = np.array([0.0, *np.cumsum(errors * np.diff(ends))])  # since the start, in epochs
-    at = ends[(ends >= 0.5) & (ends <= ends[-1] - 0.5)]
+    last = ends[-1] - 0.5  # the last epoch may have no record at its middle
+    at = ends[(ends >= 0.5) & (ends < last - 1e-6)]
+    at = np.append(at, last) if last >= 0.5 else at
     return at, np.interp(at + 0.5, ends, wrong) - np.interp(at - 0.5, ends, wrong)
 
 

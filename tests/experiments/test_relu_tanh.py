@@ -48,8 +48,16 @@ def test_the_training_error_is_that_of_an_epoch() -> None:
                              strict=True):  # fmt: skip
         record["epoch"] = epoch
     epochs, errors = compute_training_error(uneven)
-    assert epochs.tolist() == [0.5, 0.6]
+    np.testing.assert_allclose(epochs, [0.5, 0.6])
     np.testing.assert_allclose(errors, [0.5, 0.44])  # (0.5 · 0.8 + 0.5 · 0.2), (0.4 · 0.8 + …)
+
+
+def test_the_last_epoch_counts_without_a_record_at_its_middle() -> None:
+    """Catches: a run that stops at the threshold, whose last point is above it or missing."""
+    found = records([0.8, 0.8, 0.2], every=0.4)
+    epochs, errors = compute_training_error(found)
+    np.testing.assert_allclose(epochs, [0.7])
+    np.testing.assert_allclose(errors, [0.2 * 0.8 + 0.4 * 0.8 + 0.4 * 0.2])
 
 
 def test_epochs_to_a_threshold() -> None:
