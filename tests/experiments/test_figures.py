@@ -105,7 +105,7 @@ def test_a_training_image_is_its_own_neighbor(color_run: Path) -> None:
         query, nearest = (np.asarray(axis.images[0].get_array()) for axis in row[:2])
         np.testing.assert_array_equal(nearest, query)
         distances = [float(axis.get_xlabel().split("\n")[1]) for axis in row[1:]]
-        assert distances[0] == 0
+        assert distances[0] < 1e-4 * distances[1]  # zero but for rounding, which depends on the CPU
         assert distances == sorted(distances)
     few = workdir_figures.Figures(color_run, "train", images=(5,), neighbors_among=4).make(
         "neighbors"

@@ -209,8 +209,8 @@ def read_table(output: Path) -> list[dict[str, str]]:
 @pytest.mark.usefixtures("quick_to_compile")
 def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
     """Catches: a finished run that is started again, or that counts only if this command has made
-    it; one of another schedule or another end that counts; a table without its machine, date or command; a page
-    with the folders of this machine."""
+    it; one of another schedule or another end that counts; a table without its machine, date or
+    command; a page with the folders of this machine."""
     output = tmp_path / "out"
     started, text = run_tiny(output, data_dir)
     assert started == ["80sec-0"]
