@@ -144,7 +144,8 @@ def convolve_separately(
     return [convolve(column, kernel[c], stride, padding) for c, column in enumerate(columns)]
 
 
-# The forms of a convolution in groups, which are the columns on this device.
+# The forms of a convolution in groups, which are the columns on this device. They are the same
+# until the accelerator benchmark, which times others in their place, has been run.
 GROUPED_CONV = PlatformForms(cpu=convolve_separately, accelerator=convolve_separately)
 
 

@@ -31,7 +31,8 @@ WINDOWS = 1500
 # to a multiple of the stride enlarges the kernels by more than this factor.
 MIN_WINDOWS, MAX_ROUNDING = 100, 1.5
 
-# With fewer weights per offset, there is one matrix product for a row of offsets.
+# With fewer weights per offset, one matrix product takes a row of offsets; 1×1 kernels, whose rows
+# have one offset, take XLA's gradient.
 MIN_WEIGHTS = 4096
 
 IMAGE_CHANNELS = 4  # inputs with more channels are taken for activations
@@ -230,6 +231,7 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 # The forms of a convolution of images, which have too few channels for wide loads, and of the
-# gradient of the kernels.
+# gradient of the kernels. The former are the same until the accelerator benchmark, which times
+# others in their place, has been run.
 IMAGE_CONV = PlatformForms(cpu=convolve_plain, accelerator=convolve_plain)
 KERNEL_GRADIENT = PlatformForms(cpu=kernel_gradient_by_offsets, accelerator=kernel_gradient_by_xla)

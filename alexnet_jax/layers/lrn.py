@@ -118,7 +118,8 @@ def sum_shifted(x: Array, *, axis: int, size: int) -> Array:
     return total
 
 
-# The forms of the sum over neighbors, in the forward pass and in the gradient.
+# The forms of the sum over neighbors, in the forward pass and in the gradient. They are the same
+# until the accelerator benchmark, which times others in their place, has been run.
 SUM_ALONG = PlatformForms(cpu=sum_shifted, accelerator=sum_shifted)
 
 
