@@ -138,7 +138,7 @@ class StepTimer:
         self._images += (step - self._step) * self._batch_size
 
     def images_per_second(self) -> float:
-        """Return the speed since the last call, and reset it."""
-        speed = self._images / self._seconds
+        """Return the speed since the last call, and reset it; 0 if no step was timed."""
+        speed = self._images / self._seconds if self._images else 0.0
         self._images, self._seconds = 0, 0.0
         return speed

@@ -280,12 +280,12 @@ def _train_steps(training: _Training, state: TrainState, first: int) -> int:
                 _fetch_metrics(training, *pending)
             step, pending = step + dispatch.steps, (step_metrics, dispatch.steps)
             signal = preemption.signal()
+            if step == first + 1:  # do not time the first step, which compiles
+                jax.block_until_ready(step_metrics)
+                memory.return_freed_memory()
+                timer.resume(step)
+                training.bar.compiled()
             if not schedule.is_due(step) and signal is None:
-                if step == first + 1:  # do not time the first step, which compiles
-                    jax.block_until_ready(step_metrics)
-                    memory.return_freed_memory()
-                    timer.resume(step)
-                    training.bar.compiled()
                 continue
             _fetch_metrics(training, *pending)
             pending = None

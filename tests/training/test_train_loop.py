@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.image_sets import write_idx_set
 
-from alexnet_jax import sharding, train
+from alexnet_jax import memory, sharding, train
 from alexnet_jax.config import Config, validated
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
@@ -62,6 +62,39 @@ def config() -> Config:
     return config
 
 
+def make_training(pack: Pack, chosen: Config, step: Any) -> train._Training:
+    """Return a training of one run whose compiled step is a function of the test's."""
+    nothing: Any = None
+    mesh = sharding.make_mesh(chosen.parallel)
+    schedule = StepSchedule(chosen, pack.splits["train"].count)
+    feed = TrainingInput(chosen, pack, mesh, schedule)
+    feed._train_step = step
+    run = TrainingRun(
+        config=chosen,
+        workdir=nothing,
+        pack=pack,
+        schedule=schedule,
+        checkpoints=nothing,
+        writer=NullWriter(),
+        step=0,
+        sums=MetricSums(),
+        epoch_sums=MetricSums(),
+    )
+    return train._Training(
+        runs=(run,),
+        seeds=(),
+        is_single=True,
+        config=chosen,
+        pack=pack,
+        mesh=mesh,
+        schedule=schedule,
+        training_input=feed,
+        predict=nothing,
+        mean=nothing,
+        bar=TrainingBar(0, STEPS, hidden=True),
+    )
+
+
 def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches float(loss), block_until_ready or the like on what has just been dispatched, and
     batches that are placed on the device only when their step is due.
@@ -87,35 +120,7 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(sharding, "shard_batch", place)
     monkeypatch.setattr(StepSchedule, "is_due", lambda *_: False)  # nothing to record or to save
-    nothing: Any = None
-    mesh = sharding.make_mesh(chosen.parallel)
-    schedule = StepSchedule(chosen, pack.splits["train"].count)
-    feed = TrainingInput(chosen, pack, mesh, schedule)
-    monkeypatch.setattr(feed, "_train_step", step)
-    run = TrainingRun(
-        config=chosen,
-        workdir=nothing,
-        pack=pack,
-        schedule=schedule,
-        checkpoints=nothing,
-        writer=NullWriter(),
-        step=0,
-        sums=MetricSums(),
-        epoch_sums=MetricSums(),
-    )
-    training = train._Training(
-        runs=(run,),
-        seeds=(),
-        is_single=True,
-        config=chosen,
-        pack=pack,
-        mesh=mesh,
-        schedule=schedule,
-        training_input=feed,
-        predict=nothing,
-        mean=nothing,
-        bar=TrainingBar(0, STEPS, hidden=True),
-    )
+    training = make_training(pack, chosen, step)
     state: Any = SimpleNamespace(step=0)
     assert train._train_steps(training, state, 0) == 0
 
@@ -127,3 +132,33 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
         assert order.index(("place", n + 1)) < order.index(("dispatch", n))
         assert order.index(("wait", n)) > order.index(("dispatch", n + 1))
     assert ("wait", STEPS - 1) not in order  # not due
+
+
+def test_the_clock_starts_after_a_first_step_that_is_recorded(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step is due, the first too. Catches: a speed with the time of compilation; a bar that
+    counts it; memory of the compiler that is kept."""
+    events: list[str] = []
+    speeds: list[float] = []
+    chosen = train.complete_config(validated(config()), pack)
+
+    def step(state: Any, _: Any, __: Any) -> tuple[Any, StepMetrics]:
+        sums = MetricSums(*(Sum([], 0) for _ in range(4)))  # type: ignore[arg-type]
+        return state, StepMetrics(sums, Sum([], 0))  # type: ignore[arg-type]
+
+    def record(_: Any, images_per_second: float) -> None:
+        events.append("record")
+        speeds.append(images_per_second)
+
+    for name in ("is_due", "is_log_step"):
+        monkeypatch.setattr(StepSchedule, name, lambda *_: True)
+    monkeypatch.setattr(train, "_record", record)
+    monkeypatch.setattr(train, "_validate", lambda _, state, **__: state)
+    monkeypatch.setattr(train, "_save", lambda *_, **__: None)
+    monkeypatch.setattr(TrainingBar, "compiled", lambda _: events.append("compiled"))
+    monkeypatch.setattr(memory, "return_freed_memory", lambda: events.append("memory"))
+    assert train._train_steps(make_training(pack, chosen, step), SimpleNamespace(), 0) == 0  # type: ignore[arg-type]
+    assert events == ["memory", "compiled", *STEPS * ["record"]]
+    assert speeds[0] == 0
+    assert min(speeds[1:]) > 0
