@@ -11,7 +11,7 @@ FORMAT = "alexnet_jax pack"
 VERSION = 2  # 1 had no checksums
 
 # Settings of packs that were made before there was a field for them.
-_EARLIER_SETTINGS: Json = {"encoding": "auto"}
+EARLIER_SETTINGS: Json = {"encoding": "auto"}
 
 # Fields of the manifest that are read, and their types.
 _MANIFEST: dict[str, type] = dict(
@@ -118,7 +118,7 @@ def find_manifest(directory: Path, settings: Json) -> Json | None:
 
 def check_settings(directory: Path, made: Json, settings: Json) -> None:
     """Raise InputError if the pack in `directory`, made with `made`, differs in `settings`."""
-    made = _EARLIER_SETTINGS | made
+    made = EARLIER_SETTINGS | made
     pack_settings = {field: made.get(field) for field in settings}
     different = [
         f"config.data.{field} is {value!r}, there it is {pack_value!r}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.data.manifest import (
+    EARLIER_SETTINGS,
     FORMAT,
     VERSION,
     check_settings,
@@ -121,7 +122,7 @@ class PackWriter:
         self.sum_shape = sum_side, sum_side, self.channels
         self._directory = directory
         self._partial = partial_directory(directory)
-        self._plan = dict(
+        self._plan: Json = dict(
             format=FORMAT,
             version=VERSION,
             settings=settings,
@@ -174,8 +175,10 @@ class PackWriter:
             return ["plan.json"] if any(self._partial.iterdir()) else []
         except ValueError:
             begun = None
-        if not isinstance(begun, dict):
+        if not isinstance(begun, dict) or not isinstance(begun.get("settings"), dict):
             return ["plan.json"]
+        made, order = EARLIER_SETTINGS | begun["settings"], self._plan["settings"]
+        begun["settings"] = {field: made[field] for field in order if field in made} | made
         return sorted(path for path, _, _ in differences(begun, self._plan))
 
     def finished(self, split: str, number: int) -> list[str] | None:

@@ -109,6 +109,27 @@ def test_a_raw_pack_has_the_pixels_of_preparation(
     assert files_in(made.directory) == files_in(other.directory)
 
 
+def test_an_unfinished_pack_of_a_version_without_the_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: finished shards that are made again; an unfinished pack that is refused."""
+    monkeypatch.setattr(pack_writer, "SHARD_IMAGES", 5)
+    write_photos(tmp_path / "photos")
+    data = photos_config(tmp_path / "photos", "pack")
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_writer.PackWriter, "finish", lambda _: None)
+        with pytest.raises(InputError):
+            prepare(data, progress=False)  # all shards, and no manifest
+    path = tmp_path / "pack.partial" / "plan.json"
+    plan = json.loads(path.read_text())
+    del plan["settings"]["encoding"]
+    path.write_text(json.dumps(plan))
+    written: list[int] = []
+    monkeypatch.setattr(pack_writer.PackWriter, "write_shard", lambda *a: written.append(a[2]))
+    assert prepare(data, progress=False).splits["train"].count == COUNT
+    assert written == []
+
+
 def test_the_encoding_of_a_pack_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: JPEGs where pixels are asked for, the other way round, and a pack of a version
     without the field that has to be made again."""
