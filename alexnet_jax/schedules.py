@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax.config import Config, ScheduleConfig
+from alexnet_jax.config import Config, ScheduleConfig, with_changes
 from alexnet_jax.data.epochs import LAST_STEP, Epochs, make_epochs
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import MetricSums
@@ -217,8 +217,13 @@ class StepSchedule:
         return epoch_sums.compute()["top1_error"] <= goal
 
     def last_log_step(self, step: int) -> int:
-        """Return the last step up to `step` after which the metrics are recorded; 0 if none."""
-        return next((s for s in range(step, 0, -1) if self.is_log_step(s)), 0)
+        """Return the last step up to `step` after which the metrics were recorded; 0 if none.
+
+        The records at the ends of epochs that only `stop_error` causes do not count, since a run
+        may have reached `step` without that field, which may change between two calls of main.
+        """
+        always = StepSchedule(with_changes(self.config, {"stop_error": 0.0}), self.num_images)
+        return next((s for s in range(step, 0, -1) if always.is_log_step(s)), 0)
 
     def is_checkpoint_step(self, step: int) -> bool:
         """Return whether to save a checkpoint after a step."""

@@ -13,7 +13,8 @@ from helpers.tiny_model import tiny_config
 
 from alexnet_jax import fields, training_input
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config
+from alexnet_jax.schedules import StepSchedule
+from alexnet_jax.config import Config, validated
 from alexnet_jax.models.ops import Dense, SequentialConfig
 
 ENDS = (14, 27, 41, 54)  # of epochs of 108 images, eight in a step; whole steps belong to an epoch
@@ -101,6 +102,17 @@ def test_a_run_stops_after_the_epoch(
 def test_a_continued_run_stops_at_the_same_step(
     whole: tuple[Config, int, Any], tmp_path: Path
 ) -> None:
+
+
+def test_records_that_were_never_due_are_not_missed(images: Path) -> None:
+    """A run without `stop_error` goes on with it, after the end of an epoch.
+
+    Catches: a warning of lost records, of an epoch's end at which the run made none.
+    """
+    changes = {"log_every": 10, "evaluate_every": 50, "stop_error": 0.5}
+    schedule = StepSchedule(validated(tiny_config(images, max_steps=40, **changes)), 108)
+    assert [schedule.last_log_step(step) for step in (9, 10, ENDS[0] + 1)] == [0, 10, 10]
+    assert schedule.is_log_step(ENDS[0])
     """Catches: the sums of the epoch not saved, or those of another epoch."""
     config, last, _ = whole
     for end in (last - 20, last - 4, 0):
