@@ -41,7 +41,7 @@ def main(_: list[str]) -> int:
 
     with distributed.distributed_runtime(record_loss), ExitStack() as locks:
         train.check_devices_and_patterns(config)
-        configs = planned = seeds.plan_runs(config, directory, numbers)
+        configs = planned = seeds.configs_of_seeds(config, directory, numbers)
         if distributed.is_first():
             for workdir in planned:
                 locks.enter_context(lock_workdir(workdir))

@@ -50,9 +50,14 @@ class TrainingBar:
         """
         if self._terminal and record["split"] == "train":
             self._latest[run] = record
-            self._bar.set_postfix_str(summarize([*self._latest.values()]))
+            self._bar.set_postfix_str(format_latest([*self._latest.values()]))
         else:
             self.write_line(format_record(record, self._bar.total), run)
+
+    def forget(self, run: str) -> None:
+        """Leave out the metrics of a run that has ended before the others."""
+        if self._latest.pop(run, None) is not None and self._latest:
+            self._bar.set_postfix_str(format_latest([*self._latest.values()]))
 
     def write_line(self, text: str, run: str = "") -> None:
         """Print a line on stderr, above the bar, after the name of the run if it has one."""
@@ -65,7 +70,7 @@ class TrainingBar:
         self._bar.close()
 
 
-def summarize(records: Sequence["Record"]) -> str:
+def format_latest(records: Sequence["Record"]) -> str:
     """Return the latest training metrics of runs as text, with the range of several.
 
     The speed is that of all runs together.

@@ -22,13 +22,13 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
     """Return the numbers of --seeds.
 
     Raises:
-        InputError: a word is no integer, or occurs twice.
+        InputError: a word is not an integer, or occurs twice.
     """
     for word in words:
         if not re.fullmatch("-?[0-9]+", word):
             raise InputError(
-                f"--seeds={','.join(words)}: {word!r} is no integer; expected numbers separated "
-                "by commas, such as 0,1,2,3"
+                f"--seeds={','.join(words)}: {word!r} is not an integer; expected numbers "
+                "separated by commas, such as 0,1,2,3"
             )
     numbers = [int(word) for word in words]
     if len({*numbers}) < len(numbers):
@@ -36,7 +36,7 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
     return numbers
 
 
-def plan_runs(config: Config, directory: Path, seeds: Sequence[int]) -> dict[Path, Config]:
+def configs_of_seeds(config: Config, directory: Path, seeds: Sequence[int]) -> dict[Path, Config]:
     """Return the config of the run of each seed by its workdir, DIR/seed-N.
 
     Args:
@@ -85,9 +85,9 @@ def make_diverged_error(workdirs: Sequence[Path]) -> DivergedError:
     return DivergedError(f"diverged: {names}; {whose} the reason")
 
 
-def list_diverged(workdirs: Mapping[Path, Config]) -> list[Path]:
-    """Return the runs whose status.json has "diverged"."""
-    found = {workdir: read_status(workdir) for workdir in workdirs}
+def list_diverged(configs: Mapping[Path, Config]) -> list[Path]:
+    """Return the workdirs of the runs whose status.json has "diverged"."""
+    found = {workdir: read_status(workdir) for workdir in configs}
     return [workdir for workdir, status in found.items() if status and status.status == "diverged"]
 
 

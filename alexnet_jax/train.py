@@ -129,7 +129,7 @@ class _Training:
             try:
                 act(number, run)
             except DivergedError as error:
-                run.has_ended = True
+                run.end()
                 if self.is_single:
                     raise
                 write_status(run.workdir, "diverged", str(error))
@@ -146,7 +146,7 @@ def train(configs: Mapping[Path, Config], pack: Pack) -> int:
 
     Args:
         configs: config of each run, with the number of classes, by its workdir, which the caller
-            has locked; those of several runs differ in the seed only, see `seeds.plan_runs`.
+            has locked; those of several runs differ in the seed only, see `seeds.configs_of_seeds`.
         pack: the prepared images.
 
     Returns:
@@ -383,6 +383,7 @@ def _save(training: _Training, state: TrainState, *, of_all: bool) -> None:
     def save(number: int, run: TrainingRun) -> None:
         if of_all or run.has_reached_error():
             run.save(training.state_of(state, number))
-            run.has_ended = run.has_reached_error()
+            if run.has_reached_error():
+                run.end()
 
     training.for_each_run(save)

@@ -175,6 +175,11 @@ class TrainingRun:
         )
         self.saved_step = self.step
 
+    def end(self) -> None:
+        """End before the last step; the progress no longer shows the run's metrics."""
+        self.has_ended = True
+        self.writer.leave_progress()
+
     def has_reached_error(self) -> bool:
         """Return whether `step` ends an epoch whose training error is at most `stop_error`."""
         return self.schedule.is_reached(self.step, self.epoch_sums)

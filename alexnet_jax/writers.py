@@ -126,6 +126,10 @@ class RunWriter:
         """Print a line on stderr, above the progress bar."""
         self._bar.write_line(text, self._name)
 
+    def leave_progress(self) -> None:
+        """Leave the run's metrics out of the progress, since it has ended before others."""
+        self._bar.forget(self._name)
+
     def close(self) -> None:
         """Close all files."""
         self._events.close()
@@ -142,6 +146,9 @@ class NullWriter:
         """Do nothing."""
 
     def write_line(self, text: str) -> None:
+        """Do nothing."""
+
+    def leave_progress(self) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from alexnet_jax.progress import TrainingBar, summarize
+from alexnet_jax.progress import TrainingBar, format_latest
 from alexnet_jax.writers import Record
 
 
@@ -17,10 +17,22 @@ def record(loss: float, error: float, split: str = "train") -> Record:
 
 def test_the_range_of_several_runs() -> None:
     """Catches: the metrics of the last run for all; a speed that is the mean of the runs."""
-    assert summarize([record(1.5, 0.25)]) == "loss 1.500, error 25.0%, 100 images/s"
-    assert summarize([record(1.5, 0.25), record(1.25, 0.5)]) == (
+    assert format_latest([record(1.5, 0.25)]) == "loss 1.500, error 25.0%, 100 images/s"
+    assert format_latest([record(1.5, 0.25), record(1.25, 0.5)]) == (
         "loss 1.250 to 1.500, error 25.0% to 50.0%, 200 images/s"
     )
+
+
+def test_a_run_that_has_ended_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: the last metrics of a run that has ended, for as long as the others are trained."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    bar = TrainingBar(0, 40)
+    for run, loss in (("seed-3", 1.5), ("seed-5", 1.25)):
+        bar.show(record(loss, 0.25), run)
+    assert "loss 1.250 to 1.500, error 25.0% to 25.0%, 200 images/s" in bar._bar.postfix
+    bar.forget("seed-5")
+    assert bar._bar.postfix == "loss 1.500, error 25.0%, 100 images/s"
+    bar.close()
 
 
 def test_lines_name_the_run(capsys: pytest.CaptureFixture[str]) -> None:

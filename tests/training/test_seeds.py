@@ -47,7 +47,7 @@ def train_together(config: Config, directory: Path, *numbers: int) -> int:
     """Train seeds together as alexnet_jax.main does, and return the exit status."""
     config = validated(with_changes(config, {}))
     pack = prepare(config.data, progress=False)
-    configs = seeds.plan_runs(config, directory, numbers)
+    configs = seeds.configs_of_seeds(config, directory, numbers)
     for workdir in configs:
         workdir.mkdir(parents=True, exist_ok=True)
     return train.train({w: train.complete_config(c, pack) for w, c in configs.items()}, pack)
@@ -255,7 +255,7 @@ def test_the_command(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("--seeds=0,one", r"--seeds=0,one: 'one' is no integer; expected numbers"),
+        ("--seeds=0,one", r"--seeds=0,one: 'one' is not an integer; expected numbers"),
         ("--seeds=1,0,1", r"--seeds=1,0,1 has a seed twice"),
         ("--config.seed=1", r"--seeds and --config.seed were given"),
         ("--config.parallel.columns=2", r"--seeds trains on one device, and .*columns=2"),
