@@ -277,8 +277,8 @@ def test_words_go_after_the_variant(file: str, words: tuple[str, ...], expected:
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:
-    """Catches: runs of one schedule taken for finished ones of another; a folder of the data that
-    is spelled in another way taken for another config."""
+    """Catches: runs of one schedule taken for finished ones of another; a folder of the data
+    that is spelled in another way taken for another config."""
     config = get_config("sample")
     base = sweep.Base("configs/alexnet.py:sample", {}, config, tmp_path)
     sweep.record_config(base)
