@@ -7,15 +7,20 @@ from typing import Any
 
 from alexnet_jax.errors import InputError
 from experiments import ablations, relu_tanh
-from experiments.reproduce.verdicts import Close, Contrast, Rule
+from experiments.reproduce.verdicts import DIVERGED, NOT_REACHED, Close, Contrast, Rule
 from experiments.sweeps.rows import read_rows, to_percents
+from experiments.sweeps.sweep import has_failed
 
 Fields = tuple[tuple[str, Any], ...]  # (path, value) of a config
+# From the folder of an experiment, the value of each seed, and why seeds may lack one: DIVERGED or
+# NOT_REACHED if all runs have ended, else "".
+ReadValues = Callable[[Path], tuple[list[float], str]]
 
 CUDA_CONVNET = "cuda-convnet (2012)"
 ALEXNET = "Krizhevsky et al. (2012)"
 RESNET = "He et al. (2015)"
 SEEDS = 3  # of each kind of run whose means are compared
+RATES = {"relu": (0.001, 0.002, 0.0005), "tanh": (0.002, 0.001, 0.004)}  # of relu_tanh
 BINARY_FILES: Fields = (("data.name", "cifar10_binary"),)
 # Table 6's networks are trained on all 50,000 training images.
 RESNET_FIELDS: Fields = (*BINARY_FILES, ("data.validation_share", 0.0))
@@ -83,13 +88,13 @@ class SweptGroup:
     Attributes:
         label: what distinguishes them from the claim's other runs.
         runs: pattern of their names.
-        read_values: returns the value of each seed, from the folder of the experiment.
+        read_values: function that reads their values; see `ReadValues`.
         seeds: number of runs wanted.
     """
 
     label: str
     runs: str
-    read_values: Callable[[Path], list[float]]
+    read_values: ReadValues
     seeds: int = SEEDS
 
 
@@ -243,12 +248,14 @@ SHORTENED = (
 )  # fmt: skip
 
 
-def _read_ablation(name: str, field: str) -> Callable[[Path], list[float]]:
+def _make_read_ablation(name: str, field: str) -> ReadValues:
     """Return the function that reads an ablation's errors, in percent, of every seed."""
 
-    def read_values(folder: Path) -> list[float]:
+    def read_values(folder: Path) -> tuple[list[float], str]:
         rows = read_rows(folder / "ablations.csv", ablations.Result)
-        return to_percents(getattr(row, field) for row in rows if row.ablation == name)
+        ended = [row for row in rows if row.ablation == name and not has_failed(row)]
+        errors = to_percents(getattr(row, field) for row in ended)
+        return errors, DIVERGED if len(ended) >= SEEDS else ""
 
     return read_values
 
@@ -258,16 +265,16 @@ def _ablation(name: str, section: str) -> Claim:
     (ablation,) = (one for one in ablations.ABLATIONS if one.name == name)
     # A model that was never trained on corners is worse in ten views for that reason alone.
     field = "top1_center" if name == "no_crops" else "top1_ten"
-    published = f"{ablation.paper or ablation.program} on ImageNet"
+    change = (ablation.paper or ablation.program).rstrip(" /")  # of top-1 / top-5 error
     return Claim(
         f"alexnet_{name}",
         f"{ALEXNET}, section {section}",
         f"test error, {ablation.description}, less the base's",
-        published.replace(" /  on", " on"),
+        f"{change} on ImageNet",
         Contrast(None),
         (
-            SweptGroup("base", "base-*", _read_ablation("base", field)),
-            SweptGroup(name, f"{name}-*", _read_ablation(name, field)),
+            SweptGroup("base", "base-*", _make_read_ablation("base", field)),
+            SweptGroup(name, f"{name}-*", _make_read_ablation(name, field)),
         ),
         SweepCommand(
             "ablations",
@@ -278,15 +285,18 @@ def _ablation(name: str, section: str) -> Claim:
     )
 
 
-def _read_epochs(units: str) -> Callable[[Path], list[float]]:
+def _make_read_epochs(units: str) -> ReadValues:
     """Return the function that reads the epochs which the fastest rate of ReLU or tanh takes."""
 
-    def read_values(folder: Path) -> list[float]:
+    def read_values(folder: Path) -> tuple[list[float], str]:
         rows = read_rows(folder / "relu_tanh.csv", relu_tanh.Result)
         rate = relu_tanh.fastest_rate(rows, units)
+        has_rates = not relu_tanh.unknown_rates(rows, units, RATES[units])
         if rate is None:
-            return []
-        return relu_tanh.reached_epochs(relu_tanh.select_seeds(rows, units, rate))
+            return [], NOT_REACHED if has_rates else ""
+        seeds = [r for r in relu_tanh.select_seeds(rows, units, rate) if not has_failed(r)]
+        has_ended = has_rates and len(seeds) >= SEEDS
+        return relu_tanh.reached_epochs(seeds), NOT_REACHED if has_ended else ""
 
     return read_values
 
@@ -310,14 +320,14 @@ CLAIMS = (
         # Half: "the magnitude of the effect … varies with network architecture".
         Contrast(least=3.0, is_factor=True),
         (
-            SweptGroup("ReLU", "relu-*", _read_epochs("relu")),
-            SweptGroup("tanh", "tanh-*", _read_epochs("tanh")),
+            SweptGroup("ReLU", "relu-*", _make_read_epochs("relu")),
+            SweptGroup("tanh", "tanh-*", _make_read_epochs("tanh")),
         ),
         SweepCommand(
             "relu_tanh",
             (
                 *("--config=configs/cifar.py:18pct", "--own_model", "--config.epochs=40"),
-                *("--relu_rates=0.001,0.002,0.0005", "--tanh_rates=0.002,0.001,0.004"),
+                *(f"--{units}_rates={','.join(map(str, rates))}" for units, rates in RATES.items()),
                 f"--seeds={SEEDS}",
             ),
             runs=10,

@@ -19,9 +19,9 @@ from experiments.reproduce.runs import (
     describe_end,
     read_progress,
 )
-from experiments.reproduce.verdicts import Close, Outcome, compare
+from experiments.reproduce.verdicts import DIVERGED, Close, Outcome, compare_groups
 from experiments.sweeps.rows import to_percents, write_rows
-from experiments.sweeps.sweep import run_name
+from experiments.sweeps.sweep import has_failed, run_name
 
 TEMPLATE = "reproduce/reproduce.html.jinja"
 NOT_RUN = "not run"
@@ -96,7 +96,7 @@ def make_table(
 
 
 def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine: str) -> TableRow:
-    outcome = measure(claim, rows, output)
+    outcome = measure_claim(claim, rows, output)
     if claim.sweep is None:
         ended = _runs_of_training(claim, rows)
     else:
@@ -120,17 +120,21 @@ def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine:
     )
 
 
-def measure(claim: Claim, rows: Sequence[RunRow], output: Path) -> Outcome:
+def measure_claim(claim: Claim, rows: Sequence[RunRow], output: Path) -> Outcome:
     """Return what the runs of a claim show."""
-    groups = []
+    groups, lacking = [], []
     for group in claim.groups:
         if isinstance(group, TrainedGroup):
-            of = [row for row in rows if row.run == group.training.name and row.status == "done"]
-            groups.append(to_percents(getattr(row, group.value) for row in of))
+            ended = [r for r in rows if r.run == group.training.name and not has_failed(r)]
+            values = to_percents(getattr(r, group.value) for r in ended if r.status == "done")
+            reason = DIVERGED if len(ended) >= group.seeds else ""
         else:
-            groups.append(group.read_values(sweep_folder(claim, output)))
+            values, reason = group.read_values(sweep_folder(claim, output))
+        groups.append(values)
+        lacking.append(reason)
     labels = [group.label for group in claim.groups]
-    return compare(claim.rule, labels, groups, [group.seeds for group in claim.groups])
+    wanted = [group.seeds for group in claim.groups]
+    return compare_groups(claim.rule, labels, groups, wanted, lacking)
 
 
 def sweep_folder(claim: Claim, output: Path) -> Path:

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.reproduce.claims import Claim
-from experiments.reproduce.report import measure, sweep_arguments, sweep_folder
+from experiments.reproduce.report import measure_claim, sweep_arguments, sweep_folder
 from experiments.reproduce.runs import Budget, format_seconds
 
 
 def missing_experiments(claims: Sequence[Claim], output: Path) -> list[Claim]:
-    """Return the claims that need another experiment and have no verdict yet."""
-    return [c for c in claims if c.sweep is not None and not measure(c, [], output).verdict]
+    """Return the claims with runs of another experiment that have not all ended.
+
+    A claim whose runs have all ended has a verdict, also if some have no value.
+    """
+    return [c for c in claims if c.sweep is not None and not measure_claim(c, [], output).verdict]
 
 
 def experiment_command(claim: Claim, data_dir: str, output: Path) -> list[str]:

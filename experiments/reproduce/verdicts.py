@@ -1,4 +1,4 @@
-"""Compare measured values with published ones, by rules that are fixed before anything is run."""
+"""Compare measured values with published ones, by rules fixed before the runs."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ SAME_DIRECTION = "same direction"
 WITHIN_SPREAD = "same direction, within the spread"
 OPPOSITE = "opposite"
 SHORTENED = "shortened; no published number"
+DIVERGED = "diverged"  # some or all runs of a kind
+NOT_REACHED = "not reached"  # an error, by some or all runs of a kind
 ROUNDING = 1e-9  # a difference that is exactly the limit counts as within it
 
 Groups = Sequence[Sequence[float]]  # a value for each seed of each kind of run
@@ -23,7 +25,7 @@ class Outcome:
     Attributes:
         here: the mean over seeds, or the comparison of two means; "" without values.
         spread: number of seeds, lowest and highest value of each kind of run; "" without values.
-        verdict: "" while values are missing.
+        verdict: "" while runs are missing; why there are too few values once all have ended.
     """
 
     here: str = ""
@@ -126,34 +128,47 @@ class Contrast:
 Rule = Close | Contrast
 
 
-def compare(rule: Rule, labels: Sequence[str], groups: Groups, wanted: Sequence[int]) -> Outcome:
+def compare_groups(
+    rule: Rule,
+    labels: Sequence[str],
+    groups: Groups,
+    wanted: Sequence[int],
+    lacking: Sequence[str],
+) -> Outcome:
     """Return what the values show.
 
     Args:
         rule: by which they are compared.
         labels: of the kinds of run.
         groups: values of the seeds of each kind.
-        wanted: number of seeds of each kind without which there is no verdict.
+        wanted: number of seeds of each kind without which the values are not judged.
+        lacking: for each kind why seeds may lack a value, DIVERGED or NOT_REACHED; "" while runs
+            of the kind have not ended.
     """
+    reasons = [
+        (label, reason)
+        for label, values, count, reason in zip(labels, groups, wanted, lacking, strict=True)
+        if len(values) < count
+    ]
+    verdict = ""
+    if all(reason for _, reason in reasons):
+        verdict = "; ".join(f"{label}: {reason}" if label else reason for label, reason in reasons)
     if not any(groups):
-        return Outcome()
+        return Outcome(verdict=verdict)
     several = len(groups) > 1
     spread = "; ".join(
         f"{label}: {format_spread(values)}" if several else format_spread(values)
         for label, values in zip(labels, groups, strict=True)
     )
     if not all(groups):
-        return Outcome(spread=spread)
-    here = rule.format_here(groups)
-    if any(len(values) < count for values, count in zip(groups, wanted, strict=True)):
-        return Outcome(here, spread)
-    return Outcome(here, spread, rule.judge(groups))
+        return Outcome("", spread, verdict)
+    return Outcome(rule.format_here(groups), spread, verdict if reasons else rule.judge(groups))
 
 
 def format_spread(values: Sequence[float]) -> str:
     """Return the number of seeds with the lowest and the highest value."""
     if not values:
-        return "not run"
+        return "no value"
     if len(values) == 1:
         return f"1 seed, {values[0]:.2f}"
     return f"{len(values)} seeds, {min(values):.2f} to {max(values):.2f}"

@@ -26,6 +26,7 @@ from experiments.reproduce.__main__ import check_data
 from experiments.reproduce.claims import (
     BY_NAME,
     CLAIMS,
+    RATES,
     Claim,
     TrainedGroup,
     Training,
@@ -277,17 +278,54 @@ def write_swept(output: Path) -> None:
 def test_claims_of_other_experiments_are_measured_from_their_tables(tmp_path: Path) -> None:
     """Catches: slower rates among the values; tanh over ReLU upside down; fractions taken for
     percent; ten views of a model that was trained without crops."""
-    assert report.measure(BY_NAME["relu_tanh"], [], tmp_path) == verdicts.Outcome()
+    assert report.measure_claim(BY_NAME["relu_tanh"], [], tmp_path) == verdicts.Outcome()
     write_swept(tmp_path)
 
     def measure(name: str) -> tuple[str, str]:
-        found = report.measure(BY_NAME[name], [], tmp_path)
+        found = report.measure_claim(BY_NAME[name], [], tmp_path)
         return found.here, found.verdict
 
     assert measure("relu_tanh") == ("4.2 times", "")  # two of three seeds
     assert measure("alexnet_no_lrn") == ("+1.00 points", verdicts.SAME_DIRECTION)
     assert measure("alexnet_no_crops") == ("+5.00 points", verdicts.SAME_DIRECTION)
     assert measure("alexnet_no_conv2") == ("", "")
+
+
+def test_runs_that_have_ended_without_a_value_are_a_verdict(tmp_path: Path) -> None:
+    """Catches: an experiment that is started again and again since a run diverged or did not reach
+    the error; a verdict while a rate, or a seed, has not ended."""
+    claim, folder = BY_NAME["relu_tanh"], command.make_folder(tmp_path / "relu_tanh")
+    tanh = RATES["tanh"]
+    rows = [relu_tanh.Result("relu", r, 0, "done", 0.25, epochs=99 * r) for r in RATES["relu"]]
+    rows += [relu_tanh.Result("tanh", rate, 0, "done", 0.25) for rate in tanh[:2]]
+    fastest = min(RATES["relu"])
+    rows += [relu_tanh.Result("relu", fastest, 1, "done", 0.25, epochs=3.0)]
+
+    def verdict(*more: relu_tanh.Result) -> str:
+        write_rows(folder / "relu_tanh.csv", [*rows, *more])
+        return report.measure_claim(claim, [], tmp_path).verdict
+
+    last_rate = relu_tanh.Result("tanh", tanh[2], 0, "diverged, see log", 0.25)
+    last_seed = relu_tanh.Result("relu", fastest, 2, "done", 0.25)
+    assert verdict(last_seed) == verdict(last_rate) == ""
+    assert verdict(last_seed, replace(last_rate, status="failed, see log")) == ""
+    assert verdict(last_seed, last_rate) == "ReLU: not reached; tanh: not reached"
+    assert swept.missing_experiments([claim], tmp_path) == []
+    last_seed = replace(last_seed, epochs=2.0)
+    assert verdict(last_seed, last_rate) == "tanh: not reached"
+
+    ended = [ablations.Result("base", s, "done", top1_ten=0.2) for s in range(3)]
+    ended += [ablations.Result("no_lrn", s, "done", top1_ten=0.2) for s in range(2)]
+    ended += [ablations.Result("no_lrn", 2, "diverged, see log")]
+    for count, expected in ((5, ""), (6, "no_lrn: diverged")):
+        write_rows(command.make_folder(tmp_path / "ablations") / "ablations.csv", ended[:count])
+        measured = report.measure_claim(BY_NAME["alexnet_no_lrn"], [], tmp_path)
+        assert measured.verdict == expected
+
+    diverged = RunRow("80sec", 0, "diverged, see log")
+    assert report.measure_claim(BY_NAME["80sec"], [diverged], tmp_path).verdict == "diverged"
+    failed = replace(diverged, status="failed, see log")
+    assert report.measure_claim(BY_NAME["80sec"], [failed], tmp_path).verdict == ""
 
 
 def test_other_experiments_are_run_until_there_is_a_verdict(

@@ -58,18 +58,29 @@ def test_a_factor_is_of_the_last_to_the_first(epochs: float, factor: float) -> N
 
 def test_there_is_no_verdict_without_all_seeds() -> None:
     """Catches: a verdict on one of three seeds; a mean that is hidden until all are there; a
-    comparison with runs that do not exist."""
+    comparison with runs that do not exist; no verdict where the missing values will never come, or
+    one while some may."""
     rule = Contrast(1.0)
 
-    def compare(*groups: list[float]) -> tuple[str, str, str]:
-        found = verdicts.compare(rule, ["with", "without"], groups, [2, 2])
+    def compare(*groups: list[float], lacking: tuple[str, str] = ("", "")) -> tuple[str, str, str]:
+        found = verdicts.compare_groups(rule, ["with", "without"], groups, [2, 2], lacking)
         return found.here, found.spread, found.verdict
 
     assert compare([], []) == ("", "", "")
-    assert compare([11.0], []) == ("", "with: 1 seed, 11.00; without: not run", "")
+    assert compare([11.0], []) == ("", "with: 1 seed, 11.00; without: no value", "")
     assert compare([11.0, 12.0], [14.0])[::2] == ("+2.50 points", "")
     assert compare([11.0, 12.0], [14.0, 14.2]) == (
         "+2.60 points",
         "with: 2 seeds, 11.00 to 12.00; without: 2 seeds, 14.00 to 14.20",
         verdicts.REPRODUCED,
     )
+    ended = verdicts.NOT_REACHED
+    assert compare([], [], lacking=("", ended))[2] == ""
+    assert (
+        compare([11.0], [], lacking=(ended, ended))[2] == "with: not reached; without: not reached"
+    )
+    assert compare([11.0, 12.0], [14.0], lacking=(ended, ended))[::2] == (
+        "+2.50 points",
+        "without: not reached",
+    )
+    assert compare([11.0, 12.0], [14.0, 14.2], lacking=(ended, ended))[2] == verdicts.REPRODUCED
