@@ -5,7 +5,9 @@
         [--output=runs/reproduce] [--budget=30m] [--platform=cpu|gpu] [--dry_run]
 
 --data_dir has the binary version of CIFAR-10. Most claims take hours on two cores; --list
-has the time of each, and --budget starts no run whose estimated time does not fit.
+has the time of each, and --budget starts no run whose estimated time does not fit. On a GPU a run's
+time is known only once another seed has finished; runs of unknown time are started until the
+budget is spent.
 
 A run is `python -m alexnet_jax.main` in OUTPUT/runs/NAME-SEED, started by submitit: on this
 machine, --jobs at a time, or under SLURM with --slurm_partition. The same command again resumes
@@ -48,6 +50,7 @@ from experiments.reproduce.runs import (
 )
 from experiments.reproduce.swept import list_experiments, run_experiments
 from experiments.sweeps import sweep
+from experiments.sweeps.rows import write_rows
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}  # in JAX's words
 STARTING = ("jobs", "timeout_min", "slurm_partition", "cpus", "gpus")  # flags of all sweeps
@@ -104,7 +107,7 @@ def main(_: list[str]) -> int:
     data_dir = check_data(flag.data_dir)
     check_platform(flag.platform)
     os.environ["JAX_PLATFORMS"] = PLATFORMS[flag.platform]
-    output, machine = command.make_folder(flag.output), describe_machine(flag.platform)
+    output, machine = Path(flag.output), describe_machine(flag.platform)
     budget = Budget(seconds, is_gpu=flag.platform == "gpu", jobs=flag.jobs)
     plan = Plan(plan_runs(claims, data_dir, output), budget)
     report = partial(write_report, CLAIMS, output, machine)
@@ -112,6 +115,9 @@ def main(_: list[str]) -> int:
     if flag.dry_run:
         dry_run(runs, plan, claims, data_dir, output)
         return 0
+    command.make_folder(flag.output)
+    if runs.results:
+        write_rows(runs.table, runs.results)
     before = [*runs.results]
     runs.run_waiting(sweep.make_executor())
     ended = [row for row in runs.results if row not in before and row.status != "done"]

@@ -31,10 +31,11 @@ class Training:
     """A config that is trained, with any number of seeds; each seed is the run NAME-SEED.
 
     Attributes:
-        name: of its runs.
-        config: FILE:VARIANT.
-        hours: of a run on two cores.
-        fields: set over the config, besides the seed and the folder of the data.
+        name: first part of the names of its runs.
+        config: config file with its variant, FILE:VARIANT.
+        hours: duration of one run on two cores, in hours.
+        fields: (path, value) of the fields that differ from the config, besides the seed and the
+            folder of the data.
         measured: whether `hours` was measured; otherwise it is an estimate.
     """
 
@@ -51,8 +52,8 @@ class TrainedGroup:
 
     Attributes:
         label: what distinguishes them from the claim's other runs.
-        training: the config.
-        value: field of `runs.RunRow` that is compared.
+        training: the training whose seeds are the runs.
+        value: name of the error of `runs.RunRow` that is compared.
         seeds: number of runs wanted.
     """
 
@@ -67,10 +68,10 @@ class SweepCommand:
     """Another experiment of this folder that makes the runs of a claim, in OUTPUT/MODULE.
 
     Attributes:
-        module: of `experiments`.
+        module: name of the experiment's module in `experiments`.
         arguments: its flags, besides --output, the folder of the data and those that start runs.
-        runs: number of them.
-        hours: of all of them on two cores.
+        runs: number of runs that it makes.
+        hours: duration of all its runs on two cores, one after another, in hours.
         measured: whether `hours` was measured; otherwise it is an estimate.
     """
 
@@ -103,13 +104,13 @@ class Claim:
     """A claim of a paper, and how it is tested.
 
     Attributes:
-        name: its name on the command line.
-        paper: and the section.
-        statement: what the paper says, in a few words.
-        published: its numbers, as text; "" if there are none.
-        rule: by which values are compared.
-        groups: the kinds of run, in the order in which `rule` takes them.
-        sweep: the command that makes the runs of a `SweptGroup`.
+        name: name of the claim on the command line.
+        paper: paper, or program, and section that make the claim.
+        statement: the quantity that is measured, in a few words.
+        published: the paper's numbers, as text; "" if there are none.
+        rule: rule by which the measured values are compared with the published ones.
+        groups: kinds of run, in the order in which `rule` takes them.
+        sweep: command that makes the runs of a `SweptGroup`; None without such groups.
     """
 
     name: str
@@ -132,7 +133,7 @@ class Claim:
 
     @property
     def hours(self) -> float:
-        """Time of all runs on two cores."""
+        """Duration of all runs on two cores, one after another, in hours."""
         own = sum(group.seeds * group.training.hours for group in self.trained)
         return own + (self.sweep.hours if self.sweep else 0.0)
 

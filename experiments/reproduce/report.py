@@ -33,19 +33,19 @@ class TableRow:
     """A row of reproduce.csv, the table of claims, as text.
 
     Attributes:
-        claim: its name.
-        paper: and the section.
-        statement: what is compared.
+        claim: name of the claim.
+        paper: paper, or program, and section that make the claim.
+        statement: the quantity that is measured.
         published: the paper's numbers.
-        criterion: what counts as reproduced.
-        here: what was measured, or NOT_RUN.
-        spread: over seeds.
-        verdict: or how far the runs are.
-        cpu: time of all runs on two cores.
-        gpu: time of all runs on a GPU.
-        took: time of training of the runs that have ended, by the speeds that they recorded.
-        machine, date: of the last run that ended.
-        command: that makes the runs; of several, those of the first seed.
+        criterion: condition under which the claim counts as reproduced.
+        here: the measured mean, difference or factor with its unit, or NOT_RUN.
+        spread: number of seeds with the lowest and the highest value of each kind of run.
+        verdict: the verdict, or the progress of the runs while there is none.
+        cpu: duration of all runs on two cores, in hours.
+        took: duration of training of the finished runs in hours, from the recorded speeds.
+        machine: machine of the finished run that ended last.
+        date: day on which that run ended, YYYY-MM-DD.
+        command: command of each training, with its first seed, or that of the experiment.
     """
 
     claim: str
@@ -57,7 +57,6 @@ class TableRow:
     spread: str
     verdict: str
     cpu: str
-    gpu: str
     took: str
     machine: str
     date: str
@@ -74,7 +73,6 @@ HEADS = {
     "spread": "spread",
     "verdict": "verdict",
     "cpu": "two cores",
-    "gpu": "GPU",
     "took": "took",
     "machine": "machine",
     "date": "date",
@@ -88,9 +86,9 @@ def make_table(
 
     Args:
         claims: the claims.
-        rows: of the runs that have ended.
-        output: folder of the runs.
-        machine: this one.
+        rows: rows of runs.csv, of the runs that have ended.
+        output: folder of this experiment, --output.
+        machine: description of this machine.
     """
     return [_make_table_row(claim, rows, output, machine) for claim in claims]
 
@@ -112,7 +110,6 @@ def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine:
         spread=outcome.spread,
         verdict=outcome.verdict or describe_progress(claim, rows, output),
         cpu=format_cost(claim),
-        gpu=NOT_RUN,
         took=f"{sum(row.seconds or 0.0 for row in ended) / 3600:.2f} h" if ended else "",
         machine=last.machine if last else "",
         date=last.date if last else "",
@@ -233,7 +230,7 @@ def format_list(claims: Sequence[Claim]) -> str:
         lines.append(
             f"{claim.name}: {claim.statement} ({claim.paper}). "
             f"Published: {claim.published or 'none'}{criterion}. "
-            f"Two cores: {format_cost(claim)}; GPU: {NOT_RUN}."
+            f"Two cores: {format_cost(claim)}."
         )
     return "\n".join(lines)
 

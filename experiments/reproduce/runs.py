@@ -22,7 +22,6 @@ from alexnet_jax.writers import Record, read_records
 from experiments.degradation import average_last_epoch, select_records
 from experiments.reproduce.claims import Claim, Training
 from experiments.sweeps import sweep
-from experiments.sweeps.rows import write_rows
 from experiments.sweeps.sweep import Base, Run
 
 # A workdir may have had others before it finished.
@@ -35,13 +34,15 @@ class RunRow:
     """A row of runs.csv: errors as fractions, or why there are none.
 
     Attributes:
-        run: the name of its training.
-        center_error: of the test images, center view.
-        ten_error: of the test images, ten views.
-        train_error: of the training images, averaged over the last epoch.
-        seconds: of training, by the speeds that the run recorded.
-        machine: on which the run ended.
-        date: of its end.
+        run: name of the training, `claims.Training.name`.
+        seed: seed of the run.
+        status: "done", "diverged, …" or "failed, …".
+        center_error: top-1 error on the test images in the center view, as a fraction.
+        ten_error: top-1 error on the test images in ten views, as a fraction.
+        train_error: top-1 error on the training images, averaged over the last epoch.
+        seconds: duration of training in seconds, computed from the recorded images per second.
+        machine: machine on which the run ended, or NOT_RECORDED.
+        date: day on which the run ended, YYYY-MM-DD in UTC.
     """
 
     run: str
@@ -69,7 +70,13 @@ class RunRow:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with what is known of it before it ends."""
+    """A run with what is known of it before it ends.
+
+    Attributes:
+        run: its command line and its workdir.
+        training: the training of which it is one seed.
+        config: the config that its command line gives, with its seed.
+    """
 
     run: Run
     training: Training
@@ -104,8 +111,8 @@ def make_row(machine: str, run: Run, status: str, _: float | None = None) -> Run
 
     Args:
         machine: this one.
-        run: the run.
-        status: "done", or why it ended before.
+        run: the run that has ended.
+        status: "done", or the reason for which it ended early.
     """
     name, seed = run.key
     records = read_records(run.workdir)
@@ -216,9 +223,9 @@ class Progress:
     """How far a run has come that is not done.
 
     Attributes:
-        state: "running" or the word of its status.json.
-        step: of the last record, or of a later checkpoint.
-        share: of its epochs, or of its steps, as a fraction.
+        state: "running", or the status of its status.json.
+        step: step of its last training record, or of its last checkpoint if that is later.
+        share: fraction of its epochs, or of its steps if that is larger, that it has done.
     """
 
     state: str
@@ -252,8 +259,9 @@ class Budget:
         """Begin to count.
 
         Args:
-            seconds: of the whole command; None for no limit.
-            is_gpu: whether the hours of claims, which are of two cores, do not hold.
+            seconds: duration of the whole command in seconds; None for no limit.
+            is_gpu: whether the runs take place on a GPU, for which the hours of claims, those of
+                two cores, do not hold.
             jobs: number of runs that share the processor.
         """
         self._end = None if seconds is None else time.monotonic() + seconds
@@ -264,10 +272,11 @@ class Budget:
         return None if self._is_gpu else 3600 * hours * self._jobs
 
     def allows(self, seconds: float | None) -> bool:
-        """Return whether something that takes so long, None if not known, may be started."""
-        if self._end is None:
-            return True
-        return seconds is not None and time.monotonic() + seconds <= self._end
+        """Return whether to start a run of so many seconds.
+
+        One of unknown time, None, is started while any time is left.
+        """
+        return self._end is None or time.monotonic() + (seconds or 0.0) < self._end
 
 
 class Plan:
@@ -326,14 +335,11 @@ def make_runs(
     Raises:
         InputError: the workdir of a run was made with another config.
     """
-    table = output / "runs.csv"
     runs = sweep.Runs(
-        table, jobs, row_type=RunRow, plan=plan,
+        output / "runs.csv", jobs, row_type=RunRow, plan=plan,
         make_row=partial(make_row, machine), write_report=write_report,
     )  # fmt: skip
     runs.results = add_finished(runs.results, plan.planned, machine)
-    if runs.results:
-        write_rows(table, runs.results)
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Compare measured values with published ones, by rules fixed before the runs."""
+"""Compare measured values with published ones, by rules fixed in the registry of claims."""
 
 import statistics
 from collections.abc import Sequence

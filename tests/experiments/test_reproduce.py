@@ -1,14 +1,18 @@
 """The claims on CIFAR-10: their runs, what a budget allows, and the table."""
 
 import csv
+import json
 import re
+import socket
 from dataclasses import replace
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from absl import flags
 from helpers import ROOT, in_process, processes
 from helpers.image_sets import write_cifar10_binary
 
@@ -22,7 +26,7 @@ from alexnet_jax.status import write_status
 from alexnet_jax.workdir import lock_workdir
 from experiments import ablations, relu_tanh
 from experiments.reproduce import report, runs, swept, verdicts
-from experiments.reproduce.__main__ import check_data
+from experiments.reproduce.__main__ import check_data, main
 from experiments.reproduce.claims import (
     BY_NAME,
     CLAIMS,
@@ -105,8 +109,9 @@ def make_plan(output: Path, seconds: float | None, *, is_gpu: bool = False, jobs
 
 def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a run started that takes longer than what is left; a limit without --budget; hours
-    of two cores that are taken for those of a GPU; jobs that do not slow each other down; a run
-    that is left out and not named."""
+    of two cores that are taken for those of a GPU; runs of unknown time that no budget starts, or
+    that a spent one does; jobs that do not slow each other down; a run that is left out and not
+    named."""
     now = 1000.0
     monkeypatch.setattr(runs.time, "monotonic", lambda: now)
 
@@ -115,7 +120,12 @@ def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert names(make_plan(tmp_path, None), []) == ["80sec-0", "18pct-0"]
     assert names(make_plan(tmp_path, None, is_gpu=True), []) == ["80sec-0", "18pct-0"]
-    assert names(make_plan(tmp_path, 5000, is_gpu=True), []) == []
+    plan = make_plan(tmp_path, 1000, is_gpu=True)
+    assert names(plan, []) == ["80sec-0", "18pct-0"]
+    other = RunRow("80sec", 1, "done", 0.26, 0.25, 0.3, seconds=1200.0)
+    assert names(plan, [other]) == ["18pct-0"]
+    now += 1000
+    assert names(plan, []) == []
     assert names(make_plan(tmp_path, 3000, jobs=2), []) == []
     plan = make_plan(tmp_path, 3000)
     assert names(plan, []) == ["80sec-0"]
@@ -257,7 +267,10 @@ def test_an_interrupted_run_shows_its_step_and_is_continued(tmp_path: Path, data
 
 
 def write_swept(output: Path) -> None:
-    """Write rows of the experiments relu_tanh and ablations, and a finished run of each."""
+    """Write rows of the experiments relu_tanh and ablations, and two runs of relu_tanh.
+
+    The first has finished after 1,800 seconds, on this machine; the second was interrupted.
+    """
     epochs = [("relu", 0.01, 0, 4.0), ("relu", 0.01, 1, 6.0), ("relu", 0.02, 0, 8.0)]
     epochs += [("tanh", 0.02, 0, 20.0), ("tanh", 0.02, 1, 22.0)]
     write_rows(
@@ -273,6 +286,23 @@ def write_swept(output: Path) -> None:
             for name, center, ten in errors
         ],
     )
+    record = dict(step=1, epoch=1.0, split="train", loss=1.0, top1_error=0.5, top5_error=0.2)
+    record |= dict(count=900, learning_rate=0.01, images_per_second=0.5)
+    for name, status in (("relu-0.01-0", "finished"), ("tanh-0.02-0", "interrupted")):
+        workdir = command.make_folder(output / "relu_tanh" / "runs" / name)
+        write_status(workdir, cast(Any, status))
+        (workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        (workdir / f"events.out.tfevents.1.{socket.gethostname()}").touch()
+
+
+def test_finished_runs_of_other_experiments_are_in_the_table(tmp_path: Path) -> None:
+    """Catches: interrupted runs that count; a table without the time, machine or date of the runs
+    that another command has made."""
+    write_swept(tmp_path)
+    (row,) = report.make_table([BY_NAME["relu_tanh"]], [], tmp_path, "a machine")
+    assert row.verdict == "1 of 10 runs done"
+    assert (row.took, row.machine) == ("0.50 h", "a machine")
+    assert row.date == datetime.now(UTC).date().isoformat()
 
 
 def test_claims_of_other_experiments_are_measured_from_their_tables(tmp_path: Path) -> None:
@@ -401,6 +431,26 @@ def test_data_that_is_missing_is_one_message(tmp_path: Path, data_dir: str) -> N
     Path(data_dir).rename(tmp_path / cifar10_binary.FOLDER)
     with pytest.raises(InputError, match="has the folder of the files; give"):
         check_data(str(tmp_path))
+
+
+def test_a_dry_run_writes_nothing(
+    tmp_path: Path,
+    data_dir: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches: a folder, or a table of runs made by hand, that --dry_run leaves behind."""
+    output = tmp_path / "out"
+    given = dict(claims=["80sec", "18pct"], list=False, budget=None, platform="cpu", jobs=1)
+    given |= dict(dry_run=True, data_dir=data_dir, output=str(output))
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(runs, "add_finished", lambda *_: [RunRow("80sec", 0, "done")])
+    assert main([]) == 0
+    assert not output.exists()
+    printed = capsys.readouterr()
+    assert printed.out.startswith("python -m alexnet_jax.main --config=configs/cifar.py:18pct ")
+    assert printed.err == "1 commands: about 4 h\n"
 
 
 def test_the_command_lists_claims_and_refuses_others(tmp_path: Path) -> None:
