@@ -13,9 +13,9 @@ from helpers.tiny_model import tiny_config
 
 from alexnet_jax import fields, training_input
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.schedules import StepSchedule
 from alexnet_jax.config import Config, validated
 from alexnet_jax.models.ops import Dense, SequentialConfig
+from alexnet_jax.schedules import StepSchedule
 
 ENDS = (14, 27, 41, 54)  # of epochs of 108 images, eight in a step; whole steps belong to an epoch
 
@@ -102,6 +102,16 @@ def test_a_run_stops_after_the_epoch(
 def test_a_continued_run_stops_at_the_same_step(
     whole: tuple[Config, int, Any], tmp_path: Path
 ) -> None:
+    """Catches: the sums of the epoch not saved, or those of another epoch."""
+    config, last, _ = whole
+    for end in (last - 20, last - 4, 0):
+        assert train_here(fields.replace(config, {"max_steps": end}), tmp_path / "broken") == 0
+        if end:
+            assert newest_state(tmp_path / "broken")[0] == end
+    assert newest_state(tmp_path / "broken")[0] == last
+    assert train_here(config, tmp_path / "one_go") == 0
+    assert epoch_sums(tmp_path / "broken") == epoch_sums(tmp_path / "one_go")
+    assert epoch_sums(tmp_path / "one_go")["count"] == 8 * (last - ENDS[ENDS.index(last) - 1])
 
 
 def test_records_that_were_never_due_are_not_missed(images: Path) -> None:
@@ -113,13 +123,3 @@ def test_records_that_were_never_due_are_not_missed(images: Path) -> None:
     schedule = StepSchedule(validated(tiny_config(images, max_steps=40, **changes)), 108)
     assert [schedule.last_log_step(step) for step in (9, 10, ENDS[0] + 1)] == [0, 10, 10]
     assert schedule.is_log_step(ENDS[0])
-    """Catches: the sums of the epoch not saved, or those of another epoch."""
-    config, last, _ = whole
-    for end in (last - 20, last - 4, 0):
-        assert train_here(fields.replace(config, {"max_steps": end}), tmp_path / "broken") == 0
-        if end:
-            assert newest_state(tmp_path / "broken")[0] == end
-    assert newest_state(tmp_path / "broken")[0] == last
-    assert train_here(config, tmp_path / "one_go") == 0
-    assert epoch_sums(tmp_path / "broken") == epoch_sums(tmp_path / "one_go")
-    assert epoch_sums(tmp_path / "one_go")["count"] == 8 * (last - ENDS[ENDS.index(last) - 1])
