@@ -7,8 +7,8 @@ DIR has the official binary files, data_batch_1.bin … test_batch.bin. The vari
 word for the model and at most one for the data, and then changes, separated by commas. Models,
 named after the files example-layers/layers-*.cfg of cuda-convnet, with the authors' test errors:
 
-    80sec          26 %. Three convolutions and fc64; 10 epochs. Here 26.45 % (25.41 % in ten
-                   views), after 30 minutes on two cores of an AMD EPYC beside other work.
+    80sec          26 %. Three convolutions and fc64; 10 epochs. Here 26.09 % (25.24 % in ten
+                   views), after 22 minutes on two cores of an AMD EPYC beside other work.
     18pct          18 %. Response normalization within each channel; 140 epochs.
     13pct          13 % (12.6 % in a log), ten views of 24 × 24 pixels; the default. Two
                    convolutions and two locally-connected layers; 160 epochs.
