@@ -16,6 +16,7 @@ from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.train_step import TrainState, abstract_state, init_state
+from alexnet_jax.workdir import CONFIG
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def go_back_to_common_step(
     """Return the starts of runs at the same step, which are to be trained together.
 
     A SIGKILL while checkpoints are saved leaves some runs one checkpoint ahead of others. Their
-    newest one is deleted, and its steps are taken again.
+    newest one is deleted, and its steps are taken again. A run without a config.json has never
+    begun: it is a new one, for which no checkpoint of another one is deleted.
 
     Args:
         starts: the states with which the runs would continue alone, by workdir.
@@ -106,7 +108,7 @@ def go_back_to_common_step(
         checkpoints: the checkpoints of each run.
 
     Raises:
-        InputError: a run is further ahead than by one checkpoint.
+        InputError: a run is further ahead than by one checkpoint, or ahead of a new one.
     """
     found = dict(starts)
     while True:
@@ -115,11 +117,13 @@ def go_back_to_common_step(
         ahead = [workdir for workdir, step in steps.items() if step > common]
         if not ahead:
             return found
+        behind = [workdir for workdir, step in steps.items() if step == common]
+        have_begun = all((workdir / CONFIG).exists() for workdir in behind)
         for workdir in ahead:
-            if max(checkpoints[workdir].steps()[:-1], default=0) != common:
-                behind = ", ".join(str(w) for w, step in steps.items() if step == common)
+            if not have_begun or max(checkpoints[workdir].steps()[:-1], default=0) != common:
+                names = ", ".join(map(str, behind))
                 raise InputError(
-                    f"{workdir} is at step {steps[workdir]}, and {behind} at step {common}: runs "
+                    f"{workdir} is at step {steps[workdir]}, and {names} at step {common}: runs "
                     "that are trained together go on from the same step; give --seeds of those "
                     "behind alone first"
                 )

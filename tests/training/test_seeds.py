@@ -140,17 +140,19 @@ def test_a_kill_between_two_saves(
         assert_same_bits(newest_state(broken / name), newest_state(tmp_path / "whole" / name))
 
 
-def test_runs_at_different_steps(config: Config, tmp_path: Path) -> None:
-    """A new seed beside one that has taken ten steps; then beside one that has its last step.
+@pytest.mark.parametrize("steps", [5, 10])
+def test_runs_at_different_steps(config: Config, tmp_path: Path, steps: int) -> None:
+    """A new seed beside one with one or two checkpoints; then beside one that has its last step.
 
-    Catches: ten steps thrown away; a finished run that is trained again, or that stops the others;
-    the draws of the finished run for the only one that is left.
+    Catches: steps thrown away, also those of the only checkpoint; a finished run that is trained
+    again, or that stops the others; the draws of the finished run for the only one that is left.
     """
-    assert train_together(fields.replace(config, {"max_steps": 10}), tmp_path, 3) == 0
-    with pytest.raises(InputError, match=r"seed-3 is at step 10, and .*seed-5 at step 0: .* first"):
+    assert train_together(fields.replace(config, {"max_steps": steps}), tmp_path, 3) == 0
+    message = rf"seed-3 is at step {steps}, and .*seed-5 at step 0: .* first"
+    with pytest.raises(InputError, match=message):
         train_together(config, tmp_path, 3, 5)
-    assert saved_steps(tmp_path / "seed-3") == [5, 10]
-    config = fields.replace(config, {"max_steps": 10})
+    assert saved_steps(tmp_path / "seed-3") == [*range(5, steps + 1, 5)]
+    config = fields.replace(config, {"max_steps": steps})
     before = newest_state(tmp_path / "seed-3")
     assert train_together(config, tmp_path, 3, 5) == 0
     assert_same_bits(newest_state(tmp_path / "seed-3"), before)
