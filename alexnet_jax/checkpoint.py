@@ -1,22 +1,18 @@
 """Save and restore the training state with orbax, with checksums and a format version."""
 
-import json
-import math
 import shutil
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax import Array
 
+from alexnet_jax.checksums import compute_checksums, compute_crc32, list_shapes
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import unused_path, write_errors_as_input_errors
@@ -30,7 +26,6 @@ FORMAT_VERSION = 2  # version of a checkpoint's content; raise it if older reade
 ITEMS = ("variables", "train_state", "mean", "metadata")
 RETRY_SECONDS = 5.0  # time to retry while another process saves and deletes checkpoints
 PAUSE_SECONDS = 0.1  # time between two tries
-MAX_PARTS = 256  # number of parts in which an array is summed, a power of 2
 DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
 
 
@@ -106,12 +101,12 @@ class Checkpoints:
             **metadata,
             "format_version": FORMAT_VERSION,
             "collections": list(variables),
-            "shapes": _shapes(trees),
-            "checksums": _checksums(trees),
+            "shapes": list_shapes(trees),
+            "checksums": compute_checksums(trees),
         }
         args = ocp.args.Composite(
             **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-            metadata=ocp.args.JsonSave({"content": content, "crc32": _crc32(content)}),
+            metadata=ocp.args.JsonSave({"content": content, "crc32": compute_crc32(content)}),
         )
         with self._writing():
             self._manager.save(step, args=args)
@@ -147,7 +142,7 @@ class Checkpoints:
         if (path / "about").exists() and not (path / "metadata").exists():  # before version 2
             raise self._other_version(step, "an earlier")
         saved = self._read_item(step, "metadata", ocp.args.JsonRestore())
-        if not isinstance(saved, dict) or saved.get("crc32") != _crc32(saved.get("content")):
+        if not isinstance(saved, dict) or saved.get("crc32") != compute_crc32(saved.get("content")):
             raise DamagedCheckpointError("the metadata differ from those that were saved")
         content: Json = saved["content"]
         version = content.get("format_version", 1)
@@ -190,14 +185,14 @@ class Checkpoints:
         )
         if template is not None:
             # Checked here, since orbax raises the same exceptions for damaged files.
-            for name, *pair in differences(shapes, _shapes({item: template})):
+            for name, *pair in differences(shapes, list_shapes({item: template})):
                 saved, wanted = ("nothing" if shape is None else shape for shape in pair)
                 raise InputError(
                     f"checkpoint {self._path(step)} has {saved} for {name}, but the config needs "
                     f"{wanted}; give the config it was made with"
                 )
         tree = self._read_item(step, item, ocp.args.StandardRestore(template))
-        if wrong := [name for name, *_ in differences(sums, _checksums({item: tree}))]:
+        if wrong := [name for name, *_ in differences(sums, compute_checksums({item: tree}))]:
             raise DamagedCheckpointError(
                 f"{', '.join(wrong)} differ from the arrays that were saved"
             )
@@ -369,50 +364,3 @@ class Checkpoints:
             f"checkpoint {self._path(step)} was made by {which} version of alexnet_jax, whose "
             "checkpoints this version cannot read; train again in another --workdir"
         )
-
-
-def _crc32(content: object) -> int:
-    """Return the checksum of a JSON value."""
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _shapes(tree: PyTree) -> dict[str, list[int]]:
-    """Return the shapes of the arrays of a tree by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): [*leaf.shape] for path, leaf in leaves}
-
-
-@jax.jit
-def _sums(tree: PyTree) -> PyTree:
-    """Return a tree of the checksums of the arrays of a tree.
-
-    A checksum is the sum of the array's 32-bit words multiplied by odd weights, modulo 2^32. A
-    changed byte changes the sum. Sums of integers do not depend on the order, and so not on the
-    mesh. An array is read in parts along an axis that is never split over devices (the first axis
-    of kernels is), which avoids a copy of it.
-    """
-
-    def checksum(array: Array) -> Array:
-        first, width = (array.shape[0], array.shape[-1]) if array.ndim > 1 else (1, array.size)
-        array = array.reshape(first, -1, width)
-        parts = math.gcd(array.shape[1], MAX_PARTS)
-        part = (first, array.shape[1] // parts, width)
-        a, b, c = (jax.lax.broadcasted_iota(jnp.uint32, part, axis) for axis in range(3))
-
-        def add(index: Array, total: Array) -> Array:
-            begin = index * part[1]
-            values = jax.lax.dynamic_slice_in_dim(array, begin, part[1], axis=1)
-            words = jax.lax.bitcast_convert_type(values, jnp.uint32)
-            position = (a * array.shape[1] + begin + b) * width + c
-            return total + words * (2 * position + 1)
-
-        zeros = jnp.zeros(part, jnp.uint32)
-        return jnp.sum(jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(parts), add, zeros))
-
-    return jax.tree.map(checksum, tree)
-
-
-def _checksums(tree: PyTree) -> dict[str, int]:
-    """Return the checksums of a tree's arrays, of 32-bit numbers, by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(_sums(tree))
-    return {jax.tree_util.keystr(path): int(value) for path, value in leaves}

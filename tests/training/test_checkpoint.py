@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import checkpoint
+from alexnet_jax import checksums
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 
@@ -310,7 +310,7 @@ def test_another_version_is_refused(
     item that can be read without looking at the version."""
     file = copy / "checkpoints" / f"step_{STEPS[-1]}" / "metadata" / "metadata"
     changed = with_version(json.loads(file.read_text())["content"], version)
-    file.write_text(json.dumps({"content": changed, "crc32": checkpoint._crc32(changed)}))
+    file.write_text(json.dumps({"content": changed, "crc32": checksums.compute_crc32(changed)}))
     checkpoints = Checkpoints(copy)
     templates = {"variables": (None,), "train_state": (None,)}
     with pytest.raises(InputError, match=f"step_20 was made by {which} version .*cannot read"):
@@ -421,7 +421,7 @@ def test_sums_go_by_the_place_in_memory(shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     words = array.reshape(-1).view(np.uint32)
     expected = np.sum(words * (2 * np.arange(words.size, dtype=np.uint32) + 1), dtype=np.uint32)
-    assert checkpoint._checksums({"a": jnp.asarray(array)}) == {"['a']": expected}
+    assert checksums.compute_checksums({"a": jnp.asarray(array)}) == {"['a']": expected}
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -431,7 +431,7 @@ def test_sums_copy_nothing(columns: int) -> None:
     mesh = jax.make_mesh((columns,), ("column",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, P("column"))
     array = jax.ShapeDtypeStruct((2, 4608, 256), jnp.float32, sharding=split)
-    compiled = checkpoint._sums.lower([array]).compile()
+    compiled = checksums._sums.lower([array]).compile()
     memory = compiled.memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 4 * array.size / columns / 25
