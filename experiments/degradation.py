@@ -36,10 +36,11 @@ from matplotlib.figure import Figure
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
-from alexnet_jax.writers import Record, read_records
+from alexnet_jax.writers import read_records
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents
 from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.training_error import average_last_epoch, select_records
 from experiments.tables.published import CIFAR_ERRORS
 
 SHORTCUTS = {"plain": "none", "residual": "A"}
@@ -121,24 +122,6 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
         test_error=final[0]["top1_error"],
         seconds=seconds,
     )
-
-
-def select_records(records: Sequence[Record], split: str) -> list[Record]:
-    """Return the records of a split while training."""
-    return [r for r in records if r["split"] == split and "views" not in r]
-
-
-def average_last_epoch(train: Sequence[Record]) -> float:
-    """Return the training error averaged over the records that begin in the last epoch, or later.
-
-    A record counts by its images. Of a run of less than an epoch, or with a record an epoch, it is
-    that of the last record.
-    """
-    begins = [0.0, *(r["epoch"] or 0.0 for r in train[:-1])]
-    end = train[-1]["epoch"] or 0.0
-    last = [r for r, begin in zip(train, begins, strict=True) if begin >= end - 1 - 1e-6]
-    last = last or [train[-1]]
-    return sum(r["top1_error"] * r["count"] for r in last) / sum(r["count"] for r in last)
 
 
 def load_curves(base: Base, row: Result) -> tuple[Curve, Curve]:

@@ -37,6 +37,7 @@ from experiments.benchmark.cases import (
     write_scaling_plot,
 )
 from experiments.benchmark.timing import Result
+from experiments.durations import parse_duration
 
 OF_PLATFORM = ("budget", "peak_tflops", "smoke")
 
@@ -87,7 +88,7 @@ def _measure_accelerator(folder: Path) -> int:
     """Run the cases on an accelerator; return 1 if one of them failed."""
     only, platform = flags.FLAGS.only, flags.FLAGS.platform
     _check_names(only, list(BY_NAME))
-    budget = schedule.parse_duration(flags.FLAGS.budget) if flags.FLAGS.budget else None
+    budget = parse_duration(flags.FLAGS.budget) if flags.FLAGS.budget else None
     chosen = [case for name, case in BY_NAME.items() if name in only or not only]
     failed = 0
     worker = schedule.Worker(platform, flags.FLAGS.repeats, folder, flags.FLAGS.peak_tflops)

@@ -36,7 +36,7 @@ from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.sources.cifar10_binary import ARCHIVE, FOLDER
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
-from experiments.benchmark.accelerator.schedule import parse_duration
+from experiments.durations import parse_duration
 from experiments.reproduce.claims import CLAIMS, Claim, choose_claims
 from experiments.reproduce.report import format_list, write_report
 from experiments.reproduce.runs import (

@@ -19,10 +19,10 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, is_in_use, read_config
 from alexnet_jax.writers import Record, read_records
-from experiments.degradation import average_last_epoch, select_records
 from experiments.reproduce.claims import Claim, Training
 from experiments.sweeps import sweep
 from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.training_error import average_last_epoch, select_records
 
 # A workdir may have had others before it finished.
 LENGTH_FIELDS = ("epochs", "max_steps", "stop_error")

@@ -1,10 +1,31 @@
-"""The training error over the epochs of a run, and when it reaches a threshold."""
+"""The training error of a run: its curve, its last epoch, and when it reaches a threshold."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from alexnet_jax.writers import Record
+
+
+def select_records(records: Sequence[Record], split: str) -> list[Record]:
+    """Return the records of a split while training."""
+    return [r for r in records if r["split"] == split and "views" not in r]
+
+
+def average_last_epoch(train: Sequence[Record]) -> float:
+    """Return the training error averaged over the records that begin in the last epoch, or later.
+
+    It is one number of whole records, where `compute_training_error` returns a curve whose epochs
+    need not begin or end at a record.
+
+    A record counts by its images. Of a run of less than an epoch, or with a record an epoch, it is
+    that of the last record.
+    """
+    begins = [0.0, *(r["epoch"] or 0.0 for r in train[:-1])]
+    end = train[-1]["epoch"] or 0.0
+    last = [r for r, begin in zip(train, begins, strict=True) if begin >= end - 1 - 1e-6]
+    last = last or [train[-1]]
+    return sum(r["top1_error"] * r["count"] for r in last) / sum(r["count"] for r in last)
 
 
 def compute_training_error(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ from helpers.tiny_model import tiny_config
 from torch import nn
 
 from alexnet_jax.config import with_changes
-from alexnet_jax.errors import InputError
 from experiments.benchmark import synthetic_step
 from experiments.benchmark.accelerator import (
     floors,
@@ -55,21 +54,6 @@ def test_configs_of_cases(rehearsal: bool) -> None:
         assert config.batch_size == (8 if rehearsal else case.batch)
         assert config.parallel.columns == case.devices
         assert config.model.num_classes in (10, 1000)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("8m", 480), ("90", 90), ("90s", 90), ("1.5h", 5400), ("0.5m", 30)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    """Catches: a unit taken for another."""
-    assert schedule.parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "m", "8 m", "-3s", "0", "8min", "1e3"])
-def test_wrong_durations(text: str) -> None:
-    """Catches: a budget of nothing, or a traceback."""
-    with pytest.raises(InputError, match="is no duration; expected one such as"):
-        schedule.parse_duration(text)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from experiments import degradation
 from experiments.degradation import Result
 from experiments.sweeps.rows import read_rows
 from experiments.sweeps.sweep import Base
+from experiments.sweeps.training_error import average_last_epoch
 
 
 def base(variant: str = "sample", **overrides: Any) -> Base:
@@ -95,8 +96,8 @@ def test_errors_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     write_records(monkeypatch, RECORDS[:-2])
     assert degradation.make_result(run, "done", 1.0).status.startswith("failed")
     assert degradation.make_result(run, "diverged, see x", 1.0).test_error is None
-    assert degradation.average_last_epoch([train_record(4, 0.4, 0.9)]) == 0.9
-    assert degradation.average_last_epoch([train_record(10, 1.0, 0.9), train_record(25, 2.5, 0.5)])
+    assert average_last_epoch([train_record(4, 0.4, 0.9)]) == 0.9
+    assert average_last_epoch([train_record(10, 1.0, 0.9), train_record(25, 2.5, 0.5)])
 
 
 def test_curves(monkeypatch: pytest.MonkeyPatch) -> None:
