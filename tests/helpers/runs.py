@@ -1,4 +1,4 @@
-"""Read what a run has written so far."""
+"""Read what a run has written so far, and compare states."""
 
 import json
 from pathlib import Path
@@ -23,6 +23,14 @@ def newest_state(workdir: Path) -> tuple[int, Any]:
             checkpoints.train_state(step, state.saved_train_state()),
         )
     return step, jax.tree.map(np.asarray, found)
+
+
+def assert_same_bits(found: Any, expected: Any) -> None:
+    """Assert that the arrays of two trees are equal to the last bit."""
+    equal = jax.tree.map(
+        lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), found, expected
+    )
+    assert all(jax.tree.leaves(equal)), equal
 
 
 def last_recorded_step(workdir: Path) -> int:

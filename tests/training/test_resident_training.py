@@ -8,9 +8,8 @@ import jax
 import numpy as np
 import pytest
 from helpers import processes
-from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
-from helpers.runs import newest_state
+from helpers.runs import assert_same_bits, newest_state
 from helpers.tiny_model import tiny_config
 from jax.sharding import Mesh
 
@@ -32,13 +31,6 @@ from alexnet_jax.train_step import (
 from alexnet_jax.training_input import TrainingInput
 
 STEPS = 16  # of eight images, of which an epoch has 108: the 14th step ends it
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    write_idx_set(folder, train=120, test=20)
-    return folder
 
 
 def run_config(images: Path, resident: str, layout: ParallelConfig | None = None) -> Config:
@@ -63,8 +55,7 @@ def assert_same_runs(found: Any, expected: Any) -> None:
     (expected_step, expected_state), expected_records = expected
     assert records == expected_records
     assert step == expected_step == STEPS
-    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), state, expected_state)
-    assert all(jax.tree.leaves(equal)), equal
+    assert_same_bits(state, expected_state)
 
 
 ONE = ParallelConfig()

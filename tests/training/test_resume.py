@@ -15,7 +15,7 @@ import pytest
 from helpers import processes
 from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
-from helpers.runs import last_recorded_step, newest_state
+from helpers.runs import assert_same_bits, last_recorded_step, newest_state
 
 from alexnet_jax import command, fields
 from alexnet_jax.checkpoint import Checkpoints
@@ -41,12 +41,6 @@ def saved_names(workdir: Path) -> set[str]:
     """Return the paths of all arrays of a run's newest checkpoint."""
     with Checkpoints(workdir) as checkpoints:
         return set(checkpoints.metadata(checkpoints.steps()[-1])["shapes"])
-
-
-def assert_same_bits(one: Any, other: Any) -> None:
-    """Assert that two states are the same to the last bit."""
-    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one, other)
-    assert all(jax.tree.leaves(equal)), equal
 
 
 def saving(workdir: Path) -> bool:

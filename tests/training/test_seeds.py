@@ -10,9 +10,8 @@ import jax
 import numpy as np
 import pytest
 from helpers import processes
-from helpers.image_sets import write_idx_set
 from helpers.in_process import run_here, train_here
-from helpers.runs import newest_state
+from helpers.runs import assert_same_bits, newest_state
 from helpers.tiny_model import tiny_config
 
 from alexnet_jax import fields, seeds, train
@@ -27,13 +26,6 @@ from alexnet_jax.workdir import read_config, saved_steps
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 STEPS = 16  # of eight images, of which an epoch has 108: the 14th step ends it
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    write_idx_set(folder, train=120, test=20)
-    return folder
 
 
 @pytest.fixture
@@ -57,14 +49,6 @@ def assert_close(found: Any, expected: Any, bound: float) -> None:
     """Assert that arrays agree within a bound, relative to the largest number of each."""
     for array, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=bound * np.abs(wanted).max())
-
-
-def assert_same_bits(found: Any, expected: Any) -> None:
-    """Assert that arrays are equal to the last bit."""
-    equal = jax.tree.map(
-        lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), found, expected
-    )
-    assert all(jax.tree.leaves(equal)), equal
 
 
 def assert_close_records(found: list[Any], expected: list[Any]) -> None:
@@ -228,10 +212,21 @@ def test_one_seed_diverges(config: Config, tmp_path: Path, poisoned: None) -> No
     assert run_here("main", *arguments(config, tmp_path, "5")).returncode == 3
 
 
-def test_all_seeds_diverge(config: Config, tmp_path: Path) -> None:
-    """Catches: steps taken where no run is left; the divergence of the last one that is lost."""
+def test_all_seeds_diverge(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their loss is not finite within four steps, and fetched while the next step runs.
+
+    Catches: steps taken where no run is left; the divergence of the last one that is lost.
+    """
+    begin_steps, calls = TrainingInput.begin_steps, list[int]()
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(len(calls) + 1)
+        return begin_steps(*arguments)
+
+    monkeypatch.setattr(TrainingInput, "begin_steps", counted)
     wild = fields.replace(config, {"learning_rate": 1e6})
     assert train_together(wild, tmp_path, 3, 5) == 0
+    assert len(calls) <= 5
     for name in ("seed-3", "seed-5"):
         found = read_status(tmp_path / name)
         assert found is not None

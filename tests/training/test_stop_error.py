@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 from helpers import processes
-from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
-from helpers.runs import newest_state
+from helpers.runs import assert_same_bits, newest_state
 from helpers.tiny_model import tiny_config
 
 from alexnet_jax import fields, training_input
@@ -18,13 +16,6 @@ from alexnet_jax.models.ops import Dense, SequentialConfig
 from alexnet_jax.schedules import StepSchedule
 
 ENDS = (14, 27, 41, 54)  # of epochs of 108 images, eight in a step; whole steps belong to an epoch
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    write_idx_set(folder, train=120, test=20)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +48,7 @@ def assert_stopped(workdir: Path, whole: tuple[Config, int, Any]) -> None:
     _, last, (_, expected) = whole
     step, state = newest_state(workdir)
     assert step == last
-    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), state, expected)
-    assert all(jax.tree.leaves(equal)), equal
+    assert_same_bits(state, expected)
     records = processes.records(workdir)
     assert [r["step"] for r in records if r["split"] == "validation"] == [last]
     trained = [r["step"] for r in records if r["split"] == "train"]
