@@ -41,6 +41,7 @@ from alexnet_jax.config import sequential_model
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Dropout, WithinChannelLRN
 from alexnet_jax.writers import read_records
+from experiments.relu_tanh_plot import Curve, Kind, plot_curves
 from experiments.sweeps import sweep
 from experiments.sweeps.sweep import Base, Run
 from experiments.sweeps.training_error import compute_training_error, find_crossing
@@ -296,37 +297,19 @@ def summarize_results(results: list[Result], threshold: float) -> list[str]:
 
 
 def plot_results(base: Base, threshold: float, results: list[Result]) -> Figure:
-    """Plot the training errors as in figure 1: ReLU solid, tanh dashed, every seed a line.
-
-    Slower rates are thin, and may lie above the figure.
-    """
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    axis = figure.subplots()
-    highest = threshold
-    for color, line, units in (("C0", "-", "relu"), ("C1", "--", "tanh")):
+    """Plot the training errors as in figure 1: ReLU solid, tanh dashed, every seed a line."""
+    kinds = []
+    for units, line, color in (("relu", "-", "C0"), ("tanh", "--", "C1")):
         best = fastest_rate(results, units)
-        for row in (r for r in results if r.units == units and r.status == "done"):
-            epochs, errors = load_curve(base, row)
-            chosen = row.rate == best
-            width, alpha = (1.8, 0.9) if chosen else (0.7, 0.35)
-            axis.plot(epochs, 100 * errors, line, color=color, linewidth=width, alpha=alpha)
-            if chosen:
-                highest = max(highest, errors[0])
+        done = [r for r in results if r.units == units and r.status == "done"]
+        kind = Kind(line, color, [Curve(*load_curve(base, r), r.rate == best) for r in done])
         if best is not None:
             mean = statistics.mean(reached_epochs(select_seeds(results, units, best)))
-            axis.plot([mean, mean], [0, 100 * threshold], color=color, linewidth=1, alpha=0.5)
-            label = (
-                f"{UNITS[units]}, rate {best:g}: {mean:.1f} epochs to {_format_percent(threshold)}"
-            )
-            axis.plot([], [], line, color=color, linewidth=1.8, label=label)
-    axis.plot([], [], color="0.6", linewidth=0.7, label="other rates")
-    axis.axhline(100 * threshold, color="0.5", linewidth=1, linestyle=":", zorder=0)
-    axis.set(xlabel="epochs", ylabel="training error, % (mean over an epoch)")
-    axis.set_xlim(left=0)
-    axis.set_ylim(0, 110 * highest)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="upper right", framealpha=0.9, edgecolor="none")
-    return figure
+            goal = _format_percent(threshold)
+            label = f"{UNITS[units]}, rate {best:g}: {mean:.1f} epochs to {goal}"
+            kind = replace(kind, label=label, crossing=mean)
+        kinds.append(kind)
+    return plot_curves(kinds, threshold)
 
 
 def make_report(base: Base, threshold: float, results: list[Result]) -> tuple[str, Figure | None]:
