@@ -1,12 +1,8 @@
 """The claims on CIFAR-10: their runs, what a budget allows, and the table."""
 
 import csv
-import json
 import re
-import socket
 from dataclasses import replace
-from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,13 +20,10 @@ from alexnet_jax.fields import replace as replace_fields
 from alexnet_jax.schedules import total_steps
 from alexnet_jax.status import write_status
 from alexnet_jax.workdir import lock_workdir
-from experiments import ablations, relu_tanh
-from experiments.reproduce import report, runs, swept, verdicts
+from experiments.reproduce import report, runs, verdicts
 from experiments.reproduce.__main__ import check_data, main
 from experiments.reproduce.claims import (
-    BY_NAME,
     CLAIMS,
-    RATES,
     Claim,
     TrainedGroup,
     Training,
@@ -39,7 +32,7 @@ from experiments.reproduce.claims import (
 from experiments.reproduce.runs import Budget, Plan, RunRow
 from experiments.reproduce.verdicts import Close
 from experiments.sweeps import sweep
-from experiments.sweeps.rows import read_rows, write_rows
+from experiments.sweeps.rows import read_rows
 
 
 def test_claims_are_chosen_by_name() -> None:
@@ -264,145 +257,6 @@ def test_an_interrupted_run_shows_its_step_and_is_continued(tmp_path: Path, data
     assert started == ["80sec-0"]
     steps = {r["step"] for r in processes.records(one.run.workdir)}
     assert max(steps) == 2 * 5 * 3
-
-
-def write_swept(output: Path) -> None:
-    """Write rows of the experiments relu_tanh and ablations, and two runs of relu_tanh.
-
-    The first has finished after 1,800 seconds, on this machine; the second was interrupted.
-    """
-    epochs = [("relu", 0.01, 0, 4.0), ("relu", 0.01, 1, 6.0), ("relu", 0.02, 0, 8.0)]
-    epochs += [("tanh", 0.02, 0, 20.0), ("tanh", 0.02, 1, 22.0)]
-    write_rows(
-        command.make_folder(output / "relu_tanh") / "relu_tanh.csv",
-        [relu_tanh.Result(u, r, s, "done", threshold=0.25, epochs=e) for u, r, s, e in epochs],
-    )
-    errors = [("base", 0.20, 0.21), ("no_crops", 0.25, 0.19), ("no_lrn", 0.22, 0.22)]
-    write_rows(
-        command.make_folder(output / "ablations") / "ablations.csv",
-        [
-            ablations.Result(name, seed, "done", top1_center=center, top1_ten=ten)
-            for seed in range(3)
-            for name, center, ten in errors
-        ],
-    )
-    record = dict(step=1, epoch=1.0, split="train", loss=1.0, top1_error=0.5, top5_error=0.2)
-    record |= dict(count=900, learning_rate=0.01, images_per_second=0.5)
-    for name, status in (("relu-0.01-0", "finished"), ("tanh-0.02-0", "interrupted")):
-        workdir = command.make_folder(output / "relu_tanh" / "runs" / name)
-        write_status(workdir, cast(Any, status))
-        (workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-        (workdir / f"events.out.tfevents.1.{socket.gethostname()}").touch()
-
-
-def test_finished_runs_of_other_experiments_are_in_the_table(tmp_path: Path) -> None:
-    """Catches: interrupted runs that count; a table without the time, machine or date of the runs
-    that another command has made."""
-    write_swept(tmp_path)
-    (row,) = report.make_table([BY_NAME["relu_tanh"]], [], tmp_path, "a machine")
-    assert row.verdict == "1 of 10 runs done"
-    assert (row.took, row.machine) == ("0.50 h", "a machine")
-    assert row.date == datetime.now(UTC).date().isoformat()
-
-
-def test_claims_of_other_experiments_are_measured_from_their_tables(tmp_path: Path) -> None:
-    """Catches: slower rates among the values; tanh over ReLU upside down; fractions taken for
-    percent; ten views of a model that was trained without crops."""
-    assert report.measure_claim(BY_NAME["relu_tanh"], [], tmp_path) == verdicts.Outcome()
-    write_swept(tmp_path)
-
-    def measure(name: str) -> tuple[str, str]:
-        found = report.measure_claim(BY_NAME[name], [], tmp_path)
-        return found.here, found.verdict
-
-    assert measure("relu_tanh") == ("4.2 times", "")  # two of three seeds
-    assert measure("alexnet_no_lrn") == ("+1.00 points", verdicts.SAME_DIRECTION)
-    assert measure("alexnet_no_crops") == ("+5.00 points", verdicts.SAME_DIRECTION)
-    assert measure("alexnet_no_conv2") == ("", "")
-
-
-def test_runs_that_have_ended_without_a_value_are_a_verdict(tmp_path: Path) -> None:
-    """Catches: an experiment that is started again and again since a run diverged or did not reach
-    the error; a verdict while a rate, or a seed, has not ended."""
-    claim, folder = BY_NAME["relu_tanh"], command.make_folder(tmp_path / "relu_tanh")
-    tanh = RATES["tanh"]
-    rows = [relu_tanh.Result("relu", r, 0, "done", 0.25, epochs=99 * r) for r in RATES["relu"]]
-    rows += [relu_tanh.Result("tanh", rate, 0, "done", 0.25) for rate in tanh[:2]]
-    fastest = min(RATES["relu"])
-    rows += [relu_tanh.Result("relu", fastest, 1, "done", 0.25, epochs=3.0)]
-
-    def verdict(*more: relu_tanh.Result) -> str:
-        write_rows(folder / "relu_tanh.csv", [*rows, *more])
-        return report.measure_claim(claim, [], tmp_path).verdict
-
-    last_rate = relu_tanh.Result("tanh", tanh[2], 0, "diverged, see log", 0.25)
-    last_seed = relu_tanh.Result("relu", fastest, 2, "done", 0.25)
-    assert verdict(last_seed) == verdict(last_rate) == ""
-    assert verdict(last_seed, replace(last_rate, status="failed, see log")) == ""
-    assert verdict(last_seed, last_rate) == "ReLU: not reached; tanh: not reached"
-    assert swept.missing_experiments([claim], tmp_path) == []
-    last_seed = replace(last_seed, epochs=2.0)
-    assert verdict(last_seed, last_rate) == "tanh: not reached"
-
-    ended = [ablations.Result("base", s, "done", top1_ten=0.2) for s in range(3)]
-    ended += [ablations.Result("no_lrn", s, "done", top1_ten=0.2) for s in range(2)]
-    ended += [ablations.Result("no_lrn", 2, "diverged, see log")]
-    for count, expected in ((5, ""), (6, "no_lrn: diverged")):
-        write_rows(command.make_folder(tmp_path / "ablations") / "ablations.csv", ended[:count])
-        measured = report.measure_claim(BY_NAME["alexnet_no_lrn"], [], tmp_path)
-        assert measured.verdict == expected
-
-    diverged = RunRow("80sec", 0, "diverged, see log")
-    assert report.measure_claim(BY_NAME["80sec"], [diverged], tmp_path).verdict == "diverged"
-    failed = replace(diverged, status="failed, see log")
-    assert report.measure_claim(BY_NAME["80sec"], [failed], tmp_path).verdict == ""
-
-
-def test_other_experiments_are_run_until_there_is_a_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Catches: an experiment that is complete run again; one that is incomplete left alone, or
-    started without time for it; a failure that is not an exit status."""
-    write_swept(tmp_path)
-    ran: list[list[str]] = []
-
-    def fail_after_the_first(arguments: list[str]) -> int:
-        ran.append(arguments)
-        return len(ran) - 1
-
-    monkeypatch.setattr(swept, "_run", fail_after_the_first)
-    claims = choose_claims(["relu_tanh", "alexnet_no_lrn", "alexnet_no_conv2"])
-
-    def run(seconds: float | None) -> bool:
-        budget = Budget(seconds, is_gpu=False, jobs=1)
-        return swept.run_experiments(claims, "data", tmp_path, budget, ["--jobs=2"])
-
-    assert not run(60.0)
-    assert ran == []
-    estimate = runs.format_seconds(3600 * BY_NAME["relu_tanh"].hours)
-    assert capsys.readouterr().err.startswith(f"not started: relu_tanh, {estimate}\n")
-    assert run(None)
-    assert [arguments[1] for arguments in ran] == ["experiments.relu_tanh", "experiments.ablations"]
-    assert "alexnet_no_conv2: failed, exit status 1" in capsys.readouterr().err
-    assert {"--only=base,no_conv2", "--jobs=2", f"--output={tmp_path / 'ablations'}"} <= {*ran[1]}
-
-
-@pytest.mark.parametrize(
-    ("name", "runs"), [("relu_tanh", ["relu-0.001-0"]), ("alexnet_no_lrn", ["base-0", "no_lrn-0"])]
-)
-def test_commands_of_other_experiments_are_theirs(
-    tmp_path: Path, name: str, runs: list[str]
-) -> None:
-    """Catches: a flag or a word that the other experiment does not have, or has no longer; runs
-    that it names in another way."""
-    claim = BY_NAME[name]
-    _, module, *arguments = swept.experiment_command(claim, "data", tmp_path)
-    listed = processes.run(module.partition(".")[2], *arguments, "--list", package="experiments")
-    assert listed.returncode == 0, listed.stderr
-    names = [line.split(":")[0] for line in listed.stdout.splitlines()]
-    assert {*runs} <= {*names}
-    patterns = [group.runs for group in claim.swept]
-    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in names)
 
 
 def test_the_committed_table_is_that_of_the_documentation(tmp_path: Path) -> None:
