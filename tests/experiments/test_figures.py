@@ -187,7 +187,7 @@ def test_kernels_are_titled_by_column() -> None:
         "a line of text",
     ]
     gray = plots.plot_kernels(kernel[:1, :, :, :1])
-    assert texts(gray) == ["conv1, column 0: 2 kernels of 3×3"]
+    assert texts(gray) == ["conv1: 2 kernels of 3×3"]
 
 
 def test_a_kernel_is_scaled_by_itself() -> None:

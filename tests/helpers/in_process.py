@@ -60,7 +60,7 @@ def _run(argv: list[str], run: Callable[[], None]) -> subprocess.CompletedProces
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _own_flags(),
+        own_flags(),
         warnings.catch_warnings(),
     ):
         # What a new process does not show, or has no reason to.
@@ -77,7 +77,7 @@ def _run(argv: list[str], run: Callable[[], None]) -> subprocess.CompletedProces
 
 
 @contextlib.contextmanager
-def _own_flags() -> Iterator[None]:
+def own_flags() -> Iterator[None]:
     """Remove the flags that are defined within the context."""
     before = {*flags.FLAGS}
     try:

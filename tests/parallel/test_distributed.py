@@ -19,6 +19,7 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 from helpers import ROOT, processes
 from helpers.image_sets import write_idx_set
+from helpers.in_process import own_flags
 from helpers.runs import last_recorded_step, newest_state
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -225,15 +226,15 @@ def test_rows_of_one_process(axes: tuple[str, ...]) -> None:
 )
 def test_wrong_flags(given: dict[str, Any], message: str) -> None:
     """Catches: flags that do not belong together and yet start something."""
-    if "distributed" not in absl_flags.FLAGS:
+    with own_flags():
         command.define_processes()
-    absl_flags.FLAGS.mark_as_parsed()
-    with (
-        flagsaver.flagsaver(**given),
-        pytest.raises(InputError, match=message),
-        distributed.distributed_runtime(),
-    ):
-        pass
+        absl_flags.FLAGS.mark_as_parsed()
+        with (
+            flagsaver.flagsaver(**given),
+            pytest.raises(InputError, match=message),
+            distributed.distributed_runtime(),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -292,10 +293,9 @@ def test_stdout_is_for_results() -> None:
 
 def test_a_taken_port_is_reported() -> None:
     """Catches: JAX's crash where process 0 cannot listen."""
-    if "distributed" not in absl_flags.FLAGS:
+    with own_flags(), socket.socket() as other:
         command.define_processes()
-    absl_flags.FLAGS.mark_as_parsed()
-    with socket.socket() as other:
+        absl_flags.FLAGS.mark_as_parsed()
         other.bind(("", 0))
         other.listen()
         address = f"localhost:{other.getsockname()[1]}"
