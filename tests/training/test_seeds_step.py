@@ -120,7 +120,7 @@ def assert_close(found: Any, expected: Any) -> None:
     jax.tree_util.tree_map_with_path(compare, found, expected)
 
 
-@pytest.mark.parametrize("model", [tiny, sample, residual])
+@pytest.mark.parametrize("model", [tiny, pytest.param(sample, marks=pytest.mark.slow), residual])
 def test_each_seed_as_alone(images: Path, quick_to_compile: None, model: Any) -> None:
     """Three steps of three seeds, on images of which an epoch has fewer than five batches.
 
