@@ -79,8 +79,8 @@ def read_json(path: Path) -> Any:
     """Return the value in a JSON file.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is not JSON.
+        OSError: the file cannot be read.
+        ValueError: it is not JSON.
     """
     content = path.read_bytes()
     try:
@@ -135,13 +135,13 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
     """Hold an advisory lock on a file, which is created if necessary and removed at the end.
 
     Args:
-        path: The lock file.
-        on_wait: Called once if another process holds the lock, before waiting for it; it may
+        path: the lock file.
+        on_wait: called once if another process holds the lock, before waiting for it; it may
             raise instead.
 
     Raises:
-        OSError: The file cannot be created.
-        BlockingIOError: Another process holds the lock, and `on_wait` is None.
+        OSError: the file cannot be created.
+        BlockingIOError: another process holds the lock, and `on_wait` is None.
     """
     descriptor = _lock(path, on_wait)
     while descriptor is None:  # the previous holder removed the file while this process waited
@@ -202,8 +202,8 @@ def disk_full_as_input_error(path: Path, advice: str) -> Iterator[None]:
     """Turn the error of a full disk, from the system or from TensorStore, into an InputError.
 
     Args:
-        path: The file or folder that is written.
-        advice: The end of the message "the disk is full: PATH; …", with what to do.
+        path: the file or folder that is written.
+        advice: the end of the message "the disk is full: PATH; …", with what to do.
     """
     try:
         yield
@@ -220,9 +220,9 @@ def write_errors_as_input_errors(
     """Turn all errors of the system while writing, also those of TensorStore, into InputErrors.
 
     Args:
-        path: The file or folder that is written.
-        advice: What to do if the disk is full; see `disk_full_as_input_error`.
-        otherwise: What to do about other errors, the end of "cannot write PATH: ERROR; …".
+        path: the file or folder that is written.
+        advice: what to do if the disk is full; see `disk_full_as_input_error`.
+        otherwise: what to do about other errors, the end of "cannot write PATH: ERROR; …".
     """
     try:
         with disk_full_as_input_error(path, advice):
@@ -247,7 +247,7 @@ def parse_array(content: bytes) -> np.ndarray:
     The content is in memory, since np.fromfile turns a KeyboardInterrupt into a TypeError.
 
     Raises:
-        DamagedArrayError: The content is not that of such a file.
+        DamagedArrayError: the content is not that of such a file.
     """
     try:
         array = np.load(io.BytesIO(content))
@@ -262,7 +262,7 @@ def parse_arrays(content: bytes) -> dict[str, np.ndarray]:
     """Return the arrays in the content of a .npz file by name.
 
     Raises:
-        DamagedArrayError: The content is not that of such a file.
+        DamagedArrayError: the content is not that of such a file.
     """
     try:
         with np.load(io.BytesIO(content)) as arrays:

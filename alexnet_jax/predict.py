@@ -42,8 +42,8 @@ def predict(
     """Yield each name with up to five pairs (class name, probability), most probable first.
 
     Args:
-        model: The model.
-        named_images: Pairs of a name, of any type, and pixels (height, width, channels) uint8 from
+        model: the model.
+        named_images: pairs of a name, of any type, and pixels (height, width, channels) uint8 from
             `data.images.load`, with the same shorter side.
     """
     crop, channels = model.config.data.crop, model.config.model.channels
@@ -101,8 +101,8 @@ def _files(path: str, report: Callable[[str], None]) -> list[str]:
     """Return the visible files below a folder, sorted by path; the path itself without any.
 
     Args:
-        path: A file or folder.
-        report: Called with a message for each folder that cannot be read.
+        path: a file or folder.
+        report: called with a message for each folder that cannot be read.
     """
     if not os.path.isdir(path):
         return [path]

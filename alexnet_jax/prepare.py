@@ -88,15 +88,15 @@ def prepare(
 
     Args:
         data: config.data.
-        progress: Report progress on stderr. Other messages are printed in any case.
-        workers: Number of threads that decode and scale; None for one per core. It does not
+        progress: report progress on stderr. Other messages are printed in any case.
+        workers: number of threads that decode and scale; None for one per core. It does not
             affect the pack.
-        source_digest: Digest of the images on which a run was trained, see `Pack.source_digest`;
+        source_digest: digest of the images on which a run was trained, see `Pack.source_digest`;
             None accepts any images.
-        channels: Channels of the pack, 1 or 3; None for those of the source.
+        channels: channels of the pack, 1 or 3; None for those of the source.
 
     Raises:
-        InputError: The source, the settings or the pack's folder cannot be used, the images have
+        InputError: the source, the settings or the pack's folder cannot be used, the images have
             changed, more than data.max_bad_share of a split is unreadable, or the pack cannot be
             written.
     """
@@ -213,8 +213,8 @@ def _check_space(directory: Path, size: int) -> None:
     """Print what the pixels of a pack take, and raise InputError if there is less room for them.
 
     Args:
-        directory: Folder of the pack.
-        size: Bytes of all images if they are square; others take more.
+        directory: folder of the pack.
+        size: bytes of all images if they are square; others take more.
     """
     partial = manifest.partial_directory(directory)
     written = sum(path.stat().st_size for path in partial.glob("*.records"))
@@ -276,7 +276,7 @@ def _report_chunks(
 
 
 class _UnreadableImages:
-    """Collects the unreadable images of a split, and raises InputError if there are too many."""
+    """Collect the unreadable images of a split, and raise InputError if there are too many."""
 
     def __init__(self, split: str, share: float, candidates: int):
         self.split = split

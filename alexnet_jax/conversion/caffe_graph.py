@@ -90,7 +90,7 @@ def read_branched(
 
 
 class _Reader:
-    """Reads the layers of a definition into `graph`, and the ends of its classifiers into `heads`.
+    """Read the layers of a definition into `graph`, and the ends of its classifiers into `heads`.
 
     In Caffe a layer may give its output the name of its input. In the graph, activations have the
     names of the layers that compute them.

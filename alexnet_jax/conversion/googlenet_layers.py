@@ -65,7 +65,7 @@ def take_googlenet(
 
 
 class _Reader:
-    """Takes the parts of GoogLeNet.
+    """Take the parts of GoogLeNet.
 
     Attributes:
         ceil_modes: values of the config's ceil_mode that all poolings so far allow.

@@ -35,7 +35,7 @@ def without_aux(model: TrainedModel) -> TrainedModel:
 
 
 class BranchedBuilder(GraphBuilder):
-    """Builds the graph of GoogLeNet without auxiliary classifiers, or of a residual network."""
+    """Build the graph of GoogLeNet without auxiliary classifiers, or of a residual network."""
 
     def __init__(self, model: TrainedModel) -> None:
         """Build the graph of a model."""

@@ -11,7 +11,7 @@ from alexnet_jax.trained import TrainedModel
 
 
 class GraphBuilder:
-    """Builds a graph from the input "images", which it normalizes first.
+    """Build a graph from the input "images", which it normalizes first.
 
     Attributes:
         nodes: the operators.

@@ -62,7 +62,7 @@ def read_branched(operators: Operators, base: ModelConfig | None) -> BranchedMod
 
 
 class _Reader:
-    """Reads operators into `graph`, in which activations have the names of the file."""
+    """Read operators into `graph`, in which activations have the names of the file."""
 
     def __init__(self, operators: Operators) -> None:
         self.graph = Graph(operators.images, operators.side)

@@ -121,7 +121,7 @@ def _traits(model: onnx.ModelProto) -> origins.OnnxTraits:
 
 
 class _Reader:
-    """Reads the operators of a graph, a chain from its input to its output, into `foreign`."""
+    """Read the operators of a graph, a chain from its input to its output, into `foreign`."""
 
     def __init__(self, operators: Operators, names: Mapping[str, type[Op]] | None) -> None:
         self.names = None if names is None else iter(names.items())

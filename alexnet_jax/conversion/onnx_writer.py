@@ -95,7 +95,7 @@ def _column(name: str, column: int) -> str:
 
 
 class _ChainBuilder(GraphBuilder):
-    """Builds the graph of a sequential model."""
+    """Build the graph of a sequential model."""
 
     def __init__(self, model: TrainedModel) -> None:
         super().__init__(model)

@@ -43,7 +43,7 @@ class Draws:
 
 
 class Augmentation:
-    """Computes the draws of all epochs over a split; safe to use from several threads.
+    """Compute the draws of all epochs over a split; safe to use from several threads.
 
     Args:
         seed: any integer.

@@ -32,7 +32,7 @@ def current_source(data: DataConfig) -> Source | None:
     finished pack does not need its source.
 
     Raises:
-        InputError: The source cannot be listed.
+        InputError: the source cannot be listed.
     """
     if data.name not in FILE_SOURCES or not data.dir or not location(data).is_dir():
         return None
@@ -52,15 +52,15 @@ def is_current(
     If the source is gone, its pack is current.
 
     Args:
-        directory: Folder of the pack.
-        settings: Settings in which the pack must agree.
+        directory: folder of the pack.
+        settings: settings in which the pack must agree.
         data: config.data.
-        source: Result of `current_source`.
-        workers: Number of threads that read files.
-        report: Function that prints what has changed.
+        source: result of `current_source`.
+        workers: number of threads that read files.
+        report: function that prints what has changed.
 
     Raises:
-        InputError: There is a pack of other settings, or the images have changed and the pack is in
+        InputError: there is a pack of other settings, or the images have changed and the pack is in
             data.pack_dir.
     """
     found = find_manifest(directory, settings)
@@ -100,10 +100,10 @@ def check_digest(
     """Raise InputError if the images are not those on which a run was trained.
 
     Args:
-        directory: Folder of the pack, which is compared if there is no source.
+        directory: folder of the pack, which is compared if there is no source.
         data: config.data.
-        source: Result of `current_source`.
-        digest: Digest of the images on which the run was trained; None accepts all.
+        source: result of `current_source`.
+        digest: digest of the images on which the run was trained; None accepts all.
     """
     made = read_manifest(directory)
     made_from = made["source_digest"] if made else None
@@ -139,10 +139,10 @@ def _contents_differ(
     """Return whether files have other contents than when a pack was made from them.
 
     Args:
-        manifest: Manifest of the pack.
-        source: The source, with the listing that the pack was made from.
-        splits: Result of `sources.hold_out` for it.
-        workers: Number of threads that read files.
+        manifest: manifest of the pack.
+        source: the source, with the listing that the pack was made from.
+        splits: result of `sources.hold_out` for it.
+        workers: number of threads that read files.
     """
     return any(
         _checksum_of_split(source, *splits[name], workers) != split["contents"]

@@ -78,16 +78,16 @@ def load(
     CMYK and palettes are converted to RGB, and 16-bit gray is rounded to 8 bits.
 
     Args:
-        image: A file in one of `FORMATS`, the bytes of one, or (height, width, 1 or 3) uint8
+        image: a file in one of `FORMATS`, the bytes of one, or (height, width, 1 or 3) uint8
             pixels.
-        side: Length of the shorter side in pixels; None keeps it.
+        side: length of the shorter side in pixels; None keeps it.
         channels: 1 or 3.
         resize: "crop" scales as above; "shorter_side" keeps the whole image, or the central part of
             one that is over `MAX_ASPECT` times as long as wide; "squash" scales both width and
             height to `side` without cropping, as for Caffe's published weights.
 
     Raises:
-        UnreadableImageError: The content is damaged, or not in one of `FORMATS`.
+        UnreadableImageError: the content is damaged, or not in one of `FORMATS`.
     """
     if isinstance(image, np.ndarray):
         decoded = _convert(to_pillow(image), channels)

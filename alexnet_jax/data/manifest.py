@@ -35,7 +35,7 @@ def read_manifest(directory: Path) -> Json | None:
     """Read the manifest of the pack in `directory`; return None if there is no manifest.json.
 
     Raises:
-        InputError: The file is damaged, not a manifest, or of another version of the format.
+        InputError: the file is damaged, not a manifest, or of another version of the format.
     """
     path = directory / "manifest.json"
     try:
@@ -99,11 +99,11 @@ def find_manifest(directory: Path, settings: Json) -> Json | None:
     """Return the manifest of a complete pack made with `settings`; None if there is no pack.
 
     Args:
-        directory: Folder that need not exist.
-        settings: Settings that must agree; others may differ.
+        directory: folder that need not exist.
+        settings: settings that must agree; others may differ.
 
     Raises:
-        InputError: The folder contains a pack made with other settings, or other files.
+        InputError: the folder contains a pack made with other settings, or other files.
     """
     manifest = read_manifest(directory)
     if manifest is not None:

@@ -38,8 +38,8 @@ class Split:
     to the end. A record is compared with its checksum when it is read for the first time.
 
     Attributes:
-        name: Name of the split.
-        count: Number of images.
+        name: name of the split.
+        count: number of images.
         labels: (count,) int32.
         shapes: (count, 2) int32, height and width of the images.
     """
@@ -48,7 +48,7 @@ class Split:
         """Open split `name` of the pack in `directory`.
 
         Raises:
-            InputError: A file is missing, or does not have the content stated in the manifest.
+            InputError: a file is missing, or does not have the content stated in the manifest.
         """
         shards = manifest["splits"][name]["shards"]
         self.name = name
@@ -88,7 +88,7 @@ class Split:
         """Return the records at `indices` (b,), in that order; thread-safe.
 
         Raises:
-            InputError: A record is damaged.
+            InputError: a record is damaged.
         """
         locations = zip(
             self._shard[indices].tolist(),
@@ -133,16 +133,16 @@ class Pack:
     """A complete pack.
 
     Attributes:
-        directory: Folder of the pack.
+        directory: folder of the pack.
         splits: `Split` by name, for those of "train", "validation" and "test" that exist.
-        class_names: Names of the classes in the order of the labels.
-        side: Length of the shorter side of the images in pixels.
+        class_names: names of the classes in the order of the labels.
+        side: length of the shorter side of the images in pixels.
         channels: 1 or 3.
         encoding: "jpeg" or "raw".
-        mean_image: Mean image of the training split, (side, side, channels) float32, 0…255; the
+        mean_image: mean image of the training split, (side, side, channels) float32, 0…255; the
             mean of each channel in all places if images may differ in shape.
-        covariance: Covariance of the training split's pixels, (channels, channels) float64.
-        source_digest: Hash of the listing of the source that the pack was made from.
+        covariance: covariance of the training split's pixels, (channels, channels) float64.
+        source_digest: hash of the listing of the source that the pack was made from.
     """
 
     def __init__(self, directory: Path, manifest: Json):
@@ -167,7 +167,7 @@ def open_pack(directory: str | os.PathLike[str]) -> Pack:
     """Open a complete pack; its records are read later, on demand.
 
     Raises:
-        InputError: There is no pack in `directory`, or it is unfinished, damaged, or of another
+        InputError: there is no pack in `directory`, or it is unfinished, damaged, or of another
             version of the format.
     """
     directory = Path(directory)

@@ -37,14 +37,14 @@ class Chunk:
     The sums are integers, so that the mean does not depend on the order of additions.
 
     Attributes:
-        records: Records of the readable images.
-        labels: Labels of the readable images.
-        shapes: Heights and widths of the readable images.
-        skipped: Names of the unreadable images.
-        contents: Checksums of the files of all images, in their order.
-        pixel_sum: Sum of the images, (side, side, channels) int64; of their pixels, (1, 1,
+        records: records of the readable images.
+        labels: labels of the readable images.
+        shapes: heights and widths of the readable images.
+        skipped: names of the unreadable images.
+        contents: checksums of the files of all images, in their order.
+        pixel_sum: sum of the images, (side, side, channels) int64; of their pixels, (1, 1,
             channels), if they differ in shape.
-        product_sum: Sum of the products of channels over all pixels, (channels, channels) int64.
+        product_sum: sum of the products of channels over all pixels, (channels, channels) int64.
     """
 
     records: list[bytes]
@@ -77,16 +77,16 @@ class Chunk:
 
 
 class PackWriter:
-    """Writes a pack to DIRECTORY.partial, shard by shard.
+    """Write a pack to DIRECTORY.partial, shard by shard.
 
-    A shard is finished when its summary exists, an .npz file with the sizes, labels and checksums
-    and shapes of its records, the names of skipped images, the checksums of the images' files, and
-    the sums.
+    A shard is finished when its summary exists, an .npz file with the sizes, labels, checksums and
+    shapes of its records, the names of skipped images, the checksums of the images' files, and the
+    sums.
 
     Attributes:
-        side, channels, encoding, candidates: See the constructor.
-        sum_shape: Shape of the sums of images, see `Chunk`.
-        discarded: Why the unfinished pack found there was discarded; "" if it was not.
+        side, channels, encoding, candidates: see the constructor.
+        sum_shape: shape of the sums of images, see `Chunk`.
+        discarded: why the unfinished pack found there was discarded; "" if it was not.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class PackWriter:
         """Begin a pack, or continue an unfinished one.
 
         Args:
-            directory: Folder of the complete pack.
-            settings: Settings with which the pack is made.
-            source: The source of the images.
-            side: Length of the shorter side of the images in pixels.
+            directory: folder of the complete pack.
+            settings: settings with which the pack is made.
+            source: the source of the images.
+            side: length of the shorter side of the images in pixels.
             encoding: "jpeg" or "raw".
-            candidates: Number of images of each split, including unreadable ones.
-            discard: Discard an unfinished pack of other settings or of another source.
+            candidates: number of images of each split, including unreadable ones.
+            discard: discard an unfinished pack of other settings or of another source.
 
         Raises:
-            InputError: The unfinished pack has other settings or another source, and `discard` is
+            InputError: the unfinished pack has other settings or another source, and `discard` is
                 False.
         """
         self.side, self.channels, self.encoding = side, source.channels, encoding
@@ -146,11 +146,11 @@ class PackWriter:
         """Delete an unfinished pack whose plan is another one; return why, or "" if there is none.
 
         Args:
-            path: File with its plan.
-            allowed: It may be deleted although its plan can be read.
+            path: file with its plan.
+            allowed: it may be deleted although its plan can be read.
 
         Raises:
-            InputError: It may not be deleted.
+            InputError: it may not be deleted.
         """
         different = self._compare_plan(path) if self._partial.is_dir() else []
         if not different:
@@ -226,7 +226,7 @@ class PackWriter:
         """Merge the shards' summaries and rename the folder to the pack's name.
 
         Raises:
-            InputError: No image of a split could be read.
+            InputError: no image of a split could be read.
         """
         splits: Json = {}
         arrays: dict[str, np.ndarray] = {}
@@ -271,7 +271,7 @@ class PackWriter:
         """Return the mean image and the covariance of the training split.
 
         Args:
-            total: Sums over the split.
+            total: sums over the split.
             shapes: (count, 2) heights and widths of its images.
         """
         pixels = int(shapes.prod(axis=1, dtype=np.int64).sum())
@@ -304,7 +304,7 @@ def complete_partial(directory: Path, settings: Json, source: Source | None) -> 
     is deleted, too, so that the pack counts as unfinished.
 
     Raises:
-        InputError: The pack was made with other settings; see `manifest.find_manifest`.
+        InputError: the pack was made with other settings; see `manifest.find_manifest`.
     """
     partial = partial_directory(directory)
     try:
@@ -353,7 +353,7 @@ def _delete(directory: Path) -> None:
     """Delete the folder of a pack.
 
     Raises:
-        InputError: The folder holds other files, too, which are kept.
+        InputError: the folder holds other files, too, which are kept.
     """
     for path in {file for pattern in _FILES for file in directory.glob(pattern)}:
         path.unlink()

@@ -32,10 +32,10 @@ def ordered_map(
     NumPy do. Closing the generator waits for running calls and cancels queued ones.
 
     Args:
-        function: Function to call in the threads.
-        arguments: Arguments, which are consumed in the calling thread.
-        workers: Number of threads.
-        max_pending: Largest number of calls that are queued, running, or finished but not yet
+        function: function to call in the threads.
+        arguments: arguments, which are consumed in the calling thread.
+        workers: number of threads.
+        max_pending: largest number of calls that are queued, running, or finished but not yet
             yielded.
     """
     pool = concurrent.futures.ThreadPoolExecutor(workers)

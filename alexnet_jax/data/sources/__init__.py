@@ -54,7 +54,7 @@ def open_source(data: DataConfig) -> Source:
     """Open the source that config.data names.
 
     Raises:
-        InputError: The source does not exist, its files are damaged or have another format, they
+        InputError: the source does not exist, its files are damaged or have another format, they
             cannot be read, or all images are of one class.
     """
     try:
@@ -101,16 +101,16 @@ def hold_out(source: Source, data: DataConfig) -> dict[str, tuple[str, np.ndarra
     the training images become one; if it has neither a validation nor a test split,
     `data.test_share` of them become the test split. `data.split_seed` selects these images.
 
-    From the user's files each class gives its share, and at least one image to each split if the
-    split is large enough and two are left. For the sample and the
-    sets of TensorFlow Datasets, the selection does not look at the classes: their labels are known
-    only by reading them, and published results depend on the selection.
+    Of the user's files, each class gives its share, and at least one image to each split if the
+    split is large enough and two are left. For the sample and the sets of TensorFlow Datasets, the
+    selection does not depend on the classes: their labels are known only by reading them, and
+    published results depend on the selection.
 
     Returns:
         For each split of the pack, the name of the source's split and ascending indices in it.
 
     Raises:
-        InputError: No training image would remain.
+        InputError: no training image would remain.
     """
     splits = {name: (name, np.arange(count)) for name, count in source.counts.items()}
     count = source.counts["train"]

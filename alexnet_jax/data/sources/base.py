@@ -15,9 +15,9 @@ class Example:
     """A labeled image before preparation.
 
     Attributes:
-        name: Name of the image, for messages.
-        label: Index of the class.
-        image: A file, the bytes of one, or (height, width, 1 or 3) uint8 pixels.
+        name: name of the image, for messages.
+        label: index of the class.
+        image: a file, the bytes of one, or (height, width, 1 or 3) uint8 pixels.
     """
 
     name: str
@@ -29,16 +29,16 @@ class Source(Protocol):
     """A set of labeled images.
 
     Attributes:
-        class_names: Names of the classes in the order of the labels.
-        counts: Number of images of each existing split of `SPLITS`.
+        class_names: names of the classes in the order of the labels.
+        counts: number of images of each existing split of `SPLITS`.
         shape: (height, width) if all images have the same, else None.
         channels: 1 or 3.
-        digest: Hash of the listing: the names and sizes of files, or the pixels, labels and class
+        digest: hash of the listing: the names and sizes of files, or the pixels, labels and class
             names. It does not depend on where the source is.
-        stamp: Hash that changes with `digest` and with the files' times of change.
-        train_labels: Labels of the training images, (count,) int32; None if listing them would
+        stamp: hash that changes with `digest` and with the files' times of change.
+        train_labels: labels of the training images, (count,) int32; None if listing them would
             mean to read the images.
-        notes: Lines for the user about the listing, such as what is ignored.
+        notes: lines for the user about the listing, such as what is ignored.
     """
 
     class_names: tuple[str, ...]

@@ -29,7 +29,7 @@ class FolderSource(Source):
         """List the files below `directory`.
 
         Raises:
-            InputError: There are no images, or of one class only; or a split has a class that the
+            InputError: there are no images, or of one class only; or a split has a class that the
                 training split lacks; or the names of the folders are ambiguous.
         """
         self._directory = directory = directory.absolute()

@@ -25,11 +25,11 @@ class IdxSource(Source):
         """Read all files of `directory` into memory; such sets are small.
 
         Args:
-            directory: The folder.
-            names_in_digest: Whether the names in classes.txt belong to the digest.
+            directory: the folder.
+            names_in_digest: whether the names in classes.txt belong to the digest.
 
         Raises:
-            InputError: Files are missing or damaged, or do not belong together.
+            InputError: files are missing or damaged, or do not belong together.
         """
         self._images: dict[str, np.ndarray] = {}
         self._labels: dict[str, np.ndarray] = {}

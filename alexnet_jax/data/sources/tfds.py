@@ -36,11 +36,11 @@ class TfdsSource(Source):
         """Open the data set; download it first if necessary and possible.
 
         Args:
-            name: Name in TensorFlow Datasets, such as "cifar10" or "imagenet2012:5.1.0".
+            name: name in TensorFlow Datasets, such as "cifar10" or "imagenet2012:5.1.0".
             directory: `data_dir` of TensorFlow Datasets; "" selects the default.
 
         Raises:
-            InputError: The data set does not exist, does not consist of labeled images, or is
+            InputError: the data set does not exist, does not consist of labeled images, or is
                 not prepared and cannot be downloaded.
         """
         self._builder = _open_builder(name, data_directory(directory))
@@ -144,7 +144,7 @@ def _download(name: str, builder: Any, directory: Path) -> None:
     """Download and prepare the data set.
 
     Raises:
-        InputError: The data set must be downloaded by hand and is missing, or the download
+        InputError: the data set must be downloaded by hand and is missing, or the download
             failed.
     """
     manual = directory / "downloads" / "manual"
