@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from alexnet_jax import command, train
+from alexnet_jax import command, run_config
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.conversion import (
@@ -204,7 +204,7 @@ def write_workdir(directory: Path, model: TrainedModel) -> None:
     Raises:
         InputError: the folder already contains a run, or cannot be written.
     """
-    train.check_devices_and_patterns(model.config)
+    run_config.check_devices_and_patterns(model.config)
     with lock_workdir(directory):
         check_unused(directory)
         with Checkpoints(directory, model.config.keep_checkpoints) as checkpoints:

@@ -20,7 +20,7 @@ from alexnet_jax.errors import InputError
 def main(_: list[str]) -> int:
     """Run the command."""
     # Imported after the flags have been parsed, since these modules import JAX.
-    from alexnet_jax import distributed, finetune, seeds, train
+    from alexnet_jax import distributed, finetune, run_config, seeds, train
     from alexnet_jax.config import config_to_text
     from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
@@ -40,7 +40,7 @@ def main(_: list[str]) -> int:
             write_status(directory, "failed", message)
 
     with distributed.distributed_runtime(record_loss), ExitStack() as locks:
-        train.check_devices_and_patterns(config)
+        run_config.check_devices_and_patterns(config)
         configs = planned = seeds.configs_of_seeds(config, directory, numbers)
         if distributed.is_first():
             for workdir in planned:
@@ -52,7 +52,7 @@ def main(_: list[str]) -> int:
             finetune.check_init_from(of_run, workdir)
         digests = [digest for workdir in configs if (digest := read_source_digest(workdir))]
         pack = prepare(config.data, source_digest=next(iter(digests), None))
-        configs = {w: train.complete_config(of_run, pack) for w, of_run in configs.items()}
+        configs = {w: run_config.complete_config(of_run, pack) for w, of_run in configs.items()}
         if numbers:
             seeds.check_images_on_device(config, pack)
         distributed.check_same(

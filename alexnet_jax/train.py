@@ -13,69 +13,23 @@ from jax.sharding import Mesh
 
 from alexnet_jax import diagnostics, distributed, memory, sharding, trained
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.config import Config, with_changes
+from alexnet_jax.config import Config
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.data.pipeline import check_images, check_padding, evaluation_batches
-from alexnet_jax.data.resident import check_resident
-from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.data.pipeline import evaluation_batches
+from alexnet_jax.errors import DivergedError
 from alexnet_jax.evaluate import ViewPass, evaluate_batches
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.metrics import Metrics
-from alexnet_jax.models import registry
 from alexnet_jax.preemption import PreemptionSignal
 from alexnet_jax.progress import TrainingBar
-from alexnet_jax.schedules import StepSchedule, check_patterns
+from alexnet_jax.schedules import StepSchedule
 from alexnet_jax.start import Start, go_back_to_common_step, load_start
 from alexnet_jax.status import write_status
-from alexnet_jax.train_step import (
-    StepMetrics,
-    TrainState,
-    stack_states,
-    state_of_seed,
-)
+from alexnet_jax.train_step import StepMetrics, TrainState, stack_states, state_of_seed
 from alexnet_jax.training_input import TrainingInput
 from alexnet_jax.training_run import TrainingRun
 from alexnet_jax.workdir import write_config
 from alexnet_jax.writers import NullWriter, RunWriter
-
-
-def check_devices_and_patterns(config: Config) -> None:
-    """Raise InputError if there are too few devices, or a pattern matches no parameter.
-
-    `config.validated` has checked everything else that does not depend on the data.
-    """
-    sharding.make_mesh(config.parallel)
-    check_patterns(config, registry.abstract_variables(config)["params"])
-
-
-def complete_config(config: Config, pack: Pack) -> Config:
-    """Return the config with the number of classes of the data.
-
-    Raises:
-        InputError: the config has another number of classes, or its crop, padding, channels, stages
-            or schedule do not fit the data.
-    """
-    check_images(pack, config.data, config.model.channels)
-    check_padding(pack, config.data)
-    count = pack.splits["train"].count
-    if config.data.stages and (most := max(images for _, images in config.data.stages)) > count:
-        raise InputError(
-            f"data.stages takes {most:,} training images, and {config.data.name} has {count:,}; "
-            "lower the stages, or --config.data.validation_share"
-        )
-    check_resident(pack, config.data)
-    if config.schedule.rule == "plateau" and "validation" not in pack.splits:
-        raise InputError(
-            f"schedule.rule=plateau needs validation images, and {config.data.name} has none; "
-            "hold some out with --config.data.validation_share, or use schedule.rule=epochs"
-        )
-    classes = len(pack.class_names)
-    if config.model.num_classes not in (0, classes):
-        raise InputError(
-            f"model.num_classes={config.model.num_classes}, but {config.data.name} has {classes} "
-            "classes; leave it at 0 to take the data's"
-        )
-    return with_changes(config, {"model.num_classes": classes})
 
 
 @dataclass(frozen=True)
@@ -170,40 +124,12 @@ def train(configs: Mapping[Path, Config], pack: Pack) -> int:
         starts = _load_starts(configs, pack, mesh, schedule, checkpoints)
         if not starts:
             return 0
-        config = configs[next(iter(starts))]
-        seeds = tuple(configs[workdir].seed for workdir in starts) if len(starts) > 1 else ()
+        training = _open_training(configs, pack, mesh, schedule, checkpoints, starts, opened)
         states = [start.state for start in starts.values()]
-        first = int(states[0].step)
-        training_input = TrainingInput(config, pack, mesh, schedule, seeds)
-        bar = TrainingBar(first, schedule.last_step, hidden=not distributed.is_first())
-        opened.callback(bar.close)
-        bar.write_line(training_input.description)
-        runs = []
-        for workdir, start in starts.items():
-            name = "" if len(configs) == 1 else workdir.name
-            run = _open_run(
-                *(workdir, configs[workdir], pack, schedule, start), checkpoints[workdir], bar, name
-            )
-            runs.append(run)
-            opened.callback(run.writer.close)
-        mean = mean_of(pack.mean_image, config.data, config.model.channels)
-        training = _Training(
-            runs=tuple(runs),
-            seeds=seeds,
-            is_single=len(configs) == 1,
-            config=config,
-            pack=pack,
-            mesh=mesh,
-            schedule=schedule,
-            training_input=training_input,
-            predict=trained.make_predict_on_mesh(config, mesh),
-            mean=jax.device_put(mean, sharding.replicated(mesh)),
-            bar=bar,
-        )
-        state = stack_states(config, mesh, states) if seeds else states[0]
-        del starts, start, states  # of several runs there is a copy, of one run a step donates it
+        state = stack_states(training.config, mesh, states) if training.seeds else states[0]
+        del starts, states  # of several runs there is a copy, of one run a step donates it
         try:
-            return _train_steps(training, state, first)
+            return _train_steps(training, state)
         except DivergedError:
             if training.is_single:
                 raise
@@ -234,13 +160,64 @@ def _load_starts(
     return go_back_to_common_step(starts, configs, pack, mesh, checkpoints) if starts else {}
 
 
+def _open_training(
+    configs: Mapping[Path, Config],
+    pack: Pack,
+    mesh: Mesh,
+    schedule: StepSchedule,
+    checkpoints: Mapping[Path, Checkpoints],
+    starts: Mapping[Path, Start],
+    opened: ExitStack,
+) -> _Training:
+    """Place the images, open the progress and the records of the runs, and compile nothing yet.
+
+    Args:
+        configs: see `train`.
+        pack: the prepared images.
+        mesh: the mesh of devices.
+        schedule: the steps after which to log, to validate and to save.
+        checkpoints: the checkpoints of each run.
+        starts: the states with which the runs to train begin or continue, all at one step.
+        opened: what to close after the training, to which the progress and the records are added.
+    """
+    config = configs[next(iter(starts))]
+    seeds = tuple(configs[workdir].seed for workdir in starts) if len(starts) > 1 else ()
+    training_input = TrainingInput(config, pack, mesh, schedule, seeds)
+    step = int(next(iter(starts.values())).state.step)
+    bar = TrainingBar(step, schedule.last_step, hidden=not distributed.is_first())
+    opened.callback(bar.close)
+    bar.write_line(training_input.description)
+    runs = []
+    for workdir, start in starts.items():
+        name = "" if len(configs) == 1 else workdir.name
+        run = _open_run(
+            workdir, configs[workdir], pack, schedule, checkpoints[workdir], start, bar, name
+        )
+        runs.append(run)
+        opened.callback(run.writer.close)
+    mean = mean_of(pack.mean_image, config.data, config.model.channels)
+    return _Training(
+        runs=tuple(runs),
+        seeds=seeds,
+        is_single=len(configs) == 1,
+        config=config,
+        pack=pack,
+        mesh=mesh,
+        schedule=schedule,
+        training_input=training_input,
+        predict=trained.make_predict_on_mesh(config, mesh),
+        mean=jax.device_put(mean, sharding.replicated(mesh)),
+        bar=bar,
+    )
+
+
 def _open_run(
     workdir: Path,
     config: Config,
     pack: Pack,
     schedule: StepSchedule,
-    start: Start,
     checkpoints: Checkpoints,
+    start: Start,
     bar: TrainingBar,
     name: str,
 ) -> TrainingRun:
@@ -258,16 +235,22 @@ def _open_run(
         last_recorded = schedule.last_log_step(step)
         writer = RunWriter(workdir, step, bar, last_recorded=last_recorded, name=name)
     return TrainingRun(
-        *(config, workdir, pack, schedule, checkpoints, writer),
+        config=config,
+        workdir=workdir,
+        pack=pack,
+        schedule=schedule,
+        checkpoints=checkpoints,
+        writer=writer,
         step=step,
         sums=start.sums,
         epoch_sums=start.epoch_sums,
     )
 
 
-def _train_steps(training: _Training, state: TrainState, first: int) -> int:
-    """Train from step `first` to the end or until a signal; return the exit status of `train`."""
-    schedule, step, pending = training.schedule, first, None
+def _train_steps(training: _Training, state: TrainState) -> int:
+    """Train to the end or until a signal; return the exit status of `train`."""
+    schedule, step, pending = training.schedule, training.runs[0].step, None
+    first = step
     with PreemptionSignal() as local_signal:
         preemption = distributed.SharedPreemptionSignal(local_signal, training.mesh)
         timer = diagnostics.StepTimer(training.config.batch_size, first)

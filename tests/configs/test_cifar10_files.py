@@ -9,7 +9,7 @@ from alexnet_jax import command, fields
 from alexnet_jax.config import validated
 from alexnet_jax.data.sources import cifar10_binary
 from alexnet_jax.prepare import prepare
-from alexnet_jax.train import check_devices_and_patterns, complete_config
+from alexnet_jax.run_config import check_devices_and_patterns, complete_config
 
 
 @pytest.fixture

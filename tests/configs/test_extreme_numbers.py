@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.in_process import run_config_here
 
-from alexnet_jax import command, fields, train
+from alexnet_jax import command, fields, run_config
 from alexnet_jax.config import config_to_json, with_changes
 from alexnet_jax.schedules import PlateauState, learning_rate, learning_rates
 from configs.alexnet import get_config
@@ -37,7 +37,7 @@ def numeric_fields() -> dict[str, str]:
 
 def check() -> None:
     """Check a config as far as is possible without data."""
-    train.check_devices_and_patterns(command.validated_config())
+    run_config.check_devices_and_patterns(command.validated_config())
 
 
 @pytest.mark.parametrize(("path", "pattern"), numeric_fields().items())

@@ -19,7 +19,7 @@ from helpers.image_sets import write_folder, write_idx_set
 from helpers.in_process import train_here
 
 import alexnet_jax
-from alexnet_jax import evaluate, fields, finetune, prepare, sharding, train
+from alexnet_jax import evaluate, fields, finetune, prepare, run_config, sharding
 from alexnet_jax.config import Config, ParallelConfig, validated
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.fields import Section
@@ -47,7 +47,7 @@ FIXED = {"model.ops.fc8.groups"}  # the classifier's, which the check holds at 1
 GENERIC_FILES = {fields.__file__}
 GENERIC = {
     validated.__code__,
-    train.check_devices_and_patterns.__code__,  # the mesh is made again, to train on it
+    run_config.check_devices_and_patterns.__code__,  # the mesh is made again, to train on it
     finetune.check_init_from.__code__,
     prepare._settings.__code__,
     evaluate.shared_settings.__code__,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.image_sets import idx_data
 
-from alexnet_jax import train
+from alexnet_jax import run_config
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.errors import InputError
@@ -34,7 +34,7 @@ def test_advice_for_small_images_works(tmp_path: Path, image_size: int, advice: 
     """Catches: "prepare larger images with image_size" where these images keep their size."""
     config = full_config(tmp_path, **{"data.image_size": image_size})
     with pytest.raises(InputError, match=advice):
-        train.complete_config(config, prepare(config.data, progress=False))
+        run_config.complete_config(config, prepare(config.data, progress=False))
 
 
 def test_the_full_model_accepts_enlarged_images(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_full_model_accepts_enlarged_images(tmp_path: Path) -> None:
     config = full_config(tmp_path, **{"data.enlarge": True})
     pack = prepare(config.data, progress=False)
     assert (small.side, pack.side, pack.encoding) == (28, 256, "jpeg")
-    assert train.complete_config(config, pack).model.num_classes == 5
+    assert run_config.complete_config(config, pack).model.num_classes == 5
     (record,) = small.splits["test"].read(np.array([3]))
     pixels = np.frombuffer(record, np.uint8).reshape(28, 28, 1)
     enlarged = images.load(pixels, side=256, channels=1)
@@ -58,10 +58,10 @@ def test_padding_of_images_that_keep_their_size(tmp_path: Path) -> None:
     config = with_changes(get_config("sample"), {"data": data})
     advice = r"28 pixels; set --config\.data\.image_size=28, or --config\.data\.enlarge=True$"
     with pytest.raises(InputError, match=advice):
-        train.complete_config(config, prepare(config.data, progress=False))
+        run_config.complete_config(config, prepare(config.data, progress=False))
     for name, value in (("data.image_size", 28), ("data.enlarge", True)):
         changed = with_changes(config, {name: value})
-        train.complete_config(changed, prepare(changed.data, progress=False))
+        run_config.complete_config(changed, prepare(changed.data, progress=False))
 
 
 def test_larger_images_are_scaled_as_before(tmp_path: Path) -> None:

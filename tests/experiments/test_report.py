@@ -17,7 +17,7 @@ from helpers.image_sets import write_folder
 from helpers.saved_run import save_run
 from PIL import Image
 
-from alexnet_jax import convert, fields, train
+from alexnet_jax import convert, fields, run_config
 from alexnet_jax.config import Config, config_to_text, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics
@@ -88,7 +88,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     ops = dict(conv1=conv1, relu1=ReLU(), norm1=LRN(), pool1=MaxPool(), fc8=Dense(0))
     changes = {**places, **sizes, "model.channels": 3, "model.ops": ops}
     config = with_changes(get_config("sample"), changes)
-    return train.complete_config(config, prepare(config.data, progress=False))
+    return run_config.complete_config(config, prepare(config.data, progress=False))
 
 
 def records(step: int, *, final: bool) -> list[Record]:

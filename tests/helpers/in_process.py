@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from alexnet_jax import cache, command, finetune, train
+from alexnet_jax import cache, command, finetune, run_config, train
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.prepare import prepare
 from alexnet_jax.workdir import check_config, lock_workdir, read_source_digest
@@ -24,13 +24,13 @@ def train_here(config: Config, workdir: Path) -> int:
     The calls are those of alexnet_jax.main.
     """
     config = with_changes(config, {})
-    train.check_devices_and_patterns(config)
+    run_config.check_devices_and_patterns(config)
     with lock_workdir(workdir):
         check_config(workdir, config)
         finetune.check_init_from(config, workdir)
         digest = read_source_digest(workdir)
         pack = prepare(config.data, progress=False, source_digest=digest)
-        return train.train({workdir: train.complete_config(config, pack)}, pack)
+        return train.train({workdir: run_config.complete_config(config, pack)}, pack)
 
 
 def run_here(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:

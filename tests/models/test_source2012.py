@@ -9,7 +9,7 @@ from absl import flags
 from helpers.config_files import CONFIGS, differences, followers, load
 from ml_collections import config_flags
 
-from alexnet_jax import command, describe, sharding, train
+from alexnet_jax import command, describe, run_config, sharding
 from alexnet_jax.analysis.collectives import lower_train_step
 from alexnet_jax.analysis.summary import summarize
 from alexnet_jax.config import config_to_json, sequential_model
@@ -232,7 +232,7 @@ def test_chain_trains_on_small_data(word: str) -> None:
     config = load("source2012.py", f"sample,{word}")
     config.batch_size = 4
     config = describe.with_classes(config)
-    train.check_devices_and_patterns(config)
+    run_config.check_devices_and_patterns(config)
     lower_train_step(config, sharding.make_mesh(config.parallel))
 
 

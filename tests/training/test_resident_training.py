@@ -19,8 +19,8 @@ from alexnet_jax.data.batch import consecutive_examples
 from alexnet_jax.data.resident import load_pixels, make_draw_fn
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.prepare import prepare
+from alexnet_jax.run_config import complete_config
 from alexnet_jax.schedules import StepSchedule
-from alexnet_jax.train import complete_config
 from alexnet_jax.train_step import (
     TrainState,
     abstract_state,

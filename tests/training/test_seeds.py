@@ -14,7 +14,7 @@ from helpers.in_process import run_here, train_here
 from helpers.runs import assert_same_bits, newest_state
 from helpers.tiny_model import tiny_config
 
-from alexnet_jax import fields, seeds, train
+from alexnet_jax import fields, run_config, seeds, train
 from alexnet_jax.config import Config, validated, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
@@ -42,7 +42,7 @@ def train_together(config: Config, directory: Path, *numbers: int) -> int:
     configs = seeds.configs_of_seeds(config, directory, numbers)
     for workdir in configs:
         workdir.mkdir(parents=True, exist_ok=True)
-    return train.train({w: train.complete_config(c, pack) for w, c in configs.items()}, pack)
+    return train.train({w: run_config.complete_config(c, pack) for w, c in configs.items()}, pack)
 
 
 def assert_close(found: Any, expected: Any, bound: float) -> None:

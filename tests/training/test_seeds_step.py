@@ -16,7 +16,7 @@ from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.resident import load_pixels, make_draw_fn
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.prepare import prepare
-from alexnet_jax.train import complete_config
+from alexnet_jax.run_config import complete_config
 from alexnet_jax.train_step import (
     TrainState,
     init_state,

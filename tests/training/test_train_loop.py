@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.image_sets import write_idx_set
 
-from alexnet_jax import memory, sharding, train
+from alexnet_jax import memory, run_config, sharding, train
 from alexnet_jax.config import Config, validated
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
@@ -104,7 +104,7 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
     """
     events: list[Event] = []
     shard_batch = sharding.shard_batch
-    chosen = train.complete_config(validated(config()), pack)
+    chosen = run_config.complete_config(validated(config()), pack)
 
     def place(batch: Batch, places: Any) -> Any:
         examples = np.asarray(batch.example)
@@ -122,7 +122,7 @@ def test_nothing_waits_for_the_step_that_runs(pack: Pack, monkeypatch: pytest.Mo
     monkeypatch.setattr(StepSchedule, "is_due", lambda *_: False)  # nothing to record or to save
     training = make_training(pack, chosen, step)
     state: Any = SimpleNamespace(step=0)
-    assert train._train_steps(training, state, 0) == 0
+    assert train._train_steps(training, state) == 0
 
     order = list(dict.fromkeys(events))  # the five sums of a step are fetched together
     first = ("wait", 0)  # the first step compiles, and the clock starts when it is done
@@ -141,7 +141,7 @@ def test_the_clock_starts_after_a_first_step_that_is_recorded(
     counts it; memory of the compiler that is kept."""
     events: list[str] = []
     speeds: list[float] = []
-    chosen = train.complete_config(validated(config()), pack)
+    chosen = run_config.complete_config(validated(config()), pack)
 
     def step(state: Any, _: Any, __: Any) -> tuple[Any, StepMetrics]:
         sums = MetricSums(*(Sum([], 0) for _ in range(4)))  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ def test_the_clock_starts_after_a_first_step_that_is_recorded(
     monkeypatch.setattr(train, "_save", lambda *_, **__: None)
     monkeypatch.setattr(TrainingBar, "compiled", lambda _: events.append("compiled"))
     monkeypatch.setattr(memory, "return_freed_memory", lambda: events.append("memory"))
-    assert train._train_steps(make_training(pack, chosen, step), SimpleNamespace(), 0) == 0  # type: ignore[arg-type]
+    assert train._train_steps(make_training(pack, chosen, step), SimpleNamespace()) == 0  # type: ignore[arg-type]
     assert events == ["memory", "compiled", *STEPS * ["record"]]
     assert speeds[0] == 0
     assert min(speeds[1:]) > 0
