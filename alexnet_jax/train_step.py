@@ -260,13 +260,40 @@ def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> Gradien
 
     It takes (params, batch_stats, mean, batch, key of the dropout masks).
 
-    The gradient is that of the mean loss over the batch of all devices. The sums over the mesh axes
-    that split the batch are inside the differentiated function.
-
     Args:
         config: config with the number of classes.
         mesh: the mesh of devices.
         state: abstract training state with its shardings.
+    """
+    compute_on_device = _make_device_gradients_fn(config, mesh)
+    axes = sharding.batch_axes(config)
+    params_specs, stats_specs = (
+        jax.tree.map(lambda leaf: leaf.sharding.spec, tree)
+        for tree in (state.params, state.batch_stats)
+    )
+
+    def gradients(
+        params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch, dropout_key: Array
+    ) -> PyTree:
+        compute_sharded = jax.shard_map(
+            compute_on_device,
+            mesh=mesh,
+            in_specs=(params_specs, stats_specs, P(), sharding.batch_specs(batch, axes), P()),
+            out_specs=(params_specs, (P(), stats_specs)),
+        )
+        return compute_sharded(params, batch_stats, mean, batch, dropout_key)
+
+    return gradients
+
+
+def _make_device_gradients_fn(config: Config, mesh: Mesh) -> GradientsFn:
+    """Return the function of `_make_gradients_fn` for one device, inside `jax.shard_map`.
+
+    The gradient is that of the mean loss over the batch of all devices. The sums over the mesh axes
+    that split the batch are inside the differentiated function.
+
+    Args:
+        config, mesh: see `_make_gradients_fn`.
     """
     model = registry.make_model(config, sharding.make_layout(config, mesh, training=True))
     aux_weights = registry.family_of(config.model).aux_weights(config.model)
@@ -300,20 +327,4 @@ def _make_gradients_fn(config: Config, mesh: Mesh, state: TrainState) -> Gradien
 
         return jax.grad(loss, has_aux=True)(params)
 
-    params_specs, stats_specs = (
-        jax.tree.map(lambda leaf: leaf.sharding.spec, tree)
-        for tree in (state.params, state.batch_stats)
-    )
-
-    def sharded(
-        params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch, dropout_key: Array
-    ) -> PyTree:
-        gradients_fn = jax.shard_map(
-            gradients,
-            mesh=mesh,
-            in_specs=(params_specs, stats_specs, P(), sharding.batch_specs(batch, axes), P()),
-            out_specs=(params_specs, (P(), stats_specs)),
-        )
-        return gradients_fn(params, batch_stats, mean, batch, dropout_key)
-
-    return sharded
+    return gradients
