@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import constant
 
+from alexnet_jax.layers.arithmetic import widen
 from alexnet_jax.layers.parameter import parameter
 
 
@@ -101,8 +102,8 @@ def _forward(
     x: Array, scale: Array, bias: Array, epsilon: float, batch_axes: tuple[str, ...]
 ) -> tuple[tuple[Array, Array, Array], _Residuals]:
     """Return the results of `normalize_by_batch`, and what the gradient needs."""
-    mean = _mean_of_batch(_widen(x), batch_axes)
-    var = _mean_of_batch(jnp.square(_widen(x) - _per_channel(mean)), batch_axes)
+    mean = _mean_of_batch(widen(x), batch_axes)
+    var = _mean_of_batch(jnp.square(widen(x) - _per_channel(mean)), batch_axes)
     inverse = lax.rsqrt(var + epsilon)
     return (_normalize(x, mean, inverse, scale, bias), mean, var), (x, mean, inverse, scale)
 
@@ -116,14 +117,14 @@ def _backward(
     """Return the gradients of x and, on this device, of scale and bias."""
     del epsilon
     x, mean, inverse, scale = residuals
-    gradient = _widen(gradients[0])
+    gradient = widen(gradients[0])
     average = gradient.mean((0, 1, 2))
     # The gradient is centered rather than x, since their product has the same mean, and below it is
     # mean - x: XLA would take x - mean from the forward pass, and keep it until here.
     centered = gradient - _per_channel(lax.pmean(average, batch_axes))
-    product = (centered * _widen(x)).mean((0, 1, 2)) * inverse
+    product = (centered * widen(x)).mean((0, 1, 2)) * inverse
     slope = inverse * lax.pmean(product, batch_axes)
-    x_gradient = centered + (_per_channel(mean) - _widen(x)) * _per_channel(slope)
+    x_gradient = centered + (_per_channel(mean) - widen(x)) * _per_channel(slope)
     x_gradient = (x_gradient * _per_channel(scale * inverse)).astype(x.dtype)
     pixels = prod(x.shape[:-1])
     return x_gradient, product * pixels, average * pixels
@@ -134,7 +135,7 @@ normalize_by_batch.defvjp(_forward, _backward)
 
 def _normalize(x: Array, mean: Array, inverse: Array, scale: Array, bias: Array) -> Array:
     """Return scale · (x - mean) · inverse + bias with the type of x."""
-    centered = _widen(x) - _per_channel(mean)
+    centered = widen(x) - _per_channel(mean)
     return (centered * _per_channel(scale * inverse) + _per_channel(bias)).astype(x.dtype)
 
 
@@ -142,11 +143,6 @@ def _mean_of_batch(x: Array, batch_axes: tuple[str, ...]) -> Array:
     """Return the mean of each channel over the batch of all devices, (channels,)."""
     mean: Array = lax.pmean(x.mean((0, 1, 2)), batch_axes)
     return mean
-
-
-def _widen(x: Array) -> Array:
-    """Return x as float32, or as it is if its type is wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _per_channel(x: Array) -> Array:

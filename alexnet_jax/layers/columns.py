@@ -21,9 +21,10 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
+from alexnet_jax.layers.arithmetic import add_bias
 from alexnet_jax.layers.conv import KernelInit, convolve
 from alexnet_jax.layers.forms import PlatformForms
-from alexnet_jax.layers.parameter import add_bias, parameter
+from alexnet_jax.layers.parameter import parameter
 
 
 @dataclass(frozen=True)

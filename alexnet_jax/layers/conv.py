@@ -16,8 +16,9 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
+from alexnet_jax.layers.arithmetic import add_bias
 from alexnet_jax.layers.forms import PlatformForms
-from alexnet_jax.layers.parameter import add_bias, parameter
+from alexnet_jax.layers.parameter import parameter
 
 KernelInit = Callable[[Array, tuple[int, ...], int], Array]  # (key, shape, fan-in) → kernel
 
@@ -88,10 +89,8 @@ def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
     """
     # Inside shard_map the batch is split and the kernels are not. Marking the kernels as varying
     # makes JAX sum their gradients over devices, whichever way the gradient is computed.
-    if (
-        batch_axes := jax.typeof(x).manual_axis_type.varying
-        - jax.typeof(kernel).manual_axis_type.varying
-    ):
+    x_axes, kernel_axes = (jax.typeof(array).manual_axis_type.varying for array in (x, kernel))
+    if batch_axes := x_axes - kernel_axes:
         kernel = lax.pcast(kernel, tuple(batch_axes), to="varying")
     if kernel.shape[0] == 1 and padding == (0, 0):  # no window has the pixels in between
         x, stride = x[:, ::stride, ::stride], 1
@@ -217,9 +216,10 @@ def _fold(x: Array, stride: int, padding: tuple[int, int], blocks: tuple[int, in
     Returns:
         (batch, *blocks, stride² × channels).
     """
-    pads = [(padding[0], side * stride - size - padding[0], 0)
-            for side, size in zip(blocks, x.shape[1:3], strict=True)]  # fmt: skip
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])  # negative: cut off
+    before = padding[0]
+    sizes = zip(blocks, x.shape[1:3], strict=True)
+    pads = [(before, side * stride - size - before, 0) for side, size in sizes]  # negative: cut off
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     batch, _, _, channels = x.shape
     x = x.reshape(batch, blocks[0], stride, blocks[1], stride, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *blocks, stride**2 * channels)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from alexnet_jax.layers.arithmetic import widen
 from alexnet_jax.layers.forms import PlatformForms
 
 
@@ -66,7 +67,7 @@ def _forward(
     if size % 2 == 0:
         raise ValueError(f"LRN size must be odd, got {size}")
     scale = _scale(x, axes, size, k, alpha)
-    return (_wide(x) * _power(scale, -beta)).astype(x.dtype), x
+    return (widen(x) * _power(scale, -beta)).astype(x.dtype), x
 
 
 def _backward(
@@ -84,7 +85,7 @@ def _backward(
 
     Only x is kept from the forward pass, since it is faster to recompute s than to store it.
     """
-    wide, g = _wide(x), _wide(gradient)
+    wide, g = widen(x), widen(gradient)
     scale = _scale(x, axes, size, k, alpha)
     direct = g * _power(scale, -beta)
     through = _window_sum(direct * wide / scale, axes, size)
@@ -95,11 +96,7 @@ _normalize.defvjp(_forward, _backward)
 
 
 def _scale(x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float) -> Array:
-    return k + alpha * _window_sum(jnp.square(_wide(x)), axes, size)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return k + alpha * _window_sum(jnp.square(widen(x)), axes, size)
 
 
 def _window_sum(x: Array, axes: tuple[int, ...], size: int) -> Array:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 import flax.linen as nn
-from jax import Array, lax
+from jax import Array
 
 
 def parameter(
@@ -19,8 +19,3 @@ def parameter(
     """
     boxed_init = nn.with_logical_partitioning(init, axes)
     return cast(Array, module.param(name, boxed_init, *args))
-
-
-def add_bias(x: Array, bias: Array) -> Array:
-    """Add a bias (channels,) to activations (…, channels)."""
-    return x + lax.expand_dims(bias, range(x.ndim - 1))

@@ -58,7 +58,6 @@ class Sequential(nn.Module):
         examples = jnp.arange(len(images)) if examples is None else examples
         columns = [images.astype(self.dtype)] * sharding.num_local
         activations: dict[str, list[Array]] = {}
-        first = True
         for name, op in self.config.ops.items():
             if isinstance(op, ops.Dense) and columns[0].ndim > 2 and not self.dense_crop:
                 columns = [column.reshape(len(column), -1) for column in columns]
@@ -73,7 +72,7 @@ class Sequential(nn.Module):
                 self.sow("intermediates", "activations", activations, reduce_fn=lambda _, new: new)
                 return Outputs(logits)
             if isinstance(op, ops.Conv):
-                columns = self._convolve(name, op, columns, sharding, takes_image=first)
+                columns = self._convolve(name, op, columns, sharding, takes_image=not activations)
             elif isinstance(op, ops.LocalConv):
                 columns = [self._convolve_locally(name, op, columns[0])]
             elif isinstance(op, ops.Dense):
@@ -81,7 +80,7 @@ class Sequential(nn.Module):
             else:
                 with jax.named_scope(name):
                     columns = self._apply(op, columns, sharding, train, examples)
-            activations[name], first = columns, False
+            activations[name] = columns
         raise AssertionError("the config has no classifier")
 
     def _convolve(
