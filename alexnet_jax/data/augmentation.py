@@ -8,6 +8,7 @@ generator, which is stable across versions.
 
 import dataclasses
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from alexnet_jax.data_config import DataConfig
 # Each kind of draw has its own stream, so that turning one off leaves the others unchanged.
 # `permutation` uses the stream _SHUFFLE, too.
 _SHUFFLE, _CROP, _FLIP, _LIGHT, _SCALE, _AREA = range(6)
+
+DrawBits = Callable[[int], np.ndarray]  # from a kind of draw to 64 random bits for each example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,47 +101,67 @@ class Augmentation:
 
     def _draw_epoch(self, epoch: int, positions: np.ndarray) -> Draws:
         """Return the draws at ascending positions (b,) of one epoch."""
-        data, channels = self._data, len(self._lighting)
+        data = self._data
         index = self._permutation(epoch)[positions] if data.shuffle else positions
         shapes = self._shapes[index]
         chunks = positions // data.crop_chunk * data.crop_chunk  # the first of each image's chunk
         first, last = int(chunks[0]), int(positions[-1]) + 1
-        window = np.full((len(positions), 2), data.crop, np.int32)
-        if data.scale_jitter:
-            smallest, largest = data.scale_jitter
-            bits = _bits(self._seed, epoch, _SCALE, first, last)[chunks - first]
-            scale = smallest + _below(largest - smallest + 1, bits >> np.uint64(32))
-            window = np.repeat(scale_length(data.crop, scale, self._side)[:, None], 2, axis=1)
-        elif data.crop_area:
-            bits = _bits(self._seed, epoch, _AREA, first, last)[chunks - first]
-            window = _area_windows(data, shapes, bits)
-        margin = shapes + 2 * data.padding - window
-        if data.crop_positions == "center":
-            offset = square_offset(shapes) + (self._side + 2 * data.padding - window) // 2
-        else:
-            bits = _bits(self._seed, epoch, _CROP, first, last)[chunks - first]
-            halves = np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
-            offset = _below(margin + 1, halves)
-            if data.crop_positions == "five":
-                margin = self._side + 2 * data.padding - window
-                places = FIVE_POSITIONS[_below(5, halves[:, 0])]
-                offset = square_offset(shapes) + places * margin // 2
-        offset = offset - np.int32(data.padding)
+
+        def draw_bits(kind: int) -> np.ndarray:
+            bits: np.ndarray = _bits(self._seed, epoch, kind, first, last)[chunks - first]
+            return bits
+
+        window = self._draw_windows(shapes, draw_bits)
+        offset = self._draw_offsets(shapes, window, draw_bits)
         flip = np.zeros(len(positions), bool)
         if data.flip:
-            flip = (
-                _bits(self._seed, epoch, _FLIP, first, last)[chunks - first] >> np.uint64(63) == 1
-            )
+            flip = draw_bits(_FLIP) >> np.uint64(63) == 1
+        shift, gain = self._draw_lighting(epoch, positions, first)
+        return Draws(index, offset, window, flip, shift, gain)
+
+    def _draw_windows(self, shapes: np.ndarray, draw_bits: DrawBits) -> np.ndarray:
+        """Return the heights and widths (b, 2) of the windows in images of some shapes (b, 2)."""
+        data = self._data
+        if data.scale_jitter:
+            smallest, largest = data.scale_jitter
+            scale = smallest + _below(largest - smallest + 1, draw_bits(_SCALE) >> np.uint64(32))
+            return np.repeat(scale_length(data.crop, scale, self._side)[:, None], 2, axis=1)
+        if data.crop_area:
+            return _area_windows(data, shapes, draw_bits(_AREA))
+        return np.full((len(shapes), 2), data.crop, np.int32)
+
+    def _draw_offsets(
+        self, shapes: np.ndarray, window: np.ndarray, draw_bits: DrawBits
+    ) -> np.ndarray:
+        """Return y and x (b, 2) of the windows (b, 2) in images of some shapes (b, 2)."""
+        data = self._data
+        square_margin = self._side + 2 * data.padding - window
+        if data.crop_positions == "center":
+            offset = square_offset(shapes) + square_margin // 2
+        elif data.crop_positions == "five":
+            chosen = FIVE_POSITIONS[_below(5, _halves(draw_bits(_CROP))[:, 0])]
+            offset = square_offset(shapes) + chosen * square_margin // 2
+        else:
+            margin = shapes + 2 * data.padding - window
+            offset = _below(margin + 1, _halves(draw_bits(_CROP)))
+        padded: np.ndarray = offset - np.int32(data.padding)
+        return padded
+
+    def _draw_lighting(
+        self, epoch: int, positions: np.ndarray, first: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return shift and gain, see `Draws`, at positions (b,) of which none is below `first`."""
+        data, channels = self._data, len(self._lighting)
         shift = np.zeros((len(positions), channels), np.float32)
         gain = np.ones(len(positions), np.float32)
         if self._lighting.any() and not 0 < data.lighting_end <= epoch + 1:
-            span = (first * channels, last * channels)
+            span = (first * channels, (int(positions[-1]) + 1) * channels)
             normals = _normals(self._seed, epoch, _LIGHT, *span, self._count * channels)
             normals = normals.reshape(-1, channels)[positions - first]
             # A matrix product could round differently depending on the number of examples.
             shift = sum(normals[:, k, None] * self._lighting[:, k] for k in range(channels))
             gain[:] = 1 / data.lighting_divisor
-        return Draws(index, offset, window, flip, shift.astype(np.float32), gain)
+        return shift.astype(np.float32), gain
 
 
 def lighting_matrix(covariance: np.ndarray, data: DataConfig, channels: int) -> np.ndarray:
@@ -183,6 +206,11 @@ def _bits(seed: int, epoch: int, kind: int, first: int, last: int) -> np.ndarray
     ]
 
 
+def _halves(bits: np.ndarray) -> np.ndarray:
+    """Return two times 32 bits, (b, 2) uint64, of each 64 bits (b,)."""
+    return np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
+
+
 def _below(count: int | np.ndarray, bits: np.ndarray) -> np.ndarray:
     """Return random int32 in 0 … count - 1 from 32 random bits each, uint64 below 2^32.
 
@@ -201,16 +229,12 @@ def _area_windows(data: DataConfig, shapes: np.ndarray, bits: np.ndarray) -> np.
         shapes: (b, 2) heights and widths of the images in pixels.
         bits: (b,) uint64.
     """
-    uniform = [
-        (half + 0.5) * 2.0**-32 for half in (bits >> np.uint64(32), bits & np.uint64(2**32 - 1))
-    ]
+    uniform = (_halves(bits) + 0.5) * 2.0**-32
     (low, high), (narrow, wide) = data.crop_area, np.log(data.crop_aspect)
-    area, root = (
-        low + (high - low) * uniform[0],
-        np.exp((narrow + (wide - narrow) * uniform[1]) / 2),
-    )
-    root_areas = np.sqrt(shapes.prod(axis=1, dtype=np.float64)) * np.sqrt(area)
-    sides = root_areas[:, None] * np.stack([1 / root, root], axis=1)
+    area = low + (high - low) * uniform[:, 0]
+    root_aspect = np.exp((narrow + (wide - narrow) * uniform[:, 1]) / 2)
+    root_area = np.sqrt(shapes.prod(axis=1, dtype=np.float64)) * np.sqrt(area)
+    sides = root_area[:, None] * np.stack([1 / root_aspect, root_aspect], axis=1)
     windows: np.ndarray = np.clip(np.round(sides), 1, shapes).astype(np.int32)
     return windows
 
