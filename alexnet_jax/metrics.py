@@ -82,11 +82,11 @@ def compute_metrics(log_probabilities: Array, labels: Array, mask: Array) -> Met
     )
 
 
-def finite(tree: PyTree) -> bool:
+def all_finite(tree: PyTree) -> bool:
     """Return whether every number in a tree of arrays is finite."""
-    return bool(_finite(tree))
+    return bool(_all_finite(tree))
 
 
 @jax.jit
-def _finite(tree: PyTree) -> Array:
+def _all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

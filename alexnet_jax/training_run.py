@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import diagnostics, metrics
+from alexnet_jax import diagnostics
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import DivergedError
-from alexnet_jax.metrics import Metrics, MetricSums
+from alexnet_jax.metrics import Metrics, MetricSums, all_finite
 from alexnet_jax.schedules import PlateauState, StepSchedule
 from alexnet_jax.train_step import StepMetrics, TrainState
 from alexnet_jax.writers import NullWriter, RunWriter, make_record
@@ -161,7 +161,7 @@ class TrainingRun:
         Raises:
             DivergedError: the parameters are not finite.
         """
-        if not metrics.finite(state.params):
+        if not all_finite(state.params):
             raise self._diverged("the parameters are not finite")
         save_checkpoint(
             self.checkpoints,

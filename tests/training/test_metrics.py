@@ -193,5 +193,5 @@ def test_padding_does_not_count() -> None:
 def test_finite(value: float) -> None:
     """Catches a check of the first leaf, or of NaN, alone."""
     good = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
-    assert metrics.finite(good)
-    assert not metrics.finite({**good, "b": good["b"].at[1, 1].set(value)})
+    assert metrics.all_finite(good)
+    assert not metrics.all_finite({**good, "b": good["b"].at[1, 1].set(value)})
