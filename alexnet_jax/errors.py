@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -28,6 +28,11 @@ def one_line(error: BaseException) -> str:
     An exception without a message is described by its type.
     """
     return _printable(" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+def list_names(names: Sequence[object], limit: int = 10) -> str:
+    """Return names as text, separated by commas; "…" stands for those beyond the limit."""
+    return ", ".join([*map(str, names[:limit]), *["…"] * (len(names) > limit)])
 
 
 @contextmanager

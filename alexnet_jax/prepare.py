@@ -34,7 +34,7 @@ from alexnet_jax.data.pack_writer import Chunk, PackWriter
 from alexnet_jax.data.parallel_map import available_cores, chunked, ordered_map
 from alexnet_jax.data.sources import Example, Source
 from alexnet_jax.data_config import DataConfig
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, list_names
 from alexnet_jax.fields import Json
 from alexnet_jax.files import exclusive_lock, write_errors_as_input_errors
 
@@ -235,7 +235,7 @@ def _missing_classes(made: Pack) -> Iterator[str]:
         counts = np.bincount(split.labels, minlength=len(made.class_names))
         missing = [made.class_names[label] for label in np.flatnonzero(counts == 0)]
         if missing:
-            names = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+            names = list_names(missing)
             yield f"{split.name}: no images of {len(missing)} of the classes: {names}"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, list_names
 from alexnet_jax.files import (
     MAKE_ROOM,
     AppendOnlyFile,
@@ -225,8 +225,7 @@ def _is_record(value: object) -> bool:
 
 def _name_lines(numbers: list[int]) -> str:
     """Return "line 3", or "lines 3, 7" of up to ten numbers."""
-    more = ", …" if len(numbers) > 10 else ""
-    return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"
+    return f"line{'s' * (len(numbers) > 1)} {list_names(numbers)}"
 
 
 def _restore_records(directory: Path, step: int, last_recorded: int) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alexnet_jax.data.sources.base import SPLITS, Source
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, list_names
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import read_json
 
@@ -142,7 +142,7 @@ def describe_changes(manifest: Json, source: Source) -> str:
         return ""
     before, now = manifest["class_names"], source.class_names
     changes = [
-        f"classes {what}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+        f"classes {what}: {list_names(names)}"
         for what, names in (
             ("added", [name for name in now if name not in before]),
             ("removed", [name for name in before if name not in now]),

@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_jax.data.names import read_class_names
 from alexnet_jax.data.sources.base import Example, Source
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, list_names
 
 FILES = {
     "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
@@ -83,7 +83,7 @@ def _check_files(directory: Path) -> None:
         hint = f"the files there are those of the Python version; {hint}"
     elif len(missing) < len(expected):
         others = sorted({path.name for path in directory.iterdir()} - {*expected})
-        found = f"it also has {', '.join(others[:10])}; " if others else ""
+        found = f"it also has {list_names(others)}; " if others else ""
         hint = f"{found}restore the names that the files have in {ARCHIVE}"
     raise InputError(f"{directory} lacks {', '.join(missing)} of CIFAR-10's binary version; {hint}")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_jax.data.sources import layout
 from alexnet_jax.data.sources.base import Example, Source
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, list_names
 
 
 class FolderSource(Source):
@@ -61,7 +61,7 @@ class FolderSource(Source):
             len(layout.subfolders(roots["train"] / name)) > 1 for name in self.class_names
         ):
             notes.append(
-                f"the class folders {_listed([*self.class_names])} in {roots['train']} hold only "
+                f"the class folders {list_names(self.class_names)} in {roots['train']} hold only "
                 "folders; if these are the classes, --config.data.dir is one level too high"
             )
         self.counts = {split: len(files) for split, files in self._files.items()}
@@ -126,8 +126,8 @@ def _check_classes(root: Path, classes: list[str]) -> None:
     """Raise InputError for class folders of a split that the training split lacks."""
     if unknown := sorted(set(layout.subfolders(root)) - set(classes)):
         raise InputError(
-            f"{root} has the class folders {_listed(unknown)}, which the training split has not; "
-            f"its classes are {_listed(classes)}"
+            f"{root} has the class folders {list_names(unknown)}, which the training split has "
+            f"not; its classes are {list_names(classes)}"
         )
 
 
@@ -137,12 +137,7 @@ def _single_class(root: Path, name: str) -> InputError:
     advice = "expected are two or more class folders"
     if inside:
         advice = (
-            f"it holds the folders {_listed(inside)}. If these are the classes, "
+            f"it holds the folders {list_names(inside)}. If these are the classes, "
             f"--config.data.dir is one level too high: give --config.data.dir={root / name}"
         )
     return InputError(f"{root} has images of one class only, {name}; {advice}")
-
-
-def _listed(names: list[str]) -> str:
-    """Return up to ten names as text."""
-    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
