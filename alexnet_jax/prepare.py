@@ -21,7 +21,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -195,13 +195,8 @@ def _make(
                     unreadable.add(finished)
                     report.add(len(shard_indices))
                     continue
-                chunks = ordered_map(
-                    functools.partial(_prepare_chunk, writer=writer, data=data),
-                    chunked(source.read(source_split, shard_indices), _CHUNK),
-                    workers=workers,
-                    max_pending=2 * workers,
-                )
-                with contextlib.closing(chunks):
+                examples = source.read(source_split, shard_indices)
+                with contextlib.closing(_prepare_chunks(examples, writer, data, workers)) as chunks:
                     writer.write_shard(name, number, _report_chunks(chunks, unreadable, report))
             unreadable.summarize()
     writer.finish()
@@ -242,6 +237,18 @@ def _missing_classes(made: Pack) -> Iterator[str]:
 def _print(text: str) -> None:
     """Print a line on stderr, above the progress bar if there is one."""
     tqdm.write(f"prepare: {text}", file=sys.stderr)
+
+
+def _prepare_chunks(
+    examples: Iterator[Example], writer: PackWriter, data: DataConfig, workers: int
+) -> Generator[Chunk, None, None]:
+    """Yield the prepared images of examples in their order, made by several threads."""
+    return ordered_map(
+        functools.partial(_prepare_chunk, writer=writer, data=data),
+        chunked(examples, _CHUNK),
+        workers=workers,
+        max_pending=2 * workers,
+    )
 
 
 def _prepare_chunk(examples: list[Example], *, writer: PackWriter, data: DataConfig) -> Chunk:

@@ -231,34 +231,8 @@ class PackWriter:
         splits: Json = {}
         arrays: dict[str, np.ndarray] = {}
         for split, candidates in self.candidates.items():
-            total = Chunk.empty(self.sum_shape)
-            kinds = ["labels", "sizes", "crc32", "shapes"]
-            parts: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
-            shards, contents = [], 0
-            for number in range(-(-candidates // SHARD_IMAGES)):
-                summary = self._summary(split, number)
-                assert summary is not None, "all shards have been written"
-                for kind, part in parts.items():
-                    part.append(summary[kind])
-                sizes = summary["sizes"]
-                shards.append(dict(count=len(sizes), bytes=int(sizes.sum())))
-                contents = zlib.crc32(summary["contents"].tobytes(), contents)
-                total.skipped += json.loads(str(summary["skipped"]))
-                total.pixel_sum += summary["pixel_sum"]
-                total.product_sum += summary["product_sum"]
-            merged = {kind: np.concatenate(part) for kind, part in parts.items()}
-            count = len(merged["labels"])
-            if not count:
-                raise InputError(f"no image of the {split} split could be read")
-            shapes = merged["shapes"]
-            if not self._keeps_shapes:
-                del merged["shapes"]  # all are side × side
-            arrays |= {f"{split}.{kind}": array for kind, array in merged.items()}
-            if split == "train":
-                arrays |= self._compute_statistics(total, shapes)
-            splits[split] = dict(
-                count=count, shards=shards, skipped=total.skipped, contents=contents
-            )
+            splits[split], merged = self._merge_summaries(split, candidates)
+            arrays |= merged
         sums = {
             f"{name}.npy": _write_array(self._partial / f"{name}.npy", array)
             for name, array in arrays.items()
@@ -266,6 +240,42 @@ class PackWriter:
         manifest = self._plan | {"arrays": sums, "splits": splits}
         write_atomically(self._partial / "manifest.json", _to_json(manifest))
         seal(self._directory)
+
+    def _merge_summaries(self, split: str, candidates: int) -> tuple[Json, dict[str, np.ndarray]]:
+        """Return the entry of a split in the manifest, and its arrays by the names of their files.
+
+        Args:
+            split: name of the split.
+            candidates: number of its images, including unreadable ones.
+
+        Raises:
+            InputError: no image could be read.
+        """
+        total = Chunk.empty(self.sum_shape)
+        parts: dict[str, list[np.ndarray]] = {
+            kind: [] for kind in ("labels", "sizes", "crc32", "shapes")
+        }
+        shards, contents = [], 0
+        for number in range(-(-candidates // SHARD_IMAGES)):
+            summary = self._summary(split, number)
+            assert summary is not None, "all shards have been written"
+            for kind, part in parts.items():
+                part.append(summary[kind])
+            sizes = summary["sizes"]
+            shards.append(dict(count=len(sizes), bytes=int(sizes.sum())))
+            contents = zlib.crc32(summary["contents"].tobytes(), contents)
+            total.skipped += json.loads(str(summary["skipped"]))
+            total.pixel_sum += summary["pixel_sum"]
+            total.product_sum += summary["product_sum"]
+        merged = {kind: np.concatenate(part) for kind, part in parts.items()}
+        count = len(merged["labels"])
+        if not count:
+            raise InputError(f"no image of the {split} split could be read")
+        entry = dict(count=count, shards=shards, skipped=total.skipped, contents=contents)
+        statistics = self._compute_statistics(total, merged["shapes"]) if split == "train" else {}
+        if not self._keeps_shapes:
+            del merged["shapes"]  # all are side × side
+        return entry, {f"{split}.{kind}": array for kind, array in merged.items()} | statistics
 
     def _compute_statistics(self, total: Chunk, shapes: np.ndarray) -> dict[str, np.ndarray]:
         """Return the mean image and the covariance of the training split.
