@@ -3,7 +3,7 @@
 import datetime
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -63,19 +63,16 @@ class TableRow:
     command: str
 
 
-HEADS = {
-    "claim": "claim",
-    "paper": "paper",
-    "statement": "measured",
-    "published": "published",
-    "criterion": "reproduced if",
-    "here": "here",
-    "spread": "spread",
-    "verdict": "verdict",
-    "cpu": "two cores",
-    "took": "took",
-    "machine": "machine",
-    "date": "date",
+# Columns of the table for readers: their heads, and the fields of TableRow that they join.
+COLUMNS = {
+    "claim": ("claim",),
+    "measured": ("statement", "paper"),
+    "published": ("published",),
+    "reproduced if": ("criterion",),
+    "here": ("here", "spread"),
+    "verdict": ("verdict",),
+    "time on two cores": ("cpu",),
+    "runs": ("took", "machine", "date"),
 }
 
 
@@ -211,15 +208,16 @@ def _format_command(module: str, arguments: Sequence[str]) -> str:
 
 def format_markdown(table: Sequence[TableRow]) -> str:
     """Return the table without commands."""
-    lines = [f"| {' | '.join(HEADS.values())} |", f"|{'---|' * len(HEADS)}"]
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     for row in table:
-        cells = asdict(row)
-        lines.append(f"| {' | '.join(_cell(name, cells[name]) for name in HEADS)} |")
+        claim, *others = make_cells(row)
+        lines.append(f"| {' | '.join([f'`{claim}`', *others])} |")
     return "\n".join(lines)
 
 
-def _cell(name: str, text: str) -> str:
-    return f"`{text}`" if name == "claim" else text
+def make_cells(row: TableRow) -> list[str]:
+    """Return the text of a row in each of COLUMNS."""
+    return ["; ".join(filter(None, (getattr(row, n) for n in names))) for names in COLUMNS.values()]
 
 
 def format_list(claims: Sequence[Claim]) -> str:
@@ -278,8 +276,9 @@ def make_page(
     alt = "Test errors of the claims with a published error."
     return html_page.render_template(
         TEMPLATE,
-        heads=HEADS,
-        table=[asdict(row) for row in table],
+        heads=list(COLUMNS),
+        table=[make_cells(row) for row in table],
+        commands={row.claim: row.command.split("; ") for row in table},
         errors=html_page.embed_figure(errors, alt) if errors else None,
         curves=curves,
         date=datetime.date.today().isoformat(),

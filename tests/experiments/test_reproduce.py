@@ -214,7 +214,7 @@ def read_table(output: Path) -> list[dict[str, str]]:
 def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
     """Catches: a finished run that is started again, or that counts only if this command has made
     it; one of another schedule or another end that counts; a table without its machine, date or
-    command; a page with the folders of this machine."""
+    command; a page with the folders of this machine, or without the cells of a row."""
     output = tmp_path / "out"
     started, text = run_tiny(output, data_dir)
     assert started == ["80sec-0"]
@@ -224,10 +224,12 @@ def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
     assert re.fullmatch(r"\d\.\d\d h", first["took"])
     assert first["date"].startswith("20")
     assert "--config=configs/cifar.py:80sec" in first["command"]
-    assert f"{first['here']} | {first['spread']}" in text
+    assert f"| {first['here']}; {first['spread']} | {verdicts.REPRODUCED} |" in text
     assert (never["here"], never["verdict"], never["machine"]) == (report.NOT_RUN, "", "")
     page = (output / "reproduce.html").read_text()
     assert page.count("<img") == 2
+    assert f"<td>{first['here']}; {first['spread']}</td>" in page
+    assert f"{first['took']}; a machine; {first['date']}</td></tr>" in page
     assert str(tmp_path) not in page + text + str(first)
     assert run_tiny(output, data_dir) == ([], text)
 
