@@ -5,7 +5,8 @@
 
 The same command again continues an interrupted run. With --seeds, the config is trained with each
 seed, all in one compiled program on one device, which small models leave idle otherwise; the run of
-seed 0 is in DIR/seed-0, and so on. Their images must be on the device (data.resident).
+seed 0 is in DIR/seed-0, and so on, or with a DIR such as runs/base-{seed} in runs/base-0. Their
+images must be on the device (data.resident).
 """
 
 from contextlib import ExitStack
@@ -82,6 +83,6 @@ if __name__ == "__main__":
         "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT in this folder."
     )
     flags.DEFINE_list(
-        "seeds", [], "Seeds to train in one program, each in the folder seed-N of --workdir."
+        "seeds", [], "Seeds to train in one program, in seed-N of --workdir or where it has {seed}."
     )
     command.run(main)

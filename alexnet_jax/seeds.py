@@ -1,6 +1,6 @@
 """Several seeds of one config, trained together in one compiled program on one device.
 
-Each seed has a workdir of its own, DIR/seed-N, which is that of a run trained alone.
+Each seed has a workdir of its own, which is that of a run trained alone.
 """
 
 import re
@@ -37,30 +37,50 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
 
 
 def configs_of_seeds(config: Config, directory: Path, seeds: Sequence[int]) -> dict[Path, Config]:
-    """Return the config of the run of each seed by its workdir, DIR/seed-N.
+    """Return the config of the run of each seed by its workdir.
 
     Args:
         config: the config.
-        directory: DIR.
-        seeds: the seeds; without any, the only run is that of the config, in DIR itself.
+        directory: value of --workdir. A "{seed}" in its last part stands for the seed; without it,
+            the run of seed N is in the folder seed-N of `directory`.
+        seeds: the seeds; without any, the only run is that of the config, in `directory` itself.
 
     Raises:
-        InputError: the config splits the model or the batch over devices, or keeps one checkpoint.
+        InputError: there are several processes, or `check_config` refuses the config.
     """
     if not seeds:
         return {directory: config}
-    if config.parallel.columns * config.parallel.data > 1 or jax.process_count() > 1:
+    check_config(config)
+    if (count := jax.process_count()) > 1:
+        raise InputError(
+            f"--seeds trains in one process, and there are {count}; expected one, or the runs one "
+            "by one with --config.seed"
+        )
+    pattern = directory if "{seed}" in directory.name else directory / "seed-{seed}"
+    return {
+        pattern.with_name(pattern.name.replace("{seed}", str(seed))): with_changes(
+            config, {"seed": seed}
+        )
+        for seed in seeds
+    }
+
+
+def check_config(config: Config) -> None:
+    """Raise InputError if the config splits a model or batch over devices, or keeps one checkpoint.
+
+    This does not look at the devices.
+    """
+    if config.parallel.columns * config.parallel.data > 1:
         raise InputError(
             f"--seeds trains on one device, and parallel.data={config.parallel.data}, "
-            f"parallel.columns={config.parallel.columns} with {jax.process_count()} processes were "
-            "given; expected 1 of each, or the runs one by one with --config.seed"
+            f"parallel.columns={config.parallel.columns} were given; expected 1 of each, or the "
+            "runs one by one with --config.seed"
         )
     if config.keep_checkpoints < 2:
         raise InputError(
             "--seeds needs the last two checkpoints of each run, to go on from the same step after "
             "an interruption; expected --config.keep_checkpoints=2 or more"
         )
-    return {directory / f"seed-{seed}": with_changes(config, {"seed": seed}) for seed in seeds}
 
 
 def without_diverged(configs: Mapping[Path, Config]) -> dict[Path, Config]:

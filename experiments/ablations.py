@@ -1,7 +1,7 @@
 """Run the paper's ablations with several seeds and compare with the authors' errors.
 
     python -m experiments.ablations --config=configs/alexnet.py:sample --output=DIR [--seeds=3]
-        [--only=base,no_lrn,…] [--list | --dry_run] [--config.FIELD=VALUE …]
+        [--only=base,no_lrn,…] [--seeds_together] [--list | --dry_run] [--config.FIELD=VALUE …]
 
 Every run is `python -m alexnet_jax.main` in DIR/runs/ABLATION-SEED, started by submitit: on this
 machine, --jobs at a time, or under SLURM with --slurm_partition. The same command again resumes
@@ -25,7 +25,7 @@ from alexnet_jax.writers import read_records
 from configs import variants
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents
-from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.run import Base, Run, run_name
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Result:
     @property
     def name(self) -> str:
         """The name of the run, such as no_lrn-2."""
-        return sweep.run_name(self.ablation, self.seed)
+        return run_name(self.ablation, self.seed)
 
     @property
     def outcome(self) -> str:
@@ -242,7 +242,7 @@ def main(_: list[str]) -> int:
     for reason in skipped:
         print(f"left out: {reason}", file=sys.stderr)
     return sweep.Sweep(
-        base, "ablations", flag.jobs,
+        base, "ablations", flag.jobs, seeds_together=flag.seeds_together,
         row_type=Result, plan=lambda _: runs, make_row=make_result, make_report=make_report,
     ).main()  # fmt: skip
 

@@ -39,7 +39,7 @@ from alexnet_jax.models.branched_config import ResNetConfig
 from alexnet_jax.writers import read_records
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents
-from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.run import Base, Run, run_name
 from experiments.sweeps.training_error import average_last_epoch, select_records
 from experiments.tables.published import CIFAR_ERRORS
 
@@ -74,7 +74,7 @@ class Result:
     @property
     def name(self) -> str:
         """The name of the run, such as plain-20-0."""
-        return sweep.run_name(self.kind, self.depth, self.seed)
+        return run_name(self.kind, self.depth, self.seed)
 
     @property
     def outcome(self) -> str:
@@ -278,7 +278,7 @@ def main(_: list[str]) -> int:
     check_model(base)
     runs = plan_runs(with_frequent_records(base), parse_depths(flag.depths), flag.seeds)
     return sweep.Sweep(
-        base, "degradation", flag.jobs, row_type=Result,
+        base, "degradation", flag.jobs, seeds_together=flag.seeds_together, row_type=Result,
         plan=lambda _: runs, make_row=make_result, make_report=partial(make_report, base),
     ).main()  # fmt: skip
 

@@ -43,7 +43,7 @@ from alexnet_jax.models.ops import LRN, Dropout, WithinChannelLRN
 from alexnet_jax.writers import read_records
 from experiments.relu_tanh_plot import Curve, Kind, plot_curves
 from experiments.sweeps import sweep
-from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.run import Base, Run, run_name
 from experiments.sweeps.training_error import compute_training_error, find_crossing
 
 UNITS = {"relu": "ReLU", "tanh": "tanh"}
@@ -76,7 +76,7 @@ class Result:
     @property
     def name(self) -> str:
         """The name of the run, such as tanh-0.01-2."""
-        return sweep.run_name(self.units, self.rate, self.seed)
+        return run_name(self.units, self.rate, self.seed)
 
     @property
     def outcome(self) -> str:
@@ -349,7 +349,7 @@ def main(_: list[str]) -> int:
     )
     words = choose_words(base, own_model=flag.own_model)
     experiment = sweep.Sweep(
-        base, "relu_tanh", flag.jobs, row_type=Result,
+        base, "relu_tanh", flag.jobs, seeds_together=flag.seeds_together, row_type=Result,
         plan=partial(plan_runs, base, words, rates, flag.seeds),
         make_row=partial(make_result, base, threshold),
         make_report=partial(make_report, base, threshold),

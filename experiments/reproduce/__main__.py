@@ -2,7 +2,8 @@
 
     python -m experiments.reproduce --list
     python -m experiments.reproduce --data_dir=…/cifar-10-batches-bin [--claims=80sec,lrn,…]
-        [--output=runs/reproduce] [--budget=30m] [--platform=cpu|gpu] [--dry_run]
+        [--output=runs/reproduce] [--budget=30m] [--platform=cpu|gpu] [--seeds_together]
+        [--dry_run]
 
 --data_dir has the binary version of CIFAR-10. Most claims take hours on two cores; --list
 has the time of each, and --budget starts no run whose estimated time does not fit. On a GPU a run's
@@ -22,7 +23,6 @@ needs seeds that do not overlap.
 """
 
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -53,7 +53,8 @@ from experiments.sweeps import sweep
 from experiments.sweeps.rows import write_rows
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}  # in JAX's words
-STARTING = ("jobs", "timeout_min", "slurm_partition", "cpus", "gpus")  # flags of all sweeps
+# Flags of all sweeps.
+STARTING = ("jobs", "seeds_together", "timeout_min", "slurm_partition", "cpus", "gpus")
 
 
 def check_data(data_dir: str | None) -> str:
@@ -86,10 +87,7 @@ def dry_run(
     runs: sweep.Runs[RunRow], plan: Plan, claims: Sequence[Claim], data_dir: str, output: Path
 ) -> None:
     """Print the commands that the budget allows one by one, and the time of all of them."""
-    estimates = []
-    for run in runs.waiting():
-        print(f"python -m alexnet_jax.main {shlex.join(run.arguments)}")
-        estimates.append(plan.estimate(run.name, runs.results))
+    estimates = [plan.estimate_group(group, runs.results) for group in runs.print_commands()]
     estimates += list_experiments(claims, data_dir, output, plan.budget)
     known = [seconds for seconds in estimates if seconds is not None]
     total = sum(known) / runs.jobs if len(known) == len(estimates) else None
@@ -109,7 +107,10 @@ def main(_: list[str]) -> int:
     os.environ["JAX_PLATFORMS"] = PLATFORMS[flag.platform]
     output, machine = Path(flag.output), describe_machine(flag.platform)
     budget = Budget(seconds, is_gpu=flag.platform == "gpu", jobs=flag.jobs)
-    plan = Plan(plan_runs(claims, data_dir, output), budget)
+    plan = Plan(plan_runs(claims, data_dir, output), budget, seeds_together=flag.seeds_together)
+    if flag.seeds_together:
+        for one in plan.planned:
+            sweep.check_seeds_together(one.config)
     report = partial(write_report, CLAIMS, output, machine)
     runs = make_runs(plan, output, machine, flag.jobs, report)
     if flag.dry_run:

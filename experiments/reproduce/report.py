@@ -21,7 +21,8 @@ from experiments.reproduce.runs import (
 )
 from experiments.reproduce.verdicts import DIVERGED, Close, Outcome, compare_groups
 from experiments.sweeps.rows import to_percents, write_rows
-from experiments.sweeps.sweep import has_failed, run_name
+from experiments.sweeps.run import run_name
+from experiments.sweeps.sweep import has_failed
 
 TEMPLATE = "reproduce/reproduce.html.jinja"
 NOT_RUN = "not run"

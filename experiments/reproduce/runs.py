@@ -7,6 +7,7 @@ import socket
 import statistics
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from alexnet_jax.workdir import check_config, is_in_use, read_config
 from alexnet_jax.writers import Record, read_records
 from experiments.reproduce.claims import Claim, Training
 from experiments.sweeps import sweep
-from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.run import Base, Run, group_runs, run_name
 from experiments.sweeps.training_error import average_last_epoch, select_records
 
 # A workdir may have had others before it finished.
@@ -40,7 +41,7 @@ class RunRow:
         center_error: top-1 error on the test images in the center view, as a fraction.
         ten_error: top-1 error on the test images in ten views, as a fraction.
         train_error: top-1 error on the training images, averaged over the last epoch.
-        seconds: duration of training in seconds, computed from the recorded images per second.
+        seconds: duration of training in seconds, see `training_seconds`.
         machine: machine on which the run ended, or NOT_RECORDED.
         date: day on which the run ended, YYYY-MM-DD in UTC.
     """
@@ -58,7 +59,7 @@ class RunRow:
     @property
     def name(self) -> str:
         """The name of the run, such as 80sec-0."""
-        return sweep.run_name(self.run, self.seed)
+        return run_name(self.run, self.seed)
 
     @property
     def outcome(self) -> str:
@@ -140,17 +141,30 @@ def describe_end(workdir: Path, machine: str) -> dict[str, Any]:
         workdir: of the run.
         machine: this one.
     """
-    status, train = read_status(workdir), select_records(read_records(workdir), "train")
+    status = read_status(workdir)
     return dict(
-        seconds=round(training_seconds(train), 1),
+        seconds=round(training_seconds(workdir), 1),
         machine=machine if is_of_this_machine(workdir) else NOT_RECORDED,
         date=status.time[:10] if status else "",
     )
 
 
-def training_seconds(train: Sequence[Record]) -> float:
-    """Return the time of training, from the number of images and the speed of every record."""
-    return sum(r["count"] / r["images_per_second"] for r in train if r["images_per_second"])
+def training_seconds(workdir: Path) -> float:
+    """Return the time of training, from the number of images and the speed of every record.
+
+    Seeds that were trained together share it. They have one clock, and so the same speeds.
+    """
+
+    def train_records(workdir: Path) -> list[Record]:
+        return select_records(read_records(workdir), "train")
+
+    seeds = workdir.parent.glob(f"{workdir.name.rpartition('-')[0]}-*")
+    speeds = Counter((r["step"], r["images_per_second"]) for w in seeds for r in train_records(w))
+    return sum(
+        r["count"] / speed / speeds[r["step"], speed]
+        for r in train_records(workdir)
+        if (speed := r["images_per_second"])
+    )
 
 
 def is_of_this_machine(workdir: Path) -> bool:
@@ -282,20 +296,27 @@ class Budget:
 class Plan:
     """The runs that fit in a budget, without those that are in use elsewhere."""
 
-    def __init__(self, planned: Sequence[PlannedRun], budget: Budget) -> None:
+    def __init__(
+        self, planned: Sequence[PlannedRun], budget: Budget, *, seeds_together: bool
+    ) -> None:
         """Find out which runs are in use."""
-        self.planned, self.budget = planned, budget
+        self.planned, self.budget, self.seeds_together = planned, budget, seeds_together
         self._free = [one for one in planned if not is_in_use(one.run.workdir)]
         self._shares: dict[str, float] = {}
 
     def __call__(self, rows: Sequence[RunRow]) -> list[Run]:
         """Return the runs that have ended or that the budget allows now."""
-        ended = {row.name for row in rows if not sweep.has_failed(row)}
-        return [
-            one.run
-            for one in self._free
-            if one.run.name in ended or self.budget.allows(self.estimate(one.run.name, rows))
-        ]
+        wanted = {row.name for row in rows if not sweep.has_failed(row)}
+        waiting = [one.run for one in self._free if one.run.name not in wanted]
+        for group in group_runs(waiting, seeds_together=self.seeds_together):
+            if self.budget.allows(self.estimate_group(group, rows)):
+                wanted |= {run.name for run in group}
+        return [one.run for one in self._free if one.run.name in wanted]
+
+    def estimate_group(self, group: Sequence[Run], rows: Sequence[RunRow]) -> float | None:
+        """Return the seconds that runs of one program still take, None if not known."""
+        estimates = [self.estimate(run.name, rows) for run in group]
+        return None if None in estimates else sum(filter(None, estimates))
 
     def estimate(self, name: str, rows: Sequence[RunRow]) -> float | None:
         """Return the seconds that a run still takes, None if not known.
@@ -336,7 +357,7 @@ def make_runs(
         InputError: the workdir of a run was made with another config.
     """
     runs = sweep.Runs(
-        output / "runs.csv", jobs, row_type=RunRow, plan=plan,
+        output / "runs.csv", jobs, seeds_together=plan.seeds_together, row_type=RunRow, plan=plan,
         make_row=partial(make_row, machine), write_report=write_report,
     )  # fmt: skip
     runs.results = add_finished(runs.results, plan.planned, machine)

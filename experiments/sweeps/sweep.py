@@ -6,24 +6,27 @@ a row of OUTPUT/NAME.csv. When the same command is given again, finished runs ar
 the others continue from their checkpoints. A run that fails does not stop the others. A run whose
 status.json has "diverged" is not tried again, since it would diverge again. The report on the
 rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
+
+With --seeds_together, runs that differ in the seed only are trained by one `main --seeds=…`. Their
+folders and rows are the same as without it.
 """
 
 import json
+import os
 import shlex
+import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 import submitit
 from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from alexnet_jax import command
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
@@ -34,82 +37,15 @@ from alexnet_jax.files import (
     write_atomically,
     write_errors_as_input_errors,
 )
-from alexnet_jax.status import read_status
+from alexnet_jax.status import Status, read_status
 from experiments.outputs import write_figure
 from experiments.sweeps import slurm
 from experiments.sweeps.rows import R, Row, read_rows, write_rows
+from experiments.sweeps.run import Base, Run, group_arguments, group_runs
 
 POLL_SECONDS = 0.5
 # Fields that do not change what a run computes, so that they may differ from command to command.
 WITHOUT_EFFECT = ("data.dir", "data.resident")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training.
-
-    Attributes:
-        key: identifies the run; its row begins with it.
-        description: what distinguishes the run, in a few words.
-        workdir: its folder.
-        arguments: of `alexnet_jax.main`.
-    """
-
-    key: tuple[Any, ...]
-    description: str
-    workdir: Path
-    arguments: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Return the name of its folder and of its row."""
-        return run_name(*self.key)
-
-
-def run_name(*key: Any) -> str:
-    """Return the name of a run, such as tanh-0.01-2."""
-    return "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
-
-
-@dataclass(frozen=True)
-class Base:
-    """The settings that all runs of a sweep share.
-
-    Attributes:
-        file: the value of --config, with its variant.
-        overrides: fields set for every run, as on the command line.
-        config: the config that results from both.
-        output: the sweep's folder.
-    """
-
-    file: str
-    overrides: dict[str, Any]
-    config: Config
-    output: Path
-
-    @classmethod
-    def from_flags(cls) -> "Base":
-        """Return the settings given by the flags."""
-        config = command.validated_config()
-        return cls(*command.given_config(), config, Path(flags.FLAGS.output))
-
-    def variant(self, *words: str) -> str:
-        """Return the config file with words appended to its variant."""
-        path, _, before = self.file.partition(":")
-        return ":".join(filter(None, [path, ",".join(filter(None, [before, *words]))]))
-
-    def workdir(self, name: str) -> Path:
-        """Return the folder of a run."""
-        return self.output / "runs" / name
-
-    def make_run(
-        self, key: tuple[Any, ...], description: str, words: Sequence[str], fields: dict[str, Any]
-    ) -> Run:
-        """Return the run with words appended to the variant and fields set over the overrides."""
-        workdir = self.workdir(run_name(*key))
-        overrides = (f"--config.{f}={value}" for f, value in {**self.overrides, **fields}.items())
-        arguments = (f"--config={self.variant(*words)}", f"--workdir={workdir}", *overrides)
-        return Run(key, description, workdir, arguments)
 
 
 def has_failed(row: Row) -> bool:
@@ -125,6 +61,7 @@ class Runs(Generic[R]):
         table: Path,
         jobs: int,
         *,
+        seeds_together: bool,
         row_type: type[R],
         plan: Callable[[list[R]], list[Run]],
         make_row: Callable[[Run, str, float | None], R],
@@ -134,13 +71,15 @@ class Runs(Generic[R]):
 
         Args:
             table: the CSV file of the rows.
-            jobs: how many runs to run at the same time.
+            jobs: how many programs to run at the same time.
+            seeds_together: whether a program trains all runs that differ in the seed only.
             row_type: class of the rows.
             plan: returns all runs wanted, given the rows so far.
-            make_row: returns the row of a run, given its status and its duration in seconds.
+            make_row: returns the row of a run, given its status and its duration in seconds; runs
+                that are trained together share that of their program.
             write_report: writes files about the rows, and returns Markdown text.
         """
-        self.table, self.jobs = table, jobs
+        self.table, self.jobs, self.seeds_together = table, jobs, seeds_together
         self.plan, self.make_row, self.write_report = plan, make_row, write_report
         self.results = read_rows(table, row_type)
 
@@ -161,27 +100,28 @@ class Runs(Generic[R]):
         save, and raise the exception again.
         """
         started: set[str] = set()  # names, since a plan may change the arguments of a run
-        running: dict[Run, tuple[submitit.Job[str], float]] = {}
+        running: list[tuple[list[Run], submitit.Job[str], float]] = []
         total = len(self.runs)
         bar = tqdm(total=total, initial=total - len(self.waiting()), unit="run",
                    disable=not sys.stderr.isatty())  # fmt: skip
         try:
             while (waiting := [r for r in self.waiting() if r.name not in started]) or running:
-                for run in waiting[: self.jobs - len(running)]:
-                    started.add(run.name)
-                    running[run] = _start(run, executor), time.monotonic()
+                groups = group_runs(waiting, seeds_together=self.seeds_together)
+                for group in groups[: self.jobs - len(running)]:
+                    started.update(run.name for run in group)
+                    running.append((group, _start(group, executor), time.monotonic()))
                 bar.total = len(self.runs)
-                bar.set_postfix_str(", ".join(run.name for run in running))
-                for run, (job, begin) in [*running.items()]:
-                    if job.done():
-                        del running[run]
-                        self._collect(run, job, time.monotonic() - begin)
-                        bar.update()
+                bar.set_postfix_str(", ".join(run.name for group, *_ in running for run in group))
+                for ended in [ended for ended in running if ended[1].done()]:
+                    running.remove(ended)
+                    group, job, begin = ended
+                    self._collect(group, job, time.monotonic() - begin)
+                    bar.update(len(group))
                 time.sleep(POLL_SECONDS)
         except (KeyboardInterrupt, InputError):
-            for job, _ in running.values():
+            for _, job, _ in running:
                 job.cancel()
-            for job, _ in running.values():
+            for _, job, _ in running:
                 job.wait()
             raise
         finally:
@@ -189,11 +129,20 @@ class Runs(Generic[R]):
         planned = {run.name for run in self.runs}
         return [row for row in self.results if row.status != "done" and row.name in planned]
 
-    def _collect(self, run: Run, job: submitit.Job[str], seconds: float) -> None:
-        status = "done"
-        if job.exception() is not None:
-            diverged = _has_diverged(run.workdir)
-            status = f"{'diverged' if diverged else 'failed'}, see {job.paths.stderr}"
+    def _collect(self, group: list[Run], job: submitit.Job[str], seconds: float) -> None:
+        """Add the rows of the runs of a program, which has ended after so many seconds."""
+        has_failed = job.exception() is not None
+        ends = [_read_end(run.workdir) if has_failed else "finished" for run in group]
+        for run, end in zip(group, ends, strict=True):
+            status = "done"
+            # The program fails, too, if any of several runs has diverged.
+            if has_failed and not (end == "finished" and "diverged" in ends):
+                status = "diverged" if end == "diverged" else "failed"
+                status += f", see {job.paths.stderr}"
+            self._add_row(run, status, seconds / len(group))
+        self.write_report(self.results)
+
+    def _add_row(self, run: Run, status: str, seconds: float) -> None:
         try:
             new = self.make_row(run, status, round(seconds, 1))
         except InputError as error:  # its metrics.jsonl is damaged
@@ -201,8 +150,14 @@ class Runs(Generic[R]):
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)
         write_rows(self.table, self.results)
-        self.write_report(self.results)
         tqdm.write(f"{run.name}: {new.outcome}, {seconds:.0f} s", file=sys.stderr)
+
+    def print_commands(self) -> list[list[Run]]:
+        """Print the commands still to run; return the runs of each."""
+        groups = group_runs(self.waiting(), seeds_together=self.seeds_together)
+        for group in groups:
+            print(f"python -m alexnet_jax.main {shlex.join(group_arguments(group))}")
+        return groups
 
 
 class Sweep(Runs[R]):
@@ -214,6 +169,7 @@ class Sweep(Runs[R]):
         name: str,
         jobs: int,
         *,
+        seeds_together: bool,
         row_type: type[R],
         plan: Callable[[list[R]], list[Run]],
         make_row: Callable[[Run, str, float | None], R],
@@ -224,13 +180,14 @@ class Sweep(Runs[R]):
         Args:
             base: the settings that the runs share.
             name: of the sweep's files in `base.output`.
-            jobs, row_type, plan, make_row: see `Runs`.
+            jobs, seeds_together, row_type, plan, make_row: see `Runs`.
             make_report: returns the Markdown text about the rows, and a figure or None.
         """
         self.base, self.name, self.make_report = base, name, make_report
         super().__init__(
             self._path("csv"),
             jobs,
+            seeds_together=seeds_together,
             row_type=row_type,
             plan=plan,
             make_row=make_row,
@@ -243,6 +200,8 @@ class Sweep(Runs[R]):
         if flag.list:
             self.print_runs()
             return 0
+        if self.seeds_together:
+            check_seeds_together(self.base.config)
         if flag.dry_run:
             self.dry_run()
             return 0
@@ -267,8 +226,7 @@ class Sweep(Runs[R]):
 
     def dry_run(self) -> None:
         """Print the commands still to run, and an estimate of their duration."""
-        for run in self.waiting():
-            print(f"python -m alexnet_jax.main {shlex.join(run.arguments)}")
+        self.print_commands()
         seconds = self.estimate()
         remaining = "no run has finished, so the time is not known"
         if seconds is not None:
@@ -288,20 +246,45 @@ class Sweep(Runs[R]):
         return self.base.output / f"{self.name}.{kind}"
 
 
-def _start(run: Run, executor: submitit.AutoExecutor) -> submitit.Job[str]:
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "alexnet_jax.main", *run.arguments]
+def _start(group: Sequence[Run], executor: submitit.AutoExecutor) -> submitit.Job[str]:
+    for run in group:
+        run.workdir.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", "alexnet_jax.main", *group_arguments(group)]
     return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
 
 
-def _has_diverged(workdir: Path) -> bool:
-    """Return whether status.json records that a run diverged; False if it is damaged."""
+def _read_end(workdir: Path) -> Status | None:
+    """Return the status of status.json; None if there is none, or if it is damaged."""
     try:
         ended = read_status(workdir)
     except InputError as error:
         print(error, file=sys.stderr)
-        return False
-    return ended is not None and ended.status == "diverged"
+        return None
+    return ended.status if ended else None
+
+
+def check_seeds_together(config: Config) -> None:
+    """Raise InputError where `alexnet_jax.main --seeds` would refuse a config, as far as is known.
+
+    Args:
+        config: the config of runs, whose images may not have been prepared.
+    """
+    from alexnet_jax import seeds  # here, since it imports JAX
+
+    seeds.check_config(config)
+    resident, reason = config.data.resident, ""
+    if resident == "off":
+        reason = "data.resident=off"
+    elif resident == "auto" and os.environ.get("JAX_PLATFORMS") == "cpu":
+        reason = "JAX_PLATFORMS=cpu"
+    elif resident == "auto" and not (flags.FLAGS.slurm_partition or shutil.which("nvidia-smi")):
+        reason = "this machine has no NVIDIA GPU (no nvidia-smi)"
+    if reason:
+        raise InputError(
+            f"--seeds_together trains on images that are on the device, and the host would cut the "
+            f"crops, since {reason}; expected an accelerator, --config.data.resident=on, or the "
+            "runs one by one"
+        )
 
 
 def record_config(base: Base) -> None:
@@ -350,8 +333,11 @@ def define_flags(output: str | None = None) -> None:
     flags.DEFINE_bool(
         "dry_run", False, "List the commands still to run, with the estimated time, and exit."
     )
-    flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
-    flags.DEFINE_integer("timeout_min", 60 * 24, "Minutes that a run may take.", lower_bound=1)
+    flags.DEFINE_integer("jobs", 1, "Programs at the same time.", lower_bound=1)
+    flags.DEFINE_bool(
+        "seeds_together", False, "Train the seeds of one config in one program, on an accelerator."
+    )
+    flags.DEFINE_integer("timeout_min", 60 * 24, "Minutes that a program may take.", lower_bound=1)
     flags.DEFINE_string("slurm_partition", None, "Run under SLURM, in this partition.")
     flags.DEFINE_integer("cpus", 8, "CPUs of a run, under SLURM.", lower_bound=1)
     flags.DEFINE_integer("gpus", 1, "GPUs of a run, under SLURM.", lower_bound=0)

@@ -11,12 +11,13 @@ from alexnet_jax import command
 from alexnet_jax.config import config_to_json, validated
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import differences
+from alexnet_jax.workdir import read_config, saved_steps
 from configs import resnet
 from configs.alexnet import get_config
 from experiments import ablations
 from experiments.ablations import Result
 from experiments.sweeps.rows import read_rows
-from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.run import Base, Run
 
 SAMPLE = "configs/alexnet.py:sample"
 
@@ -127,6 +128,25 @@ def test_a_failure_does_not_stop_the_sweep_and_is_tried_again(tmp_path: Path) ->
     assert (tmp_path / "out" / "ablations.md").read_text() == second.stdout
     log = rows[0].status.split("see ")[1]
     assert "alexnet_jax.main" in Path(log).read_text()
+
+
+def test_seeds_together_from_end_to_end(tmp_path: Path) -> None:
+    """Catches: a command that main refuses; folders, seeds or rows other than those of runs one by
+    one; a flag that changes nothing; a run that is not evaluated."""
+    write_idx_set(tmp_path / "data", train=120, test=20)
+    arguments = [
+        f"--config={processes.write_config(tmp_path, tmp_path / 'data')}",
+        *(f"--output={tmp_path / 'out'}", "--seeds=2", "--only=base", "--seeds_together"),
+        *("--config.max_steps=2", "--config.data.resident=on"),
+    ]
+    ended = processes.run("ablations", *arguments, package="experiments")
+    assert ended.returncode == 0, ended.stderr
+    rows = read_rows(tmp_path / "out" / "ablations.csv", Result)
+    assert [(row.name, row.status) for row in rows] == [("base-0", "done"), ("base-1", "done")]
+    assert rows[0].seconds == rows[1].seconds
+    for seed in (0, 1):
+        workdir = tmp_path / "out" / "runs" / f"base-{seed}"
+        assert (read_config(workdir).seed, saved_steps(workdir)) == (seed, [2])
 
 
 def test_the_table_gives_means_spreads_and_changes() -> None:

@@ -16,7 +16,7 @@ from configs import alexnet, resnet
 from experiments import degradation
 from experiments.degradation import Result
 from experiments.sweeps.rows import read_rows
-from experiments.sweeps.sweep import Base
+from experiments.sweeps.run import Base
 from experiments.sweeps.training_error import average_last_epoch
 
 

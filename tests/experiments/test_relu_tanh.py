@@ -19,7 +19,7 @@ from configs.alexnet import get_config
 from experiments import relu_tanh
 from experiments.relu_tanh import Result
 from experiments.sweeps.rows import read_rows
-from experiments.sweeps.sweep import Base, Run
+from experiments.sweeps.run import Base, Run
 from experiments.sweeps.training_error import compute_training_error, find_crossing
 
 

@@ -1,6 +1,7 @@
 """The claims on CIFAR-10: their runs, what a budget allows, and the table."""
 
 import csv
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_schedules_have_the_published_number_of_steps(
 def make_plan(output: Path, seconds: float | None, *, is_gpu: bool = False, jobs: int = 1) -> Plan:
     """Return the plan of 80sec (half an hour) and 18pct (four) within a budget."""
     budget = Budget(seconds, is_gpu=is_gpu, jobs=jobs)
-    return Plan(runs.plan_runs(choose_claims(["80sec", "18pct"]), "data", output), budget)
+    planned = runs.plan_runs(choose_claims(["80sec", "18pct"]), "data", output)
+    return Plan(planned, budget, seeds_together=False)
 
 
 def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +154,41 @@ def test_estimates_are_those_of_other_seeds_and_of_what_is_left(
     assert plan.estimate("80sec-0", []) == 1800
 
 
+def test_seeds_together_need_the_time_of_all(tmp_path: Path) -> None:
+    """Catches: a program of two seeds started in the time of one; one of unknown time that no
+    budget starts; a budget that starts one seed alone."""
+
+    def names(seconds: float, *rows: RunRow) -> list[str]:
+        budget = Budget(seconds, is_gpu=True, jobs=1)
+        planned = runs.plan_runs(choose_claims(["lrn_tenth"]), "data", tmp_path)
+        return [run.name for run in Plan(planned[:3], budget, seeds_together=True)([*rows])]
+
+    all_names = [f"11pct_tenth-{seed}" for seed in range(3)]
+    first = RunRow("11pct_tenth", 0, "done", seconds=100.0)
+    assert names(50) == names(250, first) == all_names
+    assert names(150, first) == all_names[:1]
+
+
+def test_seeds_that_were_trained_together_share_their_time(tmp_path: Path) -> None:
+    """Catches: the time of one program counted for each of its runs, or divided where a run was
+    continued alone; runs of another name that share it; a speed of 0 at a resumed step."""
+    speeds = {
+        "a-0": [(1, 4.0), (2, 4.0)],
+        "a-1": [(1, 4.0), (2, 8.0), (3, 0.0)],
+        "a_b-0": [(1, 4.0)],
+    }
+    for name, of_run in speeds.items():
+        (tmp_path / name).mkdir()
+        record = dict(epoch=1.0, split="train", loss=1.0, top1_error=0.5, top5_error=0.2, count=8)
+        lines = [
+            json.dumps(record | dict(step=step, learning_rate=0.1, images_per_second=speed)) + "\n"
+            for step, speed in of_run
+        ]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(lines))
+    seconds = [runs.training_seconds(tmp_path / name) for name in speeds]
+    assert seconds == [1 + 2, 1 + 1, 2]
+
+
 TINY_FIELDS = (
     ("batch_size", 8),
     ("epochs", 2),
@@ -198,7 +235,8 @@ def run_tiny(output: Path, data_dir: str) -> tuple[list[str], str]:
     def write(rows: list[RunRow]) -> str:
         return report.write_report([TINY_CLAIM, NEVER], output, "a machine", rows)
 
-    plan = Plan(runs.plan_runs([TINY_CLAIM], data_dir, output), Budget(None, is_gpu=False, jobs=1))
+    budget = Budget(None, is_gpu=False, jobs=1)
+    plan = Plan(runs.plan_runs([TINY_CLAIM], data_dir, output), budget, seeds_together=False)
     made = runs.make_runs(plan, output, "a machine", 1, write)
     executor = Executor()
     made.run_waiting(cast(Any, executor))
@@ -295,12 +333,16 @@ def test_a_dry_run_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Catches: a folder, or a table of runs made by hand, that --dry_run leaves behind."""
+    """Catches: a folder, or a table of runs made by hand, that --dry_run leaves behind; seeds
+    together on a CPU, whose runs would all be refused."""
     output = tmp_path / "out"
     given = dict(claims=["80sec", "18pct"], list=False, budget=None, platform="cpu", jobs=1)
-    given |= dict(dry_run=True, data_dir=data_dir, output=str(output))
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given))
+    given |= dict(dry_run=True, data_dir=data_dir, output=str(output), seeds_together=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given | dict(seeds_together=True)))
+    with pytest.raises(InputError, match=r"--seeds_together .* since JAX_PLATFORMS=cpu"):
+        main([])
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given))
     monkeypatch.setattr(runs, "add_finished", lambda *_: [RunRow("80sec", 0, "done")])
     assert main([]) == 0
     assert not output.exists()

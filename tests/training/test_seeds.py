@@ -249,6 +249,16 @@ def test_the_command(config: Config, tmp_path: Path) -> None:
         assert views[-2:] == ["center", "ten"]
 
 
+def test_the_workdirs(config: Config) -> None:
+    """Catches: a folder named "{seed}", or one for all seeds; one beside that of a single run."""
+    for given, expected in (("runs", "runs/seed-{}"), ("{seed}/a-{seed}", "{{seed}}/a-{}")):
+        found = seeds.configs_of_seeds(config, Path(given), [3, 0])
+        assert {str(workdir): c.seed for workdir, c in found.items()} == {
+            expected.format(seed): seed for seed in (3, 0)
+        }
+    assert [*seeds.configs_of_seeds(config, Path("a-{seed}"), [])] == [Path("a-{seed}")]
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
