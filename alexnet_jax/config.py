@@ -15,7 +15,8 @@ from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Section, check_value
 from alexnet_jax.models import branched_config  # noqa: F401 - known to `config_from_json`
-from alexnet_jax.models.ops import ModelConfig, SequentialConfig
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 SCHEMES = ("columns", "one_weird_trick")

@@ -13,7 +13,8 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_from_json, config_to_json, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import SequentialConfig, blocks
+from alexnet_jax.models.ops import blocks
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import KeyPath, PyTree, Variables, leaves_by_path, path_name
 from alexnet_jax.trained import restore_variables
 from alexnet_jax.workdir import read_config, saved_steps

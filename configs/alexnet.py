@@ -22,17 +22,8 @@ Other data: --config.data.name=folder --config.data.dir=DIR (a folder of class f
 """
 
 from alexnet_jax.config import Config, sequential_model
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    Op,
-    ReLU,
-    SequentialConfig,
-    WithinChannelLRN,
-)
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, WithinChannelLRN
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import variants
 
 

@@ -43,9 +43,9 @@ from alexnet_jax.models.ops import (
     MaxPool,
     Op,
     ReLU,
-    SequentialConfig,
     WithinChannelLRN,
 )
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import variants
 
 FILE_IMAGES = 10_000  # in each of the five files

@@ -49,7 +49,8 @@ from alexnet_jax.conversion import presets
 from alexnet_jax.conversion.presets import VGG_CHANNELS, vgg_ops
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import LRN, Conv, Dense, Op, SequentialConfig
+from alexnet_jax.models.ops import LRN, Conv, Dense, Op
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import variants
 
 

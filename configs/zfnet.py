@@ -39,17 +39,8 @@ from alexnet_jax.config import (
     sequential_model,
 )
 from alexnet_jax.data_config import DataConfig
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    Op,
-    ReLU,
-    SequentialConfig,
-    parameter_ops,
-)
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, parameter_ops
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import alexnet, variants
 
 

@@ -29,7 +29,8 @@ from alexnet_jax.analysis.summary import summarize
 from alexnet_jax.config import Config, validated
 from alexnet_jax.describe import with_classes
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import Dense, SequentialConfig
+from alexnet_jax.models.ops import Dense
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.train_step import abstract_state
 from configs import variants
 from experiments.outputs import write_figure

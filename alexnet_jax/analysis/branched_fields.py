@@ -12,7 +12,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.branched_layers import same_padding
 from alexnet_jax.models.googlenet import INCEPTION
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 from alexnet_jax.models.resnet import block_convolutions, list_blocks
 
 

@@ -17,7 +17,8 @@ from alexnet_jax import sharding
 from alexnet_jax.analysis.summary import abstract_activations
 from alexnet_jax.config import Config
 from alexnet_jax.data.batch import Batch, training_batch_spec
-from alexnet_jax.models.ops import Conv, Dense, SequentialConfig
+from alexnet_jax.models.ops import Conv, Dense
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.train_step import TrainState, abstract_state, make_train_step
 
 # For each kind, the share of the larger of operand and result that a device in a group of n

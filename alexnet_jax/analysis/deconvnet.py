@@ -39,8 +39,8 @@ from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.layers.columns import ColumnSharding
 from alexnet_jax.models import ops, registry
-from alexnet_jax.models.ops import SequentialConfig
 from alexnet_jax.models.sequential import Sequential
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import Variables
 
 METHODS = ("deconvnet", "guided", "gradient")

@@ -10,7 +10,8 @@ from alexnet_jax.analysis.branched_fields import compute_branched_fields
 from alexnet_jax.analysis.receptive_fields import ReceptiveField, compute_receptive_fields
 from alexnet_jax.config import Config
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import LocalConv, Op, SequentialConfig
+from alexnet_jax.models.ops import LocalConv, Op
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import Variables, leaves_by_path
 
 

@@ -17,7 +17,8 @@ from alexnet_jax.config import Config, with_changes
 from alexnet_jax.conversion.layout import DataValue, KernelLayout
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import ModelConfig, SequentialConfig
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import KeyPath, PyTree, Variables, leaves_by_path, path_name
 
 # Layers whose inputs are activations with pixels, flattened, and the convolutions before them.

@@ -11,7 +11,7 @@ from alexnet_jax.conversion.layer_sequence import Arrays, Layers
 from alexnet_jax.conversion.resnet_layers import take_resnet
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 
 
 @dataclass(frozen=True)

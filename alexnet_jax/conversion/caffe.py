@@ -31,7 +31,8 @@ from alexnet_jax.conversion.caffe_layers import (
 from alexnet_jax.conversion.caffe_schema import parse_binary, parse_text
 from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import MaxPool, ModelConfig, Op
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.ops import MaxPool, Op
 
 ORDERED = (*WITH_WEIGHTS, "ReLU", "TanH", "LRN", "Pooling")  # kinds whose order has an effect
 

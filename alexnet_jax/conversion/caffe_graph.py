@@ -42,7 +42,8 @@ from alexnet_jax.conversion.graph import (
 )
 from alexnet_jax.conversion.layout import StatedData, shortest_decimal
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import ModelConfig, Tanh, WithinChannelLRN
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.ops import Tanh, WithinChannelLRN
 
 Arrays = dict[str, np.ndarray]
 

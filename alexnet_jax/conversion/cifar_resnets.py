@@ -21,7 +21,7 @@ from alexnet_jax.conversion.torchvision_branched import ShapeOf, conv_shape, cou
 from alexnet_jax.conversion.weights_by_name import shown
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 
 # Mean and standard deviation with which the programs normalize images, 0…255.
 PREPROCESSING = {

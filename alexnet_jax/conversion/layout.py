@@ -16,16 +16,8 @@ import numpy as np
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import (
-    Conv,
-    Dense,
-    LocalConv,
-    Op,
-    SequentialConfig,
-    is_valid_name,
-    parameter_ops,
-    spatial_sizes,
-)
+from alexnet_jax.models.ops import Conv, Dense, LocalConv, Op, parameter_ops, spatial_sizes
+from alexnet_jax.models.sequential_config import SequentialConfig, is_valid_name
 from alexnet_jax.pytree import Variables
 
 Params = dict[str, dict[str, np.ndarray]]

@@ -23,7 +23,8 @@ from alexnet_jax.conversion.graph import (
 from alexnet_jax.conversion.layout import shortest_decimal
 from alexnet_jax.conversion.onnx_operators import Operator, Operators
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import ModelConfig, ReLU
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.ops import ReLU
 
 JOINING = ("Add", "Concat", "Sum")
 WITHOUT_EFFECT = ("Flatten", "Identity", "Reshape", "Softmax")  # for the order of the classes

@@ -28,10 +28,10 @@ from alexnet_jax.models.ops import (
     MaxPool,
     Op,
     ReLU,
-    SequentialConfig,
     Tanh,
     WithinChannelLRN,
 )
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.trained import TrainedModel
 
 OPSET = 13  # the first whose Split takes its sizes as an input; widely supported

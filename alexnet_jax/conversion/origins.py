@@ -15,16 +15,8 @@ from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import (
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    ModelConfig,
-    Op,
-    parameter_ops,
-    spatial_sizes,
-)
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.ops import Conv, Dense, Dropout, MaxPool, Op, parameter_ops, spatial_sizes
 
 
 @dataclass(frozen=True)

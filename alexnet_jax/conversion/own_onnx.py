@@ -21,7 +21,7 @@ from alexnet_jax.conversion.onnx_reader import parse_onnx
 from alexnet_jax.conversion.onnx_tensors import Arrays, read_tensor
 from alexnet_jax.conversion.onnx_writer import tensor_names
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import Variables
 from alexnet_jax.trained import TrainedModel
 

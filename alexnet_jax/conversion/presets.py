@@ -11,17 +11,9 @@ from functools import partial
 from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.models.branched_config import BatchNormConfig, GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    ModelConfig,
-    Op,
-    ReLU,
-    SequentialConfig,
-)
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 # torchvision's normalization of x / 255, here of x in 0…255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

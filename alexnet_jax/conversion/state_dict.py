@@ -38,7 +38,8 @@ from alexnet_jax.conversion.torchvision_chains import (
 from alexnet_jax.conversion.weights_by_name import make_foreign_model, shown
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import ModelConfig, SequentialConfig
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.trained import TrainedModel
 
 # Parts of names that wrappers of modules add anywhere: DataParallel and torch.compile.

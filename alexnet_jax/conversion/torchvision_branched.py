@@ -13,7 +13,7 @@ from alexnet_jax.conversion.weights_by_name import shown
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.googlenet import AUXILIARY, INCEPTION
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 
 # A tensor by whose name GoogLeNet is recognized.
 GOOGLENET_TENSOR = "inception3a.branch1.conv.weight"

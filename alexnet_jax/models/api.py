@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from alexnet_jax.layers.columns import ColumnSharding
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 
 M = TypeVar("M", bound=ModelConfig)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Section
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 
 STEMS = ("imagenet", "small")
 NORMALIZATIONS = ("lrn", "batch_norm", "none")

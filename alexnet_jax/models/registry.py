@@ -12,9 +12,11 @@ from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs
 from alexnet_jax.models.googlenet import GOOGLENET
-from alexnet_jax.models.ops import LocalConv, ModelConfig, SequentialConfig
+from alexnet_jax.models.model_config import ModelConfig
+from alexnet_jax.models.ops import LocalConv
 from alexnet_jax.models.resnet import RESNET
 from alexnet_jax.models.sequential import SEQUENTIAL, Sequential
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import Variables
 
 FAMILIES: tuple[ModelFamily[Any], ...] = (SEQUENTIAL, GOOGLENET, RESNET)

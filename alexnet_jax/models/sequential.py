@@ -23,7 +23,7 @@ from alexnet_jax.layers.lrn import lrn, within_channel_lrn
 from alexnet_jax.layers.pooling import average_pool, max_pool
 from alexnet_jax.models import ops
 from alexnet_jax.models.api import HiddenLayer, Layout, ModelFamily, Outputs
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 
 class Sequential(nn.Module):

@@ -10,7 +10,8 @@ from torch.optim import swa_utils
 from alexnet_jax.config import Config
 from alexnet_jax.models import ops, registry
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import SequentialConfig, spatial_sizes
+from alexnet_jax.models.ops import spatial_sizes
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.optimizer import weight_decay
 from experiments.benchmark.torch_branched import TorchGoogLeNet, TorchResNet
 

@@ -6,8 +6,9 @@ from alexnet_jax.analysis.receptive_fields import ReceptiveField
 from alexnet_jax.analysis.summary import abstract_activations, compute_model_fields
 from alexnet_jax.config import Config
 from alexnet_jax.models.api import HiddenLayer
-from alexnet_jax.models.ops import Conv, Dense, Op, SequentialConfig
+from alexnet_jax.models.ops import Conv, Dense, Op
 from alexnet_jax.models.registry import family_of
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 # What comes after a layer, as the diagram and its description have it.
 FOLLOWERS = {"norm": "normalization", "pool": "pooling", "mean": "the mean over all pixels"}

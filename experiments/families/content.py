@@ -11,7 +11,7 @@ from alexnet_jax.analysis.summary import LayerSummary, summarize
 from alexnet_jax.config import validated
 from alexnet_jax.evaluate import VIEW_NAMES
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 from experiments.tables.networks import NETWORKS as KNOWN_NETWORKS
 from experiments.tables.networks import load_preset
 from experiments.tables.published import PAPERS, TOP1, TOP5, Column, Row

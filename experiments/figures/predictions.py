@@ -18,7 +18,7 @@ from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.trained import TrainedModel
 

@@ -9,7 +9,7 @@ from alexnet_jax.config import Config
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.fields import to_json
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import alexnet, bvlc_alexnet, googlenet, resnet, source2012, vgg, zfnet
 
 MODULES = dict(

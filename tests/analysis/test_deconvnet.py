@@ -18,17 +18,8 @@ from alexnet_jax.analysis.receptive_fields import compute_receptive_fields
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    Op,
-    ReLU,
-    SequentialConfig,
-    WithinChannelLRN,
-)
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, WithinChannelLRN
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import resnet
 
 pytestmark = pytest.mark.usefixtures("double_precision")

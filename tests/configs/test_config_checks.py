@@ -9,16 +9,8 @@ from helpers.torch_reference import small_config
 
 from alexnet_jax.config import sequential_model, validated, with_changes
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    ReLU,
-    SequentialConfig,
-    WithinChannelLRN,
-)
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU, WithinChannelLRN
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 # Types of values
 
@@ -72,7 +64,7 @@ def test_numbers_that_python_does_not_print(path: str) -> None:
         with_changes(small_config(), {path: 10**5000})
 
 
-# Every check of config.py and models/ops.py
+# Every check of config.py and models/sequential_config.py
 
 TINY = 1e-9
 

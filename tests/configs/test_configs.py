@@ -23,7 +23,8 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.ops import LayerOp, SequentialConfig, blocks
+from alexnet_jax.models.ops import LayerOp, blocks
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import leaves_by_path
 from alexnet_jax.train_step import make_state, make_train_step
 

@@ -24,6 +24,7 @@ from alexnet_jax.config import Config, ParallelConfig, validated
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.fields import Section
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
+from alexnet_jax.models.model_config import ModelConfig
 from alexnet_jax.models.ops import (
     LRN,
     AvgPool,
@@ -32,13 +33,12 @@ from alexnet_jax.models.ops import (
     Dropout,
     LocalConv,
     MaxPool,
-    ModelConfig,
     Op,
     ReLU,
-    SequentialConfig,
     Tanh,
     WithinChannelLRN,
 )
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 PACKAGE = str(Path(alexnet_jax.__file__).parent)
 ABSTRACT = (Op, ModelConfig)

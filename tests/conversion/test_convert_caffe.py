@@ -15,14 +15,8 @@ from alexnet_jax.conversion import presets
 from alexnet_jax.data.names import synsets
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import (
-    LRN,
-    Dropout,
-    MaxPool,
-    SequentialConfig,
-    WithinChannelLRN,
-    blocks,
-)
+from alexnet_jax.models.ops import LRN, Dropout, MaxPool, WithinChannelLRN, blocks
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.predict import predict
 from alexnet_jax.trained import TrainedModel
 

@@ -23,16 +23,8 @@ from alexnet_jax.data.batch import Batch, center_crops
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of, normalize
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    SequentialConfig,
-    Tanh,
-    WithinChannelLRN,
-)
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Tanh, WithinChannelLRN
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.trained import TrainedModel
 from configs import alexnet, bvlc_alexnet, source2012, vgg, zfnet
 

@@ -16,7 +16,7 @@ from alexnet_jax.config import with_changes
 from alexnet_jax.conversion import presets
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.predict import predict
 from configs import one_weird_trick
 

@@ -15,7 +15,7 @@ from alexnet_jax import fields
 from alexnet_jax.config import Config
 from alexnet_jax.data.batch import consecutive_examples, training_batch_spec
 from alexnet_jax.data.pipeline import train_batches
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.prepare import prepare
 
 

@@ -19,7 +19,7 @@ from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.prepare import pack_dir, prepare
 
 COUNT = 12

@@ -27,7 +27,8 @@ from alexnet_jax.data.resident import (
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.inputs import mean_of, normalize
-from alexnet_jax.models.ops import Dense, SequentialConfig
+from alexnet_jax.models.ops import Dense
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.prepare import prepare
 
 STEPS = 7  # of eight images: more than an epoch

@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet_jax.config import Config
 from alexnet_jax.data.crops import make_views, scales_of_144
 from alexnet_jax.data.pipeline import evaluation_batches
-from alexnet_jax.models.ops import SequentialConfig
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.prepare import prepare
 
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1), (Fraction(1, 2), Fraction(1, 2)))  # of the free room

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import fields
-from alexnet_jax.models.ops import ModelConfig
+from alexnet_jax.models.model_config import ModelConfig
 from helpers.image_sets import write_folder
 from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config

@@ -18,7 +18,8 @@ TIMEOUT = 300  # seconds; a process that hangs fails its test
 # The sample's recipe on a model of a few hundred parameters with every kind of layer. A run takes
 # as long as it takes to start.
 CONFIG = '''
-from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU, SequentialConfig
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import alexnet
 
 

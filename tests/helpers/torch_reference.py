@@ -10,17 +10,8 @@ import torch.nn.functional as F
 
 from alexnet_jax.config import Config, OptimizerConfig, sequential_model
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    Op,
-    ReLU,
-    SequentialConfig,
-    Tanh,
-)
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, Op, ReLU, Tanh
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs.alexnet import get_config
 
 

@@ -16,8 +16,9 @@ from alexnet_jax import describe
 from alexnet_jax.config import sequential_model
 from alexnet_jax.models import registry
 from alexnet_jax.models.api import Layout
-from alexnet_jax.models.ops import LRN, Conv, Dense, SequentialConfig
+from alexnet_jax.models.ops import LRN, Conv, Dense
 from alexnet_jax.models.sequential import Sequential
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 # Quick to compile, since it runs once.
 QUICK = {"xla_backend_optimization_level": 0}

@@ -25,16 +25,8 @@ from alexnet_jax.data.batch import Batch
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.inputs import mean_of
 from alexnet_jax.models import registry
-from alexnet_jax.models.ops import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    ReLU,
-    SequentialConfig,
-    WithinChannelLRN,
-)
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU, WithinChannelLRN
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.train_step import make_state, make_train_step
 
 GOLDEN = Path(__file__).with_name("golden_step.json")

@@ -12,7 +12,8 @@ from helpers.tiny_model import tiny_config
 from alexnet_jax import fields, training_input
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, validated
-from alexnet_jax.models.ops import Dense, SequentialConfig
+from alexnet_jax.models.ops import Dense
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.schedules import StepSchedule
 
 ENDS = (14, 27, 41, 54)  # of epochs of 108 images, eight in a step; whole steps belong to an epoch

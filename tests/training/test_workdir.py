@@ -9,7 +9,8 @@ import pytest
 from alexnet_jax.config import Config, config_to_json, config_to_text, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import differences
-from alexnet_jax.models.ops import SequentialConfig, Tanh
+from alexnet_jax.models.ops import Tanh
+from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.workdir import (
     FORMAT_VERSION,
     check_config,

@@ -1,7 +1,8 @@
 """The config of the runs of `smoke_checks`: the sample's images, a model of a few seconds."""
 
 from alexnet_jax.config import Config
-from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU, SequentialConfig
+from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.models.sequential_config import SequentialConfig
 from configs import alexnet
 
 
