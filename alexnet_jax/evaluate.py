@@ -34,7 +34,7 @@ from absl import flags
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import cache, command, distributed, model_data, sharding, writers
+from alexnet_jax import cache, command, distributed, model_data, sharding
 from alexnet_jax.config import ParallelConfig, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
@@ -46,6 +46,7 @@ from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.placement import place_images
 from alexnet_jax.progress import progress_bar
+from alexnet_jax.records import Record, append_record, make_record, read_records
 from alexnet_jax.trained import Predict, TrainedModel, load_trained
 
 T = TypeVar("T")
@@ -299,7 +300,7 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
                 file=sys.stderr,
             )
         return
-    records = writers.read_records(workdir)
+    records = read_records(workdir)
     recorded = {(r["step"], r.get("views")): r for r in records}
     model_data.print_assumptions(model, pack, None)
     for views in FINAL_VIEWS:
@@ -309,16 +310,16 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
             split, (result,) = evaluate([model], views=views, mesh=mesh, pack=pack)
             check_finite(str(workdir), split, result)
             epoch = next((r["epoch"] for r in records if r["step"] == model.step), None)
-            record = writers.make_record(model.step, epoch, split, result)
+            record = make_record(model.step, epoch, split, result)
             record["views"] = views
             if distributed.is_first():
-                writers.append_record(workdir, record)
+                append_record(workdir, record)
         if record is not None and distributed.is_first():
             print(format_result(str(workdir), record["split"], views, record))
             _print_majority(pack, record["split"], record)
 
 
-def _print_majority(pack: Pack, split: str, result: Metrics | writers.Record) -> None:
+def _print_majority(pack: Pack, split: str, result: Metrics | Record) -> None:
     """Print on stderr if a model is no better than always answering one class."""
     labels = pack.splits[split].labels
     line = compare_with_majority(split, labels, pack.class_names, result["top1_error"])
@@ -326,7 +327,7 @@ def _print_majority(pack: Pack, split: str, result: Metrics | writers.Record) ->
         print(line, file=sys.stderr)
 
 
-def format_result(name: str, split: str, views: str, result: Metrics | writers.Record) -> str:
+def format_result(name: str, split: str, views: str, result: Metrics | Record) -> str:
     """Return a result as a line of text."""
     return (
         f"{name}: {split}, {VIEW_NAMES[views]}: "

@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
-if TYPE_CHECKING:  # that module imports this one
-    from alexnet_jax.writers import Record
+from alexnet_jax.records import Record
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ class TrainingBar:
         """Move the bar to a step."""
         self._bar.update(step - self._bar.n)
 
-    def show(self, record: "Record", run: str = "") -> None:
+    def show(self, record: Record, run: str = "") -> None:
         """Show a record, that of training in the bar.
 
         Args:
@@ -70,7 +69,7 @@ class TrainingBar:
         self._bar.close()
 
 
-def format_latest(records: Sequence["Record"]) -> str:
+def format_latest(records: Sequence[Record]) -> str:
     """Return the latest training metrics of runs as text, with the range of several.
 
     The speed is that of all runs together.
@@ -84,7 +83,7 @@ def format_latest(records: Sequence["Record"]) -> str:
     return f"loss {loss}, error {error}, {speed:.0f} images/s"
 
 
-def format_record(record: "Record", steps: int) -> str:
+def format_record(record: Record, steps: int) -> str:
     """Return a record as a line of text."""
     text = (
         f"step {record['step']}/{steps}, epoch {record['epoch']:.1f}: {record['split']} "

@@ -11,9 +11,10 @@ from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import DivergedError
 from alexnet_jax.metrics import Metrics, MetricSums, all_finite
+from alexnet_jax.records import make_record
 from alexnet_jax.schedules import PlateauState, StepSchedule
 from alexnet_jax.train_step import StepMetrics, TrainState
-from alexnet_jax.writers import NullWriter, RunWriter, make_record
+from alexnet_jax.writers import NullWriter, RunWriter
 
 
 def save_checkpoint(

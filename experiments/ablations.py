@@ -21,7 +21,7 @@ from alexnet_jax import command
 from alexnet_jax import fields as config_fields
 from alexnet_jax.config import Config, config_to_json, sequential_model
 from alexnet_jax.errors import InputError
-from alexnet_jax.writers import read_records
+from alexnet_jax.records import read_records
 from configs import variants
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents

@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
-from alexnet_jax.writers import read_records
+from alexnet_jax.records import read_records
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents
 from experiments.sweeps.run import Base, Run, run_name

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
-from alexnet_jax.writers import read_records
+from alexnet_jax.records import read_records
 from experiments.outputs import write_figure
 
 ONE, FOUR = 1, 2  # devices along each axis of the mesh

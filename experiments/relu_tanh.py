@@ -40,7 +40,7 @@ from alexnet_jax import command
 from alexnet_jax.config import sequential_model
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Dropout, WithinChannelLRN
-from alexnet_jax.writers import read_records
+from alexnet_jax.records import read_records
 from experiments.relu_tanh_plot import Curve, Kind, plot_curves
 from experiments.sweeps import sweep
 from experiments.sweeps.run import Base, Run, run_name

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_jax.writers import read_records
+from alexnet_jax.records import read_records
 from experiments.benchmark.timing import Result
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.data.names import short_name
-from alexnet_jax.writers import Record
+from alexnet_jax.records import Record
 from experiments.figures.predictions import most_confused
 from experiments.figures.tiles import scale_signed, tile_channels, tile_units
 

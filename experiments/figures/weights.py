@@ -22,9 +22,9 @@ from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.pytree import PyTree, Variables, leaves_by_path
+from alexnet_jax.records import read_records
 from alexnet_jax.trained import TrainedModel, load_trained, load_variables
 from alexnet_jax.workdir import saved_steps
-from alexnet_jax.writers import read_records
 from experiments.figures.predictions import choose_evenly, split_columns
 
 HISTOGRAMS_PER_ROW = 3

@@ -24,8 +24,8 @@ from alexnet_jax.analysis.occlusion import compute_occlusion_maps
 from alexnet_jax.data.names import short_name
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
+from alexnet_jax.records import read_records
 from alexnet_jax.trained import load_trained
-from alexnet_jax.writers import read_records
 from experiments.figures import channel_plots, plots
 from experiments.figures.channels import (
     Projector,

@@ -20,10 +20,10 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.fields import leaves
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.prepare import pack_dir
+from alexnet_jax.records import Record, read_records
 from alexnet_jax.schedules import total_steps
 from alexnet_jax.trained import TrainedModel
 from alexnet_jax.workdir import ADDED, read_recorded
-from alexnet_jax.writers import Record, read_records
 from experiments import html_page
 from experiments.figures import plots
 from experiments.figures.colorfulness import measure_specialization

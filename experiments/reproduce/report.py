@@ -9,8 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
+from alexnet_jax.records import read_records
 from alexnet_jax.status import read_status
-from alexnet_jax.writers import read_records
 from experiments import html_page
 from experiments.figures import plots
 from experiments.reproduce.claims import Claim, SweepCommand, TrainedGroup, Training

@@ -17,9 +17,9 @@ from typing import Any
 from alexnet_jax import command
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.errors import InputError
+from alexnet_jax.records import Record, read_records
 from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, is_in_use, read_config
-from alexnet_jax.writers import Record, read_records
 from experiments.reproduce.claims import Claim, Training
 from experiments.sweeps import sweep
 from experiments.sweeps.run import Base, Run, group_runs, run_name

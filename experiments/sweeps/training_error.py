@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alexnet_jax.writers import Record
+from alexnet_jax.records import Record
 
 
 def select_records(records: Sequence[Record], split: str) -> list[Record]:

@@ -24,10 +24,10 @@ from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.prepare import prepare
+from alexnet_jax.records import read_records
 from alexnet_jax.status import read_status
 from alexnet_jax.trained import load_trained
 from alexnet_jax.workdir import read_config
-from alexnet_jax.writers import read_records
 
 Read = Callable[[Path], Any]
 

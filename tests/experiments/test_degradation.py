@@ -11,7 +11,7 @@ from helpers.image_sets import write_idx_set
 
 from alexnet_jax.config import validated
 from alexnet_jax.errors import InputError
-from alexnet_jax.writers import Record
+from alexnet_jax.records import Record
 from configs import alexnet, resnet
 from experiments import degradation
 from experiments.degradation import Result

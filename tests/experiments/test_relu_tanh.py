@@ -14,7 +14,7 @@ from alexnet_jax import command
 from alexnet_jax.config import sequential_model, validated
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Dropout, Tanh, WithinChannelLRN
-from alexnet_jax.writers import Record
+from alexnet_jax.records import Record
 from configs.alexnet import get_config
 from experiments import relu_tanh
 from experiments.relu_tanh import Result

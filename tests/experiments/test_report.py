@@ -25,8 +25,8 @@ from alexnet_jax.model_data import open_data
 from alexnet_jax.models.ops import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.prepare import prepare
+from alexnet_jax.records import Record, make_record
 from alexnet_jax.trained import TrainedModel, load_trained
-from alexnet_jax.writers import Record, make_record
 from configs import resnet, variants
 from configs.alexnet import get_config
 from experiments import html_page

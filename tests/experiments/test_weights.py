@@ -15,8 +15,8 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics
 from alexnet_jax.models.registry import init_variables
 from alexnet_jax.pytree import leaves_by_path
+from alexnet_jax.records import append_record, make_record
 from alexnet_jax.trained import TrainedModel, load_trained
-from alexnet_jax.writers import append_record, make_record
 from configs import resnet
 from experiments.figures import weights
 

@@ -10,10 +10,10 @@ import numpy as np
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config
 from alexnet_jax.metrics import MetricSums
+from alexnet_jax.records import Record
 from alexnet_jax.train_step import init_state
 from alexnet_jax.training_run import save_checkpoint
 from alexnet_jax.workdir import write_config
-from alexnet_jax.writers import Record
 from helpers.image_sets import random_pixels
 
 

@@ -12,10 +12,11 @@ from helpers import processes
 from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
 
-from alexnet_jax import cache, command, diagnostics, evaluate, fields, sharding, writers
+from alexnet_jax import cache, command, diagnostics, evaluate, fields, sharding
 from alexnet_jax.config import Config
 from alexnet_jax.errors import DivergedError
 from alexnet_jax.metrics import Metrics
+from alexnet_jax.records import read_records
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_finite_divergence_ends_the_run(config: Config, tmp_path: Path) -> Non
         DivergedError, match=r"the loss is \d\.\d+e\+\d+ at step 2, .* nothing is s"
     ):
         train_here(changed(config, learning_rate=1e3, max_steps=2), tmp_path / "run")
-    (record,) = writers.read_records(tmp_path / "run")
+    (record,) = read_records(tmp_path / "run")
     assert record["step"] == 2
     assert record["loss"] > 1e6
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from alexnet_jax.progress import TrainingBar, format_latest
-from alexnet_jax.writers import Record
+from alexnet_jax.records import Record
 
 
 def record(loss: float, error: float, split: str = "train") -> Record:

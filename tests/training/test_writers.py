@@ -12,7 +12,8 @@ from helpers import ROOT
 from alexnet_jax import writers
 from alexnet_jax.errors import InputError
 from alexnet_jax.progress import TrainingBar
-from alexnet_jax.writers import Record, RunWriter, append_record, read_records
+from alexnet_jax.records import Record, append_record, read_records
+from alexnet_jax.writers import RunWriter
 
 
 def record(step: int, split: str = "train") -> Record:
