@@ -71,7 +71,7 @@ def make_strongest_fn(
     split = model_data.choose_split(model, pack, split)
     chosen = np.arange(pack.splits[split].count) if index is None else index
     mesh = sharding.make_data_mesh(model.config.batch_size)
-    bind = model.make_forward_fn(mesh, partial(_peaks, ops=tuple(ops)))
+    bind = model.make_forward_fn(mesh, partial(_find_peaks, ops=tuple(ops)))
 
     def find(variables: Variables) -> dict[str, Strongest]:
         batches = evaluate.split_batches(model, pack, split, mesh, index=chosen)
@@ -80,7 +80,7 @@ def make_strongest_fn(
         for labels, ((peaks,),) in evaluate.apply_to_views([bind(variables)], batches, mesh):
             rows = first + np.arange(len(labels.mask))
             images = chosen[np.minimum(rows, len(chosen) - 1)].astype(np.int32)
-            found = _merge(found or _nothing(peaks, count), peaks, images, labels.mask)
+            found = _merge(found or _no_peaks(peaks, count), peaks, images, labels.mask)
             first += len(rows)
         kept = min(count, len(chosen))
         return {
@@ -97,7 +97,7 @@ _Peaks = tuple[Array, Array]
 _Found = tuple[Array, Array, Array]
 
 
-def _peaks(
+def _find_peaks(
     model: nn.Module, variables: Variables, images: Array, ops: Sequence[str]
 ) -> dict[str, _Peaks]:
     """Return the strongest activation of every channel in each image, by op."""
@@ -111,7 +111,7 @@ def _peaks(
     return peaks
 
 
-def _nothing(peaks: dict[str, _Peaks], count: int) -> dict[str, _Found]:
+def _no_peaks(peaks: dict[str, _Peaks], count: int) -> dict[str, _Found]:
     """Return `count` activations of -∞ for every channel."""
     found = {}
     for name, (values, _) in peaks.items():

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import Config, with_changes
-from alexnet_jax.conversion.layout import DataValue, KernelLayout
+from alexnet_jax.conversion.layout import DataValue, KernelLayout, data_changes, to_float32
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.model_config import ModelConfig
@@ -57,10 +56,7 @@ def make_imported_config(config: Config, foreign: BranchedModel) -> Config:
     Raises:
         InputError: the config cannot represent the model.
     """
-    changes = {f"data.{name}": value for name, value in foreign.data.items()}
-    if "given_mean" in foreign.data:
-        changes["data.mean"] = "given"
-    return with_changes(config, {"model": foreign.model, **changes})
+    return with_changes(config, {"model": foreign.model, **data_changes(foreign.data)})
 
 
 def from_foreign(config: Config, foreign: BranchedModel) -> Variables:
@@ -81,7 +77,9 @@ def from_foreign(config: Config, foreign: BranchedModel) -> Variables:
         source, array, layout = foreign.sources[name], foreign.arrays[name], layouts.get(name)
         shape = layout.foreign_shape() if layout else expected.shape
         check_shape(source, array, shape)
-        array = _checked(source, array, is_variance=name.endswith("/var"))
+        array = to_float32(f"{source} has numbers", array)
+        if name.endswith("/var") and (array < 0).any():
+            raise InputError(f"{source} is a variance and negative; the file is damaged")
         return layout.from_foreign(array) if layout else array
 
     variables: dict[str, PyTree] = jax.tree_util.tree_map_with_path(leaf, abstract)
@@ -137,22 +135,3 @@ def check_shape(source: str, array: np.ndarray, expected: tuple[int, ...]) -> No
     """
     if array.shape != expected:
         raise InputError(f"{source} is {array.shape}; expected {expected}")
-
-
-def _checked(source: str, array: np.ndarray, *, is_variance: bool) -> np.ndarray:
-    """Return an array in float32 after a check of its numbers.
-
-    Raises:
-        InputError: the numbers are integers or not finite, or variances negative.
-    """
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise InputError(
-            f"{source} has the type {array.dtype}; expected floating-point numbers, not quantized"
-        )
-    with np.errstate(over="ignore"):  # float64 may overflow to inf, which is checked
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"{source} has numbers that are not finite; the file is damaged")
-    if is_variance and (array < 0).any():
-        raise InputError(f"{source} is a variance and negative; the file is damaged")
-    return array

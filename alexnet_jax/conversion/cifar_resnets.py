@@ -71,7 +71,7 @@ def choose_config(
     return presets.cifar_resnet(model, *PREPROCESSING[names])
 
 
-def check_is_programs(model: ModelConfig, names: ResNetNames) -> None:
+def check_writable(model: ModelConfig, names: ResNetNames) -> None:
     """Raise InputError unless a program's modules compute a model with its tensors.
 
     Numbers of channels, filters, blocks and classes may differ from those of its models.

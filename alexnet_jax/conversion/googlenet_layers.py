@@ -96,7 +96,9 @@ class _Reader:
         branches = self.layers.next_branches()
         node, _ = self.layers.take(Concat, f"the concatenation of {name}")
         if len(branches) != 4:
-            raise self.layers.unfit(node, f"of {len(branches)} branches", "four branches")
+            raise self.layers.wrong_hyperparameters(
+                node, f"of {len(branches)} branches", "four branches"
+            )
         ones, threes, fives, pooled = (self.layers.within(branch) for branch in branches)
         self.conv_relu(ones, f"{name}/1x1", ONES)
         self.conv_relu(threes, f"{name}/3x3_reduce", ONES)
@@ -119,7 +121,9 @@ class _Reader:
         node, pool = layers.take(Pool, what)
         found = (pool.kind, pool.window, pool.stride)
         if found != ("average", 5, 3) or False not in pool.ceil_modes:
-            raise layers.unfit(node, "another pooling", f"{what}, without windows that overhang")
+            raise layers.wrong_hyperparameters(
+                node, "another pooling", f"{what}, without windows that overhang"
+            )
         self.conv_relu(layers, f"{name}/conv", ONES)
         units, _ = layers.take(Dense, "a fully-connected layer")
         layers.found.add_layer(f"{name}/fc1", units)

@@ -135,8 +135,8 @@ class Layers:
             f"expected {expected}"
         )
 
-    def unfit(self, node: Node, found: str, expected: str) -> InputError:
-        """Return the error for a layer with other numbers than the family's."""
+    def wrong_hyperparameters(self, node: Node, found: str, expected: str) -> InputError:
+        """Return the error for a layer with other hyperparameters than the family's."""
         return InputError(
             f"the layers are not those of {self.family}: {node.name} is {found}; expected "
             f"{expected}"
@@ -152,7 +152,7 @@ class Layers:
                 f"a convolution of {op.kernel}×{op.kernel} with stride {op.stride}, padding "
                 f"{op.padding} and {op.groups} groups"
             )
-            raise self.unfit(node, found, f"{known}, padding {padding} and 1 group")
+            raise self.wrong_hyperparameters(node, found, f"{known}, padding {padding} and 1 group")
         return node, op
 
     def max_pool(self, windows: Collection[int], stride: int, padding: int | None) -> Pool:
@@ -162,7 +162,7 @@ class Layers:
         node, op = self.take(Pool, what)
         is_expected = op.kind == "max" and op.window in windows and op.stride == stride
         if not is_expected or padding not in (None, op.padding):
-            raise self.unfit(
+            raise self.wrong_hyperparameters(
                 node,
                 f"{op.kind} pooling of {op.window}×{op.window} with stride {op.stride} and padding "
                 f"{op.padding}",

@@ -8,6 +8,7 @@ are flattened in the order (column, height, width, channels); see `layers.column
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
@@ -166,10 +167,17 @@ def make_imported_config(config: Config, foreign: ForeignModel) -> Config:
     classifier = model.ops[layer_names(model)[-1]]
     if isinstance(classifier, Dense):
         model.num_classes, classifier.features = classifier.features, 0
-    changes = {f"data.{name}": value for name, value in foreign.data.items()}
-    if "given_mean" in foreign.data:
-        changes["data.mean"] = "given"
-    return with_changes(config, {"model": model, **changes})
+    return with_changes(config, {"model": model, **data_changes(foreign.data)})
+
+
+def data_changes(stated: Mapping[str, DataValue]) -> dict[str, DataValue]:
+    """Return the changes of a config, see `with_changes`, to what a file states of images.
+
+    Args:
+        stated: values of fields of `config.data`.
+    """
+    changes = {f"data.{name}": value for name, value in stated.items()}
+    return changes | ({"data.mean": "given"} if "given_mean" in stated else {})
 
 
 def from_foreign(config: Config, foreign: ForeignModel) -> Params:
@@ -198,18 +206,31 @@ def from_foreign(config: Config, foreign: ForeignModel) -> Params:
             ("weights", foreign.weights[name].weight),
             ("biases", foreign.weights[name].bias),
         ):
-            if not jnp.issubdtype(array.dtype, jnp.floating):
-                raise InputError(
-                    f"{name} has {part} of type {array.dtype}; expected floating-point numbers, "
-                    "not quantized"
-                )
-            with np.errstate(over="ignore"):  # float64 may overflow to inf, which is checked
-                arrays.append(array.astype(np.float32))
-            if not np.isfinite(arrays[-1]).all():
-                raise InputError(f"{name} has {part} that are not finite; the file is damaged")
+            arrays.append(to_float32(f"{name} has {part}", array))
         bias = arrays[1].reshape(templates[name]["bias"].shape)
         params[name] = {"kernel": layout.from_foreign(arrays[0]), "bias": bias}
     return params
+
+
+def to_float32(what: str, array: np.ndarray) -> np.ndarray:
+    """Return an array of a file in float32.
+
+    Args:
+        what: beginning of the messages, such as "conv1 has weights".
+        array: the array.
+
+    Raises:
+        InputError: the numbers are integers or not finite.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputError(
+            f"{what} of type {array.dtype}; expected floating-point numbers, not quantized"
+        )
+    with np.errstate(over="ignore"):  # float64 may overflow to inf, which is checked
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} that are not finite; the file is damaged")
+    return array
 
 
 def _foreign_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -100,7 +100,7 @@ def _take_block(layers: Layers) -> Block:
     if branches:
         node, _ = layers.take(Sum, "the sum of a block")
         if len(branches) != 2:
-            raise layers.unfit(node, f"the sum of {len(branches)} branches", "two")
+            raise layers.wrong_hyperparameters(node, f"the sum of {len(branches)} branches", "two")
         shortcut, main = sorted(branches, key=len)
         block = Block(_take_convs(layers.within(main)), _take_convs(layers.within(shortcut)))
     else:

@@ -332,9 +332,9 @@ def _branched_tensors(model: TrainedModel, program: ResNetNames) -> dict[str, np
     """
     config = model.config.model
     if program is TORCHVISION:
-        torchvision_branched.check_is_torchvisions(config)
+        torchvision_branched.check_writable(config)
     else:
-        cifar_resnets.check_is_programs(config, program)
+        cifar_resnets.check_writable(config, program)
     arrays = branched.to_foreign(model.variables)
     if cifar_resnets.has_zeros_around(config, program):
         arrays = cifar_resnets.reorder_channels(config, arrays, zeros_around=True)

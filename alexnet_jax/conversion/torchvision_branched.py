@@ -163,7 +163,7 @@ def conv_shape(path: Path, name: str, side: int, shape_of: ShapeOf) -> tuple[int
     return shape[0], shape[1]
 
 
-def check_is_torchvisions(model: ModelConfig) -> None:
+def check_writable(model: ModelConfig) -> None:
     """Raise InputError unless torchvision's modules compute a model with its tensors.
 
     Numbers of channels, filters, blocks and classes may differ from those of torchvision's models.
