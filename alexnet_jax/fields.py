@@ -62,6 +62,7 @@ class _SealedDict(dict[str, Any]):
     """A read-only dictionary of sections."""
 
     def _refuse(self, *_: object, **__: object) -> typing.NoReturn:
+        """Raise TypeError; in place of every method that changes a dictionary."""
         raise TypeError("the config is sealed; make a changed copy with fields.replace")
 
     __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse

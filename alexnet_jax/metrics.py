@@ -89,4 +89,5 @@ def all_finite(tree: PyTree) -> bool:
 
 @jax.jit
 def _all_finite(tree: PyTree) -> Array:
+    """See `all_finite`."""
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

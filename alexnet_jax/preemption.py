@@ -42,6 +42,7 @@ class PreemptionSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Record the first signal; pass a second one to the previous handler."""
         if self.signal is not None:
             signal.signal(number, self._previous[signal.Signals(number)])
             signal.raise_signal(number)

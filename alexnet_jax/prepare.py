@@ -292,6 +292,11 @@ class _UnreadableImages:
         self._names: list[str] = []
 
     def add(self, names: list[str]) -> None:
+        """Add names of unreadable images.
+
+        Raises:
+            InputError: there are more than the allowed share.
+        """
         self._names += names
         if len(self._names) > self._share * self._candidates:
             first = "\n    ".join(self._names[:10])
@@ -303,6 +308,7 @@ class _UnreadableImages:
             )
 
     def summarize(self) -> None:
+        """Print how many images were skipped, if any."""
         if self._names:
             _print(
                 f"{self.split}: {len(self._names)} of {self._candidates} images could not be read "
@@ -331,6 +337,7 @@ class _Progress:
             _print(f"{self._done} of {self._total} images")
 
     def add(self, count: int) -> None:
+        """Count images, and show the progress."""
         self._done += count
         self._bar.update(count)
         if self._lines and time.monotonic() >= self._next:

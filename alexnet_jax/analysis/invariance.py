@@ -37,14 +37,17 @@ class Transform:
 
 
 def _translate(pixels: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix and the shift of a translation downwards; see `Transform`."""
     return np.eye(2), np.array([-pixels, 0.0])
 
 
 def _scale(factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix and the shift of an enlargement; see `Transform`."""
     return np.eye(2) / factor, np.zeros(2)
 
 
 def _rotate(degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix and the shift of a counterclockwise rotation; see `Transform`."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array([[cos, sin], [-sin, cos]]), np.zeros(2)
 

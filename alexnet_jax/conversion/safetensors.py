@@ -101,6 +101,7 @@ def _by_name(variables: Variables) -> dict[str, Any]:
 
 
 def _is_box(leaf: object) -> bool:
+    """Return whether a leaf is an array boxed with its logical axes."""
     return isinstance(leaf, nn.LogicallyPartitioned)
 
 

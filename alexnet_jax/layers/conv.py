@@ -106,6 +106,7 @@ def convolve_plain(x: Array, kernel: Array, stride: int, padding: tuple[int, int
 
 
 def _xla_convolution(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    """Return XLA's convolution; see `convolve`."""
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), (padding, padding), dimension_numbers=LAYOUT
     )
@@ -114,12 +115,14 @@ def _xla_convolution(x: Array, kernel: Array, stride: int, padding: tuple[int, i
 def _forward(
     x: Array, kernel: Array, stride: int, padding: tuple[int, int]
 ) -> tuple[Array, tuple[Array, Array]]:
+    """Return the convolution, and what the gradient needs."""
     return _xla_convolution(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(
     stride: int, padding: tuple[int, int], residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
+    """Return the gradients with respect to x and the kernels."""
     x, kernel = residuals
     convolution = partial(_xla_convolution, kernel=kernel, stride=stride, padding=padding)
     (x_gradient,) = jax.linear_transpose(convolution, x)(gradient)

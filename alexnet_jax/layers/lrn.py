@@ -58,12 +58,14 @@ def within_channel_lrn(x: Array, size: int, k: float, alpha: float, beta: float)
 def _normalize(
     x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
 ) -> Array:
+    """Normalize over windows along some axes; see `lrn`."""
     return _forward(x, axes, size, k, alpha, beta)[0]
 
 
 def _forward(
     x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
 ) -> tuple[Array, Array]:
+    """Return the normalized activations, and x, which the gradient needs."""
     if size % 2 == 0:
         raise ValueError(f"LRN size must be odd, got {size}")
     scale = _scale(x, axes, size, k, alpha)
@@ -96,6 +98,7 @@ _normalize.defvjp(_forward, _backward)
 
 
 def _scale(x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float) -> Array:
+    """Return k + alpha · Σ x² over the windows, float32 or wider."""
     return k + alpha * _window_sum(jnp.square(widen(x)), axes, size)
 
 

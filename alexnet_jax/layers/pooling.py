@@ -115,10 +115,12 @@ def pool_by_axis(x: Array, *, window: int, stride: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _pool_axis(x: Array, window: int, stride: int, axis: int, size: int) -> Array:
+    """Return the maxima along an axis of `size` pixels; see `pool_by_axis`."""
     return _axis_forward(x, window, stride, axis, size)[0]
 
 
 def _axis_forward(x: Array, window: int, stride: int, axis: int, _: int) -> tuple[Array, Array]:
+    """Return the maxima, and the offsets that the gradient needs."""
     return _find_maxima(x, window, stride, (axis,))
 
 
@@ -162,10 +164,12 @@ def pool_at_once(x: Array, *, window: int, stride: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _pool_axes(x: Array, window: int, stride: int, size: tuple[int, int]) -> Array:
+    """Return the maxima along both axes, of `size` pixels; see `pool_at_once`."""
     return _axes_forward(x, window, stride, size)[0]
 
 
 def _axes_forward(x: Array, window: int, stride: int, _: tuple[int, int]) -> tuple[Array, Array]:
+    """Return the maxima, and the offsets that the gradient needs."""
     return _find_maxima(x, window, stride, (1, 2))
 
 

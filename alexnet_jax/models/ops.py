@@ -255,6 +255,7 @@ def spatial_sizes(ops: Mapping[str, Op], size: int) -> dict[str, int]:
 
 
 def _check_fits(name: str, window: int, size: int, crop: int) -> None:
+    """Raise InputError for a window larger than its padded input."""
     if window > size:
         raise InputError(
             f"data.crop={crop} is too small for the model: {name} has a window of "
