@@ -112,7 +112,10 @@ def _check_names(only: list[str], known: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list(
-        "only", [], f"Of {', '.join([*result_names(CASES), *BY_NAME, *CHECKS])}; by default all."
+        "only",
+        [],
+        f"Names of cases: {', '.join(result_names(CASES))}; or with --platform those of its cases, "
+        "or with --smoke of its checks, which are listed if a name is wrong. By default all.",
     )
     flags.DEFINE_bool("json", False, "One JSON object a line instead of text.")
     flags.DEFINE_string(

@@ -1,7 +1,7 @@
 """Print the error tables of the papers beside the errors of trained models.
 
     python -m experiments.tables [--workdir=A,B,…] [--paper=alexnet|zfnet|vgg|googlenet|resnet]
-        [--folder=ILSVRC-2010|ILSVRC-2012] [--json]
+        [--folder=ILSVRC-2010|ILSVRC-2012|CIFAR-10] [--json]
 
 The tables are 1 and 2 of AlexNet's paper, 2 of ZFNet's, 3 of VGG's, 3 of GoogLeNet's, and 2, 3 and
 6 of ResNet's. Without --paper they are those of the given models' families, or AlexNet's.
@@ -16,7 +16,7 @@ densely; on all images of the labeled test split, or else of validation. What wa
 Errors on images other than a table's own are in separate columns, whose headings name the images
 and their number; models with fewer filters, as those of the samples, count there only.
 ILSVRC-2012 and CIFAR-10 are recognized by their names in TensorFlow Datasets; --folder declares
-that a folder of images holds ILSVRC-2010 or ILSVRC-2012. What has no row in the paper, such as the
+that a folder of images holds one of them, or ILSVRC-2010. What has no row in the paper, such as the
 average of two models or a model of your own, is in a last table.
 
 Prints Markdown, errors in percent; or with --json an object a row, errors as fractions: "paper",
