@@ -25,6 +25,8 @@ FLAGS = flags.FLAGS
 # Keep TensorFlow, which is used only to read data, from printing its CPU features at every start.
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
+_EXAMPLE = "an example is --config=configs/alexnet.py:sample"
+
 
 def define_config(*, required: bool = True) -> None:
     """Define --config=FILE[:VARIANT], with --config.FIELD=VALUE beside it."""
@@ -190,12 +192,12 @@ def _parse(arguments: list[str]) -> list[str]:
         last = str(error).strip().splitlines()[-1]
         if missing := re.match(r"flag --(\w+)=None", last):
             last = f"--{missing[1]} is missing"
+            if missing[1] == "config":
+                last += f"; {_EXAMPLE}"
         raise InputError(f"{last} (--help lists the flags)") from None
     except OSError as error:
-        raise InputError(
-            f"cannot read the config file: {str(error).strip().splitlines()[-1].strip()}; "
-            "an example is --config=configs/alexnet.py:sample"
-        ) from None
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"cannot read the config file: {reason}; {_EXAMPLE}") from None
     except (SyntaxError, ImportError) as error:
         raise InputError(f"the config file cannot be run: {_with_place(error)}") from None
     except (AttributeError, KeyError, ValueError):  # the last for a path such as model.ops.

@@ -33,7 +33,7 @@ from absl import flags
 
 from alexnet_jax import command
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.sources.cifar10_binary import ARCHIVE, FOLDER
+from alexnet_jax.data.sources.cifar10_binary import FOLDER, ORIGIN
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from experiments.durations import parse_duration
@@ -65,8 +65,7 @@ def check_data(data_dir: str | None) -> str:
     """
     if not data_dir:
         raise InputError(
-            f"--data_dir is missing; expected the folder of CIFAR-10's binary files, {FOLDER}, "
-            f"unpacked from {ARCHIVE} of https://www.cs.toronto.edu/~kriz/cifar.html"
+            f"--data_dir is missing; expected the folder of CIFAR-10's binary files, {ORIGIN}"
         )
     if (inside := Path(data_dir) / FOLDER).is_dir():
         raise InputError(f"--data_dir={data_dir} has the folder of the files; give {inside}")

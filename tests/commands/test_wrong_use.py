@@ -51,7 +51,7 @@ def message(ended: subprocess.CompletedProcess[str], status: int = 2) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["--config is missing", "--help"]),
+        ([], ["--config is missing; an example is --config=configs/alexnet.py:sample", "--help"]),
         ([SAMPLE, "--config.nonsense=1"], ["no field nonsense; did you mean "]),
         ([SAMPLE, "--config.model.nofield=1"], ["has no field model.nofield"]),
         (

@@ -113,11 +113,19 @@ def test_folder_mistakes(tmp_path, folders, message):
         open_source(data_config("folder", tmp_path))
 
 
-@pytest.mark.parametrize("name", ["folder", "idx"])
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("folder", "images are$"),
+        ("idx", "images are$"),
+        ("cifar10_binary", r"images are: cifar-10-batches-bin, unpacked from .* of https://"),
+    ],
+)
 @pytest.mark.parametrize("directory", ["", "/nowhere/at/all"])
-def test_missing_directory(name, directory):
-    """Mutation: the current folder read for an empty dir; a traceback for a missing one."""
-    with pytest.raises(InputError, match=r"config\.data\.dir=.* is not a folder"):
+def test_missing_directory(name, end, directory):
+    """Catches: the current folder read for an empty dir; a traceback for a missing one; no word on
+    where CIFAR-10 is to be had."""
+    with pytest.raises(InputError, match=rf"config\.data\.dir=.* is not a folder.*{end}"):
         open_source(data_config(name, directory))
 
 

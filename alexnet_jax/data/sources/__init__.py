@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.data.augmentation import permutation
+from alexnet_jax.data.sources import cifar10_binary
 from alexnet_jax.data.sources.base import SPLITS, Example, Source
-from alexnet_jax.data.sources.cifar10_binary import Cifar10BinarySource
 from alexnet_jax.data.sources.folder import FolderSource
 from alexnet_jax.data.sources.idx import IdxSource
 from alexnet_jax.data.sources.tfds import TfdsSource, data_directory
@@ -36,7 +36,7 @@ SAMPLE_DIRECTORY = Path(__file__).parents[1] / "sample"
 FILE_SOURCES: dict[str, Callable[[Path], Source]] = {
     "folder": FolderSource,
     "idx": IdxSource,
-    "cifar10_binary": Cifar10BinarySource,
+    "cifar10_binary": cifar10_binary.Cifar10BinarySource,
 }
 
 # Number of classes of data sets for which it is known without reading them.
@@ -77,9 +77,10 @@ def _open_source(data: DataConfig) -> Source:
     if data.name in FILE_SOURCES:
         directory = Path(data.dir).expanduser()
         if not data.dir or not directory.is_dir():
+            origin = f": {cifar10_binary.ORIGIN}" if data.name == "cifar10_binary" else ""
             raise InputError(
                 f"--config.data.dir={data.dir!r} is not a folder; --config.data.name={data.name} "
-                "needs the folder where the images are"
+                f"needs the folder where the images are{origin}"
             )
         return FILE_SOURCES[data.name](directory)
     return TfdsSource(data.name, data.dir)

@@ -17,6 +17,7 @@ FILES = {
 NAMES_FILE = "batches.meta.txt"
 ARCHIVE = "cifar-10-binary.tar.gz"
 FOLDER = "cifar-10-batches-bin"  # in the archive
+ORIGIN = f"{FOLDER}, unpacked from {ARCHIVE} of https://www.cs.toronto.edu/~kriz/cifar.html"
 
 IMAGES_PER_FILE = 10_000
 SIDE, CLASSES = 32, 10
