@@ -124,7 +124,8 @@ def test_a_bug_in_a_config_file(tmp_path: Path) -> None:
 
 
 def test_no_imagenet_here(tmp_path: Path) -> None:
-    """Catches: a message without the way to get ImageNet, or to try without it."""
+    """Catches: a message without the way to get ImageNet, or to try without it; a warning of
+    TensorFlow Datasets before it."""
     (tmp_path / "empty").mkdir()
     output = message(
         processes.run(
@@ -134,6 +135,7 @@ def test_no_imagenet_here(tmp_path: Path) -> None:
             f"--workdir={tmp_path / 'run'}",
         )
     )
+    assert output.startswith("alexnet_jax.main: imagenet2012 is not prepared")
     assert "ILSVRC2012_img_train.tar" in output
     assert "python -m alexnet_jax.prepare --config=configs/alexnet.py" in output
     assert "python -m alexnet_jax.main --config=configs/alexnet.py:sample" in output

@@ -1,12 +1,14 @@
 """Image classification data sets of TensorFlow Datasets."""
 
 import difflib
+import logging
 import os
 import socket
 import tarfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,9 @@ class TfdsSource(Source):
         self._builder = _open_builder(name, data_directory(directory))
         features = self._builder.info.features
         self._image, self._label = _supervised_keys(name, self._builder)
-        if not self._builder.is_prepared():
+        with _hide_warnings():
+            is_prepared = self._builder.is_prepared()
+        if not is_prepared:
             _download(name, self._builder, data_directory(directory))
         self._features = [self._image, self._label]
         if "file_name" in features:
@@ -118,6 +122,25 @@ def _open_builder(name: str, directory: Path) -> Any:
             f"TensorFlow Datasets cannot open --config.data.name={name}: "
             f"{str(error).strip().splitlines()[0]}"
         ) from None
+
+
+@contextmanager
+def _hide_warnings() -> Iterator[None]:
+    """Within the context, hide the warnings that TensorFlow Datasets logs.
+
+    It warns about every set that is not in the folder yet, which is no mistake of the user.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        is_tfds = "/tensorflow_datasets/" in record.pathname
+        return not (is_tfds and record.levelno == logging.WARNING)
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
