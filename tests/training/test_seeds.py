@@ -234,6 +234,31 @@ def test_all_seeds_diverge(config: Config, tmp_path: Path, monkeypatch: pytest.M
         assert [record["step"] for record in processes.records(tmp_path / name)] in ([], [4])
 
 
+def test_a_killed_process_goes_on(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A SIGKILL as soon as the first run has its checkpoint of step 10; the other one may have it.
+
+    Catches: a checkpoint or a record that is relied on before it is complete; draws, sums or the
+    state of the optimizer that begin anew; runs that go on from different steps.
+    """
+    config = fields.replace(config, {"max_steps": 30})
+    given = [*arguments(config, tmp_path, "3,5"), "--config.max_steps=30"]
+    # The devices and the options of the compiler are those of the tests' own process.
+    options = dict(JAX_DISABLE_MOST_OPTIMIZATIONS="true")
+    process = processes.start(
+        "main", *given, "--config.checkpoint_every=5", devices=len(jax.devices()), **options
+    )
+    broken = tmp_path / "runs"
+    saved = broken / "seed-3" / "checkpoints" / "step_10"
+    killed = processes.signal_when(process, saved.exists, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert train_together(config, broken, 3, 5) == 0
+    assert "seed-5 after step" in capsys.readouterr().err
+    assert train_together(config, tmp_path / "whole", 3, 5) == 0
+    assert_same_runs(broken, tmp_path / "whole")
+
+
 def test_the_command(config: Config, tmp_path: Path) -> None:
     """Catches: no final evaluation of a run; lines that do not name it; a status of one for all."""
     done = run_here("main", *arguments(config, tmp_path, "0,1"))
