@@ -1,5 +1,6 @@
 """Find out in a minute whether training works on a machine's accelerator."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from experiments.benchmark.accelerator.schedule import (
 from experiments.benchmark.accelerator.smoke_checks import NO_PLATFORM_STATUS, WITHOUT_DEVICE
 from experiments.benchmark.timing import Result
 
-LIMIT = 900  # seconds of a check, for one that hangs
+LIMIT = 900  # seconds of a check on a machine of its own, for one that hangs
 POLL_SECONDS = 0.05
 MODULE = "experiments.benchmark.accelerator.smoke_checks"
 
@@ -59,7 +60,7 @@ def run_checks(names: Sequence[str], platform: str, folder: Path) -> Iterator[Re
                 running.append(_start(waiting.pop(0), platform, folder))
             for check in list(running):
                 ended = check.process.poll() is not None
-                if ended or time.monotonic() - check.start > LIMIT:
+                if ended or time.monotonic() - check.start > compute_limit():
                     end_process(check.process)
                     running.remove(check)
                     yield _read_outcome(check, ended=ended)
@@ -67,6 +68,11 @@ def run_checks(names: Sequence[str], platform: str, folder: Path) -> Iterator[Re
     finally:
         for check in running:
             end_process(check.process)
+
+
+def compute_limit() -> float:
+    """Return after how many seconds a check hangs; more where other programs use the cores."""
+    return LIMIT * max(1.0, os.getloadavg()[0] / available_cores())
 
 
 def _start(name: str, platform: str, folder: Path) -> Check:
@@ -90,7 +96,8 @@ def _read_outcome(check: Check, *, ended: bool) -> Result:
     if ended and status == NO_PLATFORM_STATUS:
         raise InputError(last)
     if not ended:
-        last = f"ended after {LIMIT} s, having printed {last}"
+        seconds = time.monotonic() - check.start
+        last = f"ended after {seconds:.0f} s, having printed {last}"
     outcome = "failed" if status else "passed"
     return {"name": check.name, outcome: last, "seconds": time.monotonic() - check.start}
 
