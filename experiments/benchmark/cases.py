@@ -61,6 +61,10 @@ CASES: dict[tuple[str, ...], Case] = {
     ("prepare_memory",): single_result(scaling_benchmarks.measure_memory),
     ("evaluate_scaling",): single_result(scaling_benchmarks.time_evaluation),
     ("startup",): single_result(sample_benchmarks.time_startup),
+    ("startup/resident",): single_result(
+        lambda repeats: sample_benchmarks.time_startup(repeats, "--config.data.resident=on")
+    ),
+    ("sample/resident",): single_result(sample_benchmarks.time_resident),
     ("sample",): single_result(sample_benchmarks.time_sample),
 }
 
@@ -85,6 +89,7 @@ def format_result(result: Result) -> str:
     elif "summary" not in result:
         parts = [f"{result['seconds']:.3g} s"]
     if "second_start_seconds" in result:
+        parts.append(f"user time {result['user_seconds']:.3g} s")
         parts.append(f"second start {result['second_start_seconds']:.3g} s")
     if "top1_error" in result:
         parts.append(

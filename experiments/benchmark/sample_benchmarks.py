@@ -1,6 +1,7 @@
-"""Benchmark the sample command: its whole run, and its time to the first training step."""
+"""Benchmark the sample command: its run, its first training step, images on the device or not."""
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_jax.records import read_records
-from experiments.benchmark.timing import Result
+from experiments.benchmark.timing import OURS, Result, compare_times
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.005
+RESIDENT_STEPS = 60
 
 
 @contextmanager
@@ -53,28 +55,74 @@ def time_sample(repeats: int) -> Result:
     }
 
 
-def time_startup(repeats: int) -> Result:
+def time_resident(repeats: int) -> Result:
+    """Time RESIDENT_STEPS steps of the sample with its images on the device, and on the host.
+
+    Both commands run alternately, with the evaluations after the last step, once more than
+    `repeats`, since the first run of each prepares the images and compiles. The user CPU time,
+    which other programs on the machine affect less, is compared, too.
+    """
+    wall: dict[str, list[float]] = {OURS: [], "images on the host": []}
+    cpu: dict[str, list[float]] = {name: [] for name in wall}
+    with tempfile.TemporaryDirectory() as cache:
+        for repeat in range(repeats + 1):
+            for name, resident in zip(wall, ("on", "off"), strict=True):
+                start, start_cpu = time.perf_counter(), _children_user_seconds()
+                _run_steps(cache, f"--config.data.resident={resident}")
+                if repeat:
+                    wall[name].append(time.perf_counter() - start)
+                    cpu[name].append(_children_user_seconds() - start_cpu)
+    result, of_cpu = (compare_times(seconds, [*wall][1:]) for seconds in (wall, cpu))
+    summary = [
+        f"{clock} {r['seconds']:.3g} s, {r['reference']} {r['reference_seconds']:.3g} s, ratio "
+        f"{r['ratio']:.2f} ({r['ratio_low']:.2f}–{r['ratio_high']:.2f})"
+        for clock, r in (("wall time", result), ("user time", of_cpu))
+    ]
+    user = {f"user_{name}": value for name, value in of_cpu.items() if name != "reference"}
+    return {**result, **user, "summary": "; ".join(summary)}
+
+
+def _run_steps(cache: str, *overrides: str) -> None:
+    """Run the sample command for RESIDENT_STEPS steps."""
+    with _sample_run(cache, f"--config.max_steps={RESIDENT_STEPS}", *overrides) as (process, _):
+        output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the sample run failed:\n{output}")
+
+
+def _children_user_seconds() -> float:
+    """Return the user CPU time of the processes that this one has started and waited for."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+
+
+def time_startup(repeats: int, *overrides: str) -> Result:
     """Time the sample command from its start to the end of its first training step.
 
-    Each time twice: with nothing prepared or compiled, and with the caches of the first start.
+    Each time twice: with nothing prepared or compiled, and with the caches of the first start. The
+    user CPU time, which other programs on the machine affect less, is that of the starts with
+    nothing prepared.
     """
-    cold, second = [], []
+    cold, second, cpu = [], [], []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
-            cold.append(_time_first_step(cache))
-            second.append(_time_first_step(cache))
+            start_cpu = _children_user_seconds()
+            cold.append(_time_first_step(cache, *overrides))
+            cpu.append(_children_user_seconds() - start_cpu)
+            second.append(_time_first_step(cache, *overrides))
     return {
         "seconds": statistics.median(cold),
         "seconds_high": max(cold),
+        "user_seconds": statistics.median(cpu),
         "second_start_seconds": statistics.median(second),
         "second_start_seconds_high": max(second),
     }
 
 
-def _time_first_step(cache: str) -> float:
+def _time_first_step(cache: str, *overrides: str) -> float:
     """Return the seconds from the start of the sample command to its first training record."""
     start = time.perf_counter()
-    with _sample_run(cache, "--config.log_every=1", "--config.max_steps=2") as (process, workdir):
+    until_first = ("--config.log_every=1", "--config.max_steps=2")
+    with _sample_run(cache, *until_first, *overrides) as (process, workdir):
         while process.poll() is None:
             if _has_trained(workdir):
                 seconds = time.perf_counter() - start

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +56,34 @@ def test_a_run_without_a_step_is_an_error() -> None:
     """Catches: a time for a run that failed; its output lost; a wait that does not end."""
     with pytest.raises(RuntimeError, match="before its first step:\nno room"):
         sample_benchmarks._time_first_step("cache")
+
+
+def test_images_on_the_device_are_compared_with_those_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches: a ratio upside down; the first runs, which compile, among the others; the wall time
+    for the CPU time, or that of this process; a run that failed counted as a fast one."""
+    spent, runs = [0.0], list[str]()
+
+    @contextmanager
+    def run(_: str, *overrides: str) -> Iterator[tuple[SimpleNamespace, Path]]:
+        runs.append(overrides[-1].removeprefix("--config.data.resident="))
+        first = len(runs) <= 2
+        spent[0] += 100.0 if first else {"on": 2.0, "off": 3.0}[runs[-1]]
+        yield SimpleNamespace(communicate=lambda: ("ill", None), returncode=failed), Path()
+
+    failed = 0
+    monkeypatch.setattr(sample_benchmarks, "_sample_run", run)
+    monkeypatch.setattr(sample_benchmarks, "_children_user_seconds", lambda: spent[0])
+    result = sample_benchmarks.time_resident(2)
+    assert runs == ["on", "off"] * 3
+    assert (result["user_seconds"], result["user_reference_seconds"]) == (2.0, 3.0)
+    assert result["user_ratio"] == result["user_ratio_high"] == 1.5
+    assert result["seconds"] < 1
+    assert "user time 2 s, images on the host 3 s, ratio 1.50 (1.50–1.50)" in result["summary"]
+    failed = 2
+    with pytest.raises(RuntimeError, match="the sample run failed:\nill"):
+        sample_benchmarks.time_resident(1)
 
 
 def test_slow_rates_keep_their_digits() -> None:
