@@ -75,12 +75,35 @@ def _alexnets() -> tuple[Network, ...]:
     def is_pretrained(config: Config) -> bool:
         return bool(config.init_from) and not _has_limited_filters(config)
 
-    replica = ("zfnet:krizhevsky",), ("zfnet:krizhevsky,sample",)
     return (
         Network("AlexNet", "alexnet", full, small, is_first),
         Network("AlexNet*", "alexnet", *more, is_pretrained),
-        Network("AlexNet replica", "zfnet", *replica, _has_limited_filters),
     )
+
+
+# The networks of ZFNet's tables 2 and 3, with their words in configs/zfnet.py.
+ZFNETS = {
+    "AlexNet replica": "krizhevsky",
+    "AlexNet replica without layers 3, 4": "krizhevsky,no_conv3,no_conv4",
+    "AlexNet replica without layer 7": "krizhevsky,no_fc7",
+    "AlexNet replica without layers 6, 7": "krizhevsky,no_fc6,no_fc7",
+    "AlexNet replica without layers 3, 4, 6, 7": "krizhevsky,no_conv3,no_conv4,no_fc6,no_fc7",
+    "AlexNet replica, fc 2048": "krizhevsky,fc2048",
+    "AlexNet replica, fc 8192": "krizhevsky,fc8192",
+    "ZFNet": "",
+    "ZFNet, fc 2048": "fc2048",
+    "ZFNet, fc 8192": "fc8192",
+    "ZFNet (b)": "b",
+    "ZFNet (b), fc 8192": "b,fc8192",
+}
+
+
+def _zfnet(name: str, words: str) -> Network:
+    """Return a network of configs/zfnet.py."""
+    full, small = f"zfnet:{words}", f"zfnet:sample,{words}".rstrip(",")
+    is_replica = words.startswith("krizhevsky")  # else it is an ablation of configs/alexnet.py
+    has_recipe = _has_limited_filters if is_replica else _any_recipe
+    return Network(name, "zfnet", (full,), (small,), has_recipe)
 
 
 def _vgg(letter: str, scale: str) -> Network:
@@ -111,8 +134,7 @@ def _resnet(name: str, word: str, *changes: str) -> Network:
 
 NETWORKS = (
     *_alexnets(),
-    Network("ZFNet", "zfnet", ("zfnet:",), ("zfnet:sample",)),
-    Network("ZFNet (b)", "zfnet", ("zfnet:b",), ("zfnet:b,sample",)),
+    *(_zfnet(name, words) for name, words in ZFNETS.items()),
     *(_vgg(letter, s) for letter in ("A", "A-LRN", "B", "C", "D", "E") for s in SCALES),
     Network("GoogLeNet", "googlenet", ("googlenet:",), ("googlenet:sample",)),
     *(_resnet(f"plain-{layers}", f"plain{layers}") for layers in (18, 34)),

@@ -147,6 +147,12 @@ ALEXNET = Paper(
     ),
 )
 
+
+def _changed(network: str, train: float, top1: float, top5: float) -> Row:
+    """Return a row of ZFNet's table 3."""
+    return Row(network, (train, top1, top5), ((network, 1),))
+
+
 ZFNET = Paper(
     name="zfnet",
     citation="Zeiler and Fergus (2013)",
@@ -171,10 +177,31 @@ ZFNET = Paper(
                 Row("(a) and (b), 6 models", (36.0, 14.7, 14.8), (("ZFNet", 5), ("ZFNet (b)", 1))),
             ),
         ),
+        _on_2012(
+            3,
+            "Errors of changed architectures on the training and validation images of "
+            "ILSVRC-2012, in %.",
+            (Column("Top-1 (train)", "train", TOP1), _VAL_TOP1, _VAL_TOP5),
+            (
+                _changed("AlexNet replica", 35.1, 40.5, 18.1),
+                _changed("AlexNet replica without layers 3, 4", 41.8, 45.4, 22.1),
+                _changed("AlexNet replica without layer 7", 27.4, 40.0, 18.4),
+                _changed("AlexNet replica without layers 6, 7", 27.4, 44.8, 22.4),
+                _changed("AlexNet replica without layers 3, 4, 6, 7", 71.1, 71.3, 50.1),
+                _changed("AlexNet replica, fc 2048", 40.3, 41.7, 18.8),
+                _changed("AlexNet replica, fc 8192", 26.8, 40.0, 18.1),
+                _changed("ZFNet", 33.1, 38.4, 16.5),
+                _changed("ZFNet, fc 2048", 38.2, 40.2, 17.6),
+                _changed("ZFNet, fc 8192", 22.0, 38.8, 17.0),
+                _changed("ZFNet (b)", 18.8, 37.5, 16.0),
+                _changed("ZFNet (b), fc 8192", 10.0, 38.3, 16.9),
+            ),
+        ),
     ),
     note=(
         "The paper does not state its views; measured errors are of ten. Asterisk: pretrained on "
-        "other images."
+        "other images. Layers 3 and 4 are convolutions, 6 and 7 fully connected (fc), with 4096 "
+        "units unless stated otherwise."
     ),
     states_views=False,
 )
