@@ -3,6 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const chosen = { layer: 0, channel: 0, image: 0 };
 const at = id => document.getElementById(id);
+const box = document.querySelector(".box"); // of the diagram
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -46,7 +47,7 @@ function press(buttons, pressed) {
 }
 
 /* Scroll the diagram sideways, and never the page, until the layer is in sight. */
-function scrollInside(box, button) {
+function scrollIntoBox(button) {
   const outer = box.getBoundingClientRect(), inner = button.getBoundingClientRect();
   if (inner.left < outer.left || inner.right > outer.right) {
     box.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2;
@@ -62,17 +63,22 @@ function showLayer(index) {
   chosen.layer = index;
   const buttons = document.querySelectorAll(".diagram button");
   press(buttons, buttons[index]);
-  scrollInside(document.querySelector(".box"), buttons[index]);
+  scrollIntoBox(buttons[index]);
   at("layer-title").textContent = `${layer.name}: ${layer.channels.length} of ${layer.total} ` +
     ({ "classifier": "classes", "fully-connected layer": "units" }[layer.kind] || "channels");
   const article = layer.description.startsWith("I") ? "An" : "A";
-  at("layer-text").textContent = `${article} ${layer.description}. ` + (layer.whole
-    ? "Its activations may depend on the whole image."
-    : `Each activation depends on ${layer.field}×${layer.field} pixels of the image.`);
+  const field = layer.whole ? "Its activations may depend on the whole image."
+    : `Each activation depends on ${layer.field}×${layer.field} pixels of the image.`;
+  const kernels = layer.colored && layer.channels.some(one => one.kernel !== null);
+  const drawn = kernels ? "kernel" : layer.method === "gradient"
+    ? "gradient of its strongest activation" : "projection of its strongest activation";
+  const what = { "classifier": "class", "fully-connected layer": "unit" }[layer.kind] || "channel";
+  at("layer-text").textContent =
+    `${article} ${layer.description}. ${field} Of each ${what} the button shows the ${drawn}.`;
   at("channels").replaceChildren(...layer.channels.map((one, place) => {
     const dead = one.values[0] <= 0 && layer.kind !== "classifier";
     const name = channelName(layer, one.channel);
-    const shown = layer.colored && one.kernel !== null ? one.kernel : one.projections[0];
+    const shown = kernels ? one.kernel : one.projections[0];
     return element("button", {
       type: "button", className: dead ? "dead" : "", onclick: () => showChannel(place),
       ariaLabel: dead ? `${name}, never active` : name,
@@ -99,14 +105,16 @@ function showChannel(place) {
     : `The ${range}, are on images of ${countClasses(labels)}.`;
   const describe = rank => `activation ${format(values[rank])}, image ${one.images[rank]}: ` +
     data.classes[labels[rank]];
-  const nine = (pictures, what) => dead ? [] : pictures.map((index, rank) => {
-    const made = picture(index, `${what} ${rank + 1} of ${pictures.length}, ${describe(rank)}`);
-    made.title = describe(rank);
-    return made;
-  });
-  at("patches").replaceChildren(...nine(one.patches, "Patch"));
-  at("projections").replaceChildren(
-    ...nine(one.projections, layer.method === "gradient" ? "Gradient" : "Projection"));
+  const showNine = (grid, pictures, what) => {
+    grid.parentElement.hidden = dead;
+    grid.replaceChildren(...(dead ? [] : pictures).map((index, rank) => {
+      const made = picture(index, `${what} ${rank + 1} of ${pictures.length}, ${describe(rank)}`);
+      made.title = describe(rank);
+      return made;
+    }));
+  };
+  showNine(at("patches"), one.patches, "Patch");
+  showNine(at("projections"), one.projections, layer.method === "gradient" ? "Gradient" : "Projection");
   at("kernel").hidden = one.kernel === null;
   if (one.kernel !== null) {
     const alt = layer.colored ? `Kernel of ${layer.name}, ${name}`
@@ -127,7 +135,9 @@ function showImage(place) {
   const verdict = correct ? "classified correctly" : `misclassified as ${data.classes[best[0]]}`;
   at("image-title").textContent = `Image ${one.place} of the ${data.split} split: ${name}, ${verdict}`;
   at("picture").replaceChildren(picture(one.picture, `Image ${one.place}: ${name}`));
-  at("top5").replaceChildren(...one.top5.map(([label, share]) => {
+  const inTop5 = one.top5.some(([label]) => label === one.label);
+  const listed = inTop5 ? one.top5 : [...one.top5, [one.label, one.probability]];
+  at("top5").replaceChildren(...listed.map(([label, share]) => {
     const bar = element("span", { className: "bar" });
     bar.style.width = `${100 * share}%`;
     return element("li", { className: label === one.label ? "correct" : "" }, bar,
@@ -140,7 +150,7 @@ function showImage(place) {
     const label = data.classes[near.label];
     const text = element("span", { className: near.label === one.label ? "" : "wrong" }, label);
     return element("li", {}, picture(near.picture, `Training image ${near.place}`), text,
-      element("br"), `distance ${format(near.distance)}`);
+      element("br"), element("span", { className: "hidden" }, "distance "), format(near.distance));
   }));
   at("activations").replaceChildren(...one.activations.map((layer, index) => {
     const { name, total, kind, units, channels } = data.layers[index];
@@ -181,9 +191,12 @@ document.querySelectorAll(".diagram button").forEach((button, index) => {
   button.onclick = () => showLayer(index);
   // A browser may leave a focused button half hidden; a click is not to move what is clicked.
   button.onfocus = () => {
-    if (button.matches(":focus-visible")) scrollInside(document.querySelector(".box"), button);
+    if (button.matches(":focus-visible")) scrollIntoBox(button);
   };
 });
+const hintAtScrolling = () => { at("scrolls").hidden = box.scrollWidth <= box.clientWidth; };
+addEventListener("resize", hintAtScrolling);
+hintAtScrolling();
 at("thumbnails").append(...data.images.map((one, place) => {
   const name = data.classes[one.label], wrong = one.top5[0][0] !== one.label;
   return element("button", {

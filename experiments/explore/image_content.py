@@ -97,6 +97,7 @@ class ImageCollector:
                     "place": int(shown.index[row]),
                     "label": label,
                     "picture": self.table.add_image(crop, IMAGE_SIDE),
+                    "probability": round_number(shares[label]),
                     "top5": [[int(c), round_number(shares[c])] for c in best],
                     "activations": self._collect_activations(crop),
                     "occlusion": self._draw_occlusion(maps[row], label),
@@ -177,4 +178,7 @@ class ImageCollector:
                     )
                 ]
             )
-        return found, f"{near.text[0].upper()}{near.text[1:]}, with Euclidean distances."
+        text = (
+            f"{near.text[0].upper()}{near.text[1:]}, with Euclidean distances; red: another class."
+        )
+        return found, text

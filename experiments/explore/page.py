@@ -11,6 +11,7 @@ from alexnet_jax.data.names import short_name
 from alexnet_jax.trained import TrainedModel
 from experiments import html_page
 from experiments.explore.channel_content import (
+    MAX_SLICES,
     NUM_STRONGEST,
     PATCH_SIDE,
     ChannelCollector,
@@ -90,6 +91,7 @@ def make_page(
         method=methods_for(model.config)[0],
         strongest=NUM_STRONGEST,
         patch_side=PATCH_SIDE,
+        max_slices=MAX_SLICES,
         command=html_page.strip_folders(shlex.join(words)),
         date=datetime.date.today().isoformat(),
         **content,

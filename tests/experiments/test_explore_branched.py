@@ -60,7 +60,7 @@ def write_page(directory: Path) -> Path:
             ChannelContent(
                 channel, 0, layer.branch_of(channel), values, [*range(9)], labels, nine, nine, None
             )
-            for channel in (0, 7)
+            for channel, values in ((0, [0.0] * 9), (7, values))
         ]
         for layer in LAYERS
     }
@@ -69,8 +69,8 @@ def write_page(directory: Path) -> Path:
         ("picture", "side", "lowest", "highest", "row", "column", "start", "size"), 0
     )
     image = dict(
-        place=3, label=0, picture=picture, top5=[[0, 0.5]], activations=[activations] * len(LAYERS),
-        occlusion=occlusion, neighbors=[],
+        place=3, label=8, picture=picture, top5=[[0, 0.5]], probability=0.02,
+        activations=[activations] * len(LAYERS), occlusion=occlusion, neighbors=[],
     )  # fmt: skip
     data = dict(
         split="test", classes=CLASSES, layers=layers_to_json(config, LAYERS, found), images=[image],
@@ -169,3 +169,18 @@ def test_the_keyboard_goes_through_the_layers(opened: webdriver.Chrome) -> None:
     scroll = opened.execute_script("return document.documentElement.scrollWidth")
     assert scroll <= 360
     assert opened.get_log("browser") == []
+
+
+def test_what_there_is_not(opened: webdriver.Chrome) -> None:
+    """Catches captions below pictures of a channel that has none, the true class left out where it
+    is not among the most probable ones, a diagram stretched by its lines, and no word on those of
+    its layers that are out of sight."""
+    channels = opened.find_elements(By.CSS_SELECTOR, "#channels button")
+    grids = [opened.find_element(By.ID, name) for name in ("patches", "projections")]
+    for button, shown in zip(channels, (False, True), strict=True):
+        button.click()
+        assert [grid.is_displayed() for grid in grids] == [shown] * 2
+    rows = [row.text for row in opened.find_elements(By.CSS_SELECTOR, "#top5 li")]
+    assert rows == ["a\n50.0 %", "i ✓\n2.0 %"]
+    assert opened.find_element(By.CSS_SELECTOR, ".diagram").rect["height"] < 170
+    assert opened.find_element(By.ID, "scrolls").is_displayed()
