@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from helpers import ROOT, processes
 
+from alexnet_jax.analysis.summary import summarize
+from alexnet_jax.config import with_changes
 from experiments.families.content import (
     NETWORKS,
     NetworkSummary,
@@ -16,6 +18,8 @@ from experiments.families.content import (
 )
 from experiments.families.page import HEADS, format_markdown, make_page
 from experiments.families.plots import STYLES, plot_families
+from experiments.families.samples import read_samples
+from experiments.tables.networks import load_preset
 from experiments.tables.published import PAPERS
 
 MADE_UP = [
@@ -84,17 +88,18 @@ def test_where_errors_come_from() -> None:
 
 
 def test_the_table() -> None:
-    """Catches: cells below another heading, missing errors as numbers, and errors of ours."""
+    """Catches: cells below another heading, missing errors as numbers, and rows of
+    the samples among those of the networks."""
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table_of(MADE_UP)]
     assert lines[0] == list(HEADS)
     assert lines[2] == ["network 1", "8", "61.0 M", "0.72 G", "132", "16", "40.7", "18.2",
-                        "table 2, ten views", "not run"]  # fmt: skip
+                        "table 2, ten views"]  # fmt: skip
     assert lines[4][7] == "—"
 
 
 def table_of(summaries: list[NetworkSummary]) -> list[str]:
     """Return the lines of the Markdown table."""
-    return format_markdown(summaries).splitlines()
+    return format_markdown(summaries, read_samples()).split("\n\n")[0].splitlines()
 
 
 def test_the_figure() -> None:
@@ -116,12 +121,39 @@ def test_the_figure() -> None:
 
 
 def test_the_page() -> None:
-    """Catches: a page that needs the network or another file, and a network without its row."""
-    html = make_page(MADE_UP)
+    """Catches: a page that needs the network or another file, and a network or a sample
+    without its row."""
+    html = make_page(MADE_UP, read_samples())
     assert "default-src 'none'" in html
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
     for summary in MADE_UP:
         assert f'<th scope="row">{summary.name}</th>' in html
+    for run in read_samples():
+        assert f'<th scope="row">{run.model}</th><td>{run.config}</td>' in html
+
+
+def test_errors_of_the_samples_are_those_of_the_documentation() -> None:
+    """Catches: an error, machine or date that differs between the file and a page, a family
+    without a sample, and a number of parameters of another model."""
+    runs = read_samples()
+    assert [run.config for run in runs] == [
+        f"configs/{name}.py:sample" for name in ("alexnet", "zfnet", "vgg", "googlenet", "resnet")
+    ]
+    pages = {name: (ROOT / name).read_text() for name in ("README.md", "experiments/README.md")}
+    assert format_markdown([], runs).split("\n\n", 1)[1] in (ROOT / "docs/families.md").read_text()
+    for run in runs:
+        errors = [f"{error:.2f}" for error in (run.center, run.ten)]
+        cells = " | ".join(f"{error} %" for error in errors)
+        row = f"| {cells} | {run.machine.split(',')[0]}, {run.date} |"
+        named = "the quick start" if run.config == "configs/alexnet.py:sample" else run.config
+        (line,) = [one for one in pages["README.md"].splitlines() if row in one]
+        assert named in line
+        if run.config != "configs/alexnet.py:sample":
+            lines = pages["experiments/README.md"].splitlines()
+            assert any(all(part in one for part in (run.config, *errors)) for one in lines)
+    (zfnet,) = [run for run in runs if "zfnet" in run.command]
+    config = with_changes(load_preset("zfnet:sample"), {"model.num_classes": 10})
+    assert zfnet.parameters == sum(layer.parameters for layer in summarize(config))
 
 
 @pytest.mark.slow
