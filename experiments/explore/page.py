@@ -24,7 +24,7 @@ from experiments.explore.layers import find_layers
 TEMPLATE = "explore/explore.html.jinja"
 CHANNELS = 16  # of a layer
 MAX_CHANNELS = 192  # of all layers: those of a deep model show fewer each
-MAX_BYTES = 10_000_000  # of a page that loads in two seconds
+MAX_BYTES = 10_000_000  # of a page; docs/visualization.md has the times that such a page takes
 
 
 def channels_per_layer(layers: int) -> int:
