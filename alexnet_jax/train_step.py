@@ -90,7 +90,7 @@ GradientsFn = Callable[
 
 def init_state(config: Config) -> TrainState:
     """Return the state before the first step, a function of config.seed."""
-    state: TrainState = meta.unbox(_boxed_state(config))
+    state: TrainState = meta.unbox(make_state(config, registry.init_boxed_variables(config)))
     return state
 
 
@@ -108,14 +108,10 @@ def make_state(config: Config, variables: Variables) -> TrainState:
     )
 
 
-def _boxed_state(config: Config) -> TrainState:
-    """Return the initial state, its arrays boxed with their logical axes."""
-    return make_state(config, registry.init_boxed_variables(config))
-
-
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """Return the shapes, types and shardings of the training state."""
-    boxed = jax.eval_shape(lambda: _boxed_state(config))
+    variables = registry.abstract_boxed_variables(config)
+    boxed = jax.eval_shape(lambda variables: make_state(config, variables), variables)
     state: TrainState = sharding.with_shardings(boxed, mesh, sharding.rules(config))
     return state
 

@@ -1,5 +1,6 @@
 """Build, initialize and apply the model of a config."""
 
+import json
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from flax.core import meta
 from jax import Array
 
+from alexnet_jax import fields
 from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.api import Layout, ModelFamily, Outputs
@@ -20,6 +22,7 @@ from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import Variables
 
 FAMILIES: tuple[ModelFamily[Any], ...] = (SEQUENTIAL, GOOGLENET, RESNET)
+_ABSTRACT: dict[str, Variables] = {}  # of `abstract_boxed_variables`, by what they depend on
 
 
 def family_of(model: ModelConfig) -> ModelFamily[Any]:
@@ -96,8 +99,15 @@ def abstract_variables(config: Config) -> Variables:
 
 
 def abstract_boxed_variables(config: Config) -> Variables:
-    """Return the shapes and types of the variables, boxed with their logical axes."""
-    variables: Variables = jax.eval_shape(lambda: init_boxed_variables(config))
+    """Return the shapes and types of the variables, boxed with their logical axes.
+
+    The model is traced once for each config, since several parts of a run need the shapes, and
+    tracing a deep model takes seconds.
+    """
+    key = json.dumps([fields.to_json(config.model), dummy_images(config).shape])
+    if key not in _ABSTRACT:
+        _ABSTRACT[key] = jax.eval_shape(lambda: init_boxed_variables(config))
+    variables: Variables = jax.tree.map(lambda leaf: leaf, _ABSTRACT[key])  # the caller's own
     return variables
 
 
