@@ -38,10 +38,9 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def quick_to_compile() -> Iterator[None]:
-    """Compile without most optimizations, for programs that run few steps."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Compile without most optimizations; see `processes.compiled_quickly`."""
+    with processes.compiled_quickly():
+        yield
 
 
 @pytest.fixture(scope="module")

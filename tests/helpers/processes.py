@@ -7,9 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import jax
+import pytest
 
 from helpers import ROOT
 
@@ -70,6 +74,20 @@ def compilation_cache() -> dict[str, str | int]:
         jax_persistent_cache_min_compile_time_secs=0,
         jax_persistent_cache_min_entry_size_bytes=-1,
     )
+
+
+@contextmanager
+def compiled_quickly() -> Iterator[None]:
+    """Compile without most optimizations, for programs that run few steps.
+
+    This concerns the tests' own process and those that are started within the context.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def environment(devices: int = 1) -> dict[str, str]:

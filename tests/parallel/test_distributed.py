@@ -94,23 +94,30 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Each part goes on where the one before ended; one is started as by SLURM's srun.
 
-    The first and the last part are one weird trick: their convolutions share the batch. In two
-    parts each process has all images on its device.
+    The first and the last part are one weird trick: their convolutions share the batch; they are
+    one program, so that the last one need not compile it. In two parts each process has all images
+    on its device.
     """
     folder = tmp_path_factory.mktemp("distributed")
     write_idx_set(folder / "data", train=120, test=20)
     config = processes.write_config(folder, folder / "data")
     runs = Runs(config, folder / "whole", folder / "broken")
+    with processes.compiled_quickly():
+        run_all(runs)
+    return runs
+
+
+def run_all(runs: Runs) -> None:
+    """Run the whole run, and the parts of the broken one."""
     runs.ended["whole"] = [processes.run("main", *runs.arguments(runs.whole))]
     scheme = "one_weird_trick"
     runs.stop("a worker killed", 3, signal.SIGKILL, columns=2, data=2, scheme=scheme)
     runs.stop("one terminated", 1, signal.SIGTERM, columns=2, data=1, resident="on")
-    runs.stop("the first killed", 0, signal.SIGKILL, columns=1, data=2)
+    runs.stop("the first killed", 0, signal.SIGKILL, columns=1, data=2, resident="on")
     runs.stop("alone", 0, signal.SIGTERM, columns=1, data=1)
-    last = runs.arguments(runs.broken, columns=2, data=2, scheme=scheme, resident="on")
+    last = runs.arguments(runs.broken, columns=2, data=2, scheme=scheme)
     ended = [processes.end(p) for p in processes.start_several("main", 4, *last)]
     runs.ended["finished"] = ended
-    return runs
 
 
 def test_the_same_losses_as_one_process(runs: Runs) -> None:

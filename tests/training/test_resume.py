@@ -20,6 +20,8 @@ from helpers.runs import assert_same_bits, last_recorded_step, newest_state
 from alexnet_jax import command, fields
 from alexnet_jax.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 @dataclass
 class Runs:
@@ -50,13 +52,20 @@ def saving(workdir: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Run one beside the other: four stops, at moments that differ by machine and load."""
+    """Return the same run twice, see `run_both`."""
     folder = tmp_path_factory.mktemp("resume")
     write_idx_set(folder / "data", train=120, test=20)
     config = processes.write_config(folder, folder / "data")
     runs = Runs(config, folder / "whole", folder / "broken", {})
+    with processes.compiled_quickly():
+        run_both(runs)
+    return runs
+
+
+def run_both(runs: Runs) -> None:
+    """Run one after the other: four stops, at moments that differ by machine and load."""
     draw = random.Random(0)
-    whole = processes.start("main", *flags(runs, runs.whole))
+    runs.stops["whole"] = processes.run("main", *flags(runs, runs.whole))
     for name, number in (
         ("killed saving", signal.SIGKILL),
         ("terminated", signal.SIGTERM),
@@ -75,8 +84,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         process = processes.start("main", *flags(runs, runs.broken))
         runs.stops[name] = processes.signal_when(process, moment, number)
     runs.stops["finished"] = processes.run("main", *flags(runs, runs.broken))
-    runs.stops["whole"] = processes.end(whole)
-    return runs
 
 
 def test_the_state_is_the_same_to_the_last_bit(runs: Runs) -> None:

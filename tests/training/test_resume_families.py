@@ -12,6 +12,8 @@ from helpers.runs import last_recorded_step, newest_state
 
 from alexnet_jax import command
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 CONFIG = '''
 from alexnet_jax.models.ops import Conv, Dense
 from configs import FAMILY
