@@ -12,6 +12,7 @@ import safetensors.numpy
 import torch
 from helpers import foreign_files, processes, torchvision_files
 from helpers.image_sets import smooth_pixels, write_folder
+from helpers.in_process import run_here
 from helpers.onnx_files import make_zoo_model
 from helpers.weight_files import (
     TINY,
@@ -37,6 +38,7 @@ from alexnet_jax.trained import load_trained
 from configs import bvlc_alexnet
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 def test_a_workdir_from_caffe(tmp_path: Path) -> None:
     """Catches a workdir that evaluate, predict or training do not take, a mean in BGR, and rates
     of layers that the command line cannot set."""
@@ -58,7 +60,7 @@ def test_a_workdir_from_caffe(tmp_path: Path) -> None:
         "--config.data.name=folder",
         f"--config.data.dir={tmp_path / 'pictures'}",
     ]
-    ended = processes.run("convert", *arguments)
+    ended = run_here("convert", *arguments)
     assert ended.returncode == 0, ended.stderr
     assert "3 classes; inputs: squash to 256, crop 227, BGR, mean image" in ended.stdout
     model = load_trained(workdir)
@@ -69,11 +71,11 @@ def test_a_workdir_from_caffe(tmp_path: Path) -> None:
         convert.write_workdir(workdir, model)
 
     Image.fromarray(smooth_pixels(90, 300)).save(tmp_path / "wide.png")
-    ended = processes.run("predict", f"--workdir={workdir}", tmp_path / "wide.png")
+    ended = run_here("predict", f"--workdir={workdir}", tmp_path / "wide.png")
     assert ended.returncode == 0, ended.stderr
     assert {line.split()[-1] for line in ended.stdout.splitlines()[1:]} == {*"abc"}
 
-    ended = processes.run(
+    ended = run_here(
         "main",
         f"--config=configs/from_workdir.py:{workdir}",
         "--config.batch_size=4",

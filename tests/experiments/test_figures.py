@@ -9,10 +9,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from helpers import processes
 from helpers.explored_run import make_explored_run
 from helpers.image_sets import write_folder
-from helpers.in_process import train_here
+from helpers.in_process import run_here, train_here
 from helpers.tiny_model import tiny_config
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -25,6 +24,8 @@ from configs import resnet
 from experiments import html_page
 from experiments.figures import __main__ as figures_command
 from experiments.figures import plots, workdir_figures
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 DATA_FREE = ("kernels", "curves")
 
@@ -47,7 +48,7 @@ def texts(figure: Figure) -> list[str]:
 
 def test_every_figure_of_a_run(color_run: Path) -> None:
     """Catches a figure that is listed and not plotted, or plotted and not listed; a blank one."""
-    ended = processes.run("figures", f"--workdir={color_run}", package="experiments")
+    ended = run_here("figures", f"--workdir={color_run}", package="experiments")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
         str(color_run / f"{name}.png") for name in workdir_figures.NAMES

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import processes
 from helpers.image_sets import write_idx_set
+from helpers.in_process import run_here
 
 from alexnet_jax import fields
 from alexnet_jax.config import validated
@@ -246,17 +246,18 @@ def test_ways_of_testing_that_a_model_refuses(
     assert cells(text, "Without a row")[str(folder / "a")][1:] == ["dense", "not run", "not run"]
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 def test_the_command(folder: Path) -> None:
     """Catches: flags that do not reach the tables, progress among the rows, and models that the
     reader cannot trace."""
     own = folder / "own"
-    ended = processes.run("tables", f"--workdir={own}", package="experiments")
+    ended = run_here("tables", f"--workdir={own}", package="experiments")
     assert ended.returncode == 0, ended.stderr
     assert "evaluate: center view, 1 of 1 models" in ended.stderr
     top1 = evaluate([load_trained(own)], "test", "ten")[1][0]["top1_error"]
     assert f"| {own} | idx data, test, 40 images | ten views | {100 * top1:.2f} |" in ended.stdout
     assert ended.stdout.endswith("imported weights, on idx data\n")
-    ended = processes.run("tables", "--json", "--paper=vgg", package="experiments")
+    ended = run_here("tables", "--json", "--paper=vgg", package="experiments")
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [row["model"] for row in rows] == ["A", "A-LRN", "B", *"CCCDDDEEE"]
 

@@ -33,11 +33,13 @@ def train_here(config: Config, workdir: Path) -> int:
         return train.train({workdir: run_config.complete_config(config, pack)}, pack)
 
 
-def run_here(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `python -m alexnet_jax.MODULE ARGUMENTS`, as `processes.run` does in a new process."""
+def run_here(
+    module: str, *arguments: object, package: str = "alexnet_jax"
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m PACKAGE.MODULE ARGUMENTS`, as `processes.run` does in a new process."""
 
     def run() -> None:
-        runpy.run_module(f"alexnet_jax.{module}", run_name="__main__", alter_sys=True)
+        runpy.run_module(f"{package}.{module}", run_name="__main__", alter_sys=True)
 
     return _run([module, *map(str, arguments)], run)
 
