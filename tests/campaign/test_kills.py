@@ -17,7 +17,8 @@ from helpers.damage import damage, summarize, written_files
 from helpers.image_sets import write_folder
 from helpers.runs import newest_state
 
-STEPS = 60
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 # What a process is doing when it is killed, by the files that exist then.
 MOMENTS: dict[str, str] = {
     "starting": "run/.lock",
@@ -82,12 +83,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Train once without a kill; return the final state and the records."""
     folder = tmp_path_factory.mktemp("whole")
     write_run(folder)
-    ended = finish(folder)
+    with processes.compiled_quickly():
+        ended = finish(folder)
     assert ended.returncode == 0, ended.stderr
     return final_state(folder), processes.records(folder / "run")
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(250, marks=pytest.mark.slow)])
 def test_kills(
     whole: Any, tmp_path: Path, kills: int, record_property: Callable[[str, object], None]
 ) -> None:
@@ -117,7 +119,7 @@ def check_and_begin_anew(
         shutil.rmtree(folder / name)
 
 
-@pytest.mark.parametrize("cuts", [3, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cuts", [2, pytest.param(150, marks=pytest.mark.slow)])
 def test_kills_that_cut_the_newest_files(
     whole: Any, tmp_path: Path, cuts: int, record_property: Callable[[str, object], None]
 ) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import processes
 from helpers.image_sets import write_folder
+from helpers.in_process import run_here
 from helpers.saved_run import save_run
 from PIL import Image
 
@@ -33,6 +34,8 @@ from experiments import html_page
 from experiments.figures import predictions
 from experiments.figures.predictions import Predictions
 from experiments.report import content, image_sections, presets
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 CLASSES = ("<script>", "a & b", "c", "d", "e", "f")
 SECTIONS = ["errors", "curves", "predictions", "neighbors", "mistakes", "confusion", "kernels"]
@@ -121,7 +124,8 @@ def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the page of a run that has ended, a file in its workdir."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     save(workdir, config, STEPS, records(STEPS, final=True))
-    (workdir / "report.html").write_text(made(workdir), encoding="utf-8")
+    with processes.compiled_quickly():
+        (workdir / "report.html").write_text(made(workdir), encoding="utf-8")
     return workdir / "report.html"
 
 
@@ -341,10 +345,10 @@ def test_the_command(finished: Path, tmp_path: Path) -> None:
     """Catches a wrong place, and a traceback where it cannot be written."""
     output = tmp_path / "page.html"
     workdir = f"--workdir={finished.parent}"
-    good = processes.run("report", workdir, f"--output={output}", package="experiments")
+    good = run_here("report", workdir, f"--output={output}", package="experiments")
     assert (good.returncode, good.stdout) == (0, f"{output}\n"), good.stderr
     assert Read(output.read_text(encoding="utf-8")).ids == SECTIONS
-    bad = processes.run("report", workdir, f"--output={tmp_path}", package="experiments")
+    bad = run_here("report", workdir, f"--output={tmp_path}", package="experiments")
     assert bad.returncode == 2
     assert f"cannot write {tmp_path}: Is a directory" in bad.stderr
     assert "Traceback" not in bad.stderr
