@@ -30,6 +30,8 @@ from experiments.benchmark.accelerator.cases import (
 )
 from experiments.benchmark.timing import OURS, Result
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 def test_cases_are_complete() -> None:
     """Catches: two cases of one name, a peer before the case that it is compared with or without

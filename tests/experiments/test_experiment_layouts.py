@@ -7,6 +7,8 @@ from alexnet_jax.models.ops import Conv, Dense
 from configs.alexnet import get_config
 from experiments import layouts
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 def small_config() -> Config:
     """Return the sample's config with an eighth of its features."""

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from helpers.torch_branched import (
@@ -21,20 +22,19 @@ from alexnet_jax.pytree import Variables, leaves_by_path
 from alexnet_jax.train_step import TrainState, make_state, make_train_step
 from experiments.benchmark.torch_reference import make_torch_model
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 STEPS = 10
 
 
 def train_ours(config: Config, variables: Variables) -> tuple[TrainState, list[float]]:
     """Train, and return the state and the losses."""
     step = make_train_step(config, sharding.make_mesh(config.parallel), num_images=1000)
-    # Quick to compile, since it takes few steps.
-    options = {"xla_backend_optimization_level": 0}
-    quick = jax.jit(lambda *arguments: step(*arguments), compiler_options=options)
-    state = make_state(config, jax.tree.map(jnp.asarray, variables))
+    state = make_state(config, jax.tree.map(jnp.array, variables))  # a copy, which is donated
     mean = jnp.asarray(mean_of(np.zeros((1, 1, 1), np.float32), config.data, 1))
     losses = []
     for number in range(STEPS):
-        state, metrics = quick(state, mean, random_batch(config, number))
+        state, metrics = step(state, mean, random_batch(config, number))
         losses.append(float(metrics.sums.loss) / config.batch_size)
     return state, losses
 
@@ -73,10 +73,11 @@ def check(config: Config, tolerance: float) -> None:
         assert difference <= tolerance * moved + 2e-7 * np.abs(array).max(), path
 
 
-def test_resnet20() -> None:
+@pytest.mark.parametrize("blocks", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_resnet(blocks: int) -> None:
     """Catches: statistics or gradients of batch normalization that differ after several steps, a
     running variance of the other convention, a shortcut that adds other channels or pixels."""
-    check(small_resnet(), tolerance=1e-4)
+    check(small_resnet(blocks), tolerance=1e-4)
 
 
 def test_googlenet() -> None:

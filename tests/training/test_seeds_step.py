@@ -26,7 +26,7 @@ from alexnet_jax.train_step import (
 )
 from configs import alexnet, resnet
 
-SEEDS = (3, 0, 7)
+SEEDS = (3, 0)
 STEPS = 3
 
 
@@ -122,7 +122,7 @@ def assert_close(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("model", [tiny, pytest.param(sample, marks=pytest.mark.slow), residual])
 def test_each_seed_as_alone(images: Path, quick_to_compile: None, model: Any) -> None:
-    """Three steps of three seeds, on images of which an epoch has fewer than five batches.
+    """Three steps of two seeds, on images of which an epoch has fewer than five batches.
 
     Catches: draws, dropout masks or a state of another seed; statistics of a batch over all seeds;
     a gradient that is the sum or the mean over seeds; a program for the second step.
