@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import fields
+from alexnet_jax.data.sources.base import Example, Source
 from alexnet_jax.data_config import DataConfig
 from configs.alexnet import get_config
 
@@ -18,6 +19,11 @@ def data_config(name: str, directory: str | Path = "", **changes: Any) -> DataCo
     data = get_config("sample").data
     first = dict(name=name, dir=str(directory), image_size=256, crop=24)
     return fields.replace(data, first | changes)
+
+
+def read_all(source: Source, split: str) -> list[Example]:
+    """Return all examples of a split."""
+    return list(source.read(split, np.arange(source.counts[split])))
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
