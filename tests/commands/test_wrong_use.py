@@ -1,7 +1,6 @@
 """Wrong usage, config or data: one clear message, status 2, no traceback."""
 
 import io
-import json
 import signal
 import subprocess
 import sys
@@ -10,42 +9,18 @@ from typing import Any
 
 import pytest
 from helpers import ROOT, processes
-from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
+from helpers.processes import message
 
-from alexnet_jax import command, fields
-from alexnet_jax.config import Config, with_changes
+from alexnet_jax import fields
+from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.models.ops import Dense, MaxPool, ReLU
 from alexnet_jax.status import read_status
 from alexnet_jax.trained import load_trained
-from alexnet_jax.workdir import write_config
 
 SAMPLE = "--config=configs/alexnet.py:sample"
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small config, on images whose pack is made once."""
-    folder = tmp_path_factory.mktemp("wrong_use")
-    write_idx_set(folder / "data", train=120, test=20)
-    return processes.write_config(folder, folder / "data")
-
-
-@pytest.fixture
-def config(config_file: Path) -> Config:
-    """The same config in this process, neither checked nor sealed."""
-    return command.load_config(str(config_file))
-
-
-def message(ended: subprocess.CompletedProcess[str], status: int = 2) -> str:
-    """Return the one message that a refused command printed on stderr."""
-    assert ended.returncode == status, ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert ended.stdout == ""
-    assert ended.stderr.count("\nalexnet_jax.") + ended.stderr.startswith("alexnet_jax.") == 1
-    return ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -139,120 +114,6 @@ def test_no_imagenet_here(tmp_path: Path) -> None:
     assert "ILSVRC2012_img_train.tar" in output
     assert "python -m alexnet_jax.prepare --config=configs/alexnet.py" in output
     assert "python -m alexnet_jax.main --config=configs/alexnet.py:sample" in output
-
-
-def test_workdir_of_another_config(config_file: Path, config: Config, tmp_path: Path) -> None:
-    """Catches: going on with another batch size; the field, old or new value left unsaid."""
-    write_config(tmp_path, with_changes(config, {"model.num_classes": 5}), 0)
-    other = [f"--config={config_file}", "--config.batch_size=4", f"--workdir={tmp_path}"]
-    output = message(processes.run("main", *other))
-    assert "batch_size was 8, is 4" in output
-    assert str(tmp_path) in output
-
-
-def finished_run(config: Config, workdir: Path) -> Path:
-    """Train for two steps and return the folder of the run."""
-    assert train_here(fields.replace(config, {"max_steps": 2}), workdir) == 0
-    return workdir
-
-
-def make_config_of_earlier_format(workdir: Path) -> None:
-    """Turn config.json into one of the format before ops, which had no version."""
-    path = workdir / "config.json"
-    recorded = json.loads(path.read_text())
-    del recorded["format_version"], recorded["optimizer"]
-    layer = {"features": 4, "kernel": 3, "stride": 3, "sees": "own", "after": ["relu", "lrn"]}
-    recorded.update(
-        momentum=0.9,
-        weight_decay=0.0005,
-        model={"columns": 2, "classes": 5, "layers": {"conv1": layer}},
-    )
-    path.write_text(json.dumps(recorded))
-
-
-def make_checkpoints_of_earlier_format(workdir: Path) -> None:
-    """Rename the items of the checkpoints as they were called in the first format."""
-    for step in (workdir / "checkpoints").iterdir():
-        for now, before in (
-            ("metadata", "about"),
-            ("train_state", "rest"),
-            ("variables", "params"),
-        ):
-            (step / now).rename(step / before)
-
-
-@pytest.mark.parametrize("part", ["config", "checkpoints"])
-@pytest.mark.parametrize("module", ["main", "evaluate", "predict", "init_from"])
-def test_run_of_an_earlier_version(
-    config_file: Path, config: Config, tmp_path: Path, part: str, module: str
-) -> None:
-    """Catches: fields that are all called different or unknown; a checkpoint called damaged,
-    renamed or passed over; training anew in the folder of a run; status 1 with a traceback."""
-    old = finished_run(config, tmp_path / "old")
-    if part == "config":
-        make_config_of_earlier_format(old)
-    else:
-        make_checkpoints_of_earlier_format(old)
-    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
-    train_old = ["--config.max_steps=4", f"--workdir={old}"]
-    init_from_old = [f"--config.init_from={old}", f"--workdir={tmp_path / 'new'}"]
-    arguments: dict[str, list[str]] = dict(
-        main=[f"--config={config_file}", *train_old],
-        evaluate=[f"--workdir={old}"],
-        predict=[f"--workdir={old}", "image.png"],
-        init_from=[f"--config={config_file}", *init_from_old],
-    )
-    ended = processes.run("main" if module == "init_from" else module, *arguments[module])
-    output = message(ended)
-    assert str(old) in output
-    if part == "config":
-        flag = "--config.init_from" if module == "init_from" else "--workdir"
-        assert f"{flag}={old} was made by another version of this program" in output
-        assert output.count("\n") == 1
-    else:
-        assert "was made by an earlier version of alexnet_jax" in output
-        assert "damaged" not in output
-    after = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
-    if module == "main" and part == "checkpoints":
-        assert after.pop(old / "status.json")
-    assert after == before
-
-
-def test_workdir_that_is_a_file(config_file: Path, tmp_path: Path) -> None:
-    """Catches: a FileExistsError after the images have been prepared."""
-    (tmp_path / "file").touch()
-    output = message(
-        processes.run("main", f"--config={config_file}", f"--workdir={tmp_path / 'file'}")
-    )
-    assert f"cannot write to --workdir={tmp_path / 'file'}" in output
-
-
-@pytest.mark.parametrize("module", ["evaluate", "predict"])
-def test_folder_without_a_run(tmp_path: Path, module: str) -> None:
-    """Catches: a traceback, or a run made there."""
-    output = message(
-        processes.run(module, f"--workdir={tmp_path}", *["x.png"] * (module != "evaluate"))
-    )
-    assert str(tmp_path) in output
-    assert "no config.json" in output
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_second_process(config_file: Path, tmp_path: Path) -> None:
-    """Catches: two processes writing into one run."""
-    workdir = tmp_path / "run"
-    command = [f"--config={config_file}", f"--workdir={workdir}", "--config.max_steps=1000000"]
-    first = processes.start("main", *command)
-    seconds: list[subprocess.CompletedProcess[str]] = []
-
-    def second_ended() -> bool:
-        if (workdir / ".lock").exists():
-            seconds.append(processes.run("main", *command))
-        return bool(seconds)
-
-    first_ended = processes.signal_when(first, second_ended, signal.SIGKILL)
-    assert first_ended.returncode == -signal.SIGKILL
-    assert "another process is training in" in message(seconds[0])
 
 
 def test_interrupt_before_training(config_file: Path, tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ this module writes Caffe's files byte by byte.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alexnet_jax.config import Config, with_changes
+from configs import resnet
 from helpers.foreign_files import blob, wire
 
 # Field number of the parameters of a kind of layer, their name, and the numbers of their fields.
@@ -339,3 +342,21 @@ def to_prototxt(definition: Definition, *, deployed: bool = True) -> str:
 def _as_text(value: int | float | str) -> str:
     """Return a value in a prototxt."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def given_config(variant: str) -> Config:
+    """Return a config with preprocessing, for models that are not recognized as published ones."""
+    return with_changes(resnet.get_config(variant), {"data.mean": "none"})
+
+
+def write(folder: Path, definition: Definition, *, deployed: bool = True) -> tuple[Path, Path]:
+    """Write the weights with their definition, and the definition, and return their paths."""
+    path, prototxt = folder / "net.caffemodel", folder / "net.prototxt"
+    path.write_bytes(to_caffemodel(definition.layers))
+    prototxt.write_text(to_prototxt(definition, deployed=deployed))
+    return path, prototxt
+
+
+def find(definition: Definition, name: str) -> Layer:
+    """Return a layer by its name."""
+    return next(layer for layer in definition.layers if layer.name == name)

@@ -173,6 +173,15 @@ def run(
     return end(start(module, *arguments, devices=devices, package=package))
 
 
+def message(ended: subprocess.CompletedProcess[str], status: int = 2) -> str:
+    """Return the one message that a refused command printed on stderr."""
+    assert ended.returncode == status, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    assert ended.stderr.count("\nalexnet_jax.") + ended.stderr.startswith("alexnet_jax.") == 1
+    return ended.stderr
+
+
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
     """Wait until `moment` returns True; raise AssertionError where the process ends first."""
     limit = time.monotonic() + TIMEOUT
