@@ -169,7 +169,7 @@ def _open_training(
     starts: Mapping[Path, Start],
     opened: ExitStack,
 ) -> _Training:
-    """Place the images, open the progress and the records of the runs, and compile nothing yet.
+    """Place the images, and open the progress bar and the records of the runs.
 
     Args:
         configs: see `train`.
@@ -178,7 +178,7 @@ def _open_training(
         schedule: the steps after which to log, to validate and to save.
         checkpoints: the checkpoints of each run.
         starts: the states with which the runs to train begin or continue, all at one step.
-        opened: what to close after the training, to which the progress and the records are added.
+        opened: what to close after the training; the bar and the records are added to it.
     """
     config = configs[next(iter(starts))]
     seeds = tuple(configs[workdir].seed for workdir in starts) if len(starts) > 1 else ()

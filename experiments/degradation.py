@@ -1,7 +1,8 @@
 """Run figure 6 of He et al. (2015): the errors of plain and residual networks by depth.
 
     python -m experiments.degradation --config=configs/resnet.py:sample --output=DIR
-        [--depths=8,20,44] [--seeds=1] [--list | --dry_run] [--config.FIELD=VALUE …]
+        [--depths=8,20,44] [--seeds=1] [--seeds_together] [--list | --dry_run]
+        [--config.FIELD=VALUE …]
     python -m experiments.degradation --config=configs/resnet.py:cifar10 --output=DIR
         --depths=20,32,44,56,110                                          # the paper's data
 

@@ -1,7 +1,8 @@
 """Run figure 1 of the paper: the epochs that a model needs with ReLUs and with tanh units.
 
     python -m experiments.relu_tanh --config=configs/alexnet.py:sample --output=DIR
-        [--rates=0.001,0.002,…] [--seeds=3] [--threshold=0.10] [--list | --dry_run]
+        [--rates=0.001,0.002,…] [--seeds=3] [--seeds_together] [--threshold=0.10]
+        [--list | --dry_run]
     python -m experiments.relu_tanh --config=configs/cifar.py:18pct --own_model --output=DIR
         --config.data.dir=BINARY_FILES --config.epochs=60 --relu_rates=0.004,0.002,0.008
         --tanh_rates=0.008,0.016,0.004                                    # the paper's data

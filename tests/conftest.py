@@ -11,7 +11,7 @@ from collections.abc import Iterator
 # Before JAX starts: the layouts 1×1 … 2×2 on one CPU.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# PyTorch's threads wait for each other in loops: where others use the cores, for 60 times the time.
+# PyTorch's threads busy-wait for each other, for long where other programs use the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"

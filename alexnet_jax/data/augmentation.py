@@ -108,6 +108,7 @@ class Augmentation:
         first, last = int(chunks[0]), int(positions[-1]) + 1
 
         def draw_bits(kind: int) -> np.ndarray:
+            """Return, for each position, the bits of the first one in its chunk."""
             bits: np.ndarray = _bits(self._seed, epoch, kind, first, last)[chunks - first]
             return bits
 
@@ -207,7 +208,7 @@ def _bits(seed: int, epoch: int, kind: int, first: int, last: int) -> np.ndarray
 
 
 def _halves(bits: np.ndarray) -> np.ndarray:
-    """Return two times 32 bits, (b, 2) uint64, of each 64 bits (b,)."""
+    """Return the upper and the lower 32 bits of numbers (b,) uint64, as (b, 2) uint64."""
     return np.stack([bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)], axis=1)
 
 

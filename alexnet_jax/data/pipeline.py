@@ -118,7 +118,7 @@ def evaluation_batches(
     pixels: Array | None = None,
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """Return batches with every image of a split once; smaller batches are padded and masked.
+    """Return batches with every image of a split once; incomplete batches are padded and masked.
 
     Args:
         pack: the prepared images.

@@ -1,4 +1,4 @@
-"""Arithmetic that several layers have in common: the type of normalization, and biases."""
+"""Arithmetic that several layers share: float32 for normalization, and biases."""
 
 import jax.numpy as jnp
 from jax import Array, lax

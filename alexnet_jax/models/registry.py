@@ -107,7 +107,7 @@ def abstract_boxed_variables(config: Config) -> Variables:
     key = json.dumps([fields.to_json(config.model), dummy_images(config).shape])
     if key not in _ABSTRACT:
         _ABSTRACT[key] = jax.eval_shape(lambda: init_boxed_variables(config))
-    variables: Variables = jax.tree.map(lambda leaf: leaf, _ABSTRACT[key])  # the caller's own
+    variables: Variables = jax.tree.map(lambda leaf: leaf, _ABSTRACT[key])  # a copy
     return variables
 
 

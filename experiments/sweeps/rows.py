@@ -19,7 +19,8 @@ class Row(Protocol):
     Attributes:
         name: the run's name.
         status: "done", "diverged, …" or "failed, …".
-        seconds: duration of the whole command, None if unknown.
+        seconds: duration of the command, or the share in it of a run trained with others; None if
+            unknown.
         outcome: a few words, printed when the run ends.
     """
 

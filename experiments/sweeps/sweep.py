@@ -131,18 +131,19 @@ class Runs(Generic[R]):
 
     def _collect(self, group: list[Run], job: submitit.Job[str], seconds: float) -> None:
         """Add the rows of the runs of a program, which has ended after so many seconds."""
-        has_failed = job.exception() is not None
-        ends = [_read_end(run.workdir) if has_failed else "finished" for run in group]
+        is_error = job.exception() is not None
+        ends = [_read_end(run.workdir) if is_error else "finished" for run in group]
         for run, end in zip(group, ends, strict=True):
             status = "done"
             # The program fails, too, if any of several runs has diverged.
-            if has_failed and not (end == "finished" and "diverged" in ends):
+            if is_error and not (end == "finished" and "diverged" in ends):
                 status = "diverged" if end == "diverged" else "failed"
                 status += f", see {job.paths.stderr}"
             self._add_row(run, status, seconds / len(group))
         self.write_report(self.results)
 
     def _add_row(self, run: Run, status: str, seconds: float) -> None:
+        """Add the row of a run in place of an earlier one, and print its outcome."""
         try:
             new = self.make_row(run, status, round(seconds, 1))
         except InputError as error:  # its metrics.jsonl is damaged
@@ -243,10 +244,12 @@ class Sweep(Runs[R]):
         return text
 
     def _path(self, kind: str) -> Path:
+        """Return the path of the sweep's file with a suffix, such as "csv"."""
         return self.base.output / f"{self.name}.{kind}"
 
 
 def _start(group: Sequence[Run], executor: submitit.AutoExecutor) -> submitit.Job[str]:
+    """Start the program that trains a group of `group_runs`."""
     for run in group:
         run.workdir.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "alexnet_jax.main", *group_arguments(group)]

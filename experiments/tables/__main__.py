@@ -3,8 +3,8 @@
     python -m experiments.tables [--workdir=A,B,…] [--paper=alexnet|zfnet|vgg|googlenet|resnet]
         [--folder=ILSVRC-2010|ILSVRC-2012|CIFAR-10] [--json]
 
-The tables are 1 and 2 of AlexNet's paper, 2 of ZFNet's, 3 of VGG's, 3 of GoogLeNet's, and 2, 3 and
-6 of ResNet's. Without --paper they are those of the given models' families, or AlexNet's.
+The tables are 1 and 2 of AlexNet's paper, 2 and 3 of ZFNet's, 3 of VGG's, 3 of GoogLeNet's, and 2,
+3 and 6 of ResNet's. Without --paper they are those of the given models' families, or AlexNet's.
 
 A model belongs to the rows of its network, which is recognized by the layers in its config: AlexNet
 (pretrained, with the asterisk, if its config's init_from is set), the models of VGG with S, depth

@@ -101,7 +101,8 @@ ZFNETS = {
 def _zfnet(name: str, words: str) -> Network:
     """Return a network of configs/zfnet.py."""
     full, small = f"zfnet:{words}", f"zfnet:sample,{words}".rstrip(",")
-    is_replica = words.startswith("krizhevsky")  # else it is an ablation of configs/alexnet.py
+    # Without limited filters it is an ablation of configs/alexnet.py.
+    is_replica = words.startswith("krizhevsky")
     has_recipe = _has_limited_filters if is_replica else _any_recipe
     return Network(name, "zfnet", (full,), (small,), has_recipe)
 

@@ -126,8 +126,8 @@ def _check_classes(root: Path, classes: list[str]) -> None:
     """Raise InputError for class folders of a split that the training split lacks."""
     if unknown := sorted(set(layout.subfolders(root)) - set(classes)):
         raise InputError(
-            f"{root} has the class folders {list_names(unknown)}, which the training split has "
-            f"not; its classes are {list_names(classes)}"
+            f"{root} has the class folders {list_names(unknown)}, which the training split "
+            f"lacks; its classes are {list_names(classes)}"
         )
 
 

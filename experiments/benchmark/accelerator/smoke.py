@@ -18,7 +18,7 @@ from experiments.benchmark.accelerator.schedule import (
 from experiments.benchmark.accelerator.smoke_checks import NO_PLATFORM_STATUS, WITHOUT_DEVICE
 from experiments.benchmark.timing import Result
 
-LIMIT = 900  # seconds of a check on a machine of its own, for one that hangs
+LIMIT = 900  # seconds after which a check is ended on an idle machine, for one that hangs
 POLL_SECONDS = 0.05
 MODULE = "experiments.benchmark.accelerator.smoke_checks"
 
@@ -71,7 +71,7 @@ def run_checks(names: Sequence[str], platform: str, folder: Path) -> Iterator[Re
 
 
 def compute_limit() -> float:
-    """Return after how many seconds a check hangs; more where other programs use the cores."""
+    """Return the seconds after which a check is ended; more where other programs use the cores."""
     return LIMIT * max(1.0, os.getloadavg()[0] / available_cores())
 
 
