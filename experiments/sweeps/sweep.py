@@ -285,7 +285,7 @@ def check_seeds_together(config: Config) -> None:
     if reason:
         raise InputError(
             f"--seeds_together trains on images that are on the device, and the host would cut the "
-            f"crops, since {reason}; expected an accelerator, --config.data.resident=on, or the "
+            f"crops, since {reason}; expected an accelerator, data.resident=on, or the "
             "runs one by one"
         )
 
