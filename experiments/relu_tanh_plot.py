@@ -62,7 +62,8 @@ def plot_curves(kinds: Sequence[Kind], threshold: float) -> Figure:
             ends = [kind.crossing, kind.crossing]
             axis.plot(ends, [0, 100 * threshold], color=kind.color, linewidth=1, alpha=0.5)
             axis.plot([], [], kind.line, color=kind.color, linewidth=1.8, label=kind.label)
-    axis.plot([], [], color="0.6", linewidth=0.7, label="other rates")
+    if not all(curve.is_fastest for kind in kinds for curve in kind.curves):
+        axis.plot([], [], color="0.6", linewidth=0.7, label="other rates")
     axis.axhline(100 * threshold, color="0.5", linewidth=1, linestyle=":", zorder=0)
     axis.set(xlabel="epochs", ylabel="training error, % (mean over an epoch)")
     axis.set_xlim(left=0)

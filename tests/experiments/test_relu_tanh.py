@@ -18,6 +18,7 @@ from alexnet_jax.records import Record
 from configs.alexnet import get_config
 from experiments import relu_tanh
 from experiments.relu_tanh import Result
+from experiments.relu_tanh_plot import Curve, Kind, plot_curves
 from experiments.sweeps.rows import read_rows
 from experiments.sweeps.run import Base, Run
 from experiments.sweeps.training_error import compute_training_error, find_crossing
@@ -244,6 +245,16 @@ def test_the_table_and_what_it_says() -> None:
     assert (
         "does not reach 10 % training error at any rate" in relu_tanh.summarize_results([], 0.1)[0]
     )
+
+
+@pytest.mark.parametrize("has_slower", [False, True])
+def test_the_legend_names_what_is_drawn(has_slower: bool) -> None:
+    """Catches an entry for slower rates where there are none, or none where there are."""
+    points = np.array([0.5, 1.5]), np.array([0.4, 0.2])
+    curves = [Curve(*points, is_fastest) for is_fastest in (True, not has_slower)]
+    figure = plot_curves([Kind("-", "C0", curves, "ReLU", crossing=1.0)], 0.25)
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["ReLU", "other rates"] if has_slower else ["ReLU"]
 
 
 @pytest.mark.parametrize("given", [[], ["0.1", "fast"], ["0"], ["-1"], ["nan"], ["inf"]])
