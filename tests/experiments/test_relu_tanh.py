@@ -253,8 +253,10 @@ def test_the_legend_names_what_is_drawn(has_slower: bool) -> None:
     points = np.array([0.5, 1.5]), np.array([0.4, 0.2])
     curves = [Curve(*points, is_fastest) for is_fastest in (True, not has_slower)]
     figure = plot_curves([Kind("-", "C0", curves, "ReLU", crossing=1.0)], 0.25)
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert texts == ["ReLU", "other rates"] if has_slower else ["ReLU"]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == (["ReLU", "other rates"] if has_slower else ["ReLU"])
 
 
 @pytest.mark.parametrize("given", [[], ["0.1", "fast"], ["0"], ["-1"], ["nan"], ["inf"]])
