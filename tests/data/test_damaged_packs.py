@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.image_sets import data_config, files_in, idx_data, write_folder
+from helpers.interruption import Stop, stop
 
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data import images, pack, pack_writer
@@ -205,14 +206,10 @@ def test_a_flipped_byte_of_a_jpeg_is_an_input_error(tmp_path: Path) -> None:
 # Preparations that were interrupted
 
 
-class Stop(Exception):
-    """An interruption."""
-
-
 def interrupt(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare all shards, but stop before they are merged."""
     with monkeypatch.context() as patch:
-        patch.setattr(pack_writer.PackWriter, "finish", lambda _: (_ for _ in ()).throw(Stop))
+        patch.setattr(pack_writer.PackWriter, "finish", stop)
         with pytest.raises(Stop):
             prepare(data, progress=False)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.interruption import Stop
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.files import (
@@ -16,10 +17,6 @@ from alexnet_jax.files import (
     replace_when_complete,
     write_atomically,
 )
-
-
-class Stop(Exception):
-    pass
 
 
 def parts_until_failure() -> Iterator[bytes]:

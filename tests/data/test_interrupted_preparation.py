@@ -14,14 +14,11 @@ from helpers.image_sets import (
     idx_data,
     write_idx_set,
 )
+from helpers.interruption import Stop, stop
 
 from alexnet_jax.data import images, pack, pack_writer
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import prepare
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.mark.parametrize("calls", [0, 17, 50, 95, 119])
@@ -73,7 +70,7 @@ def test_killed_in_the_last_steps(tmp_path, monkeypatch):
     mistaken for an unfinished one.
     """
     expected_pack = prepare(idx_data(tmp_path, pack_dir=str(tmp_path / "whole")), progress=False)
-    monkeypatch.setattr(pack_writer, "seal", lambda _: (_ for _ in ()).throw(Stop))
+    monkeypatch.setattr(pack_writer, "seal", stop)
     with pytest.raises(Stop):
         prepare(idx_data(tmp_path), progress=False)
     monkeypatch.undo()
@@ -180,7 +177,7 @@ def test_failing_disk(tmp_path, monkeypatch, small_shards, code, message):
 
 def test_unfinished_pack_of_another_source(tmp_path, monkeypatch):
     """Mutation: shards of two versions of a source mixed."""
-    monkeypatch.setattr(pack_writer.PackWriter, "finish", lambda _: (_ for _ in ()).throw(Stop))
+    monkeypatch.setattr(pack_writer.PackWriter, "finish", stop)
     with pytest.raises(Stop):
         prepare(idx_data(tmp_path), progress=False)
     monkeypatch.undo()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.image_sets import data_config, files_in, random_pixels, write_folder, write_idx_set
+from helpers.interruption import Stop, stop
 from PIL import Image
 
 from alexnet_jax import prepare as prepare_module
@@ -171,10 +172,6 @@ def test_without_its_source_a_pack_is_used_with_a_line(folder: Path, capsys: Out
         prepare(data, progress=False)
 
 
-class Stop(Exception):
-    """An interruption."""
-
-
 @pytest.mark.parametrize("calls", [0, 1, 2, 3])
 def test_interrupted_replacement(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, calls: int
@@ -220,7 +217,7 @@ def test_unfinished_packs_of_changed_images_start_anew(
     for method in ("finish", "seal"):
         target: Any = pack_writer.PackWriter if method == "finish" else pack_writer
         with monkeypatch.context() as patch:
-            patch.setattr(target, method, lambda _: (_ for _ in ()).throw(Stop))
+            patch.setattr(target, method, stop)
             with pytest.raises(Stop):
                 prepare(data, progress=False)
         add_class(folder)
