@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.googlenet_layers import take_googlenet
 from alexnet_jax.conversion.graph import Concat, Graph, node_of
-from alexnet_jax.conversion.layer_sequence import Arrays, Layers
+from alexnet_jax.conversion.layer_sequence import Layers, VariableArrays
 from alexnet_jax.conversion.resnet_layers import take_resnet
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
@@ -50,7 +50,7 @@ def recognize(graph: Graph, heads: Sequence[Head], base: ModelConfig | None) -> 
             f"the file has {'GoogLeNet' if is_googlenet else 'a residual network'}, and the config "
             f"a {type(model).__name__}; expected a {kind.__name__}"
         )
-    found = Arrays()
+    found = VariableArrays()
     if isinstance(model, GoogLeNetConfig):
         layers = Layers(trunk, found, "GoogLeNet")
         weights = [head.weight for head in heads[:-1]]

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from alexnet_jax.conversion import branched_graphs
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.branched_graphs import Head
@@ -34,6 +32,7 @@ from alexnet_jax.conversion.graph import (
     GlobalPool,
     Graph,
     GraphOp,
+    LayerArrays,
     Node,
     Pool,
     Sum,
@@ -44,8 +43,6 @@ from alexnet_jax.conversion.layout import StatedData, shortest_decimal
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.model_config import ModelConfig
 from alexnet_jax.models.ops import Tanh, WithinChannelLRN
-
-Arrays = dict[str, np.ndarray]
 
 
 def has_branches(layers: Sequence[Any]) -> bool:
@@ -162,7 +159,7 @@ class _Reader:
             )
         return inputs
 
-    def _layer(self, layer: Any, kind: str, side: int) -> tuple[GraphOp, int, Arrays]:
+    def _layer(self, layer: Any, kind: str, side: int) -> tuple[GraphOp, int, LayerArrays]:
         """Return the op of a layer, the side of its output in pixels, and its weights.
 
         Args:
@@ -210,7 +207,7 @@ class _Reader:
         arrays = self._statistics(norm) | self._scale(scale)
         return Node(norm.name, op, (source,), scale.name, self.graph.side_of(source), arrays)
 
-    def _statistics(self, layer: Any) -> Arrays:
+    def _statistics(self, layer: Any) -> LayerArrays:
         """Return the mean and the variance of a BatchNorm layer.
 
         Caffe stores sums of averages, and by what to divide them.
@@ -229,7 +226,7 @@ class _Reader:
             )
         return dict(mean=mean / factor[0], var=var / factor[0])
 
-    def _scale(self, layer: Any) -> Arrays:
+    def _scale(self, layer: Any) -> LayerArrays:
         """Return the scale and the bias of a Scale layer."""
         param = layer.scale_param
         arrays = read_blobs(layer, self._blobs.get(layer.name, ()))

@@ -62,6 +62,7 @@ class Concat:
 
 
 GraphOp = Conv | Dense | BatchNorm | ReLU | LRN | Pool | GlobalPool | Dropout | Sum | Concat
+LayerArrays = dict[str, np.ndarray]  # the numbers of a layer; see `Node.arrays`
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Node:
     inputs: tuple[str, ...]
     output: str
     side: int
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: LayerArrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ AnyOp = TypeVar("AnyOp", bound=GraphOp)
 
 
 @dataclass
-class Arrays:
+class VariableArrays:
     """Arrays of a file by the paths of the variables to which they belong.
 
     Attributes:
@@ -75,7 +75,7 @@ class Layers:
     """
 
     def __init__(
-        self, items: Sequence[Item], found: Arrays, family: str, before: str = "the images"
+        self, items: Sequence[Item], found: VariableArrays, family: str, before: str = "the images"
     ) -> None:
         """Make a sequence.
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import onnx
 
 from alexnet_jax.conversion import branched_graphs
@@ -14,6 +13,7 @@ from alexnet_jax.conversion.graph import (
     GlobalPool,
     Graph,
     GraphOp,
+    LayerArrays,
     Node,
     Pool,
     Sum,
@@ -32,8 +32,6 @@ KNOWN = (
     "Conv, BatchNormalization, Relu, LRN, MaxPool, AveragePool, GlobalAveragePool, Concat, Add, "
     "Sum, Dropout, Flatten, Reshape, Gemm and Softmax"
 )
-
-Arrays = dict[str, np.ndarray]
 
 
 def has_branches(model: onnx.ModelProto) -> bool:
@@ -102,7 +100,7 @@ class _Reader:
         self.graph.add(Node(name, op, inputs, output, side, arrays))
 
 
-def _read(operator: Operator, name: str, side: int) -> tuple[GraphOp, int, Arrays]:
+def _read(operator: Operator, name: str, side: int) -> tuple[GraphOp, int, LayerArrays]:
     """Return the op of an operator, the side of its output in pixels, and its weights.
 
     Args:
@@ -143,7 +141,7 @@ def _read(operator: Operator, name: str, side: int) -> tuple[GraphOp, int, Array
     )
 
 
-def _batch_norm(operator: Operator, name: str) -> tuple[BatchNorm, Arrays]:
+def _batch_norm(operator: Operator, name: str) -> tuple[BatchNorm, LayerArrays]:
     """Return the op of a BatchNormalization, and its arrays."""
     operator.expect_all(name, "training_mode", [operator.attributes.get("training_mode", 0)], 0)
     operator.expect_all(name, "spatial", [operator.attributes.get("spatial", 1)], 1)

@@ -15,7 +15,7 @@ from alexnet_jax.errors import InputError, one_line
 MAX_ELEMENTS = 2**27
 ONE_FILE = "to have one file, export with torch.onnx.export(…, external_data=False)"
 
-Arrays = Mapping[str, np.ndarray]
+TensorsByName = Mapping[str, np.ndarray]
 
 
 def read_tensor(tensor: TensorProto | None, folder: Path) -> np.ndarray:
@@ -83,7 +83,7 @@ def _with_external_data(tensor: TensorProto, folder: Path) -> TensorProto:
 
 
 def compute_constant(
-    node: onnx.NodeProto, attributes: Mapping[str, Any], arrays: Arrays, folder: Path
+    node: onnx.NodeProto, attributes: Mapping[str, Any], arrays: TensorsByName, folder: Path
 ) -> np.ndarray | None:
     """Return the output of an operator that depends on constants only.
 

@@ -18,7 +18,7 @@ from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, Weights, convertible_layers, from_foreign
 from alexnet_jax.conversion.metadata import MEAN, PROGRAM, read_metadata
 from alexnet_jax.conversion.onnx_reader import parse_onnx
-from alexnet_jax.conversion.onnx_tensors import Arrays, read_tensor
+from alexnet_jax.conversion.onnx_tensors import TensorsByName, read_tensor
 from alexnet_jax.conversion.onnx_writer import tensor_names
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.sequential_config import SequentialConfig
@@ -56,7 +56,7 @@ def read_own_onnx(path: Path) -> TrainedModel:
     return TrainedModel(config, 0, variables, mean, class_names)
 
 
-def _read_chain(path: Path, config: Config, arrays: Arrays) -> Variables:
+def _read_chain(path: Path, config: Config, arrays: TensorsByName) -> Variables:
     """Return the variables of a sequential model from the tensors of a file."""
     foreign = ForeignModel(ops=dict(sequential_model(config).ops))
     for name, op in convertible_layers(sequential_model(config)).items():
@@ -68,7 +68,7 @@ def _read_chain(path: Path, config: Config, arrays: Arrays) -> Variables:
         raise InputError(f"{path}: {error}") from None
 
 
-def _read_branched(path: Path, config: Config, arrays: Arrays) -> Variables:
+def _read_branched(path: Path, config: Config, arrays: TensorsByName) -> Variables:
     """Return the variables of GoogLeNet or a residual network from the tensors of a file."""
     names = {name: name for name in branched.foreign_shapes(config)}
     _check_present(path, arrays, [*names])
@@ -78,7 +78,7 @@ def _read_branched(path: Path, config: Config, arrays: Arrays) -> Variables:
         raise InputError(f"{path}: {error}") from None
 
 
-def _joined(path: Path, arrays: Arrays, names: list[str]) -> np.ndarray:
+def _joined(path: Path, arrays: TensorsByName, names: list[str]) -> np.ndarray:
     """Return the weights of all columns of a layer, joined along their outputs."""
     _check_present(path, arrays, names)
     parts = [arrays[name] for name in names]
@@ -87,7 +87,7 @@ def _joined(path: Path, arrays: Arrays, names: list[str]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _check_present(path: Path, arrays: Arrays, names: list[str]) -> None:
+def _check_present(path: Path, arrays: TensorsByName, names: list[str]) -> None:
     """Raise InputError unless a file has all tensors of these names."""
     if missing := [name for name in names if name not in arrays]:
         raise InputError(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from alexnet_jax.conversion.graph import BatchNorm, GlobalPool, Node, Sum
-from alexnet_jax.conversion.layer_sequence import STEMS, Arrays, Layers
+from alexnet_jax.conversion.layer_sequence import STEMS, Layers, VariableArrays
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
 from alexnet_jax.models.ops import Conv
@@ -121,7 +121,7 @@ def _take_convs(layers: Layers) -> list[tuple[Node, Node]]:
     return convs
 
 
-def _name_arrays(block: Block, name: str, found: Arrays) -> None:
+def _name_arrays(block: Block, name: str, found: VariableArrays) -> None:
     """Add the arrays of a block."""
     for number, (conv, norm) in enumerate(block.convs, 1):
         found.add_normalized(f"{name}/conv{number}", conv, f"{name}/bn{number}", norm)
