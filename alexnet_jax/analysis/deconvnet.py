@@ -4,7 +4,7 @@ A deconvnet (Zeiler and Fergus, Visualizing and Understanding Convolutional Netw
 trained model forward, sets all activations of an op but one to zero, and passes them down to the
 pixels. At every op on the way it
 
-- unpools: puts each value of a max pooling to the place of the maximum of its window, its switch;
+- unpools: puts each value of a max pooling to the position of its window's maximum, the switch;
   values of overlapping windows that share a switch are added;
 - rectifies: applies ReLU to the signal itself;
 - filters: convolves with the transposed kernels, or multiplies by the transposed matrix, without
@@ -45,7 +45,7 @@ from alexnet_jax.pytree import Variables
 
 METHODS = ("deconvnet", "guided", "gradient")
 
-# (variables, inputs (n, crop, crop, channels), places (n,)) → projections, of the inputs' shape
+# (variables, inputs (n, crop, crop, channels), positions (n,)) → projections, of the inputs' shape
 Project = Callable[[Variables, Array, Array], Array]
 
 
@@ -60,8 +60,8 @@ def make_project_fn(config: Config, op: str, method: str = "deconvnet") -> Proje
     The signal starts with the activation itself, and for the gradient with 1, so that the result
     is the derivative. The projections are signed and in the units of the model's inputs.
 
-    The function takes the variables, preprocessed images (n, crop, crop, channels), and the place
-    (n,) of an activation for each image: its index in the flattened activations of that image,
+    The function takes the variables, preprocessed images (n, crop, crop, channels), and the
+    position (n,) of an activation for each image: its flat index in the activations of that image,
     for a convolution (row · width + column) · channels + channel.
 
     Args:
@@ -91,14 +91,14 @@ def make_project_fn(config: Config, op: str, method: str = "deconvnet") -> Proje
         model = _Projection(sequential, dtype=jnp.dtype(config.compute_dtype), method=method)
 
     @jax.jit
-    def project(variables: Variables, images: Array, places: Array) -> Array:
+    def project(variables: Variables, images: Array, positions: Array) -> Array:
         def forward(images: Array) -> Array:
             activations = registry.compute_activations(model, variables, images)
             return activations[op].reshape(len(images), -1)
 
         activations, pull_back = jax.vjp(forward, images)
-        chosen = jnp.arange(len(images)), places
-        start = jnp.ones_like(places, activations.dtype)
+        chosen = jnp.arange(len(images)), positions
+        start = jnp.ones_like(positions, activations.dtype)
         if method != "gradient":
             start = activations[chosen]
         signal = jnp.zeros_like(activations).at[chosen].set(start)

@@ -29,7 +29,7 @@ class Transform:
     Attributes:
         name: what is done, with its unit.
         matrix: function from a value to (rotation and scale (2, 2), shift (2,)), by which the
-            place of an output pixel, relative to the center, becomes that of the input pixel.
+            position of an output pixel, relative to the center, becomes that of the input pixel.
     """
 
     name: str
@@ -92,14 +92,14 @@ def transform_images(images: np.ndarray, transform: Transform, value: float) -> 
     """
     matrix, shift = transform.matrix(value)
     center = (images.shape[1] - 1) / 2
-    places = np.indices(images.shape[1:3]) - center
-    rows, columns = np.einsum("ij,jyx->iyx", matrix, places) + shift[:, None, None] + center
+    positions = np.indices(images.shape[1:3]) - center
+    rows, columns = np.einsum("ij,jyx->iyx", matrix, positions) + shift[:, None, None] + center
     return np.asarray(_interpolate(jnp.asarray(images, jnp.float32), rows, columns))
 
 
 @jax.jit
 def _interpolate(images: Array, rows: Array, columns: Array) -> Array:
-    """Return the pixels of images (n, height, width, channels) at places between pixels."""
+    """Return the pixels of images (n, height, width, channels) at positions between pixels."""
 
     def of_channel(channel: Array) -> Array:
         moved: Array = map_coordinates(channel, [rows, columns], order=1, mode="nearest")

@@ -25,7 +25,7 @@ BATCH_SIZE = 32  # occluded images that are computed at once
 
 @dataclass(frozen=True)
 class OcclusionMaps:
-    """The outputs of a model for every place of the square.
+    """The outputs of a model for every position of the square.
 
     Attributes:
         tops: (n,) first row, and equally first column, that the square covers.
@@ -65,7 +65,7 @@ def compute_occlusion_maps(
         images: (n, crop, crop, channels) uint8, center crops.
         op: name of the op whose activations are summed.
         side: side of the square in pixels; 0 covers nothing.
-        step: distance in pixels between the places of the square.
+        step: distance in pixels between the positions of the square.
 
     Returns:
         The maps of each image.

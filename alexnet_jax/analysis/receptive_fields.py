@@ -79,7 +79,7 @@ def compute_receptive_fields(ops: Mapping[str, Op], crop: int) -> dict[str, Rece
 
 
 def _windows_of(name: str, op: Op, inputs: int) -> Windows:
-    """Return the windows of an op whose input has `inputs` places along an axis."""
+    """Return the windows of an op whose input has `inputs` positions along an axis."""
     match op:
         case Conv() | LocalConv():
             return Windows(op.kernel, op.stride, op.padding[0])

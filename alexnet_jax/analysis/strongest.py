@@ -28,14 +28,14 @@ class Strongest:
 
     Attributes:
         values: (channels, count) activations.
-        images: (channels, count) places of the images in the split.
-        places: (channels, count) indices in the flattened activations of the image, as
-            `deconvnet.make_project_fn` takes them.
+        images: (channels, count) indices of the images in the split.
+        positions: (channels, count) positions in the activations of the image, as flat indices;
+            see `deconvnet.make_project_fn`.
     """
 
     values: np.ndarray
     images: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
 
 def make_strongest_fn(
@@ -60,7 +60,7 @@ def make_strongest_fn(
         split: name of the split.
         ops: names of ops; a fully-connected layer's units are its channels.
         count: number of activations per channel.
-        index: (n,) ascending places in the split of the images to use; None for all.
+        index: (n,) ascending indices in the split of the images to use; None for all.
 
     Raises:
         InputError: the split does not exist, or the model has no such op.
@@ -91,7 +91,7 @@ def make_strongest_fn(
     return find
 
 
-# Of one op: the strongest activation of every channel of each image, and its place, both
+# Of one op: the strongest activation of every channel of each image, and its position, both
 # (batch, channels); and the parts of `Strongest` on the device.
 _Peaks = tuple[Array, Array]
 _Found = tuple[Array, Array, Array]
@@ -130,16 +130,16 @@ def _merge(
     Args:
         found: those found before.
         peaks: those of the batch.
-        images: (batch,) places of the images in the split.
+        images: (batch,) indices of the images in the split.
         mask: (batch,) False for padding.
     """
     merged = {}
     for name, before in found.items():
-        values, places = peaks[name]
+        values, positions = peaks[name]
         values = jnp.where(mask[:, None], values, -jnp.inf)
-        batch = values.T, jnp.broadcast_to(images[:, None], places.shape).T, places.T
+        batch = values.T, jnp.broadcast_to(images[:, None], positions.shape).T, positions.T
         every = [jnp.concatenate(both, axis=1) for both in zip(before, batch, strict=True)]
         _, best = lax.top_k(every[0], before[0].shape[1])  # of equals those at the left
-        strongest, image, place = (jnp.take_along_axis(part, best, axis=1) for part in every)
-        merged[name] = strongest, image, place
+        strongest, image, position = (jnp.take_along_axis(part, best, axis=1) for part in every)
+        merged[name] = strongest, image, position
     return merged

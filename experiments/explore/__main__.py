@@ -62,7 +62,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=values,
     )
     flags.DEFINE_list(
-        "images", [], "Places in the split, from 0, of the images to show.", flag_values=values
+        "images", [], "Indices in the split, from 0, of the images to show.", flag_values=values
     )
 
 

@@ -38,7 +38,7 @@ class ChannelContent:
         column: its column.
         branch: name of the branch that computes it; "" in a layer without branches.
         values: the strongest activations, strongest first.
-        images: places of their images in the split.
+        images: indices of their images in the split.
         labels: classes of these images.
         patches: images of their receptive fields.
         projections: images of the activations projected to pixels.
@@ -95,12 +95,12 @@ class ChannelCollector:
         self, layer: ShownLayer, channel: int, strongest: Strongest
     ) -> ChannelContent:
         """Return the content of a channel."""
-        values, places = strongest.values[channel], strongest.places[channel]
+        values, positions = strongest.values[channel], strongest.positions[channel]
         images = strongest.images[channel]
         crops = self._load(images)
-        projected = self.projector.project(layer.op, crops, places)
-        patches = self.projector.cut(layer.op, crops, places, FILL)
-        projections = self.projector.cut(layer.op, projected, places, fill=0)
+        projected = self.projector.project(layer.op, crops, positions)
+        patches = self.projector.cut(layer.op, crops, positions, FILL)
+        projections = self.projector.cut(layer.op, projected, positions, fill=0)
         return ChannelContent(
             channel=channel,
             column=channel * layer.columns // layer.shape[-1],

@@ -25,7 +25,7 @@ class ImageTable:
     def __init__(self) -> None:
         """Start without images."""
         self.sources: list[str] = []
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
 
     def add_image(self, pixels: np.ndarray, side: int) -> int:
         """Add an image (height, width, 1 or 3) uint8, scaled down to a side of at most `side`."""
@@ -47,10 +47,10 @@ class ImageTable:
         content = io.BytesIO()
         image.save(content, "WEBP", lossless=lossless, quality=QUALITY, method=4)
         source = html_page.make_data_uri(content.getvalue(), "image/webp")
-        if source not in self._places:
-            self._places[source] = len(self.sources)
+        if source not in self._indices:
+            self._indices[source] = len(self.sources)
             self.sources.append(source)
-        return self._places[source]
+        return self._indices[source]
 
 
 def shrink_channels(channels: np.ndarray, side: int) -> np.ndarray:

@@ -75,12 +75,12 @@ function showLayer(index) {
   const what = { "classifier": "class", "fully-connected layer": "unit" }[layer.kind] || "channel";
   at("layer-text").textContent =
     `${article} ${layer.description}. ${field} Of each ${what} the button shows the ${drawn}.`;
-  at("channels").replaceChildren(...layer.channels.map((one, place) => {
+  at("channels").replaceChildren(...layer.channels.map((one, row) => {
     const dead = one.values[0] <= 0 && layer.kind !== "classifier";
     const name = channelName(layer, one.channel);
     const shown = kernels ? one.kernel : one.projections[0];
     return element("button", {
-      type: "button", className: dead ? "dead" : "", onclick: () => showChannel(place),
+      type: "button", className: dead ? "dead" : "", onclick: () => showChannel(row),
       ariaLabel: dead ? `${name}, never active` : name,
     }, picture(shown, ""), layer.kind === "classifier" ? name : one.channel);
   }));
@@ -88,11 +88,11 @@ function showLayer(index) {
   showChannel(peaks.indexOf(Math.max(...peaks)));
 }
 
-function showChannel(place) {
-  const layer = data.layers[chosen.layer], one = layer.channels[place];
-  chosen.channel = place;
+function showChannel(row) {
+  const layer = data.layers[chosen.layer], one = layer.channels[row];
+  chosen.channel = row;
   const buttons = at("channels").children;
-  press(buttons, buttons[place]);
+  press(buttons, buttons[row]);
   const name = channelName(layer, one.channel), { values, labels } = one;
   const part = layer.columns > 1 ? `, column ${one.column}`
     : one.branch ? `, branch ${one.branch}` : "";
@@ -126,15 +126,15 @@ function showChannel(place) {
   announce(`${layer.name}, ${name}${part}. ${at("channel-text").textContent}`);
 }
 
-function showImage(place) {
-  const one = data.images[place], name = data.classes[one.label];
-  chosen.image = place;
+function showImage(row) {
+  const one = data.images[row], name = data.classes[one.label];
+  chosen.image = row;
   const buttons = at("thumbnails").children;
-  press(buttons, buttons[place]);
+  press(buttons, buttons[row]);
   const [best] = one.top5, correct = best[0] === one.label;
   const verdict = correct ? "classified correctly" : `misclassified as ${data.classes[best[0]]}`;
-  at("image-title").textContent = `Image ${one.place} of the ${data.split} split: ${name}, ${verdict}`;
-  at("picture").replaceChildren(picture(one.picture, `Image ${one.place}: ${name}`));
+  at("image-title").textContent = `Image ${one.index} of the ${data.split} split: ${name}, ${verdict}`;
+  at("picture").replaceChildren(picture(one.picture, `Image ${one.index}: ${name}`));
   const inTop5 = one.top5.some(([label]) => label === one.label);
   const listed = inTop5 ? one.top5 : [...one.top5, [one.label, one.probability]];
   at("top5").replaceChildren(...listed.map(([label, share]) => {
@@ -149,7 +149,7 @@ function showImage(place) {
   at("neighbors").replaceChildren(...one.neighbors.map(near => {
     const label = data.classes[near.label];
     const text = element("span", { className: near.label === one.label ? "" : "wrong" }, label);
-    return element("li", {}, picture(near.picture, `Training image ${near.place}`), text,
+    return element("li", {}, picture(near.picture, `Training image ${near.index}`), text,
       element("br"), element("span", { className: "hidden" }, "distance "), format(near.distance));
   }));
   at("activations").replaceChildren(...one.activations.map((layer, index) => {
@@ -197,11 +197,11 @@ document.querySelectorAll(".diagram button").forEach((button, index) => {
 const hintAtScrolling = () => { at("scrolls").hidden = box.scrollWidth <= box.clientWidth; };
 addEventListener("resize", hintAtScrolling);
 hintAtScrolling();
-at("thumbnails").append(...data.images.map((one, place) => {
+at("thumbnails").append(...data.images.map((one, row) => {
   const name = data.classes[one.label], wrong = one.top5[0][0] !== one.label;
   return element("button", {
-    type: "button", onclick: () => showImage(place),
-    ariaLabel: `Image ${one.place}: ${name}${wrong ? ", misclassified" : ""}`,
+    type: "button", onclick: () => showImage(row),
+    ariaLabel: `Image ${one.index}: ${name}${wrong ? ", misclassified" : ""}`,
   }, picture(one.picture, ""), element("span", { className: wrong ? "wrong" : "" }, name));
 }));
 const lastConvolution = data.layers.findLastIndex(layer => !layer.units);

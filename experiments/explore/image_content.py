@@ -32,7 +32,7 @@ NEIGHBOR_SIDE = 64
 TILE_SIDE = 32  # pixels to which larger activations are scaled down
 TILES_ACROSS = 8
 OCCLUDER = 4  # the gray square's side is a fraction of the crop's: 1 / OCCLUDER
-OCCLUSION_PLACES = 16  # places of the square along an axis, about
+OCCLUSION_POSITIONS = 16  # positions of the square along an axis, about
 
 
 def choose_images(
@@ -44,7 +44,7 @@ def choose_images(
         model: the model.
         pack: its data set.
         split: name of the split.
-        index: places in the split; () chooses some correct and some wrong predictions in a fixed
+        index: indices in the split; () chooses some correct and some wrong predictions in a fixed
             random order.
 
     Raises:
@@ -94,7 +94,7 @@ class ImageCollector:
             best = np.argsort(-shares, kind="stable")[:NUM_CLASSES]
             content.append(
                 {
-                    "place": int(shown.index[row]),
+                    "index": int(shown.index[row]),
                     "label": label,
                     "picture": self.table.add_image(crop, IMAGE_SIDE),
                     "probability": round_number(shares[label]),
@@ -131,15 +131,15 @@ class ImageCollector:
         return content
 
     def _occlude(self, crops: np.ndarray) -> list[OcclusionMaps]:
-        """Return the outputs of the model for a gray square at every place."""
+        """Return the outputs of the model for a gray square at every position."""
         crop = self.model.config.data.crop
         side = -(-crop // OCCLUDER)
-        step = max(1, (crop - side) // OCCLUSION_PLACES)
+        step = max(1, (crop - side) // OCCLUSION_POSITIONS)
         op = self.layers[-1].op  # its sums are not shown
         return compute_occlusion_maps(self.model, crops, op, side, step)
 
     def _draw_occlusion(self, maps: OcclusionMaps, label: int) -> dict[str, Any]:
-        """Return the map of the true class's probability by the place of the square's center."""
+        """Return the map of the true class's probability by the position of the square's center."""
         values, crop = maps.probabilities[..., label], self.model.config.data.crop
         row, column = np.unravel_index(values.argmin(), values.shape)
         first, last = maps.tops[0] + maps.side / 2, maps.tops[-1] + maps.side / 2
@@ -163,18 +163,18 @@ class ImageCollector:
         except InputError as error:
             return [[] for _ in shown.index], f"Left out: {error}."
         found = []
-        for places, labels, distances in zip(near.index, near.labels, near.distances, strict=True):
-            crops = load_crops(self.model, self.pack, "train", places)
+        for indices, labels, distances in zip(near.index, near.labels, near.distances, strict=True):
+            crops = load_crops(self.model, self.pack, "train", indices)
             found.append(
                 [
                     {
-                        "place": int(place),
+                        "index": int(index),
                         "label": int(label),
                         "distance": round_number(float(distance)),
                         "picture": self.table.add_image(crop, NEIGHBOR_SIDE),
                     }
-                    for place, label, distance, crop in zip(
-                        places, labels, distances, crops, strict=True
+                    for index, label, distance, crop in zip(
+                        indices, labels, distances, crops, strict=True
                     )
                 ]
             )

@@ -41,7 +41,7 @@ def collect_content(
         model: the model.
         split: whose images are searched and shown; None takes test, and validation without one.
         channels: number of channels of each layer; None for `channels_per_layer`.
-        images: places in the split of the images to show; () chooses.
+        images: indices in the split of the images to show; () chooses.
 
     Raises:
         InputError: the images are not available, or there is no such split or image.

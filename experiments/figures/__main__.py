@@ -79,7 +79,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "split", None, "Split; by default test, or validation without a test.", flag_values=values
     )
     flags.DEFINE_list(
-        "images", [], "Places in the split, from 0, of the images to show.", flag_values=values
+        "images", [], "Indices in the split, from 0, of the images to show.", flag_values=values
     )
     flags.DEFINE_integer(
         "neighbors_among",

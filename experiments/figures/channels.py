@@ -64,7 +64,7 @@ class Projector:
         self,
         op: str,
         crops: np.ndarray,
-        places: np.ndarray,
+        positions: np.ndarray,
         method: str | None = None,
         variables: Variables | None = None,
     ) -> np.ndarray:
@@ -75,7 +75,7 @@ class Projector:
         Args:
             op: name of the op.
             crops: (n, crop, crop, channels) uint8, center crops.
-            places: (n,) indices in the flattened activations.
+            positions: (n,) flat indices in the activations of an image.
             method: one of `deconvnet.METHODS`; None for the deconvnet, or for the gradient where
                 that is not defined.
             variables: variables of a checkpoint; None for the model's.
@@ -87,20 +87,20 @@ class Projector:
         function = self._make(op, method)
         variables = self.model.variables if variables is None else variables
         inputs = self.model.normalize_crops(crops)
-        projected = np.asarray(function(variables, inputs, jnp.asarray(places)))
+        projected = np.asarray(function(variables, inputs, jnp.asarray(positions)))
         data = self.model.config.data
         if data.channel_order == "bgr":
             projected = projected[..., ::-1]
         pixel = np.asarray(data.std, np.float32) / data.scale  # units of 0…255 in one of the inputs
         return projected / pixel if method == "gradient" else projected * pixel
 
-    def cut(self, op: str, images: np.ndarray, places: np.ndarray, fill: float) -> np.ndarray:
+    def cut(self, op: str, images: np.ndarray, positions: np.ndarray, fill: float) -> np.ndarray:
         """Return the receptive field of one activation in each image.
 
         Args:
             op: name of the op.
             images: (n, crop, crop, channels) images or projections.
-            places: (n,) indices in the flattened activations.
+            positions: (n,) flat indices in the activations of an image.
             fill: value of pixels outside the image.
 
         Returns:
@@ -109,7 +109,7 @@ class Projector:
         field, shape = self._fields[op], self._shapes[op]
         if len(shape) == 1:
             return images
-        rows, columns, _ = np.unravel_index(places, shape)
+        rows, columns, _ = np.unravel_index(positions, shape)
         cuts = [
             cut_field(image, field, int(row), int(column), fill)
             for image, row, column in zip(images, rows, columns, strict=True)
@@ -125,7 +125,7 @@ def cut_field(
     Args:
         image: (side, side, channels).
         field: receptive field of an op.
-        row, column: place of the output.
+        row, column: position of the output.
         fill: value of pixels outside the image.
 
     Returns:
@@ -135,7 +135,7 @@ def cut_field(
     if size >= len(image):
         return image
     padded = np.pad(image, [(size, size), (size, size), (0, 0)], constant_values=fill)
-    top, left = (size + field.start + place * field.stride for place in (row, column))
+    top, left = (size + field.start + index * field.stride for index in (row, column))
     return padded[top : top + size, left : left + size]
 
 
@@ -145,11 +145,11 @@ class Peak:
 
     Attributes:
         channel: its channel.
-        place: its index in the flattened activations.
+        position: its flat index in the activations.
     """
 
     channel: int
-    place: int
+    position: int
 
 
 def find_peak(activations: np.ndarray, channel: int | None = None) -> Peak:
@@ -159,11 +159,12 @@ def find_peak(activations: np.ndarray, channel: int | None = None) -> Peak:
         activations: (height, width, channels) of one image.
         channel: number of the channel; None for all channels.
     """
-    candidates = activations if channel is None else activations[..., channel]
-    place = int(candidates.argmax())
-    if channel is not None:
-        return Peak(channel, place * activations.shape[-1] + channel)
-    return Peak(place % activations.shape[-1], place)
+    channels = activations.shape[-1]
+    if channel is None:
+        position = int(activations.argmax())
+        return Peak(position % channels, position)
+    pixel = int(activations[..., channel].argmax())
+    return Peak(channel, pixel * channels + channel)
 
 
 def convolution_ops(config: Config) -> dict[str, str]:
@@ -211,10 +212,10 @@ def compute_channel_patches(
     for layer, op in layers.items():
         strongest = found[op]
         chosen = choose_channels(strongest, channels)
-        images, places = strongest.images[chosen].ravel(), strongest.places[chosen].ravel()
+        images, positions = strongest.images[chosen].ravel(), strongest.positions[chosen].ravel()
         crops = load_crops(model, pack, split, images)
-        projections = projector.cut(op, projector.project(op, crops, places), places, fill=0)
-        patches = projector.cut(op, crops, places, FILL)
+        projections = projector.cut(op, projector.project(op, crops, positions), positions, fill=0)
+        patches = projector.cut(op, crops, positions, FILL)
         parts = [
             array.reshape(len(chosen), -1, *array.shape[1:]) for array in (projections, patches)
         ]
@@ -258,7 +259,7 @@ def compute_evolution(
         pack: the run's data set.
         layers: the name of the op by the name of the layer.
         channels: number of channels of each layer.
-        index: places in the training split of the images among which the strongest is searched.
+        index: indices in the training split of the images among which the strongest is searched.
 
     Raises:
         InputError: as `checkpoint_variables`; or no checkpoint can be read.
@@ -279,13 +280,13 @@ def compute_evolution(
         for layer, op in layers.items():
             if layer not in chosen:
                 chosen[layer] = choose_channels(found[op], channels)
-            images, places = (
-                part[chosen[layer], 0] for part in (found[op].images, found[op].places)
+            images, positions = (
+                part[chosen[layer], 0] for part in (found[op].images, found[op].positions)
             )
             crops = load_crops(model, pack, "train", images)
-            projected = projector.project(op, crops, places, variables=variables)
-            shown[layer].append(projector.cut(op, projected, places, fill=0))
-            patches.setdefault(layer, projector.cut(op, crops, places, FILL))
+            projected = projector.project(op, crops, positions, variables=variables)
+            shown[layer].append(projector.cut(op, projected, positions, fill=0))
+            patches.setdefault(layer, projector.cut(op, crops, positions, FILL))
     if not any(used):
         raise none_readable(workdir)
     used.reverse()

@@ -29,7 +29,7 @@ class Predictions:
 
     Attributes:
         split: its name.
-        index: (n,) places of the images in the split.
+        index: (n,) indices of the images in the split.
         labels: (n,) class numbers.
         log_probabilities: (n, classes), natural logarithms.
         features: (n, units) the input of the classifier, such as fc7's activations; None if not
@@ -122,7 +122,7 @@ def load_crops(
         model: the model.
         pack: its data set, from `model_data.open_data`.
         split: name of the split.
-        index: (n,) places in the split.
+        index: (n,) indices in the split.
 
     Returns:
         (n, crop, crop, channels) uint8; three channels are red, green, blue whatever the
@@ -205,7 +205,7 @@ class Neighbors:
     """The training images nearest to some images, nearest first.
 
     Attributes:
-        index: (q, k) places in the training split.
+        index: (q, k) indices in the training split.
         labels: (q, k) class numbers.
         distances: (q, k) Euclidean, in units of the features.
         text: which images and features were compared, as a caption has it.
@@ -260,12 +260,12 @@ def describe_features(config: Config) -> str:
 
 def choose_evenly(names: Sequence[str], count: int) -> list[str]:
     """Return at most `count` names, evenly distributed, with the first and the last."""
-    places = np.linspace(0, len(names) - 1, min(len(names), count)).round().astype(int)
-    return [names[place] for place in places]
+    indices = np.linspace(0, len(names) - 1, min(len(names), count)).round().astype(int)
+    return [names[index] for index in indices]
 
 
 def sample_index(count: int, wanted: int) -> np.ndarray:
-    """Return `wanted` of `count` places, ascending, all if there are not more; never random."""
+    """Return `wanted` of `count` indices, ascending, all if there are not more; never random."""
     return np.sort(permutation(0, count)[:wanted])
 
 

@@ -66,7 +66,7 @@ NUM_PROJECTED = 4  # images
 NUM_TRANSFORMED = 5  # images, as in figure 5
 MAX_SHIFT = 4  # images are moved by up to a fraction of the crop: 1 / MAX_SHIFT
 OCCLUDER = 4  # the gray square's side is a fraction of the crop's: 1 / OCCLUDER
-OCCLUSION_PLACES = 20  # places of the square along an axis, about
+OCCLUSION_POSITIONS = 20  # positions of the square along an axis, about
 
 
 class Figures:
@@ -84,7 +84,7 @@ class Figures:
 
         Args:
             split: whose images to use; None takes test, and validation without a test.
-            images: places in the split of those to show; () chooses.
+            images: indices in the split of those to show; () chooses.
             neighbors_among: training images to search for neighbors.
             evolution_among: training images to search for the strongest activations of every
                 checkpoint.
@@ -178,12 +178,12 @@ class Figures:
 
     def activations(self) -> Figure:
         """Plot the activations of each layer, of deep models of some, for the first image."""
-        place = self.shown.index[:1]
-        (image,) = load_crops(self.model, self.pack, self.shown.split, place)
+        index = self.shown.index[:1]
+        (image,) = load_crops(self.model, self.pack, self.shown.split, index)
         activations = compute_image_activations(self.model, image)
         layers = layer_activations(self.model.config, activations, MAX_LAYERS)
         name = short_name(self.model.class_names[self.shown.labels[0]])
-        title = f"Image {place[0]} of the {self.shown.split} split: {name}"
+        title = f"Image {index[0]} of the {self.shown.split} split: {name}"
         return plots.plot_activations(image, layers, title)
 
     def confusion(self) -> Figure:
@@ -230,13 +230,14 @@ class Figures:
         """Plot the projections of one activation of each image by all methods."""
         op, shown, crops = self._last_conv(), *self._first_shown(NUM_PROJECTED)
         peaks = [find_peak(compute_image_activations(self.model, c)[op]) for c in crops]
-        places = np.array([peak.place for peak in peaks])
+        positions = np.array([peak.position for peak in peaks])
         names = [
             f"{short_name(self.model.class_names[label])}, channel {peak.channel}"
             for label, peak in zip(shown.labels, peaks, strict=True)
         ]
         found = {
-            m: self.projector.project(op, crops, places, m) for m in methods_for(self.model.config)
+            m: self.projector.project(op, crops, positions, m)
+            for m in methods_for(self.model.config)
         }
         title = f"The strongest activation of {op} in images of the {shown.split} split, projected"
         return channel_plots.plot_projections(crops, names, found, title)
@@ -247,21 +248,21 @@ class Figures:
         shown, crops = self._first_shown(NUM_PROJECTED)
         activations = [compute_image_activations(model, crop)[op] for crop in crops]
         channels = np.array([each.sum((0, 1)).argmax() for each in activations])
-        places = np.array(
+        positions = np.array(
             [
-                find_peak(each, channel).place
+                find_peak(each, channel).position
                 for each, channel in zip(activations, channels, strict=True)
             ]
         )
         crop = model.config.data.crop
         side = -(-crop // OCCLUDER)
-        step = max(1, (crop - side) // OCCLUSION_PLACES)
+        step = max(1, (crop - side) // OCCLUSION_POSITIONS)
         maps = compute_occlusion_maps(model, crops, op, side, step)
         title = (
             f"A gray square of {side}×{side} pixels over images of the {shown.split} split: "
             "the model's outputs by the place of its center"
         )
-        projections = self.projector.project(op, crops, places)
+        projections = self.projector.project(op, crops, positions)
         return channel_plots.plot_occlusion(
             crops, shown.labels, maps, channels, projections, model.class_names, op, title
         )

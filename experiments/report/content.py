@@ -176,9 +176,9 @@ def _add_predictions(
     sections.confused, sections.confusion = summarize_confusion(predictions, model.class_names)
     try:
         sections.neighbors, sections.compared = make_neighbors(model, pack, shown)
-        place, label = int(shown.index[0]), readable_name(model.class_names[shown.labels[0]])
-        sections.activations = make_activations(model, pack, predictions.split, place)
-        sections.activated = f"image {place} of the {predictions.split} split ({label})"
+        index, label = int(shown.index[0]), readable_name(model.class_names[shown.labels[0]])
+        sections.activations = make_activations(model, pack, predictions.split, index)
+        sections.activated = f"image {index} of the {predictions.split} split ({label})"
     except InputError as error:
         sections.leave_out("nearest training images and activations", str(error))
 

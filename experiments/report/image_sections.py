@@ -86,11 +86,11 @@ def make_predicted_images(
         return []
     shown = []
     images = load_crops(model, pack, predictions.split, predictions.index)
-    for place, label, image, row in zip(
+    for index, label, image, row in zip(
         predictions.index, predictions.labels, images, predictions.probabilities, strict=True
     ):
         name = readable_name(model.class_names[label])
-        alt = f"Image {place} of the {predictions.split} split: {name}"
+        alt = f"Image {index} of the {predictions.split} split: {name}"
         top5 = [
             ClassProbability(short_name(model.class_names[c]), float(row[c]), bool(c == label))
             for c in np.argsort(-row, kind="stable")[:NUM_CLASSES]
@@ -110,8 +110,8 @@ def make_neighbors(
     found = find_neighbors(model, pack, predictions, NEIGHBOR_CANDIDATES, NUM_NEIGHBORS)
     names = [short_name(name) for name in model.class_names]
 
-    def embed(split: str, place: int, label: int, pixels: np.ndarray) -> html_page.EmbeddedImage:
-        alt = f"Image {place} of the {split} split: {names[label]}"
+    def embed(split: str, index: int, label: int, pixels: np.ndarray) -> html_page.EmbeddedImage:
+        alt = f"Image {index} of the {split} split: {names[label]}"
         return html_page.embed_pixels(pixels, alt, NEIGHBOR_SIDE)
 
     shown = []
@@ -121,9 +121,9 @@ def make_neighbors(
         crops = load_crops(model, pack, "train", found.index[row])
         nearest = [
             NearImage(
-                embed("train", place, near, crop), names[near], float(distance), bool(near == label)
+                embed("train", index, near, crop), names[near], float(distance), bool(near == label)
             )
-            for place, near, distance, crop in zip(
+            for index, near, distance, crop in zip(
                 found.index[row], found.labels[row], found.distances[row], crops, strict=True
             )
         ]
@@ -133,14 +133,14 @@ def make_neighbors(
 
 
 def make_activations(
-    model: TrainedModel, pack: Pack, split: str, place: int
+    model: TrainedModel, pack: Pack, split: str, index: int
 ) -> list[ShownActivations]:
     """Return the activations of some layers for an image of a split.
 
     Raises:
         InputError: the model has no hidden layer.
     """
-    (image,) = load_crops(model, pack, split, [place])
+    (image,) = load_crops(model, pack, split, [index])
     found = compute_image_activations(model, image)
     shown = []
     for name, layer in layer_activations(model.config, found, NUM_LAYERS).items():

@@ -39,15 +39,15 @@ def activations_of(config: Config, params: Any, images: np.ndarray) -> dict[str,
 
 
 def project(
-    config: Config, params: Any, images: np.ndarray, op: str, places: Any, method: str
+    config: Config, params: Any, images: np.ndarray, op: str, positions: Any, method: str
 ) -> np.ndarray:
     function = make_project_fn(config, op, method)
     inputs = jnp.asarray(images, jnp.float32)
-    return np.asarray(function({"params": params}, inputs, jnp.asarray(places)))
+    return np.asarray(function({"params": params}, inputs, jnp.asarray(positions)))
 
 
-def active_places(activations: np.ndarray, seed: int = 2) -> np.ndarray:
-    """Return the place of a random activation of each image that is not zero."""
+def active_positions(activations: np.ndarray, seed: int = 2) -> np.ndarray:
+    """Return the position of a random activation of each image that is not zero."""
     rng = np.random.default_rng(seed)
     flat = activations.reshape(len(activations), -1)
     return np.array([rng.choice(np.flatnonzero(row)) for row in flat])
@@ -56,14 +56,14 @@ def active_places(activations: np.ndarray, seed: int = 2) -> np.ndarray:
 class TorchDeconvnet(TorchReference):
     """The deconvnet op by op, as the paper describes it, with PyTorch's transposed layers."""
 
-    def project(self, images: np.ndarray, op: str, places: np.ndarray) -> np.ndarray:
+    def project(self, images: np.ndarray, op: str, positions: np.ndarray) -> np.ndarray:
         x, inputs = torch.tensor(images.transpose(0, 3, 1, 2)), {}
         names = list(self.model.ops)
         names = names[: names.index(op) + 1]
         for name in names:
             inputs[name] = x
             x = self._op(name, self.model.ops[name], x)
-        signal = x * channels_first(one_hot(places, x))
+        signal = x * channels_first(one_hot(positions, x))
         for name in reversed(names):
             signal = self._down(name, self.model.ops[name], signal, inputs[name])
         return signal.detach().numpy().transpose(0, 2, 3, 1)
@@ -97,11 +97,11 @@ class TorchDeconvnet(TorchReference):
         raise AssertionError(op)
 
 
-def one_hot(places: np.ndarray, like: torch.Tensor) -> np.ndarray:
-    """Return zeros (batch, height, width, channels) or (batch, units) with a one at each place."""
+def one_hot(positions: np.ndarray, like: torch.Tensor) -> np.ndarray:
+    """Return zeros (batch, height, width, channels) or (batch, units), and one at each position."""
     shape = like.shape if like.ndim == 2 else like.permute(0, 2, 3, 1).shape
-    ones = np.zeros((len(places), int(np.prod(shape[1:]))))
-    ones[np.arange(len(places)), places] = 1
+    ones = np.zeros((len(positions), int(np.prod(shape[1:]))))
+    ones[np.arange(len(positions)), positions] = 1
     return ones.reshape(shape)
 
 
@@ -123,9 +123,9 @@ def test_beside_an_explicit_deconvnet(columns: int, names: tuple[str, ...]) -> N
     reference = TorchDeconvnet(sequential_model(config), params)
     activations = activations_of(config, params, images)
     for op in names:
-        places = active_places(activations[op])
-        expected = reference.project(images, op, places)
-        found = project(config, params, images, op, places, "deconvnet")
+        positions = active_positions(activations[op])
+        expected = reference.project(images, op, positions)
+        found = project(config, params, images, op, positions, "deconvnet")
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * scale, err_msg=op)
         assert np.abs(expected).max((1, 2, 3)).min() > 1e-3 * scale
@@ -157,7 +157,7 @@ def test_gradients_beside_autograd(method: str, op: str) -> None:
     another method, and a normalization that is passed unchanged."""
     config = small_config()
     params, images = random_params(config), images_of(config)
-    places = active_places(activations_of(config, params, images)[op])
+    positions = active_positions(activations_of(config, params, images)[op])
     kind = TorchGuided if method == "guided" else TorchReference
     reference = kind(sequential_model(config), params)
     x = inputs = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
@@ -165,11 +165,11 @@ def test_gradients_beside_autograd(method: str, op: str) -> None:
         x = reference._op(name, each, x)
         if name == op:
             break
-    start = channels_first(one_hot(places, x))
+    start = channels_first(one_hot(positions, x))
     x.backward(start * x.detach() if method == "guided" else start)
     assert inputs.grad is not None
     expected = inputs.grad.numpy().transpose(0, 2, 3, 1)
-    found = project(config, params, images, op, places, method)
+    found = project(config, params, images, op, positions, method)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
@@ -222,8 +222,8 @@ def test_layer_1_is_the_activation_times_its_filter() -> None:
     params, images = random_params(config), images_of(config)
     activations = activations_of(config, params, images)["conv1"]  # 12 × 12 × 8, stride 2
     where = [(0, 0, 0), (3, 11, 5), (11, 4, 7), (6, 6, 2)]
-    places = [(y * 12 + x) * 8 + channel for y, x, channel in where]
-    found = project(config, params, images, "conv1", places, "deconvnet")
+    positions = [(y * 12 + x) * 8 + channel for y, x, channel in where]
+    found = project(config, params, images, "conv1", positions, "deconvnet")
     for i, (y, x, channel) in enumerate(where):
         kernel = params["conv1"]["kernel"][channel // 4, :, :, :, channel % 4]
         padded = np.zeros((24 + 3, 24 + 3, 1))  # the padding is after the image
@@ -233,7 +233,7 @@ def test_layer_1_is_the_activation_times_its_filter() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_zero_outside_the_receptive_field(method: str) -> None:
-    """Catches a projection of another place than asked for: a corner's and the middle's are in
+    """Catches a projection of another position than asked for: a corner's and the middle's are in
     their own field alone, whichever column the channel is of."""
     config = small_config()
     params, images = random_params(config), images_of(config)
@@ -243,8 +243,8 @@ def test_zero_outside_the_receptive_field(method: str) -> None:
         side, channels = activations[op].shape[1], activations[op].shape[3]
         rows, columns = np.array([0, side - 1, side // 2, 1]), np.array([0, 0, side // 2, side - 1])
         best = activations[op][np.arange(COUNT), rows, columns].argmax(-1)
-        places = (rows * side + columns) * channels + best
-        found = project(config, params, images, op, places, method)
+        positions = (rows * side + columns) * channels + best
+        found = project(config, params, images, op, positions, method)
         for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
             (top, bottom), (left, right) = fields[op].bounds[row], fields[op].bounds[column]
             inside = np.zeros_like(found[i], bool)
@@ -266,12 +266,12 @@ def test_methods_agree_where_nothing_is_negative() -> None:
     }
     images = np.abs(images_of(config))
     activations = activations_of(config, params, images)["fc7"]
-    places = np.arange(COUNT) * 3
+    positions = np.arange(COUNT) * 3
     deconvnet, guided, gradient = (
-        project(config, params, images, "fc7", places, method) for method in METHODS
+        project(config, params, images, "fc7", positions, method) for method in METHODS
     )
     np.testing.assert_allclose(guided, deconvnet, rtol=1e-5)
-    chosen = activations[np.arange(COUNT), places].reshape(COUNT, 1, 1, 1)
+    chosen = activations[np.arange(COUNT), positions].reshape(COUNT, 1, 1, 1)
     np.testing.assert_allclose(gradient * chosen, deconvnet, rtol=1e-4)
 
 
@@ -284,12 +284,12 @@ def test_a_normalization_is_passed_unchanged(norm: Op) -> None:
     model.ops = {name: norm if name == "norm2" else op for name, op in model.ops.items()}
     params, images = random_params(config), images_of(config)
     activations = activations_of(config, params, images)
-    places = active_places(activations["norm2"])
+    positions = active_positions(activations["norm2"])
     before, after = (
-        project(config, params, images, op, places, "deconvnet") for op in ("relu2", "norm2")
+        project(config, params, images, op, positions, "deconvnet") for op in ("relu2", "norm2")
     )
     chosen = (
-        activations[op].reshape(COUNT, -1)[np.arange(COUNT), places] for op in ("relu2", "norm2")
+        activations[op].reshape(COUNT, -1)[np.arange(COUNT), positions] for op in ("relu2", "norm2")
     )
     relu, normalized = (values.reshape(COUNT, 1, 1, 1) for values in chosen)
     assert np.abs(relu / normalized - 1).max() > 0.1
@@ -321,10 +321,10 @@ def test_the_gradient_of_a_model_with_branches() -> None:
     images, variables = jnp.asarray(images_of(config), jnp.float32), registry.init_variables(config)
     compute = jax.jit(partial(registry.compute_activations, registry.make_model(config)))
     activations = np.asarray(compute(variables, images)["conv3_1/sum"])
-    places = active_places(activations)
+    positions = active_positions(activations)
     project = make_project_fn(config, "conv3_1/sum", "gradient")
-    found = np.asarray(project(variables, images, jnp.asarray(places)))
-    chosen = activations.reshape(COUNT, -1)[np.arange(COUNT), places]
+    found = np.asarray(project(variables, images, jnp.asarray(positions)))
+    chosen = activations.reshape(COUNT, -1)[np.arange(COUNT), positions]
     np.testing.assert_allclose((found * images).sum((1, 2, 3)), chosen, rtol=1e-4, atol=1e-5)
 
 

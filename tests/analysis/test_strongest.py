@@ -56,10 +56,10 @@ def all_activations(model: TrainedModel, split: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("index", [None, np.array([1, 4, 5, 17])], ids=["all", "some"])
 def test_by_brute_force(model: TrainedModel, index: np.ndarray | None) -> None:
-    """Catches padding that counts as an image, an image that counts twice, places of another
+    """Catches padding that counts as an image, an image that counts twice, positions of another
     channel, images numbered within their batch, and another order of equals.
 
-    Activations of 0 are equal in many images and at many places.
+    Activations of 0 are equal in many images and at many positions.
     """
     activations = all_activations(model, "test")
     images = range(20) if index is None else index.tolist()
@@ -73,11 +73,11 @@ def test_by_brute_force(model: TrainedModel, index: np.ndarray | None) -> None:
             best = []
             for image in images:
                 values = activations[op][image, :, channel]
-                _, place = min((-value, place) for place, value in enumerate(values))
-                best.append((-values[place], image, place * channels + channel))
+                _, pixel = min((-value, pixel) for pixel, value in enumerate(values))
+                best.append((-values[pixel], image, pixel * channels + channel))
             best = sorted(best)[:9]
             assert found[op].images[channel].tolist() == [image for _, image, _ in best]
-            assert found[op].places[channel].tolist() == [place for _, _, place in best]
+            assert found[op].positions[channel].tolist() == [position for _, _, position in best]
             np.testing.assert_allclose(
                 found[op].values[channel], [-value for value, _, _ in best], rtol=1e-5
             )
@@ -91,7 +91,7 @@ def test_of_equals_the_earlier_image_and_the_first_place(model: TrainedModel) ->
     found = find({"params": params})["conv1"]
     channels = len(found.values)
     assert found.images.tolist() == [list(range(9))] * channels
-    assert found.places.tolist() == [[channel] * 9 for channel in range(channels)]
+    assert found.positions.tolist() == [[channel] * 9 for channel in range(channels)]
 
 
 def test_variables_of_another_checkpoint(model: TrainedModel) -> None:

@@ -91,14 +91,14 @@ def test_a_patch_at_the_edge() -> None:
 
 
 def test_the_peak_and_the_channels() -> None:
-    """Catches the place of another channel; a channel that is never active shown before one that
-    is, and another choice every time."""
+    """Catches the position of another channel; a channel that is never active shown before one
+    that is, and another choice every time."""
     activations = random_pixels(3, 3, 4).astype(float)
     activations[1, 2, 3] = 300
     peak = find_peak(activations)
-    assert (peak.channel, peak.place) == (3, (1 * 3 + 2) * 4 + 3)
+    assert (peak.channel, peak.position) == (3, (1 * 3 + 2) * 4 + 3)
     of_channel = find_peak(activations, 1)
-    row, column, channel = np.unravel_index(of_channel.place, activations.shape)
+    row, column, channel = np.unravel_index(of_channel.position, activations.shape)
     assert channel == of_channel.channel == 1
     assert activations[row, column, 1] == activations[..., 1].max()
     values = np.where(np.arange(20)[:, None] % 2, np.ones((1, 3)), 0.0)
@@ -118,31 +118,31 @@ def test_the_projection_of_layer_1_is_in_true_colors(model: TrainedModel) -> Non
     crops = load_crops(model, open_data(model), "test", [0, 5])
     activations = [compute_image_activations(model, crop)["conv1"] for crop in crops]
     peaks = [find_peak(each[3:8, 3:8]) for each in activations]
-    places, expected, gradients = [], [], []
+    positions, expected, gradients = [], [], []
     for each, peak in zip(activations, peaks, strict=True):
         row, column, channel = (
             int(i) + offset
-            for i, offset in zip(np.unravel_index(peak.place, (5, 5, 4)), (3, 3, 0), strict=True)
+            for i, offset in zip(np.unravel_index(peak.position, (5, 5, 4)), (3, 3, 0), strict=True)
         )
-        places.append((row * each.shape[1] + column) * 4 + channel)
+        positions.append((row * each.shape[1] + column) * 4 + channel)
         kernel = first_conv_kernels(model)[0, ..., channel] * np.array([1, 2, 4]) ** 2
         expected.append(each[row, column, channel] * kernel / model.config.data.scale)
         gradients.append(first_conv_kernels(model)[0, ..., channel] * model.config.data.scale)
     projector = Projector(model)
-    projected = projector.project("conv1", crops, np.array(places))
-    found = projector.cut("conv1", projected, np.array(places), fill=0)
+    projected = projector.project("conv1", crops, np.array(positions))
+    found = projector.cut("conv1", projected, np.array(positions), fill=0)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     gradient = projector.cut(
         "conv1",
-        projector.project("conv1", crops, np.array(places), "gradient"),
-        np.array(places),
+        projector.project("conv1", crops, np.array(positions), "gradient"),
+        np.array(positions),
         0,
     )
     np.testing.assert_allclose(gradient, gradients, rtol=1e-4)
 
 
 def test_patches_of_the_strongest(model: TrainedModel) -> None:
-    """Catches patches of other images or places than the projections', and channels beside the
+    """Catches patches of other images or positions than the projections', and channels beside the
     values of others."""
     layers = convolution_ops(model.config)
     assert layers == {"conv1": "relu1", "conv2": "relu2"}
@@ -155,13 +155,13 @@ def test_patches_of_the_strongest(model: TrainedModel) -> None:
     assert len(found["conv1"]) == len(found["conv2"]) == 3
     for channel in found["conv1"]:
         peaks = [find_peak(each["relu1"], channel.channel) for each in activations]
-        values = np.array([each["relu1"].ravel()[p.place] for each, p in zip(
+        values = np.array([each["relu1"].ravel()[p.position] for each, p in zip(
             activations, peaks, strict=True)])  # fmt: skip
         best = np.argsort(-values, kind="stable")[:2]
         np.testing.assert_allclose(channel.values, values[best], rtol=1e-5)
         for patch, image in zip(channel.patches, best, strict=True):
             shape = activations[0]["relu1"].shape
-            row, column, _ = np.unravel_index(peaks[image].place, shape)
+            row, column, _ = np.unravel_index(peaks[image].position, shape)
             expected = cut_field(crops[image], field, int(row), int(column), FILL)
             np.testing.assert_array_equal(patch, expected)
     assert found["conv2"][0].projections.shape == found["conv2"][0].patches.shape
@@ -178,12 +178,12 @@ def test_the_evolution_of_a_run(model: TrainedModel, run: Path) -> None:
     assert found.steps == [0, 2, 4, 6]
     kernels = {}
     steps, load = checkpoint_variables(model, run)
-    for place, step in enumerate(steps):
+    for number, step in enumerate(steps):
         variables = load(step)
         assert variables is not None
         kernels[step] = np.asarray(variables["params"]["conv1"]["kernel"])[..., ::-1, :]
         for row, channel in enumerate(found.channels):
-            signal = found.projections[row, place] / np.array([1, 2, 4])
+            signal = found.projections[row, number] / np.array([1, 2, 4])
             kernel = kernels[step][..., channel]
             seen = signal != 0  # the rest is outside the image
             cosine = (signal * kernel)[seen].sum() / np.linalg.norm(signal[seen])

@@ -74,16 +74,16 @@ def test_channels_are_what_the_model_computes(model: TrainedModel, content: dict
             if op not in ("relu1", "relu6"):
                 continue
             crops = load_crops(model, pack, "test", one["images"])
-            places = found[op].places[channel]
-            patches = projector.cut(op, crops, places, 128)
+            positions = found[op].positions[channel]
+            patches = projector.cut(op, crops, positions, 128)
             assert [patch.shape[0] for patch in patches] == [3 if op == "relu1" else 26] * 9
-            projections = projector.cut(op, projector.project(op, crops, places), places, 0)
+            projections = projector.cut(op, projector.project(op, crops, positions), positions, 0)
             for rank in (0, 8):
                 expected = ImageTable()
                 expected.add_image(patches[rank], 64)
                 expected.add_signal(projections[rank], 64)
                 shown = one["patches"][rank], one["projections"][rank]
-                assert [data["pictures"][place] for place in shown] == expected.sources
+                assert [data["pictures"][index] for index in shown] == expected.sources
 
 
 def test_kernels(model: TrainedModel, content: dict[str, Any]) -> None:
@@ -116,11 +116,11 @@ def test_images_are_what_the_model_computes(model: TrainedModel, content: dict[s
     crops = load_crops(model, pack, "test", IMAGES)
     maps = compute_occlusion_maps(model, crops, "fc8", 7, 1)
     for i, one in enumerate(images):
-        assert (one["place"], one["label"]) == (IMAGES[i], predictions.labels[i])
+        assert (one["index"], one["label"]) == (IMAGES[i], predictions.labels[i])
         classes = [label for label, _ in one["top5"]]
         close([share for _, share in one["top5"]], predictions.probabilities[i][classes])
         assert classes == np.argsort(-predictions.probabilities[i], kind="stable").tolist()
-        assert [near["place"] for near in one["neighbors"]] == rows[i].tolist()
+        assert [near["index"] for near in one["neighbors"]] == rows[i].tolist()
         close([near["distance"] for near in one["neighbors"]], distances[i])
         assert [near["label"] for near in one["neighbors"]] == train.labels[rows[i]].tolist()
         activations = compute_image_activations(model, crops[i])
@@ -202,7 +202,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a place that counts from the end, and a traceback."""
+    """Catches an index that counts from the end, and a traceback."""
     values = explore_command.flags.FlagValues()
     explore_command.define_flags(values)
     values(["explore", "--workdir=anywhere", "--images=3,-1"])

@@ -69,7 +69,7 @@ def write_page(directory: Path) -> Path:
         ("picture", "side", "lowest", "highest", "row", "column", "start", "size"), 0
     )
     image = dict(
-        place=3, label=8, picture=picture, top5=[[0, 0.5]], probability=0.02,
+        index=3, label=8, picture=picture, top5=[[0, 0.5]], probability=0.02,
         activations=[activations] * len(LAYERS), occlusion=occlusion, neighbors=[],
     )  # fmt: skip
     data = dict(

@@ -158,7 +158,7 @@ def test_without_the_images(color_run: Path, tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_wrong_flags(flag: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a traceback, a place that counts from the end, and a typo passed over."""
+    """Catches a traceback, an index that counts from the end, and a typo passed over."""
     values = figures_command.flags.FlagValues()
     figures_command.define_flags(values)
     values(["figures", "--workdir=anywhere", flag])

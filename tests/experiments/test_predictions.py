@@ -230,8 +230,8 @@ def test_crops_in_true_colors(color: tuple[TrainedModel, list[np.ndarray]]) -> N
     the model's order or its units."""
     model, pixels = color
     found = load_crops(model, open_data(model), "test", [4, 0])
-    for image, place in zip(found, (4, 0), strict=True):
-        np.testing.assert_array_equal(image, pixels[place][2:26, 2:26])
+    for image, index in zip(found, (4, 0), strict=True):
+        np.testing.assert_array_equal(image, pixels[index][2:26, 2:26])
     # A pixel's effect on the first layer: by the kernel shown, and by the inputs' own code.
     mean, kernel = jnp.zeros((1, 1, 3)), np.asarray(model.params["conv1"]["kernel"])
     corner = jnp.asarray(found[:1, :3, :3])
@@ -289,11 +289,11 @@ def test_where_color_cannot_be_shown(
 
 
 def test_what_is_not_there(gray: tuple[TrainedModel, np.ndarray, np.ndarray]) -> None:
-    """Catches a negative place that counts from the end, an IndexError, and features of nothing."""
+    """Catches a negative index that counts from the end, an IndexError, and features of nothing."""
     model, *_ = gray
-    for place in (-1, 21):
-        with pytest.raises(InputError, match=f"image {place} of test .* has 21 there, 0 to 20"):
-            predict_split(model, open_data(model), index=[3, place])
+    for index in (-1, 21):
+        with pytest.raises(InputError, match=f"image {index} of test .* has 21 there, 0 to 20"):
+            predict_split(model, open_data(model), index=[3, index])
     changes = {"model.num_columns": 1, "model.ops": {"fc8": Dense(0)}}
     config = with_changes(model.config, changes)
     linear = dataclasses.replace(model, config=config, variables=init_variables(config))
