@@ -47,10 +47,6 @@ class Part(nn.Module):
     layout: Layout
     dtype: DTypeLike
 
-    def width(self, features: int) -> int:
-        """Return a number of filters or units of the paper times the width of the config."""
-        return scale_width(self.config, features)
-
     def conv_relu(
         self,
         out: dict[str, Array],
@@ -76,9 +72,8 @@ class Part(nn.Module):
         has_batch_norm = self.config.normalization == "batch_norm"
         bias = None if has_batch_norm else CONV_BIAS
         padding = same_padding(kernel)
-        conv = Conv(
-            self.width(features), kernel, stride, padding, _init, bias, self.dtype, name=name
-        )
+        width = scale_width(self.config, features)
+        conv = Conv(width, kernel, stride, padding, _init, bias, self.dtype, name=name)
         x = out[name] = conv(x)
         if has_batch_norm:
             batch_norm = make_batch_norm(self.config.batch_norm, self.layout, f"{name}_bn")
@@ -182,7 +177,8 @@ class AuxiliaryClassifier(Part):
         else:
             x = out["pool"] = adaptive_average_pool(x, 4)
         x = self.conv_relu(out, "conv", x, 128, train=train).reshape(len(x), -1)
-        units = Dense(self.width(1024), _init, CONV_BIAS, self.dtype, self.dtype, name="fc1")
+        width = scale_width(self.config, 1024)
+        units = Dense(width, _init, CONV_BIAS, self.dtype, self.dtype, name="fc1")
         x = out["fc1"] = units(x)
         x = out["fc1_relu"] = nn.relu(x)
         x = out["drop"] = self.dropout(x, self.config.aux_dropout, examples, train)

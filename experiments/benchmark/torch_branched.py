@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_jax.models.branched_config import BatchNormConfig, GoogLeNetConfig, ResNetConfig
-from alexnet_jax.models.googlenet import AUXILIARY, INCEPTION, LRN
+from alexnet_jax.models.googlenet import AUXILIARY, INCEPTION, LRN, scale_width
 
 
 class TorchResNet(nn.Module):
@@ -96,15 +96,15 @@ class TorchGoogLeNet(nn.Module):
         """
         super().__init__()
         self.config = config
-        inputs = self._width(64)
+        inputs = scale_width(config, 64)
         if config.stem == "small":
             self.conv1 = self._conv(config.channels, inputs, 3)
             side = self._pooled(crop)
         else:
             self.conv1 = self._conv(config.channels, inputs, 7, 2)
             self.conv2 = self._conv(inputs, inputs, 1)
-            self.conv3 = self._conv(inputs, self._width(192), 3)
-            inputs = self._width(192)
+            self.conv3 = self._conv(inputs, scale_width(config, 192), 3)
+            inputs = scale_width(config, 192)
             side = self._pooled(self._pooled((crop - 1) // 2 + 1))
         side = self._pooled(side)  # of the modules 4a to 4e
         for name, row in INCEPTION.items():
@@ -162,7 +162,8 @@ class TorchGoogLeNet(nn.Module):
         self, inputs: int, row: tuple[int, int, int, int, int, int]
     ) -> tuple[nn.ModuleDict, int]:
         """Return the branches of a module and the number of channels of their outputs."""
-        ones, reduce3, threes, reduce5, fives, projection = map(self._width, row)
+        widths = (scale_width(self.config, features) for features in row)
+        ones, reduce3, threes, reduce5, fives, projection = widths
         large, pool = self.config.large_kernel, nn.MaxPool2d(3, 1, padding=1)
         branches = {
             "branch1": self._conv(inputs, ones, 1),
@@ -182,15 +183,16 @@ class TorchGoogLeNet(nn.Module):
         Args:
             side: of its pooled input in pixels.
         """
-        windows = self.config.aux_pooling == "windows"
+        config, units = self.config, scale_width(self.config, 1024)
+        windows, features = config.aux_pooling == "windows", scale_width(config, 128)
         layers: dict[str, Any] = dict(
             pool=nn.AvgPool2d(5, 3) if windows else nn.AdaptiveAvgPool2d(4),
-            conv=self._conv(inputs, self._width(128), 1),
+            conv=self._conv(inputs, features, 1),
             flatten=nn.Flatten(),
-            fc1=nn.Linear(self._width(128) * side**2, self._width(1024)),
+            fc1=nn.Linear(features * side**2, units),
             relu=nn.ReLU(),
-            drop=nn.Dropout(self.config.aux_dropout),
-            fc2=nn.Linear(self._width(1024), self.config.num_classes),
+            drop=nn.Dropout(config.aux_dropout),
+            fc2=nn.Linear(units, config.num_classes),
         )
         classifier = nn.Sequential()
         for name, layer in layers.items():
@@ -206,9 +208,6 @@ class TorchGoogLeNet(nn.Module):
             conv.add_module("bn", _batch_norm(features, self.config.batch_norm))
         conv.add_module("relu", nn.ReLU())
         return conv
-
-    def _width(self, features: int) -> int:
-        return max(1, round(features * self.config.width))
 
 
 def _conv(inputs: int, features: int, kernel: int, stride: int, *, bias: bool = False) -> nn.Conv2d:
