@@ -83,7 +83,7 @@ def _open_source(data: DataConfig) -> Source:
                 f"needs the folder where the images are{origin}"
             )
         return FILE_SOURCES[data.name](directory)
-    return TfdsSource(data.name, data.dir)
+    return TfdsSource(data.name, data.dir, ("sample", *FILE_SOURCES))
 
 
 def location(data: DataConfig) -> Path:

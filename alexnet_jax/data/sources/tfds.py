@@ -7,7 +7,7 @@ import socket
 import tarfile
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,20 @@ class TfdsSource(Source):
     split, and splits with names other than train, validation and test are omitted.
     """
 
-    def __init__(self, name: str, directory: str):
+    def __init__(self, name: str, directory: str, other_names: Sequence[str]):
         """Open the data set; download it first if necessary and possible.
 
         Args:
             name: name in TensorFlow Datasets, such as "cifar10" or "imagenet2012:5.1.0".
             directory: `data_dir` of TensorFlow Datasets; "" selects the default.
+            other_names: names of the sources outside TensorFlow Datasets, for messages about an
+                unknown name.
 
         Raises:
             InputError: the data set does not exist, does not consist of labeled images, or is
                 not prepared and cannot be downloaded.
         """
-        self._builder = _open_builder(name, data_directory(directory))
+        self._builder = _open_builder(name, data_directory(directory), other_names)
         features = self._builder.info.features
         self._image, self._label = _supervised_keys(name, self._builder)
         with _hide_warnings():
@@ -96,12 +98,13 @@ class TfdsSource(Source):
                 yield Example(name, int(example[self._label]), example[self._image].numpy())
 
 
-def _open_builder(name: str, directory: Path) -> Any:
+def _open_builder(name: str, directory: Path, other_names: Sequence[str]) -> Any:
     """Return the builder of a data set, without reading or downloading anything."""
+    *first, last = other_names
     check_installed(
         "data",
-        f"--config.data.name={name} is neither sample, folder, idx nor cifar10_binary; TensorFlow "
-        "Datasets, which may have it,",
+        f"--config.data.name={name} is neither {', '.join(first)} nor {last}; TensorFlow Datasets, "
+        "which may have it,",
         "tensorflow",
         "tensorflow_datasets",
     )
@@ -110,11 +113,10 @@ def _open_builder(name: str, directory: Path) -> Any:
     try:
         return tfds.builder(name, data_dir=directory)
     except tfds.core.registered.DatasetNotFoundError:
-        own = ["folder", "idx", "cifar10_binary", "sample"]
-        known = [*own, *tfds.list_builders(with_community_datasets=False)]
+        known = [*other_names, *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known)
         raise InputError(
-            f"--config.data.name={name} is neither {', '.join(own)} nor a set of "
+            f"--config.data.name={name} is neither {', '.join(other_names)} nor a set of "
             f"TensorFlow Datasets{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
         ) from None
     except (ValueError, AssertionError) as error:  # for an unknown version or variant
