@@ -92,6 +92,7 @@ class Result:
 
 
 def _format_percent(fraction: float) -> str:
+    """Return a fraction in percent with three digits, such as 25 %."""
     return f"{100 * fraction:.3g} %"
 
 
@@ -259,6 +260,7 @@ def format_results(results: list[Result], threshold: float) -> str:
 
 
 def _format_cell(results: list[Result], units: str, rate: float) -> str:
+    """Return the mean epochs of the seeds of a rate, or why no seed reached the threshold."""
     seeds = select_seeds(results, units, rate)
     reached = reached_epochs(seeds)
     if not seeds:
@@ -271,6 +273,7 @@ def _format_cell(results: list[Result], units: str, rate: float) -> str:
 
 
 def _format_spread(seeds: list[Result]) -> str:
+    """Return how many seeds reached the threshold, with the fewest and the most epochs."""
     reached = reached_epochs(seeds)
     count = f"{len(reached)}" if len(reached) == len(seeds) else f"{len(reached)} of {len(seeds)}"
     return f"{count} seeds, {min(reached):.1f} to {max(reached):.1f}"

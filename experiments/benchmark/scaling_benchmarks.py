@@ -81,11 +81,13 @@ def link_images(folder: Path, count: int) -> None:
 
 
 def _prepare(data: DataConfig) -> float:
+    """Prepare images in this process; return the most memory that it ever held, in MiB."""
     prepare(data, progress=False)
     return resident_mib()
 
 
 def _read_batches(data: DataConfig) -> float:
+    """Read batches around the end of the first epoch; return the most memory ever held, in MiB."""
     from alexnet_jax.data.batch import consecutive_examples
     from alexnet_jax.data.pipeline import train_batches
 
@@ -126,6 +128,7 @@ def time_evaluation(repeats: int) -> Result:
         predict = model.make_predict_fn(mesh)
 
         def evaluate_once(size: int) -> None:
+            """Evaluate the center view of a pack, and check that every image is counted."""
             batches = evaluation_batches(packs[size], "test", config)
             (result,) = evaluate.evaluate_batches([evaluate.ViewPass([predict], batches)], mesh)
             if result["count"] != size:

@@ -199,6 +199,7 @@ class TorchTrainStep:
         self.loss = torch.compile(self._loss, mode=mode) if compiled else self._loss
 
     def _loss(self) -> torch.Tensor:
+        """Return the cross-entropy, with the weighted losses of the auxiliary classifiers."""
         with self.autocast:
             losses = [nn.functional.cross_entropy(x, self.labels) for x in self.model(self.images)]
             weights = (1.0, *self.aux_weights)

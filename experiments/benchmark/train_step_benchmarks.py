@@ -88,6 +88,16 @@ def time_train_step(config: Config, repeats: int, kinds: tuple[str, ...]) -> lis
 
 
 def _make_torch_step(config: Config, kind: str, layout: str) -> Callable[[], None]:
+    """Return PyTorch's training step on all cores.
+
+    Args:
+        config: with its number of classes.
+        kind: "eager" or "compile".
+        layout: one of LAYOUTS.
+
+    Raises:
+        InputError: PyTorch is not installed.
+    """
     try:
         import torch
     except ImportError:
@@ -156,6 +166,7 @@ def time_scaling(repeats: int) -> Result:
 
 
 def _jax_peak(make_config: Callable[[], Config]) -> float:
+    """Return the most memory that this process holds in the second training step, in MiB."""
     from experiments.benchmark.synthetic_step import SyntheticTrainStep
 
     step = SyntheticTrainStep(make_config())
@@ -165,6 +176,7 @@ def _jax_peak(make_config: Callable[[], Config]) -> float:
 
 
 def _torch_peak(make_config: Callable[[], Config], layout: str) -> float:
+    """Return what `_jax_peak` does, of PyTorch's eager step in a memory layout."""
     step = _make_torch_step(make_config(), "eager", layout)
     step()
     return_freed_memory()

@@ -139,6 +139,7 @@ class ChannelCollector:
 
     @cached_property
     def _first_kernels(self) -> np.ndarray:
+        """The kernels of the first convolution, loaded once for all of its channels."""
         return first_conv_kernels(self.model)
 
 

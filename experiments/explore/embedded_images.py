@@ -44,6 +44,7 @@ class ImageTable:
         return self._add(Image.fromarray(pixels), lossless=True)
 
     def _add(self, image: Image.Image, lossless: bool) -> int:
+        """Return the index of an image's data URI, which is added if no equal one is there."""
         content = io.BytesIO()
         image.save(content, "WEBP", lossless=lossless, quality=QUALITY, method=4)
         source = html_page.make_data_uri(content.getvalue(), "image/webp")

@@ -320,6 +320,7 @@ def checkpoint_variables(
         )
 
     def load(step: int) -> Variables | None:
+        """Return the variables of a step; those of step 0 have the model's running statistics."""
         if step == 0 and initial is not None:
             return {**model.variables, "params": initial}
         return load_readable_variables(workdir, step, model.config)

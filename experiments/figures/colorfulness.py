@@ -109,6 +109,12 @@ def compare_with_random_assignments(kernel: np.ndarray, seed: int = 0) -> tuple[
     numbers = np.arange(len(gray)).reshape(len(kernel), -1)
 
     def difference(*columns: np.ndarray, axis: int) -> np.ndarray:
+        """Return the differences between the most and the least colorful column of assignments.
+
+        Args:
+            columns: numbers of the kernels of each column, along `axis`; SciPy adds other axes.
+            axis: axis of the kernels.
+        """
         values = [1 - gray[c].sum(axis) / np.maximum(total[c].sum(axis), 1e-30) for c in columns]
         return np.max(values, axis=0) - np.min(values, axis=0)
 

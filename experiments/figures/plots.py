@@ -286,6 +286,7 @@ def describe_activations(column: np.ndarray) -> str:
 
 
 def _plot_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """Plot the confusion matrix of few classes, shaded by the share of the true class."""
     classes = len(counts)
     side = 2.4 + 0.42 * classes
     figure = Figure(figsize=(side, side - 0.3), layout="constrained")
@@ -305,6 +306,7 @@ def _plot_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure
 
 
 def _plot_pairs(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """Plot the pairs of classes most often confused, as bars with their numbers of images."""
     found = most_confused(counts, MAX_PAIRS)
     figure = Figure(figsize=(7, 1.2 + 0.24 * max(len(found), 1)), layout="constrained")
     axis = figure.subplots()

@@ -278,6 +278,7 @@ def choose_rows(predictions: Predictions, correct: int, wrong: int) -> np.ndarra
     order = permutation(0, len(predictions.labels))
 
     def first(rows: np.ndarray, wanted: int) -> np.ndarray:
+        """Return up to `wanted` rows: the first of every class, then the second ones, and so on."""
         labels = predictions.labels[rows]
         repeats = [np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)]
         return rows[np.argsort(repeats, kind="stable")[:wanted]]

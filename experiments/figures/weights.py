@@ -71,6 +71,7 @@ def ordered_arrays(params: PyTree, layers: Sequence[str]) -> dict[str, np.ndarra
     place = {layer: number for number, layer in enumerate(layers)}
 
     def key(path: str) -> tuple[int, str, bool, str]:
+        """Return what to sort by: the number of the layer, its name, kernels first."""
         layer, _, kind = path.rpartition("/")
         return place.get(layer, len(place)), layer, kind != "kernel", kind
 

@@ -300,6 +300,7 @@ class Figures:
         return shown, load_crops(self.model, self.pack, shown.split, shown.index)
 
     def _plot(self, predictions: Predictions, title: str) -> Figure:
+        """Plot images with their labels and most probable classes."""
         images = load_crops(self.model, self.pack, predictions.split, predictions.index)
         labels, probabilities = predictions.labels, predictions.probabilities
         names = self.model.class_names
@@ -318,6 +319,7 @@ def make_figures(
     """
 
     def leave_out(which: Sequence[str], error: InputError, needed: bool = needed) -> None:
+        """Raise the error if the figures are needed; otherwise print why they are left out."""
         if needed:
             raise error
         print(f"left out: {', '.join(which)}: {error}", file=sys.stderr)

@@ -155,6 +155,7 @@ def _predict(
 def _add_predictions(
     sections: Sections, model: TrainedModel, pack: Pack, predictions: Predictions
 ) -> None:
+    """Add what the model predicts for the images of a split, and the errors of its center view."""
     sums = compute_metrics(
         jnp.asarray(predictions.log_probabilities),
         jnp.asarray(predictions.labels),
@@ -184,6 +185,7 @@ def _add_predictions(
 
 
 def _add_kernels(sections: Sections, model: TrainedModel) -> None:
+    """Add the kernels of the first convolution, and a text about the colors of its columns."""
     kernel, layer = first_conv_kernels(model), first_conv_name(model.config)
     assert layer is not None
     color = measure_specialization(model)
@@ -207,6 +209,7 @@ def final_errors(records: list[Record], step: int) -> list[ErrorRow]:
 
 
 def _error_row(images: str, errors: Record | Metrics) -> ErrorRow:
+    """Return the row of a record or of metrics, with errors in percent."""
     top1, top5 = (f"{100 * error:.2f} %" for error in (errors["top1_error"], errors["top5_error"]))
     return ErrorRow(images, top1, top5, f"{errors['loss']:.4f}", f"{errors['count']:,}")
 

@@ -111,6 +111,7 @@ def make_neighbors(
     names = [short_name(name) for name in model.class_names]
 
     def embed(split: str, index: int, label: int, pixels: np.ndarray) -> html_page.EmbeddedImage:
+        """Return an image for the page, described by its index in the split and its class."""
         alt = f"Image {index} of the {split} split: {names[label]}"
         return html_page.embed_pixels(pixels, alt, NEIGHBOR_SIDE)
 

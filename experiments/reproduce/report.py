@@ -92,6 +92,7 @@ def make_table(
 
 
 def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine: str) -> TableRow:
+    """Return the row of a claim, with the progress of its runs while there is no verdict."""
     outcome = measure_claim(claim, rows, output)
     if claim.sweep is None:
         ended = _runs_of_training(claim, rows)
@@ -204,6 +205,7 @@ def sweep_arguments(sweep: SweepCommand, data_dir: str) -> list[str]:
 
 
 def _format_command(module: str, arguments: Sequence[str]) -> str:
+    """Return a command line, quoted for a shell."""
     return f"python -m {module} {shlex.join(arguments)}"
 
 

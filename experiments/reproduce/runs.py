@@ -156,6 +156,7 @@ def training_seconds(workdir: Path) -> float:
     """
 
     def train_records(workdir: Path) -> list[Record]:
+        """Return the training records of a run, without those of evaluations."""
         return select_records(read_records(workdir), "train")
 
     seeds = workdir.parent.glob(f"{workdir.name.rpartition('-')[0]}-*")

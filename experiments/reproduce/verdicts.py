@@ -122,6 +122,7 @@ class Contrast:
         return self._format(self.effect(groups))
 
     def _format(self, effect: float) -> str:
+        """Return an effect with its unit, such as 6 times or +2.00 points."""
         return f"{effect:.3g} times" if self.is_factor else f"{effect:+.2f} points"
 
 

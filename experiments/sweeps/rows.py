@@ -56,6 +56,7 @@ def read_rows(path: Path, row_type: type[D]) -> list[D]:
     types = get_type_hints(row_type)
 
     def value(name: str, text: str) -> Any:
+        """Return the value of a field from its text; None if that is empty and None is allowed."""
         if types[name] == float | None:
             return float(text) if text else None
         return types[name](text)
