@@ -39,7 +39,7 @@ from experiments.benchmark.cases import (
 from experiments.benchmark.timing import Result
 from experiments.durations import parse_duration
 
-OF_PLATFORM = ("budget", "peak_tflops", "smoke")
+PLATFORM_FLAGS = ("budget", "peak_tflops", "smoke")
 
 
 def main(_: list[str]) -> int:
@@ -48,7 +48,7 @@ def main(_: list[str]) -> int:
         with tempfile.TemporaryDirectory() as temporary:
             folder = command.make_folder(flags.FLAGS.output or temporary)
             return (_check_accelerator if flags.FLAGS.smoke else _measure_accelerator)(folder)
-    for name in OF_PLATFORM:
+    for name in PLATFORM_FLAGS:
         if flags.FLAGS[name].present:
             raise InputError(f"--{name} is for --platform, which is not given")
     only, repeats = flags.FLAGS.only, flags.FLAGS.repeats

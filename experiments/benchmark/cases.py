@@ -108,15 +108,15 @@ def _format_rate(rate: float) -> str:
 
 def result_names(cases: Iterable[tuple[str, ...]]) -> list[str]:
     """Return the names of all results, in order."""
-    return [name for some in cases for name in some]
+    return [name for names in cases for name in names]
 
 
 def run_cases(
     cases: dict[tuple[str, ...], Case], chosen: Iterable[str], repeats: int
 ) -> Iterator[Result]:
     """Yield the results with the chosen names, each as soon as its case has run."""
-    for some, case in cases.items():
-        wanted = tuple(name for name in some if name in chosen)
+    for names, case in cases.items():
+        wanted = tuple(name for name in names if name in chosen)
         if wanted:
             print(f"{', '.join(wanted)} …", file=sys.stderr)
             for name, result in zip(wanted, case(wanted, repeats), strict=True):

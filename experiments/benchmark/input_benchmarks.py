@@ -127,8 +127,8 @@ def _make_pack() -> Iterator[tuple[Config, Pack]]:
     """Yield the paper's config on a temporary folder of images, and their pack."""
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder, "images"), _IMAGES, 256, 256)
-        places = {"data.dir": f"{folder}/images", "data.pack_dir": f"{folder}/pack"}
-        config = with_changes(get_config(), {"data.name": "folder", **places})
+        folders = {"data.dir": f"{folder}/images", "data.pack_dir": f"{folder}/pack"}
+        config = with_changes(get_config(), {"data.name": "folder", **folders})
         yield config, prepare(config.data)
 
 

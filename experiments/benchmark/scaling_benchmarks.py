@@ -42,9 +42,9 @@ def measure_memory(repeats: int) -> Result:
             link_images(directory / "images", size)
             data = small_data_config(directory)
             start = time.perf_counter()
-            prepared.append(call_in_new_process(_prepare, data))
+            prepared.append(call_in_new_process(_measure_preparing, data))
             seconds = time.perf_counter() - start
-            read.append(call_in_new_process(_read_batches, data))
+            read.append(call_in_new_process(_measure_reading, data))
     return {
         "seconds": seconds,
         "images": _MEMORY_SIZES,
@@ -80,13 +80,13 @@ def link_images(folder: Path, count: int) -> None:
         os.link(contents / f"{number % 200}.jpg", folder / f"class{number % 10}" / f"{number}.jpg")
 
 
-def _prepare(data: DataConfig) -> float:
+def _measure_preparing(data: DataConfig) -> float:
     """Prepare images in this process; return the most memory that it ever held, in MiB."""
     prepare(data, progress=False)
     return resident_mib()
 
 
-def _read_batches(data: DataConfig) -> float:
+def _measure_reading(data: DataConfig) -> float:
     """Read batches around the end of the first epoch; return the most memory ever held, in MiB."""
     from alexnet_jax.data.batch import consecutive_examples
     from alexnet_jax.data.pipeline import train_batches
@@ -151,5 +151,5 @@ def _make_noise_pack(folder: Path, size: int) -> Pack:
         for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
             header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             (folder / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    places = {"name": "idx", "dir": str(folder), "pack_dir": f"{folder}/pack"}
-    return prepare(fields.replace(get_config("sample").data, places), progress=False)
+    folders = {"name": "idx", "dir": str(folder), "pack_dir": f"{folder}/pack"}
+    return prepare(fields.replace(get_config("sample").data, folders), progress=False)

@@ -65,7 +65,7 @@ class SyntheticTrainStep:
         self.finish()
 
 
-class SyntheticTrainSteps:
+class ResidentTrainSteps:
     """Several training steps in a dispatch, with random images on the devices."""
 
     def __init__(self, config: Config, length: int, images: int, seeds: int = 1) -> None:
@@ -93,8 +93,8 @@ class SyntheticTrainSteps:
         if seeds > 1:
             batches = stack_seeds([batches] * seeds)
             state = stack_states(config, mesh, [state] * seeds)
-        places = sharding.batch_sharding(config, mesh, stacked=2 if seeds > 1 else 1)
-        self._batches = sharding.shard_batch(batches, places)
+        shardings = sharding.batch_sharding(config, mesh, stacked=2 if seeds > 1 else 1)
+        self._batches = sharding.shard_batch(batches, shardings)
         self._mean, self._state = make_mean(config, mesh), state
 
     def dispatch(self) -> None:
@@ -116,8 +116,8 @@ def make_mean(config: Config, mesh: Mesh) -> Array:
 
 def make_initial_state(config: Config, mesh: Mesh) -> TrainState:
     """Return the initial training state on the devices."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-    state: TrainState = jax.jit(lambda: init_state(config), out_shardings=places)()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    state: TrainState = jax.jit(lambda: init_state(config), out_shardings=shardings)()
     return state
 
 

@@ -126,7 +126,7 @@ class TorchWithinChannelLRN(nn.Module):
 
 
 class TorchLocalConv(nn.Module):
-    """A locally-connected layer, which PyTorch does not have: a matrix product at every place."""
+    """A locally-connected layer, which PyTorch lacks: a matrix product at every position."""
 
     def __init__(self, op: ops.LocalConv, inputs: int, side: int) -> None:
         """Initialize the weights.

@@ -141,8 +141,8 @@ def measure_restore_memory(repeats: int) -> Result:
     """
     del repeats
     with tempfile.TemporaryDirectory() as folder:
-        size = call_in_new_process(_save, folder)
-        peak, kept = call_in_new_process(_measure_read, folder)
+        size = call_in_new_process(_save_checkpoint, folder)
+        peak, kept = call_in_new_process(_measure_reading, folder)
     summary = (
         f"reading {size:,.0f} MiB of parameters and optimizer state adds {peak:,.0f} MiB at the "
         f"peak, {kept:,.0f} MiB in the end"
@@ -183,7 +183,7 @@ def _torch_peak(make_config: Callable[[], Config], layout: str) -> float:
     return peak_during(step)[2]
 
 
-def _save(folder: str) -> float:
+def _save_checkpoint(folder: str) -> float:
     """Save a checkpoint of a state of the paper's model; return the MiB of its arrays.
 
     All arrays are noise: zeros, as in the first optimizer state, would take no memory when read.
@@ -201,14 +201,14 @@ def _save(folder: str) -> float:
     return sum(array.nbytes for array in jax.tree.leaves([variables, optimizer])) / 2**20
 
 
-def _measure_read(folder: str) -> tuple[float, float]:
+def _measure_reading(folder: str) -> tuple[float, float]:
     """Return the MiB that reading the checkpoint adds at the peak, and in the end."""
     trees: list[Any] = []
-    before, after, peak = peak_during(lambda: trees.extend(_read(folder)))
+    before, after, peak = peak_during(lambda: trees.extend(_read_checkpoint(folder)))
     return peak - before, after - before
 
 
-def _read(folder: str) -> tuple[Any, Any]:
+def _read_checkpoint(folder: str) -> tuple[Any, Any]:
     """Read the parameters and the optimizer state of the checkpoint as a resumed run does."""
     from alexnet_jax.checkpoint import Checkpoints
 
@@ -218,7 +218,7 @@ def _read(folder: str) -> tuple[Any, Any]:
 
 
 def _abstract_trees() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return shapes and places of the parameters and the optimizer state in a checkpoint."""
+    """Return shapes and shardings of the parameters and the optimizer state in a checkpoint."""
     from alexnet_jax import sharding
     from alexnet_jax.train_step import abstract_state
 

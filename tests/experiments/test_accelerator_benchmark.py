@@ -188,7 +188,7 @@ def test_steps_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     timed = {"seconds": 1.2, "seconds_low": 0.6, "seconds_high": 2.4, "clocks": []}
     monkeypatch.setattr(measure, "time_steps", lambda *_: timed)
     config = with_changes(tiny_config(tmp_path), {"model.num_classes": 10})
-    result = measure.measure_steps(config, 1, length=2, images=20, seeds=3)
+    result = measure.measure_resident_steps(config, 1, length=2, images=20, seeds=3)
     assert result["seconds"] == pytest.approx(0.2)
     assert result["steps_per_second"] == pytest.approx(5)
     assert result["images_per_second"] == pytest.approx(5 * config.batch_size)
@@ -228,14 +228,14 @@ def test_the_benchmark_counts_all_devices(tmp_path: Path) -> None:
 def test_steps_of_a_dispatch(tmp_path: Path) -> None:
     """Catches: the time of a dispatch for that of a step, and a dispatch of another length."""
     config = with_changes(tiny_config(tmp_path), {"model.num_classes": 10})
-    result = measure.measure_steps(config, 1, length=3, images=20)
+    result = measure.measure_resident_steps(config, 1, length=3, images=20)
     assert result["steps_per_dispatch"] == 3
     assert result["images_per_second"] == pytest.approx(8 * result["steps_per_second"])
     assert result["steps_per_second"] == pytest.approx(1 / result["seconds"])
     assert "3 steps in a dispatch" in schedule.format_accelerator_result(
         {"name": "small", **result}
     )
-    steps = synthetic_step.SyntheticTrainSteps(config, 3, 20)
+    steps = synthetic_step.ResidentTrainSteps(config, 3, 20)
     steps.dispatch()
     steps.dispatch()
     assert steps._state.step == 6

@@ -128,6 +128,6 @@ def test_memory_of_a_process(tmp_path):
     """Catches images that cannot be prepared or read, and a peak in another unit than MiB."""
     scaling_benchmarks.link_images(tmp_path / "images", 220)
     data = scaling_benchmarks.small_data_config(tmp_path)
-    prepared = memory.call_in_new_process(scaling_benchmarks._prepare, data)
+    prepared = memory.call_in_new_process(scaling_benchmarks._measure_preparing, data)
     assert 10 < prepared < 2000
-    assert 10 < memory.call_in_new_process(scaling_benchmarks._read_batches, data) < 4000
+    assert 10 < memory.call_in_new_process(scaling_benchmarks._measure_reading, data) < 4000

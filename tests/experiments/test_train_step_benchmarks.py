@@ -131,12 +131,12 @@ def test_peak_is_of_the_call() -> None:
 def test_restored_arrays_are_all_of_them(tmp_path, monkeypatch) -> None:
     """Catches a checkpoint without the optimizer state, whose reading would look cheap."""
     monkeypatch.setattr(train_step_benchmarks, "paper_config", train_step_benchmarks.sample_config)
-    size = train_step_benchmarks._save(str(tmp_path))
+    size = train_step_benchmarks._save_checkpoint(str(tmp_path))
     params = jax.tree.leaves(abstract_variables(train_step_benchmarks.sample_config())["params"])
     assert size * 2**20 == 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in params)
-    trees = train_step_benchmarks._read(str(tmp_path))
+    trees = train_step_benchmarks._read_checkpoint(str(tmp_path))
     assert size * 2**20 == sum(array.nbytes for array in jax.tree.leaves(trees))
-    _, kept = train_step_benchmarks._measure_read(str(tmp_path))
+    _, kept = train_step_benchmarks._measure_reading(str(tmp_path))
     assert kept > 0
 
 

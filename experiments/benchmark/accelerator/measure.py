@@ -20,11 +20,11 @@ from experiments.benchmark.accelerator.floors import compute_floor, count_step_o
 from experiments.benchmark.accelerator.profiles import PROFILED_STEPS, read_profile, sum_by_layer
 from experiments.benchmark.accelerator.rates import find_peak_tflops, find_rates
 from experiments.benchmark.memory import resident_mib
-from experiments.benchmark.synthetic_step import SyntheticTrainStep, SyntheticTrainSteps
+from experiments.benchmark.synthetic_step import ResidentTrainSteps, SyntheticTrainStep
 from experiments.benchmark.timing import Result
 
-# Images on the device, and steps in a dispatch, of `measure_steps`: those of CIFAR-10, and as many
-# as training takes at most.
+# Images on the device, and steps in a dispatch, of `measure_resident_steps`: those of CIFAR-10, and
+# as many as training takes at most.
 IMAGES, LENGTH = 50_000, MAX_STEPS
 SEEDS = 8  # that are trained together in the cases "seeds"
 STEPS = 20  # timed together, so that the host's part is hidden as in training
@@ -109,7 +109,7 @@ def measure_step(
     }
 
 
-def measure_steps(
+def measure_resident_steps(
     config: Config, repeats: int, *, length: int = LENGTH, images: int = IMAGES, seeds: int = 1
 ) -> Result:
     """Time training steps with the images on the device and several steps in a dispatch.
@@ -128,7 +128,7 @@ def measure_steps(
         seconds_low, seconds_high), steps_per_second, images_per_second, clocks, peak_mib and
         memory.
     """
-    steps = SyntheticTrainSteps(config, length, images, seeds)
+    steps = ResidentTrainSteps(config, length, images, seeds)
     for _ in range(2):  # the first one compiles
         steps.dispatch()
         steps.finish()

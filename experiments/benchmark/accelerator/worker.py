@@ -66,7 +66,7 @@ def _run_ours(case: Case, platform: str, request: dict[str, Any]) -> Result:
     if case.kind in ("resident", "seeds"):
         small = dict(length=2, images=64) if rehearsal else {}
         seeds = measure.SEEDS if case.kind == "seeds" else 1
-        return measure.measure_steps(config, repeats, seeds=seeds, **small)
+        return measure.measure_resident_steps(config, repeats, seeds=seeds, **small)
     assert case.kind == OURS
     steps = REHEARSAL_STEPS if rehearsal else measure.STEPS
     peak = request["peak_tflops"]
