@@ -11,7 +11,7 @@ from experiments.benchmark import (
     scaling_benchmarks,
     train_step_benchmarks,
 )
-from experiments.benchmark.timing import Result
+from experiments.benchmark.timing import Result, format_ratio
 
 # (names of the results asked for, repeats) → these results, in that order.
 Case = Callable[[tuple[str, ...], int], list[Result]]
@@ -84,7 +84,7 @@ def format_result(result: Result) -> str:
             f"{_format_rate(result['images_per_second'])} images/s",
             f"reference ({result['reference']}) "
             f"{_format_rate(result['reference_images_per_second'])}",
-            f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f}–{result['ratio_high']:.2f})",
+            f"ratio {format_ratio(result)}",
         ]
     elif "summary" not in result:
         parts = [f"{result['seconds']:.3g} s"]

@@ -23,7 +23,9 @@ from configs.alexnet import get_config
 from experiments.benchmark.timing import (
     OURS,
     Result,
+    add_rates,
     compare_times,
+    format_ratio,
     time_interleaved,
     time_with_references,
 )
@@ -63,7 +65,7 @@ def time_decoder(repeats: int) -> Result:
         def read_bare() -> None:
             bare.reduce(np.int64(0), lambda total, _: total + 1)
 
-        return _with_rates(
+        return add_rates(
             time_with_references(_make_reader(config, pack), {"decoder": read_bare}, repeats),
             images,
         )
@@ -94,7 +96,7 @@ def time_torch_dataloader(repeats: int) -> Result:
             f"DataLoader, {workers} workers": BatchReader(folder, workers=workers, **options)
             for workers in (available_cores(), 0)
         }
-        return _with_rates(
+        return add_rates(
             time_with_references(_make_reader(config, pack), references, repeats),
             _STEPS * config.batch_size,
         )
@@ -112,7 +114,7 @@ def time_raw_pack(repeats: int) -> Result:
         raw = _make_reader(raw_config, prepare(raw_config.data))
         jpeg = _make_reader(config, pack)
         images = _STEPS * config.batch_size
-        result = _with_rates(time_with_references(raw, {"JPEG pack": jpeg}, repeats), images)
+        result = add_rates(time_with_references(raw, {"JPEG pack": jpeg}, repeats), images)
         names = ("cpu_microseconds", "reference_cpu_microseconds")  # for an image
         for name, read in zip(names, (raw, jpeg), strict=True):
             start = time.process_time()
@@ -130,12 +132,6 @@ def _make_pack() -> Iterator[tuple[Config, Pack]]:
         folders = {"data.dir": f"{folder}/images", "data.pack_dir": f"{folder}/pack"}
         config = with_changes(get_config(), {"data.name": "folder", **folders})
         yield config, prepare(config.data)
-
-
-def _with_rates(result: Result, images: int) -> Result:
-    """Return the result with rates, where each call takes that number of images."""
-    ours, reference = (images / result[key] for key in ("seconds", "reference_seconds"))
-    return {"images_per_second": ours, "reference_images_per_second": reference, **result}
 
 
 def _make_reader(config: Config, pack: Pack) -> Callable[[], None]:
@@ -180,10 +176,9 @@ def time_preparation(repeats: int) -> Result:
         seconds = time_interleaved(calls, repeats)
     complete, decoding = (compare_times(seconds, [name]) for name in names)
     return {
-        **_with_rates(complete, _PREPARED),
+        **add_rates(complete, _PREPARED),
         "decode_resize_ratio": decoding["ratio"],
-        "summary": f"to decode and resize alone {decoding['ratio']:.2f} "
-        f"({decoding['ratio_low']:.2f}–{decoding['ratio_high']:.2f})",
+        "summary": f"to decode and resize alone {format_ratio(decoding)}",
     }
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_jax.records import read_records
-from experiments.benchmark.timing import OURS, Result, compare_times
+from experiments.benchmark.timing import OURS, Result, compare_times, format_ratio
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.005
@@ -42,9 +42,7 @@ def time_sample(repeats: int) -> Result:
     del repeats
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache, _sample_run(cache) as (process, workdir):
-        output, _ = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"the sample run failed:\n{output}")
+        _wait_for(process)
         records = read_records(workdir)
     center, ten = (r for r in records if r["split"] == "test")
     return {
@@ -75,7 +73,7 @@ def time_resident(repeats: int) -> Result:
     result, of_cpu = (compare_times(seconds, [*wall][1:]) for seconds in (wall, cpu))
     summary = [
         f"{clock} {r['seconds']:.3g} s, {r['reference']} {r['reference_seconds']:.3g} s, ratio "
-        f"{r['ratio']:.2f} ({r['ratio_low']:.2f}–{r['ratio_high']:.2f})"
+        f"{format_ratio(r)}"
         for clock, r in (("wall time", result), ("user time", of_cpu))
     ]
     user = {f"user_{name}": value for name, value in of_cpu.items() if name != "reference"}
@@ -85,7 +83,12 @@ def time_resident(repeats: int) -> Result:
 def _run_steps(cache: str, *overrides: str) -> None:
     """Run the sample command for RESIDENT_STEPS steps."""
     with _sample_run(cache, f"--config.max_steps={RESIDENT_STEPS}", *overrides) as (process, _):
-        output, _ = process.communicate()
+        _wait_for(process)
+
+
+def _wait_for(process: subprocess.Popen[str]) -> None:
+    """Wait for the end of a sample run; raise RuntimeError with its output if it failed."""
+    output, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the sample run failed:\n{output}")
 

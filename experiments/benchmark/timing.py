@@ -46,6 +46,17 @@ def compare_times(seconds: dict[str, list[float]], references: Sequence[str]) ->
     }
 
 
+def format_ratio(compared: Result) -> str:
+    """Return the ratio of `compare_times` with its lowest and highest value."""
+    return f"{compared['ratio']:.2f} ({compared['ratio_low']:.2f}–{compared['ratio_high']:.2f})"
+
+
+def add_rates(compared: Result, images: int) -> Result:
+    """Return the result of `compare_times` with rates, where each call takes so many images."""
+    ours, reference = (images / compared[key] for key in ("seconds", "reference_seconds"))
+    return {"images_per_second": ours, "reference_images_per_second": reference, **compared}
+
+
 def time_with_references(
     ours: Callable[[], None], references: dict[str, Callable[[], None]], repeats: int
 ) -> Result:

@@ -19,7 +19,7 @@ from configs import googlenet, resnet, vgg
 from configs.alexnet import get_config
 from experiments.benchmark.memory import call_in_new_process, peak_during
 from experiments.benchmark.scaling import fit_line
-from experiments.benchmark.timing import OURS, Result, compare_times, time_interleaved
+from experiments.benchmark.timing import OURS, Result, add_rates, compare_times, time_interleaved
 
 LAYOUTS = ("contiguous", "channels_last")
 BATCHES = (16, 32, 64, 128, 256, 512)
@@ -80,10 +80,7 @@ def time_train_step(config: Config, repeats: int, kinds: tuple[str, ...]) -> lis
     results = []
     for kind in kinds:
         result = compare_times(seconds, [name for name in calls if name.startswith(kind)])
-        rate, reference = (config.batch_size / result[k] for k in ("seconds", "reference_seconds"))
-        results.append(
-            {"images_per_second": rate, "reference_images_per_second": reference, **result}
-        )
+        results.append(add_rates(result, config.batch_size))
     return results
 
 
