@@ -53,8 +53,8 @@ from experiments.sweeps import sweep
 from experiments.sweeps.rows import write_rows
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}  # in JAX's words
-# Flags of all sweeps.
-STARTING = ("jobs", "seeds_together", "timeout_min", "slurm_partition", "cpus", "gpus")
+# Flags about how runs are started, which the experiments that `swept` starts have as well.
+SWEEP_FLAGS = ("jobs", "seeds_together", "timeout_min", "slurm_partition", "cpus", "gpus")
 
 
 def check_data(data_dir: str | None) -> str:
@@ -126,7 +126,7 @@ def main(_: list[str]) -> int:
     settled = [row for row in runs.results if row not in before or not sweep.has_failed(row)]
     for name, left in plan.left_out(settled):
         print(f"not started: {name}, {format_seconds(left)}", file=sys.stderr)
-    given = [f"--{name}={flag[name].value}" for name in STARTING if flag[name].present]
+    given = [f"--{name}={flag[name].value}" for name in SWEEP_FLAGS if flag[name].present]
     failed = run_experiments(claims, data_dir, output, budget, given)
     print(report(runs.results))
     return int(failed or any(map(sweep.has_failed, ended)))

@@ -144,27 +144,42 @@ class Claim:
         return own and (self.sweep is None or self.sweep.measured)
 
 
-def _cuda_convnet(name: str, error: int, views: str, training: Training, note: str = "") -> Claim:
-    """Return the claim about one of the authors' models for CIFAR-10."""
+def _cuda_convnet(name: str, error: int, value: str, training: Training, file: str = "") -> Claim:
+    """Return the claim about one of the authors' models for CIFAR-10.
+
+    Args:
+        name: name of the model, and of the claim.
+        error: its published test error in percent.
+        value: see `TrainedGroup`.
+        training: its training.
+        file: file that defines it; "" for layers-NAME.cfg.
+    """
     return Claim(
         name,
-        f"{CUDA_CONVNET}, {note or f'layers-{name}.cfg'}",
-        f"test error{', ten views' if views == 'ten_error' else ''}",
+        f"{CUDA_CONVNET}, {file or f'layers-{name}.cfg'}",
+        f"test error{', ten views' if value == 'ten_error' else ''}",
         f"{error} %",
         Close(error, tolerance=1.0),  # published as a whole number
-        (TrainedGroup("", training, views),),
+        (TrainedGroup("", training, value),),
     )
 
 
-def _shortened(name: str, what: str, views: str, training: Training) -> Claim:
-    """Return the claim of a schedule that nobody has published."""
+def _shortened(name: str, schedule: str, value: str, training: Training) -> Claim:
+    """Return the claim of a schedule that nobody has published.
+
+    Args:
+        name: name of the claim.
+        schedule: the schedule, in words.
+        value: see `TrainedGroup`.
+        training: its training.
+    """
     return Claim(
         name,
         f"{CUDA_CONVNET if 'pct' in name else RESNET}, shortened",
-        f"test error after {what}",
+        f"test error after {schedule}",
         "",
         Close(None),
-        (TrainedGroup("", training, views),),
+        (TrainedGroup("", training, value),),
     )
 
 
@@ -174,17 +189,17 @@ def _bias_multipliers(*drops: int) -> tuple[tuple[str, int, float], ...]:
     return ((".*/bias", 1, 2.0), *later)
 
 
-def _stages(epochs: int, alone: int, *drops: int) -> Fields:
+def _stages(epochs: int, first_stage: int, *drops: int) -> Fields:
     """Return the fields of a shorter schedule of 13pct and 11pct.
 
     Args:
         epochs: number of epochs.
-        alone: number of epochs on four files.
+        first_stage: number of epochs on four of the five files, before those on all.
         drops: epochs that begin at a tenth of the rate.
     """
     return (
         ("epochs", epochs),
-        ("data.stages", ((1, 40_000), (alone + 1, 50_000))),
+        ("data.stages", ((1, 40_000), (first_stage + 1, 50_000))),
         ("schedule.drop_epochs", drops),
         ("schedule.multipliers", _bias_multipliers(*drops)),
     )
@@ -214,7 +229,7 @@ RESNETS = {n: _resnet(n, h) for n, h in ((20, 16), (32, 27), (44, 38), (56, 49),
 PLAIN = {n: _resnet(n, h, plain=True) for n, h in ((20, 16), (32, 27), (44, 38), (56, 49))}
 RESNET_ERRORS = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61}
 
-LRN = "test error, ten views, without response normalization, less that with it"
+LRN_STATEMENT = "test error, ten views, without response normalization, less that with it"
 SHORTENED = (
     _shortened(
         "18pct_quarter", "35 epochs in place of 140", "center_error",
@@ -228,7 +243,8 @@ SHORTENED = (
         Training("13pct_quarter", "configs/cifar.py:13pct", 1.5, _stages(40, 25, 36, 39)),
     ),
     Claim(
-        "lrn_tenth", f"{ALEXNET}, section 3.3, shortened", f"{LRN}; 52 epochs in place of 520", "",
+        "lrn_tenth", f"{ALEXNET}, section 3.3, shortened",
+        f"{LRN_STATEMENT}; 52 epochs in place of 520", "",
         Contrast(None, shortened=True),
         (
             TrainedGroup("with", ELEVEN_TENTH, "ten_error", SEEDS),
@@ -308,7 +324,7 @@ CLAIMS = (
     _cuda_convnet("13pct", 13, "ten_error", THIRTEEN, "layers-conv-local-13pct.cfg"),
     _cuda_convnet("11pct", 11, "ten_error", ELEVEN, "layers-conv-local-11pct.cfg"),
     Claim(
-        "lrn", f"{ALEXNET}, section 3.3", LRN, "13 % to 11 %",
+        "lrn", f"{ALEXNET}, section 3.3", LRN_STATEMENT, "13 % to 11 %",
         Contrast(least=1.0),  # half of the published difference
         (
             TrainedGroup("with", ELEVEN, "ten_error", SEEDS),

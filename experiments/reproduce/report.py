@@ -14,11 +14,7 @@ from alexnet_jax.status import read_status
 from experiments import html_page
 from experiments.figures import plots
 from experiments.reproduce.claims import Claim, SweepCommand, TrainedGroup, Training
-from experiments.reproduce.runs import (
-    RunRow,
-    describe_end,
-    read_progress,
-)
+from experiments.reproduce.runs import RunRow, describe_end, read_progress
 from experiments.reproduce.verdicts import DIVERGED, Close, Outcome, compare_groups
 from experiments.sweeps.rows import to_percents, write_rows
 from experiments.sweeps.run import run_name
@@ -243,8 +239,8 @@ def plot_errors(claims: Sequence[Claim], rows: Sequence[RunRow]) -> Figure | Non
         if not isinstance(claim.rule, Close):
             continue
         (group,) = claim.trained
-        of = [row for row in rows if row.run == group.training.name and row.status == "done"]
-        if errors := to_percents(getattr(row, group.value) for row in of):
+        done = [row for row in rows if row.run == group.training.name and row.status == "done"]
+        if errors := to_percents(getattr(row, group.value) for row in done):
             shown.append((claim, claim.rule, errors))
     if not shown:
         return None

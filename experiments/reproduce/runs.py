@@ -25,7 +25,7 @@ from experiments.sweeps import sweep
 from experiments.sweeps.run import Base, Run, group_runs, run_name
 from experiments.sweeps.training_error import average_last_epoch, select_records
 
-# A workdir may have had others before it finished.
+# Fields that a run may change while it is continued, but that a finished one has as in the claim.
 LENGTH_FIELDS = ("epochs", "max_steps", "stop_error")
 NOT_RECORDED = "not recorded"
 
@@ -111,7 +111,7 @@ def make_row(machine: str, run: Run, status: str, _: float | None = None) -> Run
     """Return the row of a run from its metrics.jsonl.
 
     Args:
-        machine: this one.
+        machine: description of this machine.
         run: the run that has ended.
         status: "done", or the reason for which it ended early.
     """
@@ -138,8 +138,8 @@ def describe_end(workdir: Path, machine: str) -> dict[str, Any]:
     """Return seconds, machine and date of a run that has finished, as in `RunRow`.
 
     Args:
-        workdir: of the run.
-        machine: this one.
+        workdir: folder of the run.
+        machine: description of this machine.
     """
     status = read_status(workdir)
     return dict(
@@ -215,7 +215,7 @@ def _has_finished(one: PlannedRun) -> bool:
     """Return whether a run has finished, with or without this command.
 
     Raises:
-        InputError: its workdir was made with another config, or has finished after another length.
+        InputError: its workdir was made with another config, or has finished with another length.
     """
     workdir = one.run.workdir
     status = read_status(workdir)
@@ -350,7 +350,7 @@ def make_runs(
     Args:
         plan: the runs to start.
         output: folder of this experiment.
-        machine: this one.
+        machine: description of this machine.
         jobs: how many runs to run at the same time.
         write_report: see `sweep.Runs`.
 
