@@ -4,7 +4,7 @@
         [--rates=0.001,0.002,…] [--seeds=3] [--seeds_together] [--threshold=0.10]
         [--list | --dry_run]
     python -m experiments.relu_tanh --config=configs/cifar.py:18pct --own_model --output=DIR
-        --config.data.dir=BINARY_FILES --config.epochs=60 --relu_rates=0.004,0.002,0.008
+        --config.data.dir=BINARY_FILES --config.epochs=60 --relu_rates=0.002,0.004,0.001
         --tanh_rates=0.008,0.016,0.004                                    # the paper's data
 
 The model is `four_layers` of configs/variants.py, or with --own_model that of the config, without

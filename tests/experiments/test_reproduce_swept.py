@@ -146,7 +146,7 @@ def test_other_experiments_are_run_until_there_is_a_verdict(
 
 
 @pytest.mark.parametrize(
-    ("name", "runs"), [("relu_tanh", ["relu-0.004-0"]), ("alexnet_no_lrn", ["base-0", "no_lrn-0"])]
+    ("name", "runs"), [("relu_tanh", ["relu-0.002-0"]), ("alexnet_no_lrn", ["base-0", "no_lrn-0"])]
 )
 def test_commands_of_other_experiments_are_theirs(
     tmp_path: Path, name: str, runs: list[str]
