@@ -17,7 +17,7 @@ from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
 from alexnet_jax.layers.arithmetic import add_bias
-from alexnet_jax.layers.forms import PlatformForms
+from alexnet_jax.layers.forms import Form, PlatformForms
 from alexnet_jax.layers.parameter import parameter
 
 KernelInit = Callable[[Array, tuple[int, ...], int], Array]  # (key, shape, fan-in) → kernel
@@ -25,8 +25,9 @@ KernelInit = Callable[[Array, tuple[int, ...], int], Array]  # (key, shape, fan-
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Number of windows in a matrix product: enough for it to run at its full rate, few enough for the
-# activations to stay in the CPU's cache for all offsets.
-WINDOWS = 1500
+# activations to stay in the CPU's cache for all offsets. Products with few weights take more, up to
+# this number of multiplications.
+WINDOWS, MAX_WINDOWS, MULTIPLICATIONS = 1500, 20_000, 2**24
 
 # With fewer windows in an image XLA's gradient is as fast. It is faster where rounding the side up
 # to a multiple of the stride enlarges the kernels by more than this factor.
@@ -37,6 +38,10 @@ MIN_WINDOWS, MAX_ROUNDING = 100, 1.5
 MIN_WEIGHTS = 4096
 
 IMAGE_CHANNELS = 4  # inputs with more channels are taken for activations
+
+# XLA's convolution of three channels with at most this number of features is slower on CPUs than
+# that of four.
+FEW_FEATURES = 32
 
 
 class Conv(nn.Module):
@@ -94,7 +99,12 @@ def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
         kernel = lax.pcast(kernel, tuple(batch_axes), to="varying")
     if kernel.shape[0] == 1 and padding == (0, 0):  # no window has the pixels in between
         x, stride = x[:, ::stride, ::stride], 1
-    form = IMAGE_CONV if x.shape[-1] <= IMAGE_CHANNELS else convolve_plain
+    channels, features = x.shape[-1], kernel.shape[-1]
+    form: Form = convolve_plain
+    if channels == 3 and features <= FEW_FEATURES:
+        form = IMAGE_CONV_TO_FEW
+    elif channels <= IMAGE_CHANNELS:
+        form = IMAGE_CONV
     outputs: Array = form(x, kernel, stride=stride, padding=padding)
     return outputs
 
@@ -103,6 +113,21 @@ def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
 def convolve_plain(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
     """Convolve by XLA's convolution, whatever the number of channels; see `convolve`."""
     return _xla_convolution(x, kernel, stride, padding)
+
+
+def convolve_padded(
+    x: Array, kernel: Array, *, stride: int, padding: tuple[int, int], channels: int
+) -> Array:
+    """Convolve images after adding channels of zeros to them and to the kernels.
+
+    Args:
+        x, kernel, stride, padding: see `convolve`.
+        channels: number of channels of the padded images, at least that of the images.
+    """
+    pads = ((0, 0), (0, 0), (0, channels - x.shape[-1]))
+    x = jnp.pad(x, ((0, 0), *pads))
+    outputs: Array = convolve_plain(x, jnp.pad(kernel, (*pads, (0, 0))), stride, padding)
+    return outputs
 
 
 def _xla_convolution(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
@@ -183,7 +208,9 @@ def kernel_gradient_by_offsets(
 
     sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
     joined = blocks if folded_channels * features < MIN_WEIGHTS else 1  # offsets per product
-    chunk = _largest_divisor(batch, WINDOWS // (joined * height * width))
+    weights = joined * folded_channels * features
+    windows = max(WINDOWS, min(MAX_WINDOWS, MULTIPLICATIONS // weights))
+    chunk = _largest_divisor(batch, windows // (height * width))
 
     def add_products(index: Array, total: Array) -> Array:
         pixels = lax.dynamic_slice_in_dim(folded, index * chunk, chunk)
@@ -233,8 +260,11 @@ def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
 
 
-# The forms of a convolution of images, which have too few channels for wide loads, and of the
-# gradient of the kernels. The former are the same until the accelerator benchmark, which times
-# others in their place, has been run.
+# The forms of a convolution of images, which have too few channels for wide loads, of one from RGB
+# to few features, and of the gradient of the kernels. Those of IMAGE_CONV are the same until the
+# accelerator benchmark, which times others in their place, has been run.
 IMAGE_CONV = PlatformForms(cpu=convolve_plain, accelerator=convolve_plain)
+IMAGE_CONV_TO_FEW = PlatformForms(
+    cpu=partial(convolve_padded, channels=4), accelerator=convolve_plain
+)
 KERNEL_GRADIENT = PlatformForms(cpu=kernel_gradient_by_offsets, accelerator=kernel_gradient_by_xla)

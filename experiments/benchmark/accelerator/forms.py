@@ -7,6 +7,7 @@ whether one is faster has not been measured.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,24 +15,6 @@ from jax import Array, lax
 
 from alexnet_jax.layers import columns, conv, lrn, pooling
 from alexnet_jax.layers.forms import Form, PlatformForms
-
-
-def convolve_padded(channels: int) -> Form:
-    """Return a convolution that first adds channels of zeros to images and kernels.
-
-    Three channels are 6 bytes of a pixel in bfloat16; accelerators may load 16 bytes at a time.
-
-    Args:
-        channels: of the padded images, at least those of the images.
-    """
-
-    def apply(x: Array, kernel: Array, *, stride: int, padding: tuple[int, int]) -> Array:
-        missing = channels - x.shape[-1]
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
-        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0)))
-        return conv.convolve_plain(x, kernel, stride, padding)
-
-    return apply
 
 
 def convolve_folded(x: Array, kernel: Array, *, stride: int, padding: tuple[int, int]) -> Array:
@@ -136,8 +119,9 @@ CHOICES: dict[str, PlatformForms] = {
 FORMS: dict[str, dict[str, Form]] = {
     "conv1": {
         "plain": conv.convolve_plain,
-        "4_channels": convolve_padded(4),
-        "8_channels": convolve_padded(8),
+        # Three channels are 6 bytes of a pixel in bfloat16; GPUs may load 16 bytes at a time.
+        "4_channels": partial(conv.convolve_padded, channels=4),
+        "8_channels": partial(conv.convolve_padded, channels=8),
         "folded": convolve_folded,
     },
     "grouped_conv": {"separate": columns.convolve_separately, "feature_groups": convolve_grouped},
