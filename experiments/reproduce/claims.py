@@ -1,6 +1,6 @@
 """The claims that CIFAR-10 can test: their runs, published numbers, costs and criteria."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,17 @@ from typing import Any
 from alexnet_jax.errors import InputError
 from experiments import ablations, relu_tanh
 from experiments.reproduce.verdicts import DIVERGED, NOT_REACHED, Close, Contrast, Rule
-from experiments.sweeps.rows import read_rows, to_percents
+from experiments.sweeps.rows import Row, read_rows, to_percents
 from experiments.sweeps.sweep import has_failed
 
 Fields = tuple[tuple[str, Any], ...]  # (path, value) of a config
-# From the folder of an experiment, the value of each seed, and why seeds may lack one: DIVERGED or
-# NOT_REACHED if all runs have ended, else "".
-ReadValues = Callable[[Path], tuple[list[float], str]]
 
 CUDA_CONVNET = "cuda-convnet (2012)"
 ALEXNET = "Krizhevsky et al. (2012)"
 RESNET = "He et al. (2015)"
 SEEDS = 3  # of each kind of run whose means are compared
 RATES = {"relu": (0.002, 0.004, 0.001), "tanh": (0.008, 0.016, 0.004)}  # of relu_tanh
+THRESHOLD = 0.25  # of the training error in relu_tanh
 BINARY_FILES: Fields = (("data.name", "cifar10_binary"),)
 # Table 6's networks are trained on all 50,000 training images.
 RESNET_FIELDS: Fields = (*BINARY_FILES, ("data.validation_share", 0.0))
@@ -83,19 +81,35 @@ class SweepCommand:
 
 
 @dataclass(frozen=True)
+class SweptRuns:
+    """The runs of a `SweptGroup` that have been made.
+
+    Attributes:
+        names: names of the finished runs.
+        values: the value of each finished seed that has one.
+        lacking: why other seeds have none: DIVERGED or NOT_REACHED if all runs have ended, else "".
+    """
+
+    names: list[str]
+    values: list[float]
+    lacking: str
+
+
+ReadRuns = Callable[[Path], SweptRuns]  # from the folder of the experiment
+
+
+@dataclass(frozen=True)
 class SweptGroup:
     """Some runs of a claim's `SweepCommand`, as one side of the claim.
 
     Attributes:
         label: what distinguishes them from the claim's other runs.
-        runs: pattern of their names.
-        read_values: function that reads their values; see `ReadValues`.
+        read_runs: function that reads those that the command makes, and no others, from its table.
         seeds: number of runs wanted.
     """
 
     label: str
-    runs: str
-    read_values: ReadValues
+    read_runs: ReadRuns
     seeds: int = SEEDS
 
 
@@ -265,16 +279,23 @@ SHORTENED = (
 )  # fmt: skip
 
 
-def _make_read_ablation(name: str, field: str) -> ReadValues:
+def _make_read_ablation(name: str, field: str) -> ReadRuns:
     """Return the function that reads an ablation's errors, in percent, of every seed."""
 
-    def read_values(folder: Path) -> tuple[list[float], str]:
+    def read_runs(folder: Path) -> SweptRuns:
         rows = read_rows(folder / "ablations.csv", ablations.Result)
-        ended = [row for row in rows if row.ablation == name and not has_failed(row)]
+        ended = [
+            row for row in rows if row.ablation == name and row.seed < SEEDS and not has_failed(row)
+        ]
         errors = to_percents(getattr(row, field) for row in ended)
-        return errors, DIVERGED if len(ended) >= SEEDS else ""
+        return SweptRuns(_finished(ended), errors, DIVERGED if len(ended) == SEEDS else "")
 
-    return read_values
+    return read_runs
+
+
+def _finished(rows: Iterable[Row]) -> list[str]:
+    """Return the names of the runs that have finished."""
+    return [row.name for row in rows if row.status == "done"]
 
 
 def _ablation(name: str, section: str) -> Claim:
@@ -290,8 +311,8 @@ def _ablation(name: str, section: str) -> Claim:
         f"{change} on ImageNet",
         Contrast(None),
         (
-            SweptGroup("base", "base-*", _make_read_ablation("base", field)),
-            SweptGroup(name, f"{name}-*", _make_read_ablation(name, field)),
+            SweptGroup("base", _make_read_ablation("base", field)),
+            SweptGroup(name, _make_read_ablation(name, field)),
         ),
         SweepCommand(
             "ablations",
@@ -302,20 +323,27 @@ def _ablation(name: str, section: str) -> Claim:
     )
 
 
-def _make_read_epochs(units: str) -> ReadValues:
+def _make_read_epochs(units: str) -> ReadRuns:
     """Return the function that reads the epochs which the fastest rate of ReLU or tanh takes."""
 
-    def read_values(folder: Path) -> tuple[list[float], str]:
-        rows = read_rows(folder / "relu_tanh.csv", relu_tanh.Result)
+    def read_runs(folder: Path) -> SweptRuns:
+        rows = [
+            row
+            for row in read_rows(folder / "relu_tanh.csv", relu_tanh.Result)
+            if row.units == units and row.rate in RATES[units]
+            if row.seed < SEEDS and row.threshold == THRESHOLD
+        ]
+        names = _finished(rows)
         rate = relu_tanh.fastest_rate(rows, units)
         has_rates = not relu_tanh.unknown_rates(rows, units, RATES[units])
         if rate is None:
-            return [], NOT_REACHED if has_rates else ""
+            return SweptRuns(names, [], NOT_REACHED if has_rates else "")
         seeds = [r for r in relu_tanh.select_seeds(rows, units, rate) if not has_failed(r)]
-        has_ended = has_rates and len(seeds) >= SEEDS
-        return relu_tanh.reached_epochs(seeds), NOT_REACHED if has_ended else ""
+        has_ended = has_rates and len(seeds) == SEEDS
+        epochs = relu_tanh.reached_epochs(seeds)
+        return SweptRuns(names, epochs, NOT_REACHED if has_ended else "")
 
-    return read_values
+    return read_runs
 
 
 CLAIMS = (
@@ -337,15 +365,15 @@ CLAIMS = (
         # Half: "the magnitude of the effect … varies with network architecture".
         Contrast(least=3.0, is_factor=True),
         (
-            SweptGroup("ReLU", "relu-*", _make_read_epochs("relu")),
-            SweptGroup("tanh", "tanh-*", _make_read_epochs("tanh")),
+            SweptGroup("ReLU", _make_read_epochs("relu")),
+            SweptGroup("tanh", _make_read_epochs("tanh")),
         ),
         SweepCommand(
             "relu_tanh",
             (
                 *("--config=configs/cifar.py:18pct", "--own_model", "--config.epochs=60"),
                 *(f"--{units}_rates={','.join(map(str, rates))}" for units, rates in RATES.items()),
-                f"--seeds={SEEDS}",
+                *(f"--threshold={THRESHOLD}", f"--seeds={SEEDS}"),
             ),
             runs=10,
             hours=4,

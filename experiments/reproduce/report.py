@@ -121,7 +121,8 @@ def measure_claim(claim: Claim, rows: Sequence[RunRow], output: Path) -> Outcome
             values = to_percents(getattr(r, group.value) for r in ended if r.status == "done")
             reason = DIVERGED if len(ended) >= group.seeds else ""
         else:
-            values, reason = group.read_values(sweep_folder(claim, output))
+            swept = group.read_runs(sweep_folder(claim, output))
+            values, reason = swept.values, swept.lacking
         groups.append(values)
         lacking.append(reason)
     labels = [group.label for group in claim.groups]
@@ -143,8 +144,9 @@ def _runs_of_training(claim: Claim, rows: Sequence[RunRow]) -> list[RunRow]:
 
 def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[RunRow]:
     """Return the finished runs of a claim in the folder of an experiment, without errors."""
-    folder = sweep_folder(claim, output) / "runs"
-    found = [workdir for group in claim.swept for workdir in sorted(folder.glob(group.runs))]
+    folder = sweep_folder(claim, output)
+    names = [name for group in claim.swept for name in group.read_runs(folder).names]
+    found = [folder / "runs" / name for name in names]
     return [
         RunRow(workdir.name, 0, "done", **describe_end(workdir, machine))
         for workdir in found
