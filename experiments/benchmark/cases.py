@@ -42,6 +42,8 @@ MODELS: dict[str, Callable[[], Config]] = {
     "resnet18_": train_step_benchmarks.resnet18_config,
     "resnet50_": train_step_benchmarks.resnet50_config,
     "resnet20_": train_step_benchmarks.resnet20_config,
+    "18pct_": train_step_benchmarks.cifar_18pct_config,
+    "13pct_": train_step_benchmarks.cifar_13pct_config,
 }
 
 # The cases by the names of their results.

@@ -15,7 +15,7 @@ from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
 from alexnet_jax.memory import return_freed_memory
-from configs import googlenet, resnet, vgg
+from configs import cifar, googlenet, resnet, vgg
 from configs.alexnet import get_config
 from experiments.benchmark.memory import call_in_new_process, peak_during
 from experiments.benchmark.scaling import fit_line
@@ -53,6 +53,16 @@ def resnet50_config() -> Config:
 def resnet20_config() -> Config:
     """Return the config of ResNet-20 for CIFAR-10, batch 128."""
     return with_changes(resnet.get_config("cifar20"), {"model.num_classes": 10})
+
+
+def cifar_18pct_config() -> Config:
+    """Return the config of the authors' 18pct for CIFAR-10, batch 128."""
+    return with_changes(cifar.get_config("18pct"), {"model.num_classes": 10})
+
+
+def cifar_13pct_config() -> Config:
+    """Return the config of the authors' 13pct for CIFAR-10, batch 128."""
+    return with_changes(cifar.get_config("13pct"), {"model.num_classes": 10})
 
 
 def sample_config() -> Config:
