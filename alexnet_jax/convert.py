@@ -34,18 +34,18 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.conversion import (
     branched,
-    caffe,
     caffe_tensorflow,
     file_kinds,
     layout,
     numpy_files,
     origins,
     presets,
-    pytorch,
 )
 from alexnet_jax.conversion.branched import BranchedModel
+from alexnet_jax.conversion.caffe import reader as caffe_reader
 from alexnet_jax.conversion.layout import ForeignModel
-from alexnet_jax.conversion.resnet_names import PROGRAMS
+from alexnet_jax.conversion.pytorch import pickle_files
+from alexnet_jax.conversion.pytorch.resnet_names import PROGRAMS
 from alexnet_jax.data.names import read_class_names, synsets
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError, printable_errors
@@ -59,7 +59,7 @@ from alexnet_jax.training_run import save_checkpoint
 from alexnet_jax.workdir import lock_workdir, write_config
 
 NUMPY = (".npy", ".npz")
-IMPORTED = (".caffemodel", ".onnx", *pytorch.SUFFIXES, ".safetensors", *NUMPY)
+IMPORTED = (".caffemodel", ".onnx", *pickle_files.SUFFIXES, ".safetensors", *NUMPY)
 EXPORTED = (".safetensors", ".onnx", ".pth")
 # Names of data.resize in messages.
 RESIZE_NAMES = {"crop": "central square", "shorter_side": "shorter side", "squash": "squash"}
@@ -145,11 +145,12 @@ def _read_own(kind: str, path: Path, flags_given: list[str]) -> TrainedModel | N
     Raises:
         InputError: the file is damaged, or flags are given for what it contains.
     """
-    from alexnet_jax.conversion import own_onnx, safetensors  # not at the top: _check_packages
+    from alexnet_jax.conversion import safetensors  # not at the top: _check_packages
+    from alexnet_jax.conversion.onnx import own_files
 
     formats = {
         ".safetensors": (safetensors.is_own_format, safetensors.read_safetensors),
-        ".onnx": (own_onnx.is_own_format, own_onnx.read_own_onnx),
+        ".onnx": (own_files.is_own_format, own_files.read_own_onnx),
     }
     is_own, read = formats.get(kind, (None, None))
     if is_own is None or read is None or not is_own(path):
@@ -179,12 +180,13 @@ def _read_foreign(
     kind: str, path: Path, config: Config | None, prototxt: Path | None
 ) -> tuple[Config, ForeignModel | BranchedModel]:
     """Return the given or default config, and the model in a file of another program."""
-    from alexnet_jax.conversion import onnx_reader, state_dict
+    from alexnet_jax.conversion.onnx import reader as onnx_reader
+    from alexnet_jax.conversion.pytorch import state_dict
 
     if kind == ".onnx":
         return onnx_reader.read_onnx(path, config)
     if kind == ".caffemodel":
-        foreign = caffe.read_caffemodel(path, prototxt, config.model if config else None)
+        foreign = caffe_reader.read_caffemodel(path, prototxt, config.model if config else None)
         return config or origins.choose_for_caffe(path, foreign), foreign
     if kind in NUMPY:
         base = config or presets.bvlc_alexnet()
@@ -244,7 +246,9 @@ def write_model(path: Path, model: TrainedModel, *, names: str = "") -> None:
     if names and kind == ".onnx":
         raise InputError(f"--names={names} is for .safetensors and .pth, but --output is {path}")
     _check_packages(path)
-    from alexnet_jax.conversion import onnx_writer, safetensors, state_dict
+    from alexnet_jax.conversion import safetensors
+    from alexnet_jax.conversion.onnx import writer as onnx_writer
+    from alexnet_jax.conversion.pytorch import state_dict
 
     if names or kind == ".pth":
         content = state_dict.to_state_dict(path, model, names or "torchvision")
@@ -296,7 +300,7 @@ def _with_mean_image(config: Config, mean: Path | None) -> tuple[Config, np.ndar
         given = config.data.given_mean or (0.0,) * channels
         image = np.broadcast_to(np.asarray(given, np.float32), (side, side, channels)).copy()
         return config, image
-    read = numpy_files.read_mean_image if mean.suffix == ".npy" else caffe.read_mean_image
+    read = numpy_files.read_mean_image if mean.suffix == ".npy" else caffe_reader.read_mean_image
     image = read(mean).astype(np.float32)
     if not np.isfinite(image).all():
         raise InputError(f"{mean} has numbers that are not finite; the file is damaged")

@@ -3,7 +3,7 @@
 Caffe, ONNX and PyTorch share a layout of arrays, but each names them otherwise. A reader assigns
 every array of its file to the variable to which it belongs, by its path here, such as
 params/conv2_1/conv1/kernel, and returns a `BranchedModel`. A writer takes the arrays of
-`to_foreign` and names them. Both have a table of names, such as `torchvision_branched`.
+`to_foreign` and names them. Both have a table of names, such as `pytorch.torchvision_branched`.
 """
 
 from collections.abc import Mapping

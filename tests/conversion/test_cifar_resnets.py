@@ -17,7 +17,8 @@ from torch import nn
 
 from alexnet_jax import convert
 from alexnet_jax.config import Config, validated, with_changes
-from alexnet_jax.conversion import cifar_resnets, presets
+from alexnet_jax.conversion import presets
+from alexnet_jax.conversion.pytorch import cifar_resnets
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.branched_config import ResNetConfig

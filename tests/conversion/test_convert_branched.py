@@ -12,7 +12,7 @@ from helpers.torch_branched import random_variables, small_googlenet, small_resn
 
 from alexnet_jax import convert
 from alexnet_jax.config import Config, validated, with_changes
-from alexnet_jax.conversion.onnx_branched import without_aux
+from alexnet_jax.conversion.onnx.branched_builder import without_aux
 from alexnet_jax.conversion.safetensors import read_safetensors, to_safetensors
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry

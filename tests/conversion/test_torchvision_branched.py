@@ -16,7 +16,7 @@ from helpers.torchvision_models import make_model, models
 from alexnet_jax import convert
 from alexnet_jax.config import Config, validated, with_changes
 from alexnet_jax.conversion import branched, presets
-from alexnet_jax.conversion.torchvision_branched import choose_config, tensor_names
+from alexnet_jax.conversion.pytorch.torchvision_branched import choose_config, tensor_names
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import leaves_by_path

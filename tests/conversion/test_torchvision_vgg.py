@@ -19,7 +19,7 @@ from helpers.torchvision_models import make_vgg, models
 from alexnet_jax import convert
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.conversion import presets
-from alexnet_jax.conversion.torchvision_chains import choose_modules
+from alexnet_jax.conversion.pytorch.torchvision_chains import choose_modules
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.ops import Dropout, MaxPool, parameter_ops

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from alexnet_jax.config import Config
-from alexnet_jax.conversion import branched, torchvision_branched
+from alexnet_jax.conversion import branched
+from alexnet_jax.conversion.pytorch import torchvision_branched
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.models import registry
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from alexnet_jax.conversion.graph import BatchNorm, GlobalPool, Node, Sum
-from alexnet_jax.conversion.layer_sequence import STEMS, Layers, VariableArrays
+from alexnet_jax.conversion.recognition.graph import BatchNorm, GlobalPool, Node, Sum
+from alexnet_jax.conversion.recognition.layer_sequence import STEMS, Layers, VariableArrays
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
 from alexnet_jax.models.ops import Conv

@@ -16,8 +16,8 @@ import numpy as np
 
 from alexnet_jax.config import Config
 from alexnet_jax.conversion import presets
-from alexnet_jax.conversion.resnet_names import AKAMASTER, DXY, ResNetNames
-from alexnet_jax.conversion.torchvision_branched import ShapeOf, conv_shape, count_classes
+from alexnet_jax.conversion.pytorch.resnet_names import AKAMASTER, DXY, ResNetNames
+from alexnet_jax.conversion.pytorch.torchvision_branched import ShapeOf, conv_shape, count_classes
 from alexnet_jax.conversion.weights_by_name import shown
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig

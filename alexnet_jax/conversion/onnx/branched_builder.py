@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_jax.config import with_changes
 from alexnet_jax.conversion import branched
-from alexnet_jax.conversion.onnx_builder import GraphBuilder
+from alexnet_jax.conversion.onnx.builder import GraphBuilder
 from alexnet_jax.models import googlenet
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.branched_layers import same_padding

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from alexnet_jax.conversion.layout import Weights, shortest_decimal
-from alexnet_jax.conversion.onnx_tensors import TensorsByName, compute_constant, read_tensor
+from alexnet_jax.conversion.onnx.tensors import TensorsByName, compute_constant, read_tensor
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Conv, Dense, Dropout
 

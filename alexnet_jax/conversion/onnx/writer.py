@@ -2,7 +2,7 @@
 
 The graph includes the subtraction of the mean and the scaling of the input. In chains, columns are
 groups of channels; for an LRN within columns, and for dense layers with groups, the channels are
-split into columns and concatenated again, which does not change the numbers. `onnx_branched` has
+split into columns and concatenated again, which does not change the numbers. `branched_builder` has
 the graphs of other models.
 """
 
@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 from alexnet_jax.config import sequential_model
 from alexnet_jax.conversion.layout import Weights, to_foreign
 from alexnet_jax.conversion.metadata import MEAN, PROGRAM, make_metadata
-from alexnet_jax.conversion.onnx_branched import BranchedBuilder, without_aux
-from alexnet_jax.conversion.onnx_builder import GraphBuilder
+from alexnet_jax.conversion.onnx.branched_builder import BranchedBuilder, without_aux
+from alexnet_jax.conversion.onnx.builder import GraphBuilder
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import (
     LRN,

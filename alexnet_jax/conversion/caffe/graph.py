@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from alexnet_jax.conversion import branched_graphs
 from alexnet_jax.conversion.branched import BranchedModel
-from alexnet_jax.conversion.branched_graphs import Head
-from alexnet_jax.conversion.caffe_layers import (
+from alexnet_jax.conversion.caffe.layers import (
     DATA_LAYERS,
     JOINING,
     NORMALIZING,
@@ -26,7 +24,10 @@ from alexnet_jax.conversion.caffe_layers import (
     set_crop,
     square_size,
 )
-from alexnet_jax.conversion.graph import (
+from alexnet_jax.conversion.layout import StatedData, shortest_decimal
+from alexnet_jax.conversion.recognition import families
+from alexnet_jax.conversion.recognition.families import Head
+from alexnet_jax.conversion.recognition.graph import (
     BatchNorm,
     Concat,
     GlobalPool,
@@ -39,7 +40,6 @@ from alexnet_jax.conversion.graph import (
     conv_side,
     make_pool,
 )
-from alexnet_jax.conversion.layout import StatedData, shortest_decimal
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.model_config import ModelConfig
 from alexnet_jax.models.ops import Tanh, WithinChannelLRN
@@ -59,7 +59,7 @@ def read_branched(
         content: the definition, a NetParameter.
         layers: its layers.
         blobs: the blobs of the layers.
-        base: see `branched_graphs.recognize`.
+        base: see `families.recognize`.
 
     Raises:
         InputError: the model is not GoogLeNet or a residual network, or has no softmax.
@@ -83,7 +83,7 @@ def read_branched(
         if kind_of(layer) not in (*DATA_LAYERS, "Accuracy"):
             reader.add(layer)
     reader.end()
-    model = branched_graphs.recognize(reader.graph, reader.heads, base)
+    model = families.recognize(reader.graph, reader.heads, base)
     return replace(model, data=stated.data, mean_file=stated.mean_file)
 
 

@@ -1,4 +1,4 @@
-"""Read ONNX files that `onnx_writer` has written, without loss.
+"""Read ONNX files that `writer` has written, without loss.
 
 The graph is not read: its metadata contain the config, the class names and the whole mean image, of
 which the graph has only the center, and its tensors are named after the layers.
@@ -17,9 +17,9 @@ from alexnet_jax.conversion import branched
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, Weights, convertible_layers, from_foreign
 from alexnet_jax.conversion.metadata import MEAN, PROGRAM, read_metadata
-from alexnet_jax.conversion.onnx_reader import parse_onnx
-from alexnet_jax.conversion.onnx_tensors import TensorsByName, read_tensor
-from alexnet_jax.conversion.onnx_writer import tensor_names
+from alexnet_jax.conversion.onnx.reader import parse_onnx
+from alexnet_jax.conversion.onnx.tensors import TensorsByName, read_tensor
+from alexnet_jax.conversion.onnx.writer import tensor_names
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.pytree import Variables
@@ -36,7 +36,7 @@ def is_own_format(path: Path) -> bool:
 
 
 def read_own_onnx(path: Path) -> TrainedModel:
-    """Read a file with the content that `onnx_writer.to_onnx` returns.
+    """Read a file with the content that `writer.to_onnx` returns.
 
     Raises:
         InputError: the file is damaged, was changed by another program, or has no config.

@@ -1,6 +1,6 @@
 """Read Caffe models: `.caffemodel` files, with the definition inside them or in a prototxt file.
 
-Both formats of layers are supported: `layer`, and the older `layers` (see `caffe_schema`).
+Both formats of layers are supported: `layer`, and the older `layers` (see `schema`).
 """
 
 import sys
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.conversion import caffe_graph
 from alexnet_jax.conversion.branched import BranchedModel
-from alexnet_jax.conversion.caffe_layers import (
+from alexnet_jax.conversion.caffe import graph
+from alexnet_jax.conversion.caffe.layers import (
     DATA_LAYERS,
     SOFTMAX_LAYERS,
     WITH_BLOBS,
@@ -28,7 +28,7 @@ from alexnet_jax.conversion.caffe_layers import (
     set_crop,
     square_size,
 )
-from alexnet_jax.conversion.caffe_schema import parse_binary, parse_text
+from alexnet_jax.conversion.caffe.schema import parse_binary, parse_text
 from alexnet_jax.conversion.layout import ForeignModel
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.model_config import ModelConfig
@@ -66,13 +66,13 @@ def read_caffemodel(
     if prototxt is not None:
         content, source = parse_text(prototxt), prototxt
         defined = layers_of(content, prototxt)
-        has_branches = caffe_graph.has_branches(defined)
+        has_branches = graph.has_branches(defined)
         (_check_same_kinds if has_branches else _check_same_order)(path, layers, prototxt, defined)
         _match_last_layer(path, blobs, prototxt, defined)
     try:
         used = layers_of(content, source)
-        if caffe_graph.has_branches(used):
-            return caffe_graph.read_branched(content, used, blobs, base)
+        if graph.has_branches(used):
+            return graph.read_branched(content, used, blobs, base)
         return _read_model(content, used, blobs)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

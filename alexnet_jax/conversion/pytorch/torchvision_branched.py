@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alexnet_jax.config import Config
 from alexnet_jax.conversion import presets
-from alexnet_jax.conversion.resnet_names import TORCHVISION, ResNetNames
+from alexnet_jax.conversion.pytorch.resnet_names import TORCHVISION, ResNetNames
 from alexnet_jax.conversion.weights_by_name import shown
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig

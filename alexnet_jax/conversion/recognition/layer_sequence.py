@@ -6,7 +6,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from alexnet_jax.conversion.graph import BatchNorm, GraphOp, Item, Join, Node, Pool, node_of
+from alexnet_jax.conversion.recognition.graph import (
+    BatchNorm,
+    GraphOp,
+    Item,
+    Join,
+    Node,
+    Pool,
+    node_of,
+)
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_layers import same_padding
 from alexnet_jax.models.ops import Conv, Dense, Dropout, ReLU

@@ -13,10 +13,11 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from alexnet_jax.config import Config, sequential_model
-from alexnet_jax.conversion import onnx_graph, origins
+from alexnet_jax.conversion import origins
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, convertible_layers
-from alexnet_jax.conversion.onnx_operators import Operator, Operators
+from alexnet_jax.conversion.onnx import graph
+from alexnet_jax.conversion.onnx.operators import Operator, Operators
 from alexnet_jax.errors import InputError, one_line
 from alexnet_jax.models.ops import Conv, Dense, MaxPool, Op, ReLU, Tanh
 
@@ -41,7 +42,7 @@ def read_onnx(path: Path, config: Config | None) -> tuple[Config, ForeignModel |
             its preprocessing is unknown.
     """
     model = parse_onnx(path)
-    if onnx_graph.has_branches(model):
+    if graph.has_branches(model):
         return _read_branched(path, model, config)
     traits = _traits(model)
     base, program = (config, "") if config else origins.choose_by_traits(path, traits)
@@ -66,7 +67,7 @@ def _read_branched(
     crop = (config or Config()).data.crop
     try:
         operators = Operators(model, crop, path.parent)
-        foreign = onnx_graph.read_branched(operators, config.model if config else None)
+        foreign = graph.read_branched(operators, config.model if config else None)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if config is None:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import onnx
 
-from alexnet_jax.conversion import branched_graphs
 from alexnet_jax.conversion.branched import BranchedModel
-from alexnet_jax.conversion.branched_graphs import Head
-from alexnet_jax.conversion.graph import (
+from alexnet_jax.conversion.layout import shortest_decimal
+from alexnet_jax.conversion.onnx.operators import Operator, Operators
+from alexnet_jax.conversion.recognition import families
+from alexnet_jax.conversion.recognition.families import Head
+from alexnet_jax.conversion.recognition.graph import (
     BatchNorm,
     Concat,
     GlobalPool,
@@ -20,8 +22,6 @@ from alexnet_jax.conversion.graph import (
     conv_side,
     make_pool,
 )
-from alexnet_jax.conversion.layout import shortest_decimal
-from alexnet_jax.conversion.onnx_operators import Operator, Operators
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.model_config import ModelConfig
 from alexnet_jax.models.ops import ReLU
@@ -49,14 +49,14 @@ def read_branched(operators: Operators, base: ModelConfig | None) -> BranchedMod
 
     Args:
         operators: the operators.
-        base: see `branched_graphs.recognize`.
+        base: see `families.recognize`.
 
     Raises:
         InputError: the model is neither GoogLeNet nor a residual network.
     """
     reader = _Reader(operators)
     head = Head(reader.name(operators.output))
-    model = branched_graphs.recognize(reader.graph, [head], base)
+    model = families.recognize(reader.graph, [head], base)
     return replace(model, data={"crop": operators.side})
 
 

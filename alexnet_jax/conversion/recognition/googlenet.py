@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from alexnet_jax.conversion.graph import BatchNorm, Concat, GlobalPool, Item, Pool
-from alexnet_jax.conversion.layer_sequence import STEMS, Layers
+from alexnet_jax.conversion.recognition.graph import BatchNorm, Concat, GlobalPool, Item, Pool
+from alexnet_jax.conversion.recognition.layer_sequence import STEMS, Layers
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig
 from alexnet_jax.models.googlenet import AUXILIARY, INCEPTION

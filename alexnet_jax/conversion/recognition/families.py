@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_jax.conversion.branched import BranchedModel
-from alexnet_jax.conversion.googlenet_layers import take_googlenet
-from alexnet_jax.conversion.graph import Concat, Graph, node_of
-from alexnet_jax.conversion.layer_sequence import Layers, VariableArrays
-from alexnet_jax.conversion.resnet_layers import take_resnet
+from alexnet_jax.conversion.recognition.googlenet import take_googlenet
+from alexnet_jax.conversion.recognition.graph import Concat, Graph, node_of
+from alexnet_jax.conversion.recognition.layer_sequence import Layers, VariableArrays
+from alexnet_jax.conversion.recognition.resnet import take_resnet
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.models.model_config import ModelConfig

@@ -14,20 +14,17 @@ import safetensors.numpy
 
 from alexnet_jax import fields
 from alexnet_jax.config import Config, validated
-from alexnet_jax.conversion import (
-    branched,
+from alexnet_jax.conversion import branched, origins, presets
+from alexnet_jax.conversion.branched import BranchedModel
+from alexnet_jax.conversion.layout import ForeignModel, Weights, to_foreign
+from alexnet_jax.conversion.pytorch import (
     cifar_resnets,
-    origins,
-    presets,
-    pytorch,
+    pickle_files,
     resnet_names,
     torchvision_branched,
 )
-from alexnet_jax.conversion.branched import BranchedModel
-from alexnet_jax.conversion.layout import ForeignModel, Weights, to_foreign
-from alexnet_jax.conversion.resnet_names import PROGRAMS, TORCHVISION, ResNetNames
-from alexnet_jax.conversion.safetensors import read_arrays
-from alexnet_jax.conversion.torchvision_chains import (
+from alexnet_jax.conversion.pytorch.resnet_names import PROGRAMS, TORCHVISION, ResNetNames
+from alexnet_jax.conversion.pytorch.torchvision_chains import (
     FIRST_TENSOR,
     LAYER_PARTS,
     NORM_PARTS,
@@ -35,6 +32,7 @@ from alexnet_jax.conversion.torchvision_chains import (
     choose_modules,
     make_modules,
 )
+from alexnet_jax.conversion.safetensors import read_arrays
 from alexnet_jax.conversion.weights_by_name import make_foreign_model, shown
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
@@ -77,8 +75,8 @@ def read_state_dict(
             the model.
     """
     is_safetensors = path.suffix == ".safetensors"
-    tensors = read_arrays(path)[1] if is_safetensors else pytorch.read_tensors(path)
-    to_numpy = _checked if is_safetensors else pytorch.to_numpy
+    tensors = read_arrays(path)[1] if is_safetensors else pickle_files.read_tensors(path)
+    to_numpy = _checked if is_safetensors else pickle_files.to_numpy
     first = _first_tensor(path, tensors, config)
     keys = match_names(path, tensors, first)
 
@@ -311,7 +309,7 @@ def to_state_dict(path: Path, model: TrainedModel, program: str) -> bytes:
     if path.suffix == ".safetensors":
         content: bytes = safetensors.numpy.save(arrays, {"format": "pt"})
         return content
-    return pytorch.to_file_content(path, arrays)
+    return pickle_files.to_file_content(path, arrays)
 
 
 def _chain_tensors(model: TrainedModel) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Read Caffe's files."""

@@ -1,0 +1,1 @@
+"""Read and write state dicts of PyTorch programs."""

@@ -1,0 +1,1 @@
+"""Recognize models in the layers of files, whatever the format."""
