@@ -17,7 +17,7 @@ from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.data_config import DataConfig
-from alexnet_jax.errors import InputError
+from alexnet_jax.extras import check_installed
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
 from experiments.benchmark.timing import (
@@ -76,14 +76,12 @@ def time_torch_dataloader(repeats: int) -> Result:
 
     The reference has the transforms of torchvision, and one worker a core, or none where that is
     faster. It returns normalized float32, ours uint8, whose mean the training step subtracts.
+
+    Raises:
+        InputError: PyTorch is not installed.
     """
-    try:
-        from experiments.benchmark.torch_input import BatchReader
-    except ImportError:
-        raise InputError(
-            "input_pipeline/torch_dataloader compares with PyTorch, which is not installed; "
-            "pip install -r requirements-test.txt, or name other cases with --only"
-        ) from None
+    check_installed("test", "this case", "torch")
+    from experiments.benchmark.torch_input import BatchReader
 
     with _make_pack() as (config, pack):
         split = pack.splits["train"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.parallel_map import available_cores
-from alexnet_jax.errors import InputError
+from alexnet_jax.extras import check_installed
 from alexnet_jax.memory import return_freed_memory
 from configs import cifar, googlenet, resnet, vgg
 from configs.alexnet import get_config
@@ -79,7 +79,11 @@ def time_train_step(config: Config, repeats: int, kinds: tuple[str, ...]) -> lis
     Returns:
         For each kind the result of `compare_times`, with images_per_second and
         reference_images_per_second.
+
+    Raises:
+        InputError: PyTorch is not installed.
     """
+    check_installed("test", "this case", "torch")
     from experiments.benchmark.synthetic_step import SyntheticTrainStep
 
     calls: dict[str, Callable[[], None]] = {OURS: SyntheticTrainStep(config)}
@@ -101,17 +105,9 @@ def _make_torch_step(config: Config, kind: str, layout: str) -> Callable[[], Non
         config: with its number of classes.
         kind: "eager" or "compile".
         layout: one of LAYOUTS.
-
-    Raises:
-        InputError: PyTorch is not installed.
     """
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            "this case compares with PyTorch, which is not installed; "
-            "pip install -r requirements-test.txt, or name other cases with --only"
-        ) from None
+    import torch
+
     from experiments.benchmark.torch_reference import TorchTrainStep
 
     torch.set_num_threads(available_cores())
@@ -127,7 +123,11 @@ def measure_step_memory(make_config: Callable[[], Config]) -> Result:
 
     Args:
         make_config: function at the top level of a module, as new processes need.
+
+    Raises:
+        InputError: PyTorch is not installed.
     """
+    check_installed("test", "this case", "torch")
     peaks = {layout: call_in_new_process(_torch_peak, make_config, layout) for layout in LAYOUTS}
     peaks[OURS] = call_in_new_process(_jax_peak, make_config)
     reference = min(LAYOUTS, key=lambda layout: peaks[layout])

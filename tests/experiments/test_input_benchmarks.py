@@ -1,11 +1,14 @@
 """The benchmarks of the data run, small; what they measure is not asserted."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from helpers import processes
 from PIL import Image
 
+from alexnet_jax.errors import InputError
 from experiments.benchmark import (
     input_benchmarks,
     memory,
@@ -107,6 +110,19 @@ def test_a_figure_of_what_was_measured(tmp_path):
     results = list(run_cases(cases, ["evaluate_scaling", "sample"], repeats=1))
     assert [result["name"] for result in results] == ["evaluate_scaling", "sample"]
     assert write_scaling_plot(results, tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "name", ["input_pipeline/torch_dataloader", "train_step/torch_eager", "train_step_memory"]
+)
+def test_missing_pytorch_is_named(monkeypatch, name):
+    """Catches a traceback, or a step that is compiled before the message."""
+    monkeypatch.setattr("experiments.benchmark.synthetic_step.SyntheticTrainStep", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(
+        InputError, match=r"^this case needs torch, which is not installed; .*'\.\[test\]'"
+    ):
+        list(run_cases(CASES, [name], repeats=1))
 
 
 @pytest.mark.parametrize(

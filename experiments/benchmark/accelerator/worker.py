@@ -15,6 +15,7 @@ from typing import Any
 STARTED = time.perf_counter()  # before the libraries are loaded, which takes seconds
 
 from alexnet_jax.errors import InputError  # noqa: E402
+from alexnet_jax.extras import check_installed  # noqa: E402
 from experiments.benchmark.accelerator.cases import (  # noqa: E402
     BY_NAME,
     PEERS,
@@ -78,10 +79,9 @@ def _run_peer(case: Case, platform: str, repeats: int) -> Result:
     """Run a case of PyTorch."""
     if platform == "tpu":
         raise InputError("PyTorch's step is compared on GPUs only")
-    try:
-        import torch
-    except ImportError:
-        raise InputError("PyTorch is not installed") from None
+    check_installed("test", "this case", "torch")
+    import torch
+
     if platform == "gpu" and not torch.cuda.is_available():
         raise InputError(f"PyTorch {torch.__version__} finds no GPU")
     from experiments.benchmark.accelerator import measure, torch_peers
