@@ -3,23 +3,21 @@
 import errno
 import os
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from helpers import processes
+from helpers.sweeps import Executor, Job, Row, make_sweep
 from submitit.core.utils import FailedJobError
 
 from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
-from alexnet_jax.fields import replace
-from alexnet_jax.status import Status, write_status
 from configs.alexnet import get_config
 from experiments.sweeps import slurm, sweep
 from experiments.sweeps.rows import read_rows, write_rows
-from experiments.sweeps.run import Base, Run, group_arguments, group_runs
+from experiments.sweeps.run import Base
 
 
 @pytest.fixture(autouse=True)
@@ -27,87 +25,11 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.0)
 
 
-@dataclass(frozen=True)
-class Row:
-    name: str
-    seed: int
-    status: str
-    error: float | None = None
-    seconds: float | None = None
-
-    @property
-    def outcome(self) -> str:
-        return self.status
-
-
-def make(
-    output: Path,
-    names: list[str],
-    jobs: int = 1,
-    at_once: int | None = None,
-    *,
-    seeds: int = 0,
-) -> sweep.Sweep[Row]:
-    """Return a sweep of `at_once` runs (None is all), and one more for each that has ended.
-
-    With `seeds` each name is so many runs, which are trained together.
-    """
-    base = Base("tiny.py", {}, Config(), output)
-    runs = [base.make_run((name,), "", (), {}) for name in names]
-    if seeds:
-        runs = make_seeds(base, names, seeds)
-    return sweep.Sweep(
-        *(base, "rows", jobs),
-        seeds_together=bool(seeds),
-        row_type=Row,
-        plan=lambda rows: runs if at_once is None else runs[: at_once + len(rows)],
-        make_row=lambda run, status, seconds: Row(run.name, 0, status, seconds=seconds),
-        make_report=lambda rows: (f"{len(rows)} rows", None),
-    )
-
-
-def make_seeds(base: Base, names: list[str], seeds: int) -> list[Run]:
-    """Return the runs of variants, seed by seed."""
-    pairs = [(name, seed) for seed in range(seeds) for name in names]
-    return [base.make_run((name, s), "", (name,), {"epochs": 7, "seed": s}) for name, s in pairs]
-
-
-class Job:
-    """A job of submitit that has ended."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error, self.paths = error, SimpleNamespace(stderr="its.log")
-
-    def done(self) -> bool:
-        return True
-
-    def exception(self) -> Exception | None:
-        return self.error
-
-
-class Executor:
-    """Ends every job at once, those of these workdirs with an error that leaves a status."""
-
-    def __init__(self, errors: dict[str, Status | None]) -> None:
-        self.errors = errors
-        self.started: list[str] = []
-
-    def submit(self, function: Any) -> Job:
-        word = next(word for word in function.command if word.startswith("--workdir="))
-        workdir = Path(word.removeprefix("--workdir="))
-        self.started.append(name := workdir.name)
-        if name not in self.errors:
-            return Job(None)
-        if status := self.errors[name]:
-            write_status(workdir, status)
-        return Job(OSError("it is not finite at step 7"))
-
-
 def test_what_failed_is_tried_again_and_nothing_else(tmp_path: Path) -> None:
     """Catches a sweep that ends at the first failure, starts again what is done or what would
     diverge again, leaves out what failed, or goes by the words of a message."""
     first = Executor({"b": "failed", "c": "diverged", "d": None})
-    ended = make(tmp_path, ["a", "b", "c", "d"]).run_waiting(cast(Any, first))
+    ended = make_sweep(tmp_path, ["a", "b", "c", "d"]).run_waiting(cast(Any, first))
     assert [(row.name, row.status) for row in ended] == [
         ("b", "failed, see its.log"),
         ("c", "diverged, see its.log"),
@@ -115,112 +37,16 @@ def test_what_failed_is_tried_again_and_nothing_else(tmp_path: Path) -> None:
     ]
     assert first.started == ["a", "b", "c", "d"]
     second = Executor({})
-    ended = make(tmp_path, ["a", "b", "c", "d"]).run_waiting(cast(Any, second))
+    ended = make_sweep(tmp_path, ["a", "b", "c", "d"]).run_waiting(cast(Any, second))
     assert second.started == ["b", "d"]
     assert [row.name for row in ended] == ["c"]
-
-
-def test_the_seeds_of_a_variant_are_one_command(tmp_path: Path) -> None:
-    """Catches: runs of two configs in one program, a seed or a folder that is that of the first
-    run for all, runs at different steps together, which main refuses, a new flag for a single
-    run, and seeds that are together without the flag."""
-    runs = make_seeds(Base("a.py:sample", {"seed": 9}, Config(), tmp_path), ["tanh", "base"], 3)
-    tanh, _ = groups = group_runs(runs, seeds_together=True)
-    assert [[run.name for run in group] for group in groups] == [
-        ["tanh-0", "tanh-1", "tanh-2"],
-        ["base-0", "base-1", "base-2"],
-    ]
-    assert group_arguments(tanh) == (
-        *("--config=a.py:sample,tanh", "--config.epochs=7"),
-        *(f"--workdir={tmp_path}/runs/tanh-{{seed}}", "--seeds=0,1,2"),
-    )
-    assert group_runs(runs, seeds_together=False) == [[run] for run in runs]
-    (tmp_path / "runs" / "tanh-1" / "checkpoints" / "step_10").mkdir(parents=True)
-    others, begun = group_runs(tanh, seeds_together=True)
-    assert group_arguments(others)[-1] == "--seeds=0,2"
-    assert group_arguments(begun) == tanh[1].arguments
-
-
-class Together(Executor):
-    """Ends every job with an error, after these runs in a folder have written their status."""
-
-    def __init__(self, folder: Path, errors: dict[str, Status | None]) -> None:
-        super().__init__(errors)
-        self.folder = folder
-
-    def submit(self, function: Any) -> Job:
-        for run, status in self.errors.items():
-            write_status(self.folder / run, cast(Status, status))
-        self.started.append(function.command[-1])
-        return Job(OSError("exit status 3"))
-
-
-def test_one_of_the_seeds_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: seeds that have finished called failed or diverged with the other one, or tried
-    again; one that was stopped called done; a failed program whose runs had finished before
-    taken for a success; the time of the program counted for each of its runs."""
-    now = iter((0.0, 60.0))
-    time = SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None)
-    monkeypatch.setattr(sweep, "time", time)
-    executor = Together(
-        tmp_path / "runs", {"a-0": "finished", "a-1": "diverged", "a-2": "interrupted"}
-    )
-    make(tmp_path, ["a"], seeds=3).run_waiting(cast(Any, executor))
-    assert executor.started == ["--seeds=0,1,2"]
-    rows = read_rows(tmp_path / "rows.csv", Row)
-    assert [(row.name, row.status, row.seconds) for row in rows] == [
-        ("a-0", "done", 20.0),
-        ("a-1", "diverged, see its.log", 20.0),
-        ("a-2", "failed, see its.log", 20.0),
-    ]
-    monkeypatch.undo()
-    executor = Together(tmp_path / "runs", {"a-2": "failed", "a-3": "finished"})
-    ended = make(tmp_path, ["a"], seeds=4).run_waiting(cast(Any, executor))
-    assert executor.started == ["--seeds=2,3"]
-    assert [(row.name, row.status.split(",")[0]) for row in ended] == [
-        ("a-1", "diverged"),
-        ("a-2", "failed"),
-        ("a-3", "failed"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "platform", "partition", "message"),
-    [
-        ({"data.resident": "on"}, "cpu", None, ""),
-        ({}, "", "gpus", ""),
-        ({}, "", None, r"since this machine has no NVIDIA GPU .*; expected an accelerator, "),
-        ({}, "cpu", "gpus", "since JAX_PLATFORMS=cpu; expected"),
-        ({"data.resident": "off"}, "", "gpus", "since data.resident=off; expected"),
-        ({"data.resident": "on", "parallel.data": 2}, "", None, "--seeds trains on one device"),
-        ({"keep_checkpoints": 1}, "", "gpus", "--seeds needs the last two checkpoints"),
-    ],
-)
-def test_what_cannot_be_trained_together(
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    platform: str,
-    partition: str | None,
-    message: str,
-) -> None:
-    """Catches: every program of a sweep started in order to be refused, and a sweep refused whose
-    programs run elsewhere. Without nvidia-smi."""
-    monkeypatch.setenv("JAX_PLATFORMS", platform)
-    monkeypatch.setattr(sweep.shutil, "which", lambda _: None)
-    monkeypatch.setattr(sweep.flags, "FLAGS", SimpleNamespace(slurm_partition=partition))
-    config = replace(get_config("sample"), changes)
-    if not message:
-        sweep.check_seeds_together(config)
-        return
-    with pytest.raises(InputError, match=message):
-        sweep.check_seeds_together(config)
 
 
 def test_listed_commands_can_be_pasted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: parentheses and spaces of a value that a shell takes for its own."""
-    made = make(tmp_path, [])
+    made = make_sweep(tmp_path, [])
     run = made.base.make_run(("a",), "", (), {"model.stage_sizes": (1, 2)})
     monkeypatch.setattr(made, "plan", lambda _: [run])
     made.dry_run()
@@ -233,13 +59,13 @@ def test_listed_commands_can_be_pasted(
 def test_what_the_rows_call_for_is_run_too(tmp_path: Path, jobs: int) -> None:
     """Catches a plan that is made before there are rows, and a run that is started twice."""
     executor = Executor({"b": "failed"})
-    make(tmp_path, ["a", "b", "c", "d"], jobs, at_once=2).run_waiting(cast(Any, executor))
+    make_sweep(tmp_path, ["a", "b", "c", "d"], jobs, at_once=2).run_waiting(cast(Any, executor))
     assert executor.started == ["a", "b", "c", "d"]
 
 
 def test_a_run_whose_arguments_change_is_not_started_again(tmp_path: Path) -> None:
     """Catches a failed run that is tried again, within one command, with other arguments."""
-    made, executor = make(tmp_path, []), Executor({"a": "failed"})
+    made, executor = make_sweep(tmp_path, []), Executor({"a": "failed"})
     made.plan = lambda rows: [
         made.base.make_run((name,), "", (), {"epochs": 9 - len(rows)}) for name in "abc"
     ]
@@ -259,11 +85,11 @@ def test_the_end_says_what_is_not_done(
         ({}, 0, "c: diverged, see its.log\n"),
     ]:
         monkeypatch.setattr(sweep, "make_executor", lambda errors=errors: Executor(errors))
-        assert make(tmp_path, ["a", "b", "c"]).main() == status
+        assert make_sweep(tmp_path, ["a", "b", "c"]).main() == status
         out, err = capsys.readouterr()
         assert out == "3 rows\n" == (tmp_path / "rows.md").read_text()
         assert message in err
-    assert make(tmp_path / "nothing", []).main() == 0
+    assert make_sweep(tmp_path / "nothing", []).main() == 0
     assert capsys.readouterr().out == "0 rows\n"
 
 
@@ -290,10 +116,10 @@ def test_the_rest_takes_as_long_as_what_is_done(tmp_path: Path) -> None:
         tmp_path / "rows.csv",
         [Row("a", 0, "done", seconds=100.0), Row("b", 0, "failed, see x", seconds=2.0)],
     )
-    partly_done = make(tmp_path, ["a", "b", "c", "d"], jobs=2)
+    partly_done = make_sweep(tmp_path, ["a", "b", "c", "d"], jobs=2)
     assert [run.name for run in partly_done.waiting()] == ["b", "c", "d"]
     assert partly_done.estimate() == 150.0
-    assert make(tmp_path / "new", ["a"]).estimate() is None
+    assert make_sweep(tmp_path / "new", ["a"]).estimate() is None
 
 
 @pytest.mark.parametrize(
@@ -313,7 +139,7 @@ def test_a_damaged_table_is_a_message(tmp_path: Path, content: bytes) -> None:
     overwritten."""
     (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"rows\.csv is not a table of this sweep .*move it away"):
-        make(tmp_path, ["a"])
+        make_sweep(tmp_path, ["a"])
     assert (tmp_path / "rows.csv").read_bytes() == content
 
 
@@ -345,7 +171,7 @@ def test_a_table_that_cannot_be_written_is_a_message(
 
     monkeypatch.setattr(os, "fsync", fill_up)
     with pytest.raises(InputError, match=r"^the disk is full: .*rows\.csv; make room, and run"):
-        make(tmp_path, ["a", "b"], jobs=2).run_waiting(cast(Any, Started({})))
+        make_sweep(tmp_path, ["a", "b"], jobs=2).run_waiting(cast(Any, Started({})))
     assert jobs == ["canceled", "waited for"]
 
 
@@ -362,7 +188,7 @@ def test_a_damaged_status_is_a_failure(
                 (tmp_path / "runs" / "a" / "status.json").write_text(content)
             return job
 
-    ended = make(tmp_path, ["a", "b"]).run_waiting(cast(Any, Damaged({"a": "diverged"})))
+    ended = make_sweep(tmp_path, ["a", "b"]).run_waiting(cast(Any, Damaged({"a": "diverged"})))
     assert [(row.name, row.status) for row in ended] == [("a", "failed, see its.log")]
     assert "is not the status of a run" in capsys.readouterr().err
 
@@ -426,4 +252,4 @@ def test_a_failed_start_on_this_machine_does_not_name_slurm(
     executor = sweep.make_executor()
     monkeypatch.setattr(executor, "_internal_process_submissions", fail)
     with pytest.raises(FailedJobError, match="no process"):
-        make(tmp_path, ["a"]).run_waiting(executor)
+        make_sweep(tmp_path, ["a"]).run_waiting(executor)
