@@ -1,4 +1,4 @@
-"""Batches: pixels against the source files, the stream, evaluation, and closing early."""
+"""Batches for training: pixels against the source files, the stream, and closing early."""
 
 import dataclasses
 import os
@@ -11,91 +11,34 @@ import jax
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.image_sets import (
-    data_config,
-    random_pixels,
-    smooth_pixels,
-    write_folder,
-    write_idx,
-    write_idx_set,
+from helpers.batches import (
+    assert_equal_batches,
+    batch_config,
+    cut_crop,
+    join_batches,
+    load_stored_pixels,
 )
+from helpers.image_sets import data_config, random_pixels, write_idx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from alexnet_jax import fields
 from alexnet_jax.config import Config
 from alexnet_jax.data import images
 from alexnet_jax.data.augmentation import Augmentation, Draws
-from alexnet_jax.data.batch import Batch, consecutive_examples
+from alexnet_jax.data.batch import consecutive_examples
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, train_batches
 from alexnet_jax.data.sources import hold_out, open_source
-from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.prepare import prepare
-
-
-@pytest.fixture(scope="module")
-def numbered(tmp_path_factory):
-    """Raw pack of class folders 1, 2 and 10; returns (config.data, pack, source files' pixels)."""
-    path = tmp_path_factory.mktemp("numbered")
-    files = write_folder(path / "images", {"1": 12, "2": 9, "10": 16})
-    changes = dict(image_size=32, crop=24, lighting="source2012")
-    data = data_config("folder", path / "images", pack_dir=str(path / "pack"), **changes)
-    return data, prepare(data, progress=False), files
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """JPEG pack of 30 smooth images in two classes, 80 pixels; returns (config.data, pack)."""
-    path = tmp_path_factory.mktemp("photos")
-    for index in range(30):
-        folder = path / "images" / f"class{index % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(smooth_pixels(80, 100, seed=index)).save(folder / f"{index:02d}.png")
-    changes = dict(image_size=80, crop=64, lighting="paper")
-    data = data_config("folder", path / "images", pack_dir=str(path / "pack"), **changes)
-    pack = prepare(data, progress=False)
-    assert pack.encoding == "jpeg"
-    return data, pack
-
-
-@pytest.fixture(scope="module")
-def gray(tmp_path_factory):
-    """Raw gray pack of an IDX set; returns (config.data, pack)."""
-    path = tmp_path_factory.mktemp("gray")
-    write_idx_set(path / "idx", train=50, test=10)
-    data = data_config("idx", path / "idx", pack_dir=str(path / "pack"))
-    return data, prepare(data, progress=False)
-
-
-def run_config(data: DataConfig, *, batch_size: int = 8, channels: int = 3) -> Config:
-    """Return a config of which the pipeline reads seed, batch size, data and channels."""
-    return Config(batch_size=batch_size, data=data, model=SequentialConfig(channels=channels))
 
 
 def batches(pack, data, last, *, first=0, batch_size=8, channels=3, **options) -> list[Any]:
     """Return the training batches of steps first … last - 1; Any, for no part of them is None."""
-    config = run_config(data, batch_size=batch_size, channels=channels)
+    config = batch_config(data, batch_size=batch_size, channels=channels)
     examples = consecutive_examples(batch_size, pack.splits["train"].count)
     return list(train_batches(pack, config, examples, first_step=first, last_step=last, **options))
-
-
-def joined(parts: list[Batch]) -> Batch:
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-
-def assert_equal(left: Batch, right: Batch) -> None:
-    jax.tree.map(np.testing.assert_array_equal, left, right)
-
-
-def crop_of(pixels, offset, flip, side):
-    """The crop that a batch's offset and flip describe."""
-    top, left = offset
-    crop = pixels[top : top + side, left : left + side]
-    return crop[:, ::-1] if flip else crop
 
 
 def test_every_pixel_and_label_comes_from_its_file(numbered):
@@ -116,7 +59,7 @@ def test_every_pixel_and_label_comes_from_its_file(numbered):
         for image, label, offset, flip in zip(
             batch.image, batch.label, batch.offset, batch.flip, strict=True
         ):
-            crops = {n: crop_of(files[n], offset, flip, 24) for n in names}
+            crops = {n: cut_crop(files[n], offset, flip, 24) for n in names}
             (found,) = [n for n, crop in crops.items() if np.array_equal(crop, image)]
             assert classes[found.split("/")[0]] == label, found
             seen.append(found)
@@ -135,7 +78,7 @@ def test_jpegs_are_decoded_as_pillow_does(photos):
     ]
     for batch in batches(pack, data, 3, batch_size=16):
         for i in range(16):
-            crops = [crop_of(p, batch.offset[i], batch.flip[i], 64) for p in stored]
+            crops = [cut_crop(p, batch.offset[i], batch.flip[i], 64) for p in stored]
             distances = [np.abs(crop.astype(int) - batch.image[i]).max() for crop in crops]
             assert min(distances) == 0
             assert split.labels[int(np.argmin(distances))] == batch.label[i]
@@ -157,7 +100,7 @@ def test_stream_is_the_same_for_any_number_of_processes(request, which, process_
     shares = np.arange(8).reshape(process_count, -1)
     parts = [batches(pack, data, 9, rows=share) for share in shares]
     for step, expected in enumerate(all_batches):
-        assert_equal(joined([part[step] for part in parts]), expected)
+        assert_equal_batches(join_batches([part[step] for part in parts]), expected)
 
 
 @pytest.mark.parametrize("which", ["numbered", "photos"])
@@ -184,7 +127,7 @@ def test_workers_do_not_change_the_stream(request, monkeypatch, which):
     monkeypatch.setattr(tf.io, "decode_and_crop_jpeg", uneven_decode)
     many = batches(pack, data, 12, workers=5)
     for left, right in zip(one, many, strict=True):
-        assert_equal(left, right)
+        assert_equal_batches(left, right)
 
 
 @given(first=st.integers(0, 11), batch_size=st.sampled_from([1, 7, 29, 64]))
@@ -200,7 +143,7 @@ def test_any_start_is_the_tail_of_the_stream(numbered, first, batch_size):
     tail = batches(pack, data, 12, first=first, batch_size=batch_size)
     assert len(tail) == 12 - first
     for left, right in zip(tail, all_batches[first:], strict=True):
-        assert_equal(left, right)
+        assert_equal_batches(left, right)
 
 
 def test_examples_are_numbered_and_far_steps_start_at_once(numbered):
@@ -246,7 +189,7 @@ def test_draws_are_made_once_for_a_step(request, monkeypatch, which):
     expected = np.arange(first * 8, last * 8).reshape(-1, 8)
     np.testing.assert_array_equal(sorted(map(list, numbers)), expected)
 
-    stored = [stored_pixels(pack, record) for record in split.read(np.arange(split.count))]
+    stored = [load_stored_pixels(pack, record) for record in split.read(np.arange(split.count))]
     for batch in found:
         (draws,) = [d for d in made if np.array_equal(d.shift, batch.shift)]
         for name in ("offset", "flip", "gain"):
@@ -255,7 +198,7 @@ def test_draws_are_made_once_for_a_step(request, monkeypatch, which):
         for image, index, offset, flip in zip(
             batch.image, draws.index, batch.offset, batch.flip, strict=True
         ):
-            expected = crop_of(stored[index], offset, flip, data.crop)
+            expected = cut_crop(stored[index], offset, flip, data.crop)
             np.testing.assert_array_equal(image, expected)
 
 
@@ -286,61 +229,6 @@ def test_without_crop_and_flip(numbered):
     (batch,) = batches(pack, data, 1)
     assert (batch.offset == 4).all()
     assert not batch.flip.any()
-
-
-# Evaluation
-
-
-@pytest.mark.parametrize("which", ["numbered", "photos", "gray"])
-@pytest.mark.parametrize("views", ["center", "ten"])
-def test_evaluation_sees_every_image_once(request, which, views):
-    """Mutation: the last batch dropped, its filling counted, views in another order."""
-    data, pack, *_ = request.getfixturevalue(which)
-    channels = pack.channels
-    count, margin = pack.splits["train"].count, pack.side - data.crop
-    config = run_config(data, channels=channels)
-    found: list[Any] = list(evaluation_batches(pack, "train", config, views=views, workers=2))
-    assert len(found) == -(-count // 8)
-    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
-    places = [(c, False) for c in corners] + [(c, True) for c in corners]
-    if views == "center":
-        places = [(corners[4], False)]
-    records = pack.splits["train"].read(np.arange(count))
-    for number, batch in enumerate(found):
-        assert batch.image.shape == (8, len(places), data.crop, data.crop, channels)
-        for row in range(8):
-            index = number * 8 + row
-            assert batch.mask[row] == (index < count)
-            if index >= count:
-                continue
-            assert batch.label[row] == pack.splits["train"].labels[index]
-            pixels = stored_pixels(pack, records[index])
-            for view, (offset, flip) in enumerate(places):
-                assert tuple(batch.offset[row, view]) == offset
-                assert batch.flip[row, view] == flip
-                expected = crop_of(pixels, offset, flip, data.crop)
-                np.testing.assert_array_equal(batch.image[row, view], expected)
-    assert sum(int(batch.mask.sum()) for batch in found) == count
-
-
-def stored_pixels(pack, record):
-    if pack.encoding == "jpeg":
-        return images.load(record, side=None, channels=pack.channels)
-    return np.frombuffer(record, np.uint8).reshape(pack.side, pack.side, pack.channels)
-
-
-def test_evaluation_is_the_same_for_any_number_of_processes(numbered):
-    """Mutation: processes with different numbers of batches, which would wait for ever."""
-    data, pack, _ = numbered
-    config = run_config(data)
-    all_batches = list(evaluation_batches(pack, "validation", config))
-    parts = [
-        list(evaluation_batches(pack, "validation", config, rows=share))
-        for share in np.arange(8).reshape(4, 2)
-    ]
-    assert {len(part) for part in parts} == {len(all_batches)}
-    for step, expected in enumerate(all_batches):
-        assert_equal(joined([part[step] for part in parts]), expected)
 
 
 # Channels and mistakes
@@ -379,10 +267,10 @@ def test_mistakes_are_reported_before_the_first_batch(numbered, gray):
     """Mutation: a shape error out of tf.data, minutes later."""
     data, pack, _ = numbered
     with pytest.raises(InputError, match=r"3 channels, the model 1; set --config\.model\.chann"):
-        start_training(pack, run_config(data, channels=1))
+        start_training(pack, batch_config(data, channels=1))
     with pytest.raises(InputError, match=r"1 channels, the model 2; set"):
-        start_training(gray[1], run_config(gray[0], channels=2))
-    large = run_config(fields.replace(data, {"crop": 33}))
+        start_training(gray[1], batch_config(gray[0], channels=2))
+    large = batch_config(fields.replace(data, {"crop": 33}))
     message = r"images smaller than the crop: .* 32 × 32 pixels, --config\.data\.crop=33; set it"
     with pytest.raises(InputError, match=message):
         start_training(pack, large)
@@ -391,9 +279,9 @@ def test_mistakes_are_reported_before_the_first_batch(numbered, gray):
     for views in ("five", "dense_grid"):
         message = rf"views '{views}' are unknown; .* one of center, ten, grid, dense, squares$"
         with pytest.raises(InputError, match=message):
-            evaluation_batches(pack, "test", run_config(data), views=views)
+            evaluation_batches(pack, "test", batch_config(data), views=views)
     with pytest.raises(InputError, match=r"no dev split; it has train, validation, test"):
-        evaluation_batches(pack, "dev", run_config(data))
+        evaluation_batches(pack, "dev", batch_config(data))
 
 
 def start_training(pack: Pack, config: Config, last_step: int = 1, workers: int | None = None):
@@ -419,7 +307,7 @@ def test_closing_early_leaves_nothing_behind(request, which):
     data, pack, *_ = request.getfixturevalue(which)
 
     def use(count, how):
-        iterator = start_training(pack, run_config(data), workers=3, last_step=10**6)
+        iterator = start_training(pack, batch_config(data), workers=3, last_step=10**6)
         for _ in range(count):
             next(iterator)
         if how == "close":
