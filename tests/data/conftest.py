@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers.image_sets import data_config, smooth_pixels, write_folder, write_idx_set
+from helpers.image_shapes import shapes_config
 from PIL import Image
 
 from alexnet_jax import prepare as prepare_module
@@ -53,3 +54,14 @@ def gray(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Pack]:
     write_idx_set(path / "idx", train=50, test=10)
     data = data_config("idx", path / "idx", pack_dir=str(path / "pack"))
     return data, prepare(data, progress=False)
+
+
+@pytest.fixture(scope="module", params=[20, 72], ids=["raw", "jpeg"])
+def prepared_shapes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DataConfig, Pack]:
+    """Images of many shapes, prepared as raw pixels or as JPEG."""
+    data = shapes_config(tmp_path_factory.mktemp("shapes"), request.param)
+    made = prepare(data, progress=False)
+    assert made.encoding == ("raw" if request.param == 20 else "jpeg")
+    return data, made
