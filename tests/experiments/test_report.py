@@ -1,4 +1,4 @@
-"""The page about a run that has ended: what is in it, and how a browser takes it."""
+"""The page about a run, finished or interrupted: what is in it, and how a browser takes it."""
 
 import base64
 import dataclasses
@@ -133,6 +133,19 @@ def test_names_of_classes_are_text(finished: Path) -> None:
     assert "a & b" in read.text
     assert any("<script>" in image["alt"] for image in read.all("img"))
     assert read.all("script") == []
+
+
+def test_the_page_of_an_interrupted_run(reported_config: Config, tmp_path: Path) -> None:
+    """Catches numbers of the final evaluation where there was none, and an unfinished model that
+    passes for a finished one."""
+    workdir = save_reported_run(tmp_path / "half", reported_config, 2, make_records(2, final=False))
+    read = ReadPage(make_reported_page(workdir))
+    assert read.ids == SECTIONS
+    words = " ".join(read.text.split())
+    assert "final, center view not run not run" in words
+    assert "final, ten views not run not run" in words
+    assert "test, center view, evaluated for this page" in words
+    assert "training was interrupted, the config has 4 steps" in words
 
 
 def test_another_split(finished: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pages about interrupted and imported models, those without images, and other families."""
+"""Pages about imported models, those without images, and other families."""
 
 import json
 from pathlib import Path
@@ -46,19 +46,6 @@ def test_a_residual_network(reported_config: Config, tmp_path: Path) -> None:
     assert "Activations of every hidden layer for image" in words
     assert "conv1: 2 channels of 12×12" in words
     assert "column 0" not in words
-
-
-def test_the_page_of_an_interrupted_run(reported_config: Config, tmp_path: Path) -> None:
-    """Catches numbers of the final evaluation where there was none, and an unfinished model that
-    passes for a finished one."""
-    workdir = save_reported_run(tmp_path / "half", reported_config, 2, make_records(2, final=False))
-    read = ReadPage(make_reported_page(workdir))
-    assert read.ids == SECTIONS
-    words = " ".join(read.text.split())
-    assert "final, center view not run not run" in words
-    assert "final, ten views not run not run" in words
-    assert "test, center view, evaluated for this page" in words
-    assert "training was interrupted, the config has 4 steps" in words
 
 
 def test_imported_weights_without_images(reported_config: Config, tmp_path: Path) -> None:
