@@ -44,7 +44,7 @@ from alexnet_jax.conversion import (
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.caffe import reader as caffe_reader
 from alexnet_jax.conversion.layout import ForeignModel
-from alexnet_jax.conversion.pytorch import pickle_files
+from alexnet_jax.conversion.pytorch import torch_files
 from alexnet_jax.conversion.pytorch.resnet_names import PROGRAMS
 from alexnet_jax.data.names import read_class_names, synsets
 from alexnet_jax.data_config import DataConfig
@@ -59,7 +59,7 @@ from alexnet_jax.training_run import save_checkpoint
 from alexnet_jax.workdir import lock_workdir, write_config
 
 NUMPY = (".npy", ".npz")
-IMPORTED = (".caffemodel", ".onnx", *pickle_files.SUFFIXES, ".safetensors", *NUMPY)
+IMPORTED = (".caffemodel", ".onnx", *torch_files.SUFFIXES, ".safetensors", *NUMPY)
 EXPORTED = (".safetensors", ".onnx", ".pth")
 # Names of data.resize in messages.
 RESIZE_NAMES = {"crop": "central square", "shorter_side": "shorter side", "squash": "squash"}

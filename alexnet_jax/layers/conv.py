@@ -25,9 +25,12 @@ KernelInit = Callable[[Array, tuple[int, ...], int], Array]  # (key, shape, fan-
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Number of windows in a matrix product: enough for it to run at its full rate, few enough for the
-# activations to stay in the CPU's cache for all offsets. Products with few weights take more, up to
-# this number of multiplications.
-WINDOWS, MAX_WINDOWS, MULTIPLICATIONS = 1500, 20_000, 2**24
+# activations to stay in the CPU's cache for all offsets.
+WINDOWS = 1500
+
+# A product with few weights takes more windows, up to this number of multiplications and of
+# windows: fewer, larger products run at a higher rate.
+MULTIPLICATIONS, MAX_WINDOWS = 2**24, 20_000
 
 # With fewer windows in an image XLA's gradient is as fast. It is faster where rounding the side up
 # to a multiple of the stride enlarges the kernels by more than this factor.
@@ -39,8 +42,9 @@ MIN_WEIGHTS = 4096
 
 IMAGE_CHANNELS = 4  # inputs with more channels are taken for activations
 
-# XLA's convolution of three channels with at most this number of features is slower on CPUs than
-# that of four.
+# On CPUs XLA convolves RGB to 32 features of 5×5 three times as fast with a fourth channel of
+# zeros, and to 16 of 3×3 about as fast. To 48 features or more, and from gray images, it is slower
+# so (docs/benchmarks.md, "What was tried").
 FEW_FEATURES = 32
 
 
@@ -185,9 +189,10 @@ def kernel_gradient_by_offsets(
 
     With a stride above 1, blocks of stride × stride pixels are first folded into channels, so
     that windows are one block apart and there are fewer offsets, with more channels each. A few
-    images are processed at a time, so that they stay in the CPU's cache for all offsets. Where an
-    offset has few weights, one product takes a row of offsets, whose pixels become channels. The
-    result is that of `jax.grad` of a plain convolution, up to rounding.
+    images are processed at a time, so that they stay in the CPU's cache for all offsets; more of
+    them where the products are small. Where an offset has few weights, one product takes a row of
+    offsets, whose pixels become channels. The result is that of `jax.grad` of a plain convolution,
+    up to rounding.
 
     Args:
         x: (batch, height, width, input channels).

@@ -80,7 +80,7 @@ def time_torch_dataloader(repeats: int) -> Result:
     Raises:
         InputError: PyTorch is not installed.
     """
-    check_installed("test", "this case", "torch")
+    check_installed("test", "a case with PyTorch (--only names others)", "torch")
     from experiments.benchmark.torch_input import BatchReader
 
     with _make_pack() as (config, pack):

@@ -83,7 +83,7 @@ def time_train_step(config: Config, repeats: int, kinds: tuple[str, ...]) -> lis
     Raises:
         InputError: PyTorch is not installed.
     """
-    check_installed("test", "this case", "torch")
+    check_installed("test", "a case with PyTorch (--only names others)", "torch")
     from experiments.benchmark.synthetic_step import SyntheticTrainStep
 
     calls: dict[str, Callable[[], None]] = {OURS: SyntheticTrainStep(config)}
@@ -127,7 +127,7 @@ def measure_step_memory(make_config: Callable[[], Config]) -> Result:
     Raises:
         InputError: PyTorch is not installed.
     """
-    check_installed("test", "this case", "torch")
+    check_installed("test", "a case with PyTorch (--only names others)", "torch")
     peaks = {layout: call_in_new_process(_torch_peak, make_config, layout) for layout in LAYOUTS}
     peaks[OURS] = call_in_new_process(_jax_peak, make_config)
     reference = min(LAYOUTS, key=lambda layout: peaks[layout])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from alexnet_jax.errors import InputError
 from experiments import ablations, relu_tanh
@@ -87,15 +87,16 @@ class SweptRuns:
     Attributes:
         names: names of the finished runs.
         values: the value of each finished seed that has one.
-        lacking: why other seeds have none: DIVERGED or NOT_REACHED if all runs have ended, else "".
+        reason: why finished seeds lack a value, DIVERGED or NOT_REACHED, once all runs have ended;
+            "" before.
     """
 
     names: list[str]
     values: list[float]
-    lacking: str
+    reason: str
 
 
-ReadRuns = Callable[[Path], SweptRuns]  # from the folder of the experiment
+ReadRuns = Callable[[Path], SweptRuns]  # folder of the experiment → its runs
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,13 @@ class SweptGroup:
 
     Attributes:
         label: what distinguishes them from the claim's other runs.
-        read_runs: function that reads those that the command makes, and no others, from its table.
-        seeds: number of runs wanted.
+        read_runs: function that reads this group's runs, without any that the command would not
+            make, from the experiment's table.
     """
 
     label: str
     read_runs: ReadRuns
-    seeds: int = SEEDS
+    seeds: ClassVar[int] = SEEDS
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ SHORTENED = (
 
 
 def _make_read_ablation(name: str, field: str) -> ReadRuns:
-    """Return the function that reads an ablation's errors, in percent, of every seed."""
+    """Return the function that reads an ablation's errors, in percent, of the first SEEDS seeds."""
 
     def read_runs(folder: Path) -> SweptRuns:
         rows = read_rows(folder / "ablations.csv", ablations.Result)
@@ -288,12 +289,12 @@ def _make_read_ablation(name: str, field: str) -> ReadRuns:
             row for row in rows if row.ablation == name and row.seed < SEEDS and not has_failed(row)
         ]
         errors = to_percents(getattr(row, field) for row in ended)
-        return SweptRuns(_finished(ended), errors, DIVERGED if len(ended) == SEEDS else "")
+        return SweptRuns(_names_of_finished(ended), errors, DIVERGED if len(ended) == SEEDS else "")
 
     return read_runs
 
 
-def _finished(rows: Iterable[Row]) -> list[str]:
+def _names_of_finished(rows: Iterable[Row]) -> list[str]:
     """Return the names of the runs that have finished."""
     return [row.name for row in rows if row.status == "done"]
 
@@ -324,16 +325,18 @@ def _ablation(name: str, section: str) -> Claim:
 
 
 def _make_read_epochs(units: str) -> ReadRuns:
-    """Return the function that reads the epochs which the fastest rate of ReLU or tanh takes."""
+    """Return the function that reads the epochs to THRESHOLD at the fastest of RATES."""
 
     def read_runs(folder: Path) -> SweptRuns:
         rows = [
             row
             for row in read_rows(folder / "relu_tanh.csv", relu_tanh.Result)
-            if row.units == units and row.rate in RATES[units]
-            if row.seed < SEEDS and row.threshold == THRESHOLD
+            if row.units == units
+            and row.rate in RATES[units]
+            and row.seed < SEEDS
+            and row.threshold == THRESHOLD
         ]
-        names = _finished(rows)
+        names = _names_of_finished(rows)
         rate = relu_tanh.fastest_rate(rows, units)
         has_rates = not relu_tanh.unknown_rates(rows, units, RATES[units])
         if rate is None:
@@ -361,7 +364,7 @@ CLAIMS = (
     ),
     Claim(
         "relu_tanh", f"{ALEXNET}, section 3.1, figure 1",
-        "epochs to 25 % training error, tanh over ReLU", "6 times",
+        f"epochs to {100 * THRESHOLD:g} % training error, tanh over ReLU", "6 times",
         # Half: "the magnitude of the effect … varies with network architecture".
         Contrast(least=3.0, is_factor=True),
         (

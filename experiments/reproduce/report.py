@@ -122,7 +122,7 @@ def measure_claim(claim: Claim, rows: Sequence[RunRow], output: Path) -> Outcome
             reason = DIVERGED if len(ended) >= group.seeds else ""
         else:
             swept = group.read_runs(sweep_folder(claim, output))
-            values, reason = swept.values, swept.lacking
+            values, reason = swept.values, swept.reason
         groups.append(values)
         lacking.append(reason)
     labels = [group.label for group in claim.groups]
@@ -143,7 +143,7 @@ def _runs_of_training(claim: Claim, rows: Sequence[RunRow]) -> list[RunRow]:
 
 
 def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[RunRow]:
-    """Return the finished runs of a claim in the folder of an experiment, without errors."""
+    """Return a claim's finished runs in the folder of an experiment; the rows have no errors."""
     folder = sweep_folder(claim, output)
     names = [name for group in claim.swept for name in group.read_runs(folder).names]
     found = [folder / "runs" / name for name in names]

@@ -9,7 +9,7 @@ from helpers.batches import (
     batch_config,
     cut_crop,
     join_batches,
-    load_stored_pixels,
+    read_stored,
 )
 
 from alexnet_jax.data.pipeline import evaluation_batches
@@ -29,7 +29,6 @@ def test_evaluation_sees_every_image_once(request, which, views):
     places = [(c, False) for c in corners] + [(c, True) for c in corners]
     if views == "center":
         places = [(corners[4], False)]
-    records = pack.splits["train"].read(np.arange(count))
     for number, batch in enumerate(found):
         assert batch.image.shape == (8, len(places), data.crop, data.crop, channels)
         for row in range(8):
@@ -38,7 +37,7 @@ def test_evaluation_sees_every_image_once(request, which, views):
             if index >= count:
                 continue
             assert batch.label[row] == pack.splits["train"].labels[index]
-            pixels = load_stored_pixels(pack, records[index])
+            pixels = read_stored(pack, "train", index)
             for view, (offset, flip) in enumerate(places):
                 assert tuple(batch.offset[row, view]) == offset
                 assert batch.flip[row, view] == flip

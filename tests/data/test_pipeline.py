@@ -16,7 +16,7 @@ from helpers.batches import (
     batch_config,
     cut_crop,
     join_batches,
-    load_stored_pixels,
+    read_stored,
 )
 from helpers.image_sets import data_config, random_pixels, write_idx
 from hypothesis import HealthCheck, given, settings
@@ -189,7 +189,7 @@ def test_draws_are_made_once_for_a_step(request, monkeypatch, which):
     expected = np.arange(first * 8, last * 8).reshape(-1, 8)
     np.testing.assert_array_equal(sorted(map(list, numbers)), expected)
 
-    stored = [load_stored_pixels(pack, record) for record in split.read(np.arange(split.count))]
+    stored = [read_stored(pack, "train", index) for index in range(split.count)]
     for batch in found:
         (draws,) = [d for d in made if np.array_equal(d.shift, batch.shift)]
         for name in ("offset", "flip", "gain"):

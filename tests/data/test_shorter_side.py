@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.batches import read_stored
 from helpers.image_sets import files_in, idx_data, random_pixels
-from helpers.image_shapes import SHAPES, read_stored, shapes_config
+from helpers.image_shapes import SHAPES, shapes_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

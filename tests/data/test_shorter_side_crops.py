@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.batches import read_stored
 from helpers.image_sets import idx_data
-from helpers.image_shapes import CROP, read_stored
+from helpers.image_shapes import CROP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -120,7 +120,8 @@ def test_missing_pytorch_is_named(monkeypatch, name):
     monkeypatch.setattr("experiments.benchmark.synthetic_step.SyntheticTrainStep", None)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
-        InputError, match=r"^this case needs torch, which is not installed; .*'\.\[test\]'"
+        InputError,
+        match=r"^a case with PyTorch .* needs torch, which is not installed; .*'\.\[test\]'",
     ):
         list(run_cases(CASES, [name], repeats=1))
 

@@ -36,8 +36,10 @@ def cut_crop(pixels: np.ndarray, offset: Any, flip: bool, side: int) -> np.ndarr
     return crop[:, ::-1] if flip else crop
 
 
-def load_stored_pixels(pack: Pack, record: bytes) -> np.ndarray:
-    """Return the pixels of a record of a pack of squares."""
+def read_stored(pack: Pack, split: str, index: int) -> np.ndarray:
+    """Return the pixels of a prepared image (height, width, channels)."""
+    records = pack.splits[split]
+    (record,) = records.read(np.array([index]))
     if pack.encoding == "jpeg":
-        return images.load(record, side=None, channels=pack.channels)
-    return np.frombuffer(record, np.uint8).reshape(pack.side, pack.side, pack.channels)
+        return images.load(record, side=None, channels=pack.channels, resize="shorter_side")
+    return np.frombuffer(record, np.uint8).reshape(*records.shapes[index], pack.channels)

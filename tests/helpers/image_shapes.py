@@ -1,6 +1,5 @@
 """Images of many shapes, and packs in which they are scaled by their shorter side."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data.pack import Pack
 from alexnet_jax.data_config import DataConfig
 from helpers.image_sets import data_config, smooth_pixels
 
@@ -33,12 +31,3 @@ def shapes_config(path: Path, side: int, **changes: Any) -> DataConfig:
     return data_config(
         "folder", path / "images", **(first | dict(pack_dir=str(path / f"pack{side}")) | changes)
     )
-
-
-def read_stored(made: Pack, split: str, index: int) -> np.ndarray:
-    """Return the pixels of a prepared image."""
-    (record,) = made.splits[split].read(np.array([index]))
-    if made.encoding == "raw":
-        return np.frombuffer(record, np.uint8).reshape(*made.splits[split].shapes[index], 3)
-    with Image.open(io.BytesIO(record)) as image:
-        return np.asarray(image)

@@ -1,4 +1,4 @@
-"""Runs to make a report's page of, and the page as a browser reads it."""
+"""Make runs for the tests of the report, and parse its pages."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +24,7 @@ STEPS, BATCH, IMAGES = 4, 8, 36
 
 
 class ReadPage(HTMLParser):
-    """A page as a parser sees it: elements with their attributes, ids, text; every end in place."""
+    """Parse a page into elements and text, and check that every element is closed."""
 
     def __init__(self, html: str):
         super().__init__()

@@ -34,7 +34,7 @@ def make_sweep(
     *,
     seeds: int = 0,
 ) -> sweep.Sweep[Row]:
-    """Return a sweep of `at_once` runs (None is all), and one more for each that has ended.
+    """Return a sweep that plans `at_once` runs, and another for each that has ended; all if None.
 
     With `seeds` each name is so many runs, which are trained together.
     """
@@ -72,7 +72,7 @@ class Job:
 
 
 class Executor:
-    """Ends every job at once, those of these workdirs with an error that leaves a status."""
+    """End every job at once; those of workdirs in `errors` fail, after writing that status."""
 
     def __init__(self, errors: dict[str, Status | None]) -> None:
         self.errors = errors

@@ -34,7 +34,7 @@ def saved_workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def failed_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Orbax leaves coroutines behind when a read fails; their collection complains."""
+    """Silence the warnings about coroutines that orbax leaves behind when a read fails."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     yield
     gc.collect()

@@ -20,18 +20,19 @@ from alexnet_jax.errors import InputError
 
 
 def truncate(path: Path) -> None:
+    """Cut a file to half its length."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def flip(content: bytes, place: int) -> bytes:
-    """One bit changed: a digit or a letter becomes another one, so that text stays text."""
+    """Change one bit, which turns a digit or a letter into another one, so that text stays text."""
     changed = bytearray(content)
     changed[place] ^= 1
     return bytes(changed)
 
 
 def wrong_after(workdir: Path, file: Path, damaged: bytes | None, output: Callable[[], str]) -> str:
-    """What is wrong with the answer to a damaged file of the newest checkpoint; "" if nothing.
+    """Return what is wrong with the answer to a damaged newest checkpoint; "" if nothing.
 
     The file is restored afterwards; None for `damaged` removes it.
     """

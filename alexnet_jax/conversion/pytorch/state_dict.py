@@ -19,8 +19,8 @@ from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, Weights, to_foreign
 from alexnet_jax.conversion.pytorch import (
     cifar_resnets,
-    pickle_files,
     resnet_names,
+    torch_files,
     torchvision_branched,
 )
 from alexnet_jax.conversion.pytorch.resnet_names import PROGRAMS, TORCHVISION, ResNetNames
@@ -75,8 +75,8 @@ def read_state_dict(
             the model.
     """
     is_safetensors = path.suffix == ".safetensors"
-    tensors = read_arrays(path)[1] if is_safetensors else pickle_files.read_tensors(path)
-    to_numpy = _checked if is_safetensors else pickle_files.to_numpy
+    tensors = read_arrays(path)[1] if is_safetensors else torch_files.read_tensors(path)
+    to_numpy = _checked if is_safetensors else torch_files.to_numpy
     first = _first_tensor(path, tensors, config)
     keys = match_names(path, tensors, first)
 
@@ -309,7 +309,7 @@ def to_state_dict(path: Path, model: TrainedModel, program: str) -> bytes:
     if path.suffix == ".safetensors":
         content: bytes = safetensors.numpy.save(arrays, {"format": "pt"})
         return content
-    return pickle_files.to_file_content(path, arrays)
+    return torch_files.to_file_content(path, arrays)
 
 
 def _chain_tensors(model: TrainedModel) -> dict[str, np.ndarray]:

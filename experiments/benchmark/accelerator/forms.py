@@ -1,8 +1,9 @@
 """Forms of the layers' ops that compute the same, to be timed on an accelerator.
 
-`FORMS` holds, for each op of which the layers choose a form by platform, the forms in the layers
-and candidates that are in none. The training step is timed with each in place of the layers' own;
-whether one is faster has not been measured.
+`FORMS` holds, for each op of `CHOICES`, the forms in the layers and candidates that are in none.
+The training step is timed with each in place of the layers' own; whether one is faster has not been
+measured. `conv.IMAGE_CONV_TO_FEW` is not among them: the paper's model, in which they are timed,
+does not use it.
 """
 
 from collections.abc import Iterator

@@ -79,7 +79,7 @@ def _run_peer(case: Case, platform: str, repeats: int) -> Result:
     """Run a case of PyTorch."""
     if platform == "tpu":
         raise InputError("PyTorch's step is compared on GPUs only")
-    check_installed("test", "this case", "torch")
+    check_installed("test", "a case with PyTorch (--only names others)", "torch")
     import torch
 
     if platform == "gpu" and not torch.cuda.is_available():
