@@ -126,7 +126,7 @@ def test_commands_work_without_the_extras(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     device, peer = done.stdout.splitlines()
     assert "TFLOP/s" in device
-    assert "torch_eager: (--only names others) needs torch, which is not installed" in peer
+    assert "torch_eager: not run: a case with PyTorch (--only names others) needs torch" in peer
     done = run("convert", f"--workdir={workdir}", f"--output={tmp_path / 'model.onnx'}")
     assert done.returncode == 2
     assert "needs onnx and safetensors, which are not installed" in done.stderr
