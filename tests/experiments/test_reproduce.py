@@ -25,6 +25,7 @@ from experiments.reproduce import report, runs, verdicts
 from experiments.reproduce.__main__ import check_data, main
 from experiments.reproduce.claims import (
     CLAIMS,
+    EIGHTEEN,
     Claim,
     TrainedGroup,
     Training,
@@ -95,8 +96,11 @@ def test_schedules_have_the_published_number_of_steps(
     assert total_steps(one.config, 50_000) == steps
 
 
+LONG = 3600 * EIGHTEEN.hours  # more than 3,000 seconds
+
+
 def make_plan(output: Path, seconds: float | None, *, is_gpu: bool = False, jobs: int = 1) -> Plan:
-    """Return the plan of 80sec (half an hour) and 18pct (four) within a budget."""
+    """Return the plan of 80sec (half an hour) and 18pct (LONG seconds) within a budget."""
     budget = Budget(seconds, is_gpu=is_gpu, jobs=jobs)
     planned = runs.plan_runs(choose_claims(["80sec", "18pct"]), "data", output)
     return Plan(planned, budget, seeds_together=False)
@@ -124,12 +128,12 @@ def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names(make_plan(tmp_path, 3000, jobs=2), []) == []
     plan = make_plan(tmp_path, 3000)
     assert names(plan, []) == ["80sec-0"]
-    assert plan.left_out([]) == [("80sec-0", 1800), ("18pct-0", 4 * 3600)]
+    assert plan.left_out([]) == [("80sec-0", 1800), ("18pct-0", LONG)]
     now += 1300
     assert names(plan, []) == []
     done = RunRow("80sec", 0, "done", 0.26, 0.25, 0.3, seconds=1200.0)
     assert names(plan, [done]) == ["80sec-0"]
-    assert plan.left_out([done]) == [("18pct-0", 4 * 3600)]
+    assert plan.left_out([done]) == [("18pct-0", LONG)]
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -148,7 +152,7 @@ def test_estimates_are_those_of_other_seeds_and_of_what_is_left(
         runs, "read_progress", lambda workdir: progress if workdir.name == "18pct-0" else None
     )
     plan = make_plan(tmp_path, 5000)
-    assert plan.estimate("18pct-0", []) == 3600
+    assert plan.estimate("18pct-0", []) == LONG / 4
     other = RunRow("80sec", 1, "done", seconds=900.0)
     assert plan.estimate("80sec-0", [other]) == 900
     assert plan.estimate("80sec-0", []) == 1800
@@ -348,7 +352,7 @@ def test_a_dry_run_writes_nothing(
     assert not output.exists()
     printed = capsys.readouterr()
     assert printed.out.startswith("python -m alexnet_jax.main --config=configs/cifar.py:18pct ")
-    assert printed.err == "1 commands: about 4 h\n"
+    assert printed.err == f"1 commands: about {EIGHTEEN.hours:g} h\n"
 
 
 def test_the_command_lists_claims_and_refuses_others(tmp_path: Path) -> None:
