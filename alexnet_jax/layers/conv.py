@@ -238,11 +238,7 @@ def kernel_gradient_by_offsets(
     if batch_axes := jax.typeof(gradient).manual_axis_type.varying:  # inside shard_map
         zeros = lax.pcast(zeros, tuple(batch_axes), to="varying")
     total: Array = lax.fori_loop(0, batch // chunk, add_products, zeros)
-    total = total.reshape(blocks, blocks, stride, stride, channels, features)
-    unfolded = total.transpose(0, 2, 1, 3, 4, 5).reshape(
-        blocks * stride, blocks * stride, channels, features
-    )
-    return unfolded[:size, :size].astype(x.dtype)
+    return _unfold(total, blocks, stride, channels)[:size, :size].astype(x.dtype)
 
 
 def _fold(x: Array, stride: int, padding: tuple[int, int], blocks: tuple[int, int]) -> Array:
@@ -258,6 +254,19 @@ def _fold(x: Array, stride: int, padding: tuple[int, int], blocks: tuple[int, in
     batch, _, _, channels = x.shape
     x = x.reshape(batch, blocks[0], stride, blocks[1], stride, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *blocks, stride**2 * channels)
+
+
+def _unfold(folded: Array, blocks: int, stride: int, channels: int) -> Array:
+    """Return kernels (blocks · stride, blocks · stride, channels, features) of folded pixels.
+
+    Args:
+        folded: kernels of blocks × blocks pixels with stride² × channels channels, in any shape
+            whose last axis is that of the features.
+    """
+    features = folded.shape[-1]
+    pixels = folded.reshape(blocks, blocks, stride, stride, channels, features)
+    side = blocks * stride
+    return pixels.transpose(0, 2, 1, 3, 4, 5).reshape(side, side, channels, features)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

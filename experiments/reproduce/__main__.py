@@ -37,7 +37,8 @@ from alexnet_jax.data.sources.cifar10_binary import FOLDER, ORIGIN
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from experiments.durations import parse_duration
-from experiments.reproduce.claims import CLAIMS, Claim, choose_claims
+from experiments.reproduce.claim import Claim
+from experiments.reproduce.claims import CLAIMS, choose_claims
 from experiments.reproduce.report import format_list, write_report
 from experiments.reproduce.runs import (
     Budget,

@@ -13,7 +13,7 @@ from alexnet_jax.records import read_records
 from alexnet_jax.status import read_status
 from experiments import html_page
 from experiments.figures import plots
-from experiments.reproduce.claims import Claim, SweepCommand, TrainedGroup, Training
+from experiments.reproduce.claim import Claim, SweepCommand, TrainedGroup, Training
 from experiments.reproduce.runs import RunRow, describe_end, read_progress
 from experiments.reproduce.verdicts import DIVERGED, Close, Outcome, compare_groups
 from experiments.sweeps.rows import to_percents, write_rows

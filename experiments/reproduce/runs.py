@@ -20,7 +20,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.records import Record, read_records
 from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, is_in_use, read_config
-from experiments.reproduce.claims import Claim, Training
+from experiments.reproduce.claim import Claim, Training
 from experiments.sweeps import sweep
 from experiments.sweeps.run import Base, Run, group_runs, run_name
 from experiments.sweeps.training_error import average_last_epoch, select_records

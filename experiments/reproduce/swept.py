@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.reproduce.claims import Claim
+from experiments.reproduce.claim import Claim
 from experiments.reproduce.report import measure_claim, sweep_arguments, sweep_folder
 from experiments.reproduce.runs import Budget, format_seconds
 

@@ -23,14 +23,8 @@ from alexnet_jax.status import write_status
 from alexnet_jax.workdir import lock_workdir
 from experiments.reproduce import report, runs, verdicts
 from experiments.reproduce.__main__ import check_data, main
-from experiments.reproduce.claims import (
-    CLAIMS,
-    EIGHTEEN,
-    Claim,
-    TrainedGroup,
-    Training,
-    choose_claims,
-)
+from experiments.reproduce.claim import Claim, TrainedGroup, Training
+from experiments.reproduce.claims import CLAIMS, EIGHTEEN, choose_claims
 from experiments.reproduce.runs import Budget, Plan, RunRow
 from experiments.reproduce.verdicts import Close
 from experiments.sweeps import sweep
