@@ -24,7 +24,7 @@ from alexnet_jax.workdir import lock_workdir
 from experiments.reproduce import report, runs, verdicts
 from experiments.reproduce.__main__ import check_data, main
 from experiments.reproduce.claim import Claim, TrainedGroup, Training
-from experiments.reproduce.claims import CLAIMS, EIGHTEEN, choose_claims
+from experiments.reproduce.claims import CLAIMS, EIGHTEEN, EIGHTY, choose_claims
 from experiments.reproduce.runs import Budget, Plan, RunRow
 from experiments.reproduce.verdicts import Close
 from experiments.sweeps import sweep
@@ -90,11 +90,12 @@ def test_schedules_have_the_published_number_of_steps(
     assert total_steps(one.config, 50_000) == steps
 
 
+SHORT = 3600 * EIGHTY.hours  # between 1,000 and 2,000 seconds
 LONG = 3600 * EIGHTEEN.hours  # more than 3,000 seconds
 
 
 def make_plan(output: Path, seconds: float | None, *, is_gpu: bool = False, jobs: int = 1) -> Plan:
-    """Return the plan of 80sec (half an hour) and 18pct (LONG seconds) within a budget."""
+    """Return the plan of 80sec (SHORT seconds) and 18pct (LONG seconds) within a budget."""
     budget = Budget(seconds, is_gpu=is_gpu, jobs=jobs)
     planned = runs.plan_runs(choose_claims(["80sec", "18pct"]), "data", output)
     return Plan(planned, budget, seeds_together=False)
@@ -119,11 +120,11 @@ def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names(plan, [other]) == ["18pct-0"]
     now += 1000
     assert names(plan, []) == []
-    assert names(make_plan(tmp_path, 3000, jobs=2), []) == []
-    plan = make_plan(tmp_path, 3000)
+    assert names(make_plan(tmp_path, 2000, jobs=2), []) == []
+    plan = make_plan(tmp_path, 2000)
     assert names(plan, []) == ["80sec-0"]
-    assert plan.left_out([]) == [("80sec-0", 1800), ("18pct-0", LONG)]
-    now += 1300
+    assert plan.left_out([]) == [("80sec-0", SHORT), ("18pct-0", LONG)]
+    now += 700
     assert names(plan, []) == []
     done = RunRow("80sec", 0, "done", 0.26, 0.25, 0.3, seconds=1200.0)
     assert names(plan, [done]) == ["80sec-0"]
@@ -149,7 +150,7 @@ def test_estimates_are_those_of_other_seeds_and_of_what_is_left(
     assert plan.estimate("18pct-0", []) == LONG / 4
     other = RunRow("80sec", 1, "done", seconds=900.0)
     assert plan.estimate("80sec-0", [other]) == 900
-    assert plan.estimate("80sec-0", []) == 1800
+    assert plan.estimate("80sec-0", []) == SHORT
 
 
 def test_seeds_together_need_the_time_of_all(tmp_path: Path) -> None:
@@ -354,7 +355,7 @@ def test_the_command_lists_claims_and_refuses_others(tmp_path: Path) -> None:
     listed = processes.run("reproduce", "--list", "--claims=80sec,lrn", package="experiments")
     assert listed.returncode == 0, listed.stderr
     assert [line.split(":")[0] for line in listed.stdout.splitlines()] == ["80sec", "lrn"]
-    assert "Published: 26 %; reproduced if within 1 point. Two cores: 0.5 h" in listed.stdout
+    assert "Published: 26 %; reproduced if within 1 point. Two cores: 0.4 h" in listed.stdout
     arguments = (f"--output={tmp_path / 'out'}", f"--data_dir={tmp_path}")
     refused = processes.run("reproduce", *arguments, package="experiments")
     assert refused.returncode == 2
