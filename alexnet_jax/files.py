@@ -134,6 +134,8 @@ class AppendOnlyFile:
 def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold an advisory lock on a file, which is created if necessary and removed at the end.
 
+    The caller may remove the file earlier, with its folder.
+
     Args:
         path: the lock file.
         on_wait: called once if another process holds the lock, before waiting for it; it may
@@ -149,7 +151,8 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if os.fstat(descriptor).st_nlink:  # else the caller removed it: a new one is another's
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

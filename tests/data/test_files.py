@@ -131,6 +131,19 @@ def test_waiting_for_a_lock(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_removed_lock_file_is_not_removed_again(tmp_path: Path) -> None:
+    """Catches: the lock file of the next holder removed by one that has removed its own, after
+    which a third process could lock a new file."""
+    path = tmp_path / ".lock"
+    with exclusive_lock(path):
+        path.unlink()
+        next_holder = exclusive_lock(path)
+        next_holder.__enter__()
+    assert path.exists()
+    next_holder.__exit__(None, None, None)
+    assert not path.exists()
+
+
 def test_refusing_to_wait_leaves_no_descriptor(tmp_path: Path) -> None:
     """Mutation: a descriptor leaked, or an exception of `on_wait` replaced by another."""
     path = tmp_path / "a.lock"
