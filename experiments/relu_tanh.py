@@ -279,19 +279,25 @@ def _format_spread(seeds: list[Result]) -> str:
     return f"{count} seeds, {min(reached):.1f} to {max(reached):.1f}"
 
 
-def summarize_results(results: list[Result], threshold: float) -> list[str]:
-    """Return the findings, a sentence a line."""
+def summarize_results(
+    results: list[Result], threshold: float, rates: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """Return the findings, a sentence a line; the rates wanted are given by kind of units."""
     lines, means, goal = [], {}, f"{_format_percent(threshold)} training error"
     for units, name in UNITS.items():
-        best = fastest_rate(results, units)
-        if best is None:
+        best, unknown = fastest_rate(results, units), unknown_rates(results, units, rates[units])
+        if best is not None:
+            seeds = select_seeds(results, units, best)
+            means[units] = statistics.mean(reached_epochs(seeds))
+            some = f" ({_format_spread(seeds)})" if len(reached_epochs(seeds)) < len(seeds) else ""
+            after = f"{means[units]:.1f} epochs, at learning rate {best:g}"
+            lines.append(f"{name} reaches {goal} after {after}{some}.")
+        elif not unknown:
             lines.append(f"{name} does not reach {goal} at any rate.")
-            continue
-        seeds = select_seeds(results, units, best)
-        means[units] = statistics.mean(reached_epochs(seeds))
-        some = f" ({_format_spread(seeds)})" if len(reached_epochs(seeds)) < len(seeds) else ""
-        after = f"{means[units]:.1f} epochs, at learning rate {best:g}"
-        lines.append(f"{name} reaches {goal} after {after}{some}.")
+        if unknown:
+            have = "has" if len(unknown) == 1 else "have"
+            count = f"{len(unknown)} of {name}'s {len(rates[units])} rates"
+            lines.append(f"{count} {have} not been run to an end.")
     if len(means) == len(UNITS):
         ratio = means["tanh"] / means["relu"]
         lines.append(f"tanh needs {ratio:.1f} times the epochs of ReLU ({PAPER}).")
@@ -316,9 +322,11 @@ def plot_results(base: Base, threshold: float, results: list[Result]) -> Figure:
     return plot_curves(kinds, threshold)
 
 
-def make_report(base: Base, threshold: float, results: list[Result]) -> tuple[str, Figure | None]:
+def make_report(
+    base: Base, threshold: float, rates: Mapping[str, Sequence[float]], results: list[Result]
+) -> tuple[str, Figure | None]:
     """Return the table with the findings, and the figure."""
-    findings = summarize_results(results, threshold)
+    findings = summarize_results(results, threshold, rates)
     text = "\n".join([format_results(results, threshold), "", *findings])
     done = any(r.status == "done" for r in results)
     return text, plot_results(base, threshold, results) if done else None
@@ -356,7 +364,7 @@ def main(_: list[str]) -> int:
         base, "relu_tanh", flag.jobs, seeds_together=flag.seeds_together, row_type=Result,
         plan=partial(plan_runs, base, words, rates, flag.seeds),
         make_row=partial(make_result, base, threshold),
-        make_report=partial(make_report, base, threshold),
+        make_report=partial(make_report, base, threshold, rates),
     )  # fmt: skip
     experiment.results = measure_again(base, threshold, experiment.results)
     unknown = {u: unknown_rates(experiment.results, u, rates[u]) for u in UNITS}

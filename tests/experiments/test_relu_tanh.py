@@ -234,7 +234,7 @@ def test_the_table_and_what_it_says() -> None:
         "| 0.05 | **2.5** (2 of 3 seeds, 2.0 to 3.0) | 5.0 |",
         "| 0.2 | diverged | not reached |",
     ]
-    findings = relu_tanh.summarize_results(results, 0.1)
+    findings = relu_tanh.summarize_results(results, 0.1, dict.fromkeys(relu_tanh.UNITS, RATES))
     assert findings[:2] == [
         "ReLU reaches 10 % training error after 2.5 epochs, at learning rate 0.05 "
         "(2 of 3 seeds, 2.0 to 3.0).",
@@ -242,9 +242,27 @@ def test_the_table_and_what_it_says() -> None:
     ]
     assert findings[2].startswith("tanh needs 1.6 times the epochs of ReLU")
     assert len(findings) == 4  # tanh's edge
-    assert (
-        "does not reach 10 % training error at any rate" in relu_tanh.summarize_results([], 0.1)[0]
-    )
+
+
+def test_rates_that_have_not_ended_are_not_called_slow() -> None:
+    """Catches: "does not reach" of a rate that was not run or has failed, as after the first run;
+    that sentence missing once all rates have ended; rates of the other units that are counted."""
+    rates = dict(relu=(0.01,), tanh=RATES)
+
+    def findings(*results: Result) -> list[str]:
+        return relu_tanh.summarize_results([*results], 0.1, rates)
+
+    ended = [row("tanh", rate, None) for rate in RATES]
+    missing = "1 of ReLU's 1 rates has not been run to an end."
+    failed = row("relu", 0.01, None, status="failed, see x")
+    assert findings(failed) == [missing, "3 of tanh's 3 rates have not been run to an end."]
+    assert findings(*ended[:1], row("tanh", 0.05, 2.0)) == [
+        missing,
+        "tanh reaches 10 % training error after 2.0 epochs, at learning rate 0.05.",
+        "1 of tanh's 3 rates has not been run to an end.",
+        "tanh's fastest rate, 0.05, is the highest tried: add higher ones.",
+    ]
+    assert findings(*ended) == [missing, "tanh does not reach 10 % training error at any rate."]
 
 
 @pytest.mark.parametrize("has_slower", [False, True])
