@@ -112,9 +112,18 @@ def measure_row(base: Base, threshold: float, row: Result) -> Result:
 
 
 def measure_again(base: Base, threshold: float, rows: list[Result]) -> list[Result]:
-    """Return the rows for another threshold, without those of runs that have stopped too early."""
-    kept = [row for row in rows if row.status != "done" or row.threshold <= threshold]
-    return [measure_row(base, threshold, row) for row in kept]
+    """Return the rows for a threshold, without those of finished runs that are to be run for it.
+
+    These have stopped at a higher threshold, or have no records, since their folder was removed,
+    and were measured for another one. A row without records for this threshold is kept as it is.
+    """
+    found = []
+    for row in rows:
+        if row.status == "done" and not read_records(base.workdir(row.name)):
+            found += [row] if row.threshold == threshold else []
+        elif row.status != "done" or row.threshold <= threshold:
+            found.append(measure_row(base, threshold, row))
+    return found
 
 
 def make_result(
@@ -306,30 +315,33 @@ def summarize_results(
     ]
 
 
-def plot_results(base: Base, threshold: float, results: list[Result]) -> Figure:
-    """Plot the training errors as in figure 1: ReLU solid, tanh dashed, every seed a line."""
+def plot_results(base: Base, threshold: float, results: list[Result]) -> Figure | None:
+    """Plot the training errors as in figure 1: ReLU solid, tanh dashed, every seed a line.
+
+    Runs without records are left out. Return None if none has any.
+    """
     kinds = []
     for units, line, color in (("relu", "-", "C0"), ("tanh", "--", "C1")):
         best = fastest_rate(results, units)
         done = [r for r in results if r.units == units and r.status == "done"]
-        kind = Kind(line, color, [Curve(*load_curve(base, r), r.rate == best) for r in done])
+        curves = [Curve(*load_curve(base, r), r.rate == best) for r in done]
+        kind = Kind(line, color, [curve for curve in curves if curve.epochs.size])
         if best is not None:
             mean = statistics.mean(reached_epochs(select_seeds(results, units, best)))
             goal = _format_percent(threshold)
             label = f"{UNITS[units]}, rate {best:g}: {mean:.1f} epochs to {goal}"
             kind = replace(kind, label=label, crossing=mean)
         kinds.append(kind)
-    return plot_curves(kinds, threshold)
+    return plot_curves(kinds, threshold) if any(kind.curves for kind in kinds) else None
 
 
 def make_report(
     base: Base, threshold: float, rates: Mapping[str, Sequence[float]], results: list[Result]
 ) -> tuple[str, Figure | None]:
-    """Return the table with the findings, and the figure."""
+    """Return the table with the findings, and the figure; None if there is nothing to plot."""
     findings = summarize_results(results, threshold, rates)
     text = "\n".join([format_results(results, threshold), "", *findings])
-    done = any(r.status == "done" for r in results)
-    return text, plot_results(base, threshold, results) if done else None
+    return text, plot_results(base, threshold, results)
 
 
 def parse_rates(name: str, given: list[str]) -> list[float]:

@@ -198,11 +198,27 @@ def test_slower_rates_end_early() -> None:
 
 def test_a_lower_threshold_continues_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches runs that stopped at a higher threshold taken for slow ones."""
-    curve = np.array([1.0, 2.0]), np.array([0.3, 0.05])
-    monkeypatch.setattr(relu_tanh, "load_curve", lambda *_: curve)
+    found = records([0.3, 0.3, 0.05], every=1.0)
+    monkeypatch.setattr(relu_tanh, "read_records", lambda _: found)
     rows = [row("relu", 0.01, 1.5), row("relu", 0.2, None, status="diverged, see x")]
     assert relu_tanh.measure_again(base(), 0.05, rows) == [replace(rows[1], threshold=0.05)]
     assert [r.epochs for r in relu_tanh.measure_again(base(), 0.3, rows)] == [1.0, None]
+
+
+def test_rows_of_removed_runs(tmp_path: Path) -> None:
+    """Catches finished runs whose folder was removed that are then called not reached, with their
+    epochs lost; ones that are kept for a threshold for which they were not measured, or dropped
+    if they diverged; and a figure of no points."""
+    settings = replace(base(), output=tmp_path)
+    done = row("relu", 0.01, 1.5)
+    diverged = row("relu", 0.2, None, status="diverged, see x")
+    assert relu_tanh.measure_again(settings, 0.1, [done, diverged]) == [done, diverged]
+    for threshold in (0.05, 0.3):
+        kept = [replace(diverged, threshold=threshold)]
+        assert relu_tanh.measure_again(settings, threshold, [done, diverged]) == kept
+    text, figure = relu_tanh.make_report(settings, 0.1, dict(relu=[0.01], tanh=[]), [done])
+    assert "| 0.01 | **1.5** | not run |" in text
+    assert figure is None
 
 
 @pytest.mark.parametrize(
