@@ -139,9 +139,11 @@ def make_result(
 def without_regularization(base: Base, threshold: float) -> Base:
     """Return the base without measures against overfitting, and with an end at the threshold.
 
-    Fields that the command line sets are kept. The end is a little below the threshold, since the
-    epochs of `compute_training_error` need not be whole numbers of steps.
+    Rates and images are the same in every epoch. Fields that the command line sets are kept. The
+    end is a little below the threshold, since the epochs of `compute_training_error` need not be
+    whole numbers of steps.
     """
+    multipliers = base.config.schedule.multipliers
     fields = {
         "optimizer.weight_decay": 0.0,
         "data.lighting": "none",
@@ -151,6 +153,9 @@ def without_regularization(base: Base, threshold: float) -> Base:
         "stop_error": 0.99 * threshold,
         "schedule.rule": "epochs",
         "schedule.drop_epochs": (),
+        "schedule.warmup_steps": 0,
+        "schedule.multipliers": tuple(entry for entry in multipliers if entry[1] == 1),
+        "data.stages": (),
         "log_every": 10,
         "evaluate_every": base.config.epochs,
     }

@@ -11,7 +11,7 @@ from helpers import processes
 from helpers.image_sets import write_idx_set
 
 from alexnet_jax import command
-from alexnet_jax.config import sequential_model, validated
+from alexnet_jax.config import sequential_model, validated, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Dropout, Tanh, WithinChannelLRN
 from alexnet_jax.records import Record
@@ -156,6 +156,45 @@ def test_the_grid_is_run_with_one_seed() -> None:
             *("--config.schedule.drop_epochs=()", "--config.epochs=7", "--config.log_every=5"),
             *("--config.seed=0", f"--config.learning_rate={run.name.split('-')[1]}"),
         } <= {*run.arguments}
+
+
+CHANGING = ("schedule.warmup_steps", "schedule.multipliers", "data.stages")
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "expected"),
+    [
+        ("configs/cifar.py:13pct", {}, (0, ((".*/bias", 1.0, 2.0),), ())),
+        ("configs/cifar.py:18pct", {"schedule.warmup_steps": 7}, (7, ((".*/bias", 1.0, 2.0),), ())),
+        (
+            "configs/cifar.py:13pct",
+            {"schedule.multipliers": ((".*", 3, 2.0),), "data.stages": ((1, 10), (3, 50))},
+            (0, ((".*", 3, 2.0),), ((1, 10), (3, 50))),
+        ),
+    ],
+)
+def test_rates_and_images_do_not_change_while_training(
+    file: str, overrides: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    """Catches the biases' rate that rises as that of the weights is to fall, and images that come
+    later; the multipliers of the whole training dropped, too; fields of the command line that are
+    not kept."""
+    given = with_changes(command.load_config(file), {"schedule.warmup_steps": 5, **overrides})
+    settings = replace(base(), file=file, config=given, overrides=overrides)
+    constant = relu_tanh.without_regularization(settings, 0.25).overrides
+    assert tuple(constant[name] for name in CHANGING) == expected
+    assert with_changes(given, constant).schedule.drop_epochs == ()
+
+
+def test_finished_runs_of_18pct_keep_their_config() -> None:
+    """Catches a config of figure 1's runs in which a field has changed since, so that they could
+    not be continued."""
+    config = validated(command.load_config("configs/cifar.py:18pct"))
+    settings = replace(base(), file="configs/cifar.py:18pct", config=config)
+    constant = relu_tanh.without_regularization(settings, 0.25).overrides
+    before = {name: value for name, value in constant.items() if name not in CHANGING}
+    assert {*CHANGING} <= {*constant}
+    assert with_changes(config, constant) == with_changes(config, before)
 
 
 def test_the_other_seeds_are_for_the_fastest_rate() -> None:
