@@ -38,10 +38,11 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from alexnet_jax import command
-from alexnet_jax.config import sequential_model
+from alexnet_jax.config import sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Dropout, WithinChannelLRN
 from alexnet_jax.records import read_records
+from alexnet_jax.workdir import read_config
 from experiments.relu_tanh_plot import Curve, Kind, plot_curves
 from experiments.sweeps import sweep
 from experiments.sweeps.run import Base, Run, run_name
@@ -184,6 +185,29 @@ def choose_words(base: Base, *, own_model: bool) -> dict[str, tuple[str, ...]]:
                 f"--config={base.file} does not make the model of figure 1: {error}"
             ) from None
     return words
+
+
+def check_model(base: Base, words: Mapping[str, Sequence[str]], *, own_model: bool) -> None:
+    """Check that the runs in the folder have the model that these words make.
+
+    A run without a readable config.json is not compared.
+
+    Raises:
+        InputError: a run has another model, as with and without `own_model`.
+    """
+    for units, chosen in words.items():
+        for path in sorted(base.output.glob(f"runs/{units}-*/config.json")):
+            try:
+                made = sequential_model(read_config(path.parent)).ops
+            except InputError:
+                continue
+            given = with_changes(command.load_config(base.variant(*chosen)), base.overrides)
+            if made != sequential_model(given).ops:
+                raise InputError(
+                    f"{path.parent} was made with another model; given is --config={base.file} "
+                    f"{'with' if own_model else 'without'} --own_model; expected --config and "
+                    f"--own_model as for the runs in --output={base.output}, or another --output"
+                )
 
 
 def plan_runs(
@@ -377,6 +401,7 @@ def main(_: list[str]) -> int:
         tanh=common if flag.tanh_rates is None else parse_rates("tanh_rates", flag.tanh_rates),
     )
     words = choose_words(base, own_model=flag.own_model)
+    check_model(base, words, own_model=flag.own_model)
     experiment = sweep.Sweep(
         base, "relu_tanh", flag.jobs, seeds_together=flag.seeds_together, row_type=Result,
         plan=partial(plan_runs, base, words, rates, flag.seeds),

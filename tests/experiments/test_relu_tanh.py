@@ -15,6 +15,7 @@ from alexnet_jax.config import sequential_model, validated, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.ops import LRN, Dropout, Tanh, WithinChannelLRN
 from alexnet_jax.records import Record
+from alexnet_jax.workdir import write_config
 from configs.alexnet import get_config
 from experiments import relu_tanh
 from experiments.relu_tanh import Result
@@ -351,6 +352,32 @@ def test_a_config_without_the_model(file: str, message: str) -> None:
     """Catches ten runs that are started in order to fail."""
     with pytest.raises(InputError, match=f"--config={file} does not make the model.*{message}"):
         relu_tanh.choose_words(replace(base(), file=file), own_model=False)
+
+
+@pytest.mark.parametrize("units", ["relu", "tanh"])
+@pytest.mark.parametrize("own_model", [False, True])
+def test_two_models_are_not_mixed(tmp_path: Path, own_model: bool, units: str) -> None:
+    """Catches --own_model left out, or given, when a folder's runs are continued, and one table of
+    two models; runs that are refused for their rate, their number of classes, a changed op of
+    the command line, or want of a config."""
+    settings = replace(base(**{"model.ops.conv1.features": 8}), output=tmp_path)
+    words = relu_tanh.choose_words(settings, own_model=own_model)
+    config = command.load_config(settings.variant(*words[units]))
+    made = with_changes(config, {**settings.overrides, "learning_rate": 0.5, "epochs": 3})
+    made = with_changes(made, {"model.num_classes": 10})
+    for rate in (0.1, 0.5):
+        (tmp_path / "runs" / f"{units}-{rate}-0").mkdir(parents=True)
+    write_config(tmp_path / "runs" / f"{units}-0.5-0", made, 0)
+    relu_tanh.check_model(settings, words, own_model=own_model)
+    other = relu_tanh.choose_words(settings, own_model=not own_model)
+    given = "without" if own_model else "with"
+    message = (
+        f"{units}-0.5-0 was made with another model; given is .* {given} --own_model; expected"
+    )
+    with pytest.raises(InputError, match=message):
+        relu_tanh.check_model(settings, other, own_model=not own_model)
+    (tmp_path / "runs" / f"{units}-0.5-0" / "config.json").write_text("{}")
+    relu_tanh.check_model(settings, other, own_model=not own_model)
 
 
 def test_two_rates_from_end_to_end(tmp_path: Path) -> None:
