@@ -87,10 +87,11 @@ def dry_run(
     runs: sweep.Runs[RunRow], plan: Plan, claims: Sequence[Claim], data_dir: str, output: Path
 ) -> None:
     """Print the commands that the budget allows one by one, and the time of all of them."""
-    estimates = [plan.estimate_group(group, runs.results) for group in runs.print_commands()]
-    estimates += list_experiments(claims, data_dir, output, plan.budget)
+    own = [plan.estimate_group(group, runs.results) for group in runs.print_commands()]
+    swept = list_experiments(claims, data_dir, output, plan.budget)  # of all jobs together
+    estimates = [seconds and seconds / runs.jobs for seconds in own] + swept
     known = [seconds for seconds in estimates if seconds is not None]
-    total = sum(known) / runs.jobs if len(known) == len(estimates) else None
+    total = sum(known) if len(known) == len(estimates) else None
     print(f"{len(estimates)} commands: {format_seconds(total)}", file=sys.stderr)
 
 

@@ -154,6 +154,11 @@ def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[RunRow]:
     ]
 
 
+def count_finished(claim: Claim, output: Path) -> int:
+    """Return the number of a claim's runs that an experiment has finished."""
+    return len(_runs_of_sweep(claim, output, ""))
+
+
 def describe_progress(claim: Claim, rows: Sequence[RunRow], output: Path) -> str:
     """Return how far the runs of a claim without a verdict are; "" if none has begun."""
     ended = {row.name: row.status for row in rows}
@@ -167,7 +172,7 @@ def describe_progress(claim: Claim, rows: Sequence[RunRow], output: Path) -> str
                 parts.append(f"{name}: {progress}")
             elif status is not None:
                 parts.append(f"{name}: {status.split(',')[0]}")
-    if claim.sweep is not None and (count := len(_runs_of_sweep(claim, output, ""))):
+    if claim.sweep is not None and (count := count_finished(claim, output)):
         parts.append(f"{count} of {claim.sweep.runs} runs done")
     return "; ".join(parts)
 

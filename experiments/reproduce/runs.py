@@ -20,7 +20,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.records import Record, read_records
 from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, is_in_use, read_config
-from experiments.reproduce.claim import Claim, Training
+from experiments.reproduce.claim import Claim, SweepCommand, Training
 from experiments.sweeps import sweep
 from experiments.sweeps.run import Base, Run, group_runs, run_name
 from experiments.sweeps.training_error import average_last_epoch, select_records
@@ -285,6 +285,18 @@ class Budget:
     def seconds_of(self, hours: float) -> float | None:
         """Return the seconds that a claim's hours take; None if not known."""
         return None if self._is_gpu else 3600 * hours * self._jobs
+
+    def seconds_of_sweep(self, command: SweepCommand, done: int) -> float | None:
+        """Return the seconds that an experiment still takes, None if not known.
+
+        Its hours are those of all its runs one after another, which take as long if they share the
+        processor.
+
+        Args:
+            command: the experiment.
+            done: number of its runs that have finished.
+        """
+        return None if self._is_gpu else 3600 * command.hours * max(0.0, 1 - done / command.runs)
 
     def allows(self, seconds: float | None) -> bool:
         """Return whether to start a run of so many seconds.

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.reproduce.claim import Claim
-from experiments.reproduce.report import measure_claim, sweep_arguments, sweep_folder
+from experiments.reproduce.report import (
+    count_finished,
+    measure_claim,
+    sweep_arguments,
+    sweep_folder,
+)
 from experiments.reproduce.runs import Budget, format_seconds
 
 
@@ -35,7 +40,7 @@ def list_experiments(
     estimates = []
     for claim in missing_experiments(claims, output):
         assert claim.sweep is not None
-        seconds = budget.seconds_of(claim.sweep.hours)
+        seconds = budget.seconds_of_sweep(claim.sweep, count_finished(claim, output))
         if budget.allows(seconds):
             print(f"python {shlex.join(experiment_command(claim, data_dir, output))}")
             estimates.append(seconds)
@@ -59,7 +64,7 @@ def run_experiments(
     failed = False
     for claim in missing_experiments(claims, output):
         assert claim.sweep is not None
-        seconds = budget.seconds_of(claim.sweep.hours)
+        seconds = budget.seconds_of_sweep(claim.sweep, count_finished(claim, output))
         if not budget.allows(seconds):
             print(f"not started: {claim.name}, {format_seconds(seconds)}", file=sys.stderr)
             continue

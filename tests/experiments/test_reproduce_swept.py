@@ -138,12 +138,39 @@ def test_other_experiments_are_run_until_there_is_a_verdict(
 
     assert not run(60.0)
     assert ran == []
-    estimate = runs.format_seconds(3600 * BY_NAME["relu_tanh"].hours)
+    estimate = runs.format_seconds(3240 * BY_NAME["relu_tanh"].hours)  # without 1 of 10 runs
     assert capsys.readouterr().err.startswith(f"not started: relu_tanh, {estimate}\n")
     assert run(None)
     assert [arguments[1] for arguments in ran] == ["experiments.relu_tanh", "experiments.ablations"]
     assert "alexnet_no_conv2: failed, exit status 1" in capsys.readouterr().err
     assert {"--only=base,no_conv2", "--jobs=2", f"--output={tmp_path / 'ablations'}"} <= {*ran[1]}
+
+
+def test_the_time_of_an_experiment_is_that_of_its_missing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: hours of all runs multiplied by the jobs that share them, so that a budget does
+    not start the experiment; time of runs that are done; a time for a GPU."""
+    claim = BY_NAME["relu_tanh"]
+    assert claim.sweep is not None
+    hours, ran = claim.sweep.hours, list[list[str]]()
+    monkeypatch.setattr(swept, "_run", lambda arguments: ran.append(arguments))
+
+    def run(seconds: float) -> int:
+        ran.clear()
+        budget = Budget(seconds, is_gpu=False, jobs=2)
+        swept.run_experiments([claim], "data", tmp_path, budget, ["--jobs=2"])
+        return len(ran)
+
+    budget = Budget(None, is_gpu=False, jobs=2)
+    assert swept.list_experiments([claim], "data", tmp_path, budget) == [3600 * hours]
+    assert (run(3500 * hours), run(3700 * hours)) == (0, 1)
+    write_swept(tmp_path)  # one of ten runs is done
+    assert swept.list_experiments([claim], "data", tmp_path, budget) == [3240 * hours]
+    assert (run(3200 * hours), run(3500 * hours)) == (0, 1)
+    assert budget.seconds_of_sweep(claim.sweep, 11) == 0
+    assert Budget(None, is_gpu=True, jobs=1).seconds_of_sweep(claim.sweep, 0) is None
+    assert "not started: relu_tanh" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
