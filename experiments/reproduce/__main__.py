@@ -122,10 +122,12 @@ def main(_: list[str]) -> int:
         write_rows(runs.table, runs.results)
     before = [*runs.results]
     runs.run_waiting(sweep.make_executor())
-    ended = [row for row in runs.results if row not in before and row.status != "done"]
+    # A run that was started has a new row, which may be equal to its former one.
+    started = {row.name for row in runs.results if not any(row is old for old in before)}
+    ended = [row for row in runs.results if row.name in started and row.status != "done"]
     for row in ended:
         print(f"{row.name}: {row.status}", file=sys.stderr)
-    settled = [row for row in runs.results if row not in before or not sweep.has_failed(row)]
+    settled = [r for r in runs.results if r.name in started or not sweep.has_failed(r)]
     for name, left in plan.left_out(settled):
         print(f"not started: {name}, {format_seconds(left)}", file=sys.stderr)
     given = [f"--{name}={flag[name].value}" for name in SWEEP_FLAGS if flag[name].present]

@@ -186,8 +186,9 @@ def describe_machine(platform_name: str) -> str:
     if platform_name == "gpu":
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         with contextlib.suppress(FileNotFoundError):
-            names = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-            return ", ".join(names.split("\n")[:1]) or "GPU"
+            found = subprocess.run(query, capture_output=True, text=True, check=False)
+            if found.returncode == 0:  # otherwise stdout may have a message
+                return found.stdout.partition("\n")[0] or "GPU"
         return "GPU"
     name = platform.processor() or platform.machine()
     with contextlib.suppress(FileNotFoundError):

@@ -24,7 +24,7 @@ from alexnet_jax.workdir import lock_workdir
 from experiments.reproduce import report, runs, verdicts
 from experiments.reproduce.__main__ import check_data, main
 from experiments.reproduce.claim import Claim, TrainedGroup, Training
-from experiments.reproduce.claims import CLAIMS, EIGHTEEN, EIGHTY, choose_claims
+from experiments.reproduce.claims import BY_NAME, CLAIMS, EIGHTEEN, EIGHTY, choose_claims
 from experiments.reproduce.runs import Budget, Plan, RunRow
 from experiments.reproduce.verdicts import Close
 from experiments.sweeps import sweep
@@ -333,7 +333,8 @@ def test_a_dry_run_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Catches: a folder, or a table of runs made by hand, that --dry_run leaves behind; seeds
-    together on a CPU, whose runs would all be refused."""
+    together on a CPU, whose runs would all be refused; the time of another experiment, which is of
+    all its jobs, divided by their number."""
     output = tmp_path / "out"
     given = dict(claims=["80sec", "18pct"], list=False, budget=None, platform="cpu", jobs=1)
     given |= dict(dry_run=True, data_dir=data_dir, output=str(output), seeds_together=False)
@@ -348,6 +349,64 @@ def test_a_dry_run_writes_nothing(
     printed = capsys.readouterr()
     assert printed.out.startswith("python -m alexnet_jax.main --config=configs/cifar.py:18pct ")
     assert printed.err == f"1 commands: about {EIGHTEEN.hours:g} h\n"
+    given |= dict(claims=["18pct", "relu_tanh"], jobs=2)
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given))
+    assert main([]) == 0
+    hours = EIGHTEEN.hours + BY_NAME["relu_tanh"].hours
+    assert capsys.readouterr().err == f"2 commands: about {hours:.2g} h\n"
+
+
+class Flags(SimpleNamespace):
+    """Flags of the command, none of which was given."""
+
+    def __getitem__(self, _: str) -> SimpleNamespace:
+        return SimpleNamespace(present=False)
+
+
+def test_a_run_that_fails_again_is_counted(
+    tmp_path: Path,
+    data_dir: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches: a failure that is neither printed nor an exit status, since its row is equal to
+    that of the command before; a failed run that was not started again and is counted."""
+    given = dict(claims=["80sec"], list=False, budget=None, platform="cpu", jobs=1, dry_run=False)
+    given |= dict(data_dir=data_dir, output=str(tmp_path / "out"), seeds_together=False)
+
+    def end_at_once(made: Any, _: object) -> None:
+        for run in made.waiting():
+            made._add_row(run, "done", 1.0)
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(sweep.Runs, "run_waiting", end_at_once)
+    monkeypatch.setattr(sweep, "make_executor", lambda: None)
+    monkeypatch.setattr(flags, "FLAGS", Flags(**given))
+    for _ in range(2):
+        assert main([]) == 1
+        printed = capsys.readouterr().err
+        assert "\n80sec-0: failed, no final evaluation\n" in printed
+        assert "not started" not in printed
+    monkeypatch.setattr(flags, "FLAGS", Flags(**given | dict(budget="1m")))
+    assert main([]) == 0
+    assert capsys.readouterr().err == "not started: 80sec-0, about 0.4 h\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "name"),
+    [
+        (0, "A GPU\nA GPU\n", "A GPU"),
+        (0, "", "GPU"),
+        (9, "NVIDIA-SMI has failed: no driver\n", "GPU"),
+    ],
+)
+def test_the_name_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, status: int, text: str, name: str
+) -> None:
+    """Catches: the message of an nvidia-smi that fails in the table, as the machine."""
+    found = SimpleNamespace(returncode=status, stdout=text)
+    monkeypatch.setattr(runs.subprocess, "run", lambda *_, **__: found)
+    assert runs.describe_machine("gpu") == name
 
 
 def test_the_command_lists_claims_and_refuses_others(tmp_path: Path) -> None:
