@@ -3,8 +3,8 @@
     python -m experiments.ablations --config=configs/alexnet.py:sample --output=DIR [--seeds=3]
         [--only=base,no_lrn,…] [--seeds_together] [--list | --dry_run] [--config.FIELD=VALUE …]
 
-Every run is `python -m alexnet_jax.main` in DIR/runs/ABLATION-SEED, started by submitit: on this
-machine, --jobs at a time, or under SLURM with --slurm_partition. The same command again resumes
+Every run is `python -m alexnet_jax.main` in DIR/runs/ABLATION-SEED: on this machine, --jobs at a
+time, or under SLURM with --slurm_partition. Ctrl-C saves the runs. The same command again resumes
 interrupted runs and skips finished ones; a run that fails is reported at the end and does not stop
 the others. As runs finish, DIR/ablations.csv, ablations.md and ablations.png are written.
 """

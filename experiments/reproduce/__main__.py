@@ -10,8 +10,8 @@ has the time of each, and --budget starts no run whose estimated time does not f
 time is known only once another seed has finished; runs of unknown time are started until the
 budget is spent.
 
-A run is `python -m alexnet_jax.main` in OUTPUT/runs/NAME-SEED, started by submitit: on this
-machine, --jobs at a time, or under SLURM with --slurm_partition. The same command again resumes
+A run is `python -m alexnet_jax.main` in OUTPUT/runs/NAME-SEED: on this machine, --jobs at a time,
+or under SLURM with --slurm_partition. Ctrl-C saves the runs. The same command again resumes
 interrupted runs and skips finished ones; a finished workdir of the same config that was trained by
 hand counts, too. relu_tanh and the claims alexnet_… are run by the experiments of these names, in
 OUTPUT/relu_tanh and OUTPUT/ablations. A run that fails does not stop the others.

@@ -4,13 +4,13 @@ import contextlib
 import io
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import submitit
 from absl import flags
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.utils import CommandFunction, FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from alexnet_jax.errors import InputError
@@ -40,6 +40,15 @@ class SqueueWatcher(SlurmInfoWatcher):
 class SlurmExecutor(submitit.AutoExecutor):
     """The executor for SLURM, which raises InputError for a job that sbatch refuses."""
 
+    def start(self, words: Sequence[str], name: str) -> submitit.Job[str]:
+        """Start a program as a job of this name.
+
+        Raises:
+            InputError: sbatch refuses the job.
+        """
+        self.update_parameters(name=name)
+        return self.submit(CommandFunction([*words], verbose=False))
+
     def submit(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> submitit.Job[R]:
         """Submit a call of a function.
 
@@ -60,7 +69,9 @@ class SlurmExecutor(submitit.AutoExecutor):
 
 
 def make_slurm_executor(folder: Path) -> SlurmExecutor:
-    """Return the executor for SLURM; it reads the states of jobs from sacct or from squeue.
+    """Return the executor for SLURM, set up by the flags.
+
+    It reads the states of jobs from sacct or from squeue.
 
     Raises:
         InputError: SLURM is not installed.
@@ -72,7 +83,14 @@ def make_slurm_executor(folder: Path) -> SlurmExecutor:
         )
     if not _has_accounting():
         SlurmJob.watcher = SqueueWatcher(delay_s=WATCH_SECONDS)
-    return SlurmExecutor(folder=folder, cluster="slurm")
+    executor, flag = SlurmExecutor(folder=folder, cluster="slurm"), flags.FLAGS
+    executor.update_parameters(
+        timeout_min=flag.timeout_min,
+        cpus_per_task=flag.cpus,
+        slurm_partition=flag.slurm_partition,
+        gpus_per_node=flag.gpus,
+    )
+    return executor
 
 
 def _has_accounting() -> bool:

@@ -1,8 +1,9 @@
 """Run many trainings as one experiment: start, resume and collect them.
 
-Each training is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started by
-submitit: on this machine, --jobs at a time, or under SLURM with --slurm_partition. Its outcome is
-a row of OUTPUT/NAME.csv. When the same command is given again, finished runs are left alone and
+Each training is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started on
+this machine, --jobs at a time, with its messages in OUTPUT/logs; or by submitit under SLURM, with
+--slurm_partition. On Ctrl-C or SIGTERM the runs save and stop. The outcome of each is a row of
+OUTPUT/NAME.csv. When the same command is given again, finished runs are left alone and
 the others continue from their checkpoints. A run that fails does not stop the others. A run whose
 status.json has "diverged" is not tried again, since it would diverge again. The report on the
 rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
@@ -22,7 +23,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
-import submitit
 from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -40,6 +40,7 @@ from alexnet_jax.files import (
 from alexnet_jax.status import Status, read_status
 from experiments.outputs import write_figure
 from experiments.sweeps import slurm
+from experiments.sweeps.jobs import Executor, Job, LocalExecutor, stop
 from experiments.sweeps.rows import R, Row, read_rows, write_rows
 from experiments.sweeps.run import Base, Run, group_arguments, group_runs
 
@@ -93,14 +94,14 @@ class Runs(Generic[R]):
         ended = {row.name for row in self.results if not has_failed(row)}
         return [run for run in self.runs if run.name not in ended]
 
-    def run_waiting(self, executor: submitit.AutoExecutor) -> list[R]:
+    def run_waiting(self, executor: Executor) -> list[R]:
         """Start waiting runs and collect those that end; return the rows of all not done.
 
-        On Ctrl-C, or if a run cannot be started or recorded, interrupt the running ones, which
-        save, and raise the exception again.
+        On any exception, such as that of Ctrl-C or of a run that cannot be started or recorded,
+        interrupt the running ones, which save, and raise it again.
         """
         started: set[str] = set()  # names, since a plan may change the arguments of a run
-        running: list[tuple[list[Run], submitit.Job[str], float]] = []
+        running: list[tuple[list[Run], Job, float]] = []
         total = len(self.runs)
         bar = tqdm(total=total, initial=total - len(self.waiting()), unit="run",
                    disable=not sys.stderr.isatty())  # fmt: skip
@@ -118,18 +119,15 @@ class Runs(Generic[R]):
                     self._collect(group, job, time.monotonic() - begin)
                     bar.update(len(group))
                 time.sleep(POLL_SECONDS)
-        except (KeyboardInterrupt, InputError):
-            for _, job, _ in running:
-                job.cancel()
-            for _, job, _ in running:
-                job.wait()
+        except BaseException:
+            stop([job for _, job, _ in running])
             raise
         finally:
             bar.close()
         planned = {run.name for run in self.runs}
         return [row for row in self.results if row.status != "done" and row.name in planned]
 
-    def _collect(self, group: list[Run], job: submitit.Job[str], seconds: float) -> None:
+    def _collect(self, group: list[Run], job: Job, seconds: float) -> None:
         """Add the rows of the runs of a program, which has ended after so many seconds."""
         is_error = job.exception() is not None
         ends = [_read_end(run.workdir) if is_error else "finished" for run in group]
@@ -248,12 +246,13 @@ class Sweep(Runs[R]):
         return self.base.output / f"{self.name}.{kind}"
 
 
-def _start(group: Sequence[Run], executor: submitit.AutoExecutor) -> submitit.Job[str]:
+def _start(group: Sequence[Run], executor: Executor) -> Job:
     """Start the program that trains a group of `group_runs`."""
     for run in group:
-        run.workdir.mkdir(parents=True, exist_ok=True)
+        with write_errors_as_input_errors(run.workdir, MAKE_ROOM):
+            run.workdir.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "alexnet_jax.main", *group_arguments(group)]
-    return executor.submit(submitit.helpers.CommandFunction(words, verbose=False))
+    return executor.start(words, group[0].name)
 
 
 def _read_end(workdir: Path) -> Status | None:
@@ -340,22 +339,16 @@ def define_flags(output: str | None = None) -> None:
     flags.DEFINE_bool(
         "seeds_together", False, "Train the seeds of one config in one program, on an accelerator."
     )
-    flags.DEFINE_integer("timeout_min", 60 * 24, "Minutes that a program may take.", lower_bound=1)
     flags.DEFINE_string("slurm_partition", None, "Run under SLURM, in this partition.")
+    flags.DEFINE_integer(
+        "timeout_min", 60 * 24, "Minutes that a program may take, under SLURM.", lower_bound=1
+    )
     flags.DEFINE_integer("cpus", 8, "CPUs of a run, under SLURM.", lower_bound=1)
     flags.DEFINE_integer("gpus", 1, "GPUs of a run, under SLURM.", lower_bound=0)
 
 
-def make_executor() -> submitit.AutoExecutor:
+def make_executor() -> Executor:
     """Return the executor chosen by the flags."""
     flag = flags.FLAGS
     folder = Path(flag.output) / "logs"
-    executor = (
-        slurm.make_slurm_executor(folder)
-        if flag.slurm_partition
-        else submitit.AutoExecutor(folder=folder, cluster="local")
-    )
-    executor.update_parameters(timeout_min=flag.timeout_min, cpus_per_task=flag.cpus)
-    if flag.slurm_partition:
-        executor.update_parameters(slurm_partition=flag.slurm_partition, gpus_per_node=flag.gpus)
-    return executor
+    return slurm.make_slurm_executor(folder) if flag.slurm_partition else LocalExecutor(folder)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,8 +210,8 @@ class Executor:
     def __init__(self) -> None:
         self.started: list[str] = []
 
-    def submit(self, function: Any) -> SimpleNamespace:
-        _, _, module, *arguments = function.command
+    def start(self, words: Sequence[str], name: str) -> SimpleNamespace:
+        _, _, module, *arguments = words
         self.started.append(next(w for w in arguments if "--workdir" in w).rpartition("/")[2])
         ran = in_process.run_here(module.removeprefix("alexnet_jax."), *arguments)
         error = OSError(ran.stderr) if ran.returncode else None

@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,12 +11,11 @@ from typing import Any, cast
 import pytest
 from helpers import processes
 from helpers.sweeps import Executor, Job, Row, make_sweep
-from submitit.core.utils import FailedJobError
 
 from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
-from experiments.sweeps import slurm, sweep
+from experiments.sweeps import sweep
 from experiments.sweeps.rows import read_rows, write_rows
 from experiments.sweeps.run import Base
 
@@ -164,9 +164,9 @@ def test_a_table_that_cannot_be_written_is_a_message(
             jobs.append("waited for")
 
     class Started(Executor):
-        def submit(self, function: Any) -> Job:
+        def start(self, words: Sequence[str], name: str) -> Job:
             job = Endless(None)
-            job.paths.stderr = next(w for w in function.command if "--workdir" in w)[-1]
+            job.paths.stderr = next(w for w in words if "--workdir" in w)[-1]
             return job
 
     monkeypatch.setattr(os, "fsync", fill_up)
@@ -182,8 +182,8 @@ def test_a_damaged_status_is_a_failure(
     """Catches: a sweep that ends at the damaged file of one run, or that takes it for diverged."""
 
     class Damaged(Executor):
-        def submit(self, function: Any) -> Job:
-            job = super().submit(function)
+        def start(self, words: Sequence[str], name: str) -> Job:
+            job = super().start(words, name)
             if job.error is not None:
                 (tmp_path / "runs" / "a" / "status.json").write_text(content)
             return job
@@ -236,20 +236,3 @@ def test_help_lists_the_shared_flags() -> None:
     for flag in ("--config", "--seeds", "--jobs", "--slurm_partition", "--[no]dry_run"):
         assert flag in output
     assert "--verbosity" not in output
-
-
-def test_a_failed_start_on_this_machine_does_not_name_slurm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches: a run that cannot be started here called one that SLURM refuses."""
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise FailedJobError("no process")
-
-    given = dict(output=str(tmp_path), slurm_partition=None, gpus=1, cpus=2, timeout_min=60)
-    for module in (sweep, slurm):
-        monkeypatch.setattr(module.flags, "FLAGS", SimpleNamespace(**given))
-    executor = sweep.make_executor()
-    monkeypatch.setattr(executor, "_internal_process_submissions", fail)
-    with pytest.raises(FailedJobError, match="no process"):
-        make_sweep(tmp_path, ["a"]).run_waiting(executor)

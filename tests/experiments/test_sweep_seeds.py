@@ -1,5 +1,6 @@
 """Sweeps whose seeds of a variant are trained together, by one program."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -45,10 +46,10 @@ class Together(Executor):
         super().__init__(errors)
         self.folder = folder
 
-    def submit(self, function: Any) -> Job:
+    def start(self, words: Sequence[str], name: str) -> Job:
         for run, status in self.errors.items():
             write_status(self.folder / run, cast(Status, status))
-        self.started.append(function.command[-1])
+        self.started.append(words[-1])
         return Job(OSError("exit status 3"))
 
 

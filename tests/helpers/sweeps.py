@@ -1,9 +1,9 @@
 """Sweeps of runs that end at once, without training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from alexnet_jax.config import Config
 from alexnet_jax.status import Status, write_status
@@ -59,7 +59,7 @@ def make_seeds(base: Base, names: list[str], seeds: int) -> list[Run]:
 
 
 class Job:
-    """A job of submitit that has ended."""
+    """A job that has ended."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error, self.paths = error, SimpleNamespace(stderr="its.log")
@@ -78,8 +78,8 @@ class Executor:
         self.errors = errors
         self.started: list[str] = []
 
-    def submit(self, function: Any) -> Job:
-        word = next(word for word in function.command if word.startswith("--workdir="))
+    def start(self, words: Sequence[str], name: str) -> Job:
+        word = next(word for word in words if word.startswith("--workdir="))
         workdir = Path(word.removeprefix("--workdir="))
         self.started.append(name := workdir.name)
         if name not in self.errors:

@@ -1,0 +1,146 @@
+"""Start programs on this machine, and stop them so that they save."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, Protocol
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.files import MAKE_ROOM, write_errors_as_input_errors
+
+
+class Job(Protocol):
+    """A program that was started, on this machine or by submitit, whose names these are.
+
+    Attributes:
+        paths: has `stderr`, the file of the program's messages.
+    """
+
+    @property
+    def paths(self) -> Any: ...  # noqa: D102
+    def done(self) -> bool: ...  # noqa: D102
+    def exception(self) -> Exception | None: ...  # noqa: D102
+    def cancel(self) -> None: ...  # noqa: D102
+    def wait(self) -> None: ...  # noqa: D102
+
+
+class Executor(Protocol):
+    """Starts programs, on this machine or under SLURM."""
+
+    def start(self, words: Sequence[str], name: str) -> Job:
+        """Start a program; its job, or its log, has a name."""
+
+
+class LocalJob:
+    """A program on this machine, with the environment of this process.
+
+    It is in a session of its own, so that a Ctrl-C in the terminal reaches this process alone,
+    which stops the program with one signal. A second signal would keep it from saving.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        log: IO[bytes] | None = None,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Start the program.
+
+        Args:
+            words: its command line.
+            log: file of its output and messages; None to discard the output and print the messages.
+            env: its environment.
+        """
+        self.paths = SimpleNamespace(stderr=log and Path(log.name))
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log or subprocess.DEVNULL,
+            stderr=log,
+            env=env,
+            start_new_session=True,
+        )
+
+    def done(self) -> bool:
+        """Return whether the program has ended."""
+        return self._process.poll() is not None
+
+    def exception(self) -> Exception | None:
+        """Wait for the end; return an exception if the exit status is not 0."""
+        self.wait()
+        status = self._process.returncode
+        return subprocess.CalledProcessError(status, self._process.args) if status else None
+
+    def cancel(self) -> None:
+        """Send SIGTERM, on which `alexnet_jax.main` saves and stops, and on the second at once."""
+        self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        self._process.wait()
+
+
+class LocalExecutor:
+    """Starts programs on this machine, without a limit of their time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Give the folder of the logs."""
+        self.folder = folder
+
+    def start(self, words: Sequence[str], name: str) -> LocalJob:
+        """Start a program; append its command line, output and messages to NAME.log.
+
+        Raises:
+            InputError: the log cannot be written, or the program cannot be started.
+        """
+        path = self.folder / f"{name}.log"
+        with write_errors_as_input_errors(path, MAKE_ROOM):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            log = path.open("ab", buffering=0)
+            log.write(f"{shlex.join(words)}\n".encode())
+        with log:
+            try:
+                return LocalJob(words, log)
+            except OSError as error:
+                raise InputError(
+                    f"run {name} cannot be started: {error.strerror} ({words[0]}); free memory or "
+                    "end other processes, and run the same command again"
+                ) from error
+
+
+def run_program(words: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
+    """Run a program to its end and return its exit status; its output is discarded.
+
+    On an exception, such as that of Ctrl-C, let the program save and stop first.
+    """
+    job = LocalJob(words, env=env)
+    try:
+        job.wait()
+    except BaseException:
+        stop([job])
+        raise
+    error = job.exception()
+    return error.returncode if isinstance(error, subprocess.CalledProcessError) else 0
+
+
+def stop(jobs: Sequence[Job]) -> None:
+    """Interrupt jobs, which save, and wait for their end.
+
+    A second Ctrl-C or SIGTERM interrupts them again, so that they stop without saving.
+    """
+    try:
+        _interrupt(jobs)
+    except KeyboardInterrupt:
+        _interrupt(jobs)
+        raise
+
+
+def _interrupt(jobs: Sequence[Job]) -> None:
+    """Interrupt jobs and wait for their end."""
+    for job in jobs:
+        job.cancel()
+    for job in jobs:
+        job.wait()

@@ -1,0 +1,88 @@
+"""Programs that sweeps start on this machine: how they are started, and stopped."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, processes
+from helpers.image_sets import write_idx_set
+
+from alexnet_jax.status import read_status
+from alexnet_jax.workdir import is_in_use, saved_steps
+from experiments.ablations import Result
+from experiments.sweeps import jobs
+from experiments.sweeps.rows import read_rows
+
+
+def start_in_a_session(words: list[str]) -> subprocess.Popen[str]:
+    """Start Python as a terminal's foreground process, whose group a Ctrl-C reaches."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=processes.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    """Catches: a Ctrl-C of the terminal that reaches the training, too, which then stops at its
+    second signal without saving; a SIGTERM that leaves the training alone; a sweep that ends before
+    the training has saved; a run that is stopped recorded as failed, or not resumed. Checkpoints
+    are written at the end only, or when the training is stopped."""
+    write_idx_set(tmp_path / "data", train=120, test=20)
+    words = ["-m", "experiments.ablations", f"--output={tmp_path / 'out'}", "--only=base"]
+    words += [f"--config={processes.write_config(tmp_path, tmp_path / 'data')}", "--seeds=1"]
+    words += ["--config.max_steps=1500", "--config.checkpoint_every=1500"]
+    words += ["--config.epochs=1500"]
+    workdir = tmp_path / "out" / "runs" / "base-0"
+    sweep = start_in_a_session(words)
+    log = workdir / "metrics.jsonl"
+    processes.wait_for(sweep, lambda: log.exists() and log.stat().st_size > 0)
+    if number == signal.SIGINT:
+        os.killpg(sweep.pid, number)
+    else:
+        sweep.send_signal(number)
+    sweep.wait(processes.TIMEOUT)
+    in_use = is_in_use(workdir)
+    ended = processes.end(sweep)
+    assert not in_use
+    assert ended.returncode == 128 + number, ended.stderr
+    status = read_status(workdir)
+    assert status is not None
+    assert (status.status, saved_steps(workdir)) == ("interrupted", [status.step])
+    assert 0 < status.step < 1500
+    assert read_rows(tmp_path / "out" / "ablations.csv", Result) == []
+    again = processes.end(start_in_a_session(words))
+    assert again.returncode == 0, again.stderr
+    assert max(saved_steps(workdir)) == 1500
+    (row,) = read_rows(tmp_path / "out" / "ablations.csv", Result)
+    assert row.status == "done"
+    assert f"after step {status.step} of" in (tmp_path / "out" / "logs" / "base-0.log").read_text()
+
+
+def test_a_program_sees_the_devices_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: GPUs hidden from the runs; a log without the messages, or that is begun anew when a
+    run goes on; a failure that is none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    program = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES']); sys.exit('failed')"
+    executor = jobs.LocalExecutor(tmp_path / "logs")
+    for _ in range(2):
+        job = executor.start([sys.executable, "-c", program], "base-0")
+        assert isinstance(job.exception(), subprocess.CalledProcessError)
+        assert job.done()
+    assert job.paths.stderr == tmp_path / "logs" / "base-0.log"
+    lines = job.paths.stderr.read_text().splitlines()
+    command = shlex.join([sys.executable, "-c", program])
+    assert sorted(lines) == sorted(2 * [command, "1,2", "failed"])
+    job = executor.start([sys.executable, "-c", ""], "base-1")
+    assert job.exception() is None
