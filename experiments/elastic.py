@@ -12,7 +12,6 @@ high rate magnifies any such difference; a low rate (--config.learning_rate=0.00
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.records import read_records
 from experiments.outputs import write_figure
+from experiments.sweeps.jobs import run_program
 
 ONE, FOUR = 1, 2  # devices along each axis of the mesh
 RUNS = {
@@ -56,17 +56,16 @@ def train_in_parts(
             f"--config.log_every={_log_every(steps)}",
         ]
         devices = f"--xla_force_host_platform_device_count={side**2}"
-        ended = subprocess.run(
+        status = run_program(
             [sys.executable, "-m", "alexnet_jax.main", *arguments],
             env={
                 **os.environ,
                 "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}",
                 "JAX_PLATFORMS": "cpu",
             },
-            stdout=subprocess.DEVNULL,
         )
-        if ended.returncode:
-            raise InputError(f"part {part} of {workdir} ended with status {ended.returncode}")
+        if status:
+            raise InputError(f"part {part} of {workdir} ended with status {status}")
 
 
 def read_losses(workdir: Path) -> dict[int, float]:

@@ -1,8 +1,6 @@
 """Start the other experiments of this folder, which make the runs of some claims."""
 
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from experiments.reproduce.report import (
     sweep_folder,
 )
 from experiments.reproduce.runs import Budget, format_seconds
+from experiments.sweeps.jobs import run_program
 
 
 def missing_experiments(claims: Sequence[Claim], output: Path) -> list[Claim]:
@@ -69,18 +68,8 @@ def run_experiments(
             print(f"not started: {claim.name}, {format_seconds(seconds)}", file=sys.stderr)
             continue
         print(f"{claim.name}: experiments.{claim.sweep.module}", file=sys.stderr)
-        if status := _run([*experiment_command(claim, data_dir, output), *given]):
+        words = [sys.executable, *experiment_command(claim, data_dir, output), *given]
+        if status := run_program(words):
             print(f"{claim.name}: failed, exit status {status}", file=sys.stderr)
             failed = True
     return failed
-
-
-def _run(arguments: Sequence[str]) -> int:
-    """Run Python and return its exit status; when interrupted, let it save."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        raise

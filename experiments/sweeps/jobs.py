@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, Protocol
@@ -97,11 +99,11 @@ class LocalExecutor:
             InputError: the log cannot be written, or the program cannot be started.
         """
         path = self.folder / f"{name}.log"
-        with write_errors_as_input_errors(path, MAKE_ROOM):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            log = path.open("ab", buffering=0)
-            log.write(f"{shlex.join(words)}\n".encode())
-        with log:
+        with ExitStack() as stack:
+            with write_errors_as_input_errors(path, MAKE_ROOM):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                log = stack.enter_context(path.open("ab", buffering=0))
+                log.write(f"{shlex.join(words)}\n".encode())
             try:
                 return LocalJob(words, log)
             except OSError as error:
@@ -111,18 +113,34 @@ class LocalExecutor:
                 ) from error
 
 
+@contextmanager
+def delay_interrupts() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM at the end only, so that a program that was started is known."""
+    received: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {n: signal.signal(n, lambda number, _: received.append(number)) for n in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
+
+
 def run_program(words: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
     """Run a program to its end and return its exit status; its output is discarded.
 
     On an exception, such as that of Ctrl-C, let the program save and stop first.
     """
-    job = LocalJob(words, env=env)
+    started: list[LocalJob] = []
     try:
-        job.wait()
+        with delay_interrupts():
+            started.append(LocalJob(words, env=env))
+        error = started[0].exception()
     except BaseException:
-        stop([job])
+        stop(started)
         raise
-    error = job.exception()
     return error.returncode if isinstance(error, subprocess.CalledProcessError) else 0
 
 

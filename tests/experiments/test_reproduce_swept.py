@@ -125,11 +125,11 @@ def test_other_experiments_are_run_until_there_is_a_verdict(
     write_swept(tmp_path)
     ran: list[list[str]] = []
 
-    def fail_after_the_first(arguments: list[str]) -> int:
-        ran.append(arguments)
+    def fail_after_the_first(words: list[str]) -> int:
+        ran.append(words[1:])
         return len(ran) - 1
 
-    monkeypatch.setattr(swept, "_run", fail_after_the_first)
+    monkeypatch.setattr(swept, "run_program", fail_after_the_first)
     claims = choose_claims(["relu_tanh", "alexnet_no_lrn", "alexnet_no_conv2"])
 
     def run(seconds: float | None) -> bool:

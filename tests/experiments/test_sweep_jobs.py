@@ -1,16 +1,19 @@
 """Programs that sweeps start on this machine: how they are started, and stopped."""
 
+import errno
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from helpers import ROOT, processes
 from helpers.image_sets import write_idx_set
 
+from alexnet_jax.errors import InputError
 from alexnet_jax.status import read_status
 from alexnet_jax.workdir import is_in_use, saved_steps
 from experiments.ablations import Result
@@ -60,6 +63,8 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path: Path, number: signa
     assert (status.status, saved_steps(workdir)) == ("interrupted", [status.step])
     assert 0 < status.step < 1500
     assert read_rows(tmp_path / "out" / "ablations.csv", Result) == []
+    if number == signal.SIGTERM:
+        return  # what was saved is the same
     again = processes.end(start_in_a_session(words))
     assert again.returncode == 0, again.stderr
     assert max(saved_steps(workdir)) == 1500
@@ -86,3 +91,89 @@ def test_a_program_sees_the_devices_of_this_machine(
     assert sorted(lines) == sorted(2 * [command, "1,2", "failed"])
     job = executor.start([sys.executable, "-c", ""], "base-1")
     assert job.exception() is None
+
+
+# Runs a program, as experiments run others, whose end takes a while.
+PARENT = """
+from alexnet_jax import command
+from experiments.sweeps.jobs import run_program
+
+command.run(lambda _: run_program([sys.executable, "-c", PROGRAM]))
+"""
+# Counts its signals; on the first one it goes on for a second, on a second one it stops at once.
+PROGRAM = """
+received = []
+
+def receive(number, frame):
+    received.append(number)
+    Path(FILE).write_text(f"{received}")
+    if received[1:]:
+        sys.exit("stopped at once")
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, receive)
+Path(FILE).touch()
+limit = time.monotonic() + 60
+while not received and time.monotonic() < limit:
+    time.sleep(0.01)
+time.sleep(SECONDS)
+Path(FILE).write_text(f"{received}, saved")
+"""
+IMPORTS = "import signal, sys, time\nfrom pathlib import Path\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_program_in_a_program_is_stopped_by_one_signal(
+    tmp_path: Path, number: signal.Signals, twice: bool
+) -> None:
+    """Catches: a program that receives the terminal's Ctrl-C and a SIGTERM; one that is killed, or
+    left behind, while it saves; one that cannot be stopped without saving."""
+    file = tmp_path / "received"
+    program = IMPORTS + PROGRAM.replace("FILE", repr(str(file)))
+    program = program.replace("SECONDS", "60" if twice else "1")
+    parent = start_in_a_session(["-c", IMPORTS + PARENT.replace("PROGRAM", repr(program))])
+    processes.wait_for(parent, file.exists)
+    os.killpg(parent.pid, number)
+    if twice:
+        processes.wait_for(parent, lambda: file.read_text() == "[15]")
+        os.killpg(parent.pid, number)
+    ended = processes.end(parent)
+    assert ended.returncode == 128 + number, ended.stderr
+    assert file.read_text() == ("[15, 15]" if twice else "[15], saved")
+
+
+def test_what_cannot_be_started_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a traceback for a folder without permission, or for a machine without memory for
+    one more process; a message without the path."""
+    (tmp_path / "logs").touch()
+    executor = jobs.LocalExecutor(tmp_path / "logs")
+    with pytest.raises(InputError, match=r"cannot write .*/logs/base-0\.log: File exists; check"):
+        executor.start([sys.executable], "base-0")
+    (tmp_path / "logs").unlink()
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(InputError, match="run base-0 cannot be started: Resource temporarily"):
+        executor.start([sys.executable], "base-0")
+
+
+def test_a_signal_while_a_program_is_started_comes_afterwards() -> None:
+    """Catches: a program that goes on unattended since the signal came before it was known; a
+    signal that is lost; the delay of later ones."""
+    known = []
+
+    def start() -> None:
+        with jobs.delay_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            known.append("a program")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert known
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
