@@ -235,6 +235,7 @@ def _percents(results: list[Result], name: str, field: str) -> list[float]:
     return to_percents(getattr(r, field) for r in results if r.ablation == name)
 
 
+@sweep.exclusive
 def main(_: list[str]) -> int:
     """Run the command."""
     flag, base = flags.FLAGS, Base.from_flags()

@@ -273,6 +273,7 @@ def with_frequent_records(base: Base) -> Base:
     return replace(base, overrides={"log_every": 20, **base.overrides})
 
 
+@sweep.exclusive
 def main(_: list[str]) -> int:
     """Run the command."""
     flag, base = flags.FLAGS, Base.from_flags()

@@ -388,6 +388,7 @@ def parse_rates(name: str, given: list[str]) -> list[float]:
     return [*dict.fromkeys(rates)]
 
 
+@sweep.exclusive
 def main(_: list[str]) -> int:
     """Run the command."""
     flag = flags.FLAGS

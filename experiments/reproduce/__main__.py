@@ -95,6 +95,7 @@ def dry_run(
     print(f"{len(estimates)} commands: {format_seconds(total)}", file=sys.stderr)
 
 
+@sweep.exclusive
 def main(_: list[str]) -> int:
     """Run the command."""
     flag = flags.FLAGS
@@ -117,7 +118,6 @@ def main(_: list[str]) -> int:
     if flag.dry_run:
         dry_run(runs, plan, claims, data_dir, output)
         return 0
-    command.make_folder(flag.output)
     if runs.results:
         write_rows(runs.table, runs.results)
     before = [*runs.results]

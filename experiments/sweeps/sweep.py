@@ -3,7 +3,8 @@
 Each training is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started on
 this machine, --jobs at a time, with its messages in OUTPUT/logs; or by submitit under SLURM, with
 --slurm_partition. On Ctrl-C or SIGTERM the runs save and stop. The outcome of each is a row of
-OUTPUT/NAME.csv. When the same command is given again, finished runs are left alone and
+OUTPUT/NAME.csv. A second command in the same OUTPUT is refused until the first one ends. When the
+same command is given again, finished runs are left alone and
 the others continue from their checkpoints. A run that fails does not stop the others. A run whose
 status.json has "diverged" is not tried again, since it would diverge again. The report on the
 rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
@@ -12,6 +13,8 @@ With --seeds_together, runs that differ in the seed only are trained by one `mai
 folders and rows are the same as without it.
 """
 
+import contextlib
+import functools
 import json
 import os
 import shlex
@@ -19,7 +22,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -27,12 +30,14 @@ from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from alexnet_jax import command
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import (
     MAKE_ROOM,
     disk_full_as_input_error,
+    exclusive_lock,
     read_json,
     write_atomically,
     write_errors_as_input_errors,
@@ -40,7 +45,7 @@ from alexnet_jax.files import (
 from alexnet_jax.status import Status, read_status
 from experiments.outputs import write_figure
 from experiments.sweeps import slurm
-from experiments.sweeps.jobs import Executor, Job, LocalExecutor, stop
+from experiments.sweeps.jobs import Executor, Job, LocalExecutor, delay_interrupts, stop
 from experiments.sweeps.rows import R, Row, read_rows, write_rows
 from experiments.sweeps.run import Base, Run, group_arguments, group_runs
 
@@ -110,7 +115,8 @@ class Runs(Generic[R]):
                 groups = group_runs(waiting, seeds_together=self.seeds_together)
                 for group in groups[: self.jobs - len(running)]:
                     started.update(run.name for run in group)
-                    running.append((group, _start(group, executor), time.monotonic()))
+                    with delay_interrupts():
+                        running.append((group, _start(group, executor), time.monotonic()))
                 bar.total = len(self.runs)
                 bar.set_postfix_str(", ".join(run.name for group, *_ in running for run in group))
                 for ended in [ended for ended in running if ended[1].done()]:
@@ -326,6 +332,48 @@ def _read_config(path: Path) -> Json:
         f"{path} is not the config of a sweep; move it away if it is damaged, or give another "
         "--output"
     )
+
+
+def exclusive(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """Return the command `main`, refused while another one starts runs in the same --output.
+
+    Each reads the table at its beginning, and would write it without the other's rows. --list and
+    --dry_run are never refused.
+
+    Raises:
+        InputError: another command is at work, or the folder cannot be written to.
+    """
+
+    @functools.wraps(main)
+    def run(arguments: list[str]) -> int:
+        """Run the command."""
+        flag = flags.FLAGS
+        if flag.list or flag.dry_run:
+            return main(arguments)
+        with _lock(Path(flag.output)):
+            return main(arguments)
+
+    return run
+
+
+@contextlib.contextmanager
+def _lock(output: Path) -> Iterator[None]:
+    """Hold the lock of a sweep's folder, which is created, and removed if it remains empty."""
+    path = command.make_folder(output) / ".lock"
+    try:
+        with contextlib.ExitStack() as stack:
+            with write_errors_as_input_errors(path, MAKE_ROOM):
+                try:
+                    stack.enter_context(exclusive_lock(path))
+                except BlockingIOError:
+                    raise InputError(
+                        f"another command is starting runs in --output={output}; wait for its "
+                        "end, or give another --output"
+                    ) from None
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            output.rmdir()
 
 
 def define_flags(output: str | None = None) -> None:

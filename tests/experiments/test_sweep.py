@@ -5,7 +5,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +15,8 @@ from helpers.sweeps import Executor, Job, Row, make_sweep
 from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from configs.alexnet import get_config
+from experiments import ablations, degradation, relu_tanh
+from experiments.reproduce import __main__ as reproduce
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import read_rows, write_rows
 from experiments.sweeps.run import Base
@@ -143,10 +145,9 @@ def test_a_damaged_table_is_a_message(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / "rows.csv").read_bytes() == content
 
 
-def test_a_table_that_cannot_be_written_is_a_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches: a traceback for a full disk; jobs that go on without anybody to record them."""
+def test_an_error_stops_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a traceback for a table or a workdir that cannot be written; jobs that go on without
+    anybody to record them, also if the error is a defect."""
 
     def fill_up(_: int) -> None:
         raise OSError(errno.ENOSPC, "full")
@@ -166,9 +167,20 @@ def test_a_table_that_cannot_be_written_is_a_message(
     class Started(Executor):
         def start(self, words: Sequence[str], name: str) -> Job:
             job = Endless(None)
-            job.paths.stderr = next(w for w in words if "--workdir" in w)[-1]
+            job.paths.stderr = name
+            if name == "c":
+                raise OSError("a defect")
             return job
 
+    with pytest.raises(OSError, match="a defect"):
+        make_sweep(tmp_path, ["a", "c"], jobs=2).run_waiting(cast(Any, Started({})))
+    assert jobs == ["canceled", "waited for"]
+    jobs.clear()
+    (tmp_path / "runs" / "d").touch()
+    with pytest.raises(InputError, match=r"^cannot write .*runs/d: File exists; check the disk"):
+        make_sweep(tmp_path, ["a", "d"], jobs=2).run_waiting(cast(Any, Started({})))
+    assert jobs == ["canceled", "waited for"]
+    jobs.clear()
     monkeypatch.setattr(os, "fsync", fill_up)
     with pytest.raises(InputError, match=r"^the disk is full: .*rows\.csv; make room, and run"):
         make_sweep(tmp_path, ["a", "b"], jobs=2).run_waiting(cast(Any, Started({})))
@@ -236,3 +248,32 @@ def test_help_lists_the_shared_flags() -> None:
     for flag in ("--config", "--seeds", "--jobs", "--slurm_partition", "--[no]dry_run"):
         assert flag in output
     assert "--verbosity" not in output
+
+
+@pytest.mark.parametrize("module", [ablations, degradation, relu_tanh, reproduce])
+def test_a_second_command_in_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    """Catches: two commands that overwrite each other's rows; a command that cannot be listed
+    while it runs, or that is refused once the other has ended or was killed; a folder left
+    behind by a command that is refused for another reason."""
+    output = tmp_path / "out"
+    given = SimpleNamespace(list=False, dry_run=False, output=str(output))
+    monkeypatch.setattr(sweep.flags, "FLAGS", given)
+    message = "another command is starting runs in --output=.*; wait for its end, or give another"
+
+    @sweep.exclusive
+    def first(_: list[str]) -> int:
+        with pytest.raises(InputError, match=message):
+            module.main([])
+        given.list = True
+        assert sweep.exclusive(lambda _: 1)([]) == 1
+        given.list = False
+        raise InputError("another reason")
+
+    with pytest.raises(InputError, match="another reason"):
+        first([])
+    assert not output.exists()
+    output.mkdir()
+    (output / ".lock").touch()
+    assert sweep.exclusive(lambda _: 3)([]) == 3
