@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import submitit
 from absl import flags
-from submitit.core.utils import CommandFunction, FailedJobError, FailedSubmissionError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from alexnet_jax.errors import InputError
@@ -37,17 +38,37 @@ class SqueueWatcher(SlurmInfoWatcher):
         return {job: {"State": listed.get(job, "ENDED")} for job in self._registered}
 
 
+class Program:
+    """The function of a job, which runs a program and lets it save before the time limit.
+
+    Before the limit, SLURM sends SIGUSR2 to all processes of a job, as submitit asks it to.
+    submitit's own CommandFunction ends there, and its program with it.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Give the command line."""
+        self.words = [*words]
+
+    def __call__(self) -> None:
+        """Run the program, whose output is the job's; raise an exception for a status but 0."""
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # for the program, which inherits this
+        process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL)
+        signal.signal(signal.SIGUSR2, lambda *_: process.terminate())
+        if status := process.wait():
+            raise subprocess.CalledProcessError(status, self.words)
+
+
 class SlurmExecutor(submitit.AutoExecutor):
     """The executor for SLURM, which raises InputError for a job that sbatch refuses."""
 
-    def start(self, words: Sequence[str], name: str) -> submitit.Job[str]:
+    def start(self, words: Sequence[str], name: str) -> submitit.Job[None]:
         """Start a program as a job of this name.
 
         Raises:
             InputError: sbatch refuses the job.
         """
         self.update_parameters(name=name)
-        return self.submit(CommandFunction([*words], verbose=False))
+        return self.submit(Program(words))
 
     def submit(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> submitit.Job[R]:
         """Submit a call of a function.

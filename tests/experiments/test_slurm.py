@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT, processes
 from helpers.image_sets import write_idx_set
-from submitit.helpers import CommandFunction
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.status import read_status
@@ -70,8 +69,22 @@ def test_a_refusal_is_a_message(
         programs(name, "exit 0")
     executor = slurm.make_slurm_executor(tmp_path / "logs")
     with pytest.raises(InputError, match=r"Invalid generic resource .* --gpus=1 .*--gpus=0 suits"):
-        executor.submit(CommandFunction(["true"]))
+        executor.start(["true"], "base-0")
     assert capsys.readouterr().err == ""
+
+
+def test_a_job_has_its_name_and_the_flags(
+    programs: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """Catches: a flag that does not reach SLURM; jobs that squeue does not tell apart."""
+    programs("sbatch", "echo Submitted batch job 77")
+    for name in ("srun", "scancel", "sacct"):
+        programs(name, "exit 0")
+    executor = slurm.make_slurm_executor(tmp_path / "logs")
+    assert executor.start(["true"], "base-0").job_id == "77"
+    script = (tmp_path / "logs" / "77_submission.sh").read_text()
+    lines = ("job-name=base-0", "partition=debug", "gpus-per-node=1", "cpus-per-task=2", "time=60")
+    assert {f"#SBATCH --{line}" for line in lines} <= {*script.splitlines()}
 
 
 @pytest.mark.parametrize("accounting", [True, False])

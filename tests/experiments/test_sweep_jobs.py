@@ -143,6 +143,22 @@ def test_a_program_in_a_program_is_stopped_by_one_signal(
     assert file.read_text() == ("[15, 15]" if twice else "[15], saved")
 
 
+def test_a_job_of_slurm_saves_before_its_time_limit(tmp_path: Path) -> None:
+    """Catches: a program that the signal before the limit ends, since all processes of a job
+    receive it; one that is not told, or that is left behind; a failure that is none."""
+    file = tmp_path / "received"
+    program = IMPORTS + PROGRAM.replace("FILE", repr(str(file))).replace("SECONDS", "0.5")
+    program += "sys.exit(143)"
+    words = [sys.executable, "-c", program]
+    call = f"from experiments.sweeps.slurm import Program\nProgram({words!r})()"
+    job = start_in_a_session(["-c", call])
+    processes.wait_for(job, file.exists)
+    os.killpg(job.pid, signal.SIGUSR2)
+    ended = processes.end(job)
+    assert file.read_text() == "[15], saved"
+    assert "returned non-zero exit status 143" in ended.stderr
+
+
 def test_what_cannot_be_started_is_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
