@@ -138,9 +138,11 @@ def test_a_program_in_a_program_is_stopped_by_one_signal(
     if twice:
         processes.wait_for(parent, lambda: file.read_text() == "[15]")
         os.killpg(parent.pid, number)
+    parent.wait(processes.TIMEOUT)
+    received = file.read_text()  # before the program, if left behind, closes the pipe of messages
     ended = processes.end(parent)
     assert ended.returncode == 128 + number, ended.stderr
-    assert file.read_text() == ("[15, 15]" if twice else "[15], saved")
+    assert received == ("[15, 15]" if twice else "[15], saved")
 
 
 def test_a_job_of_slurm_saves_before_its_time_limit(tmp_path: Path) -> None:
