@@ -18,7 +18,12 @@ from ml_collections import config_flags
 from alexnet_jax import cache, environment, fields
 from alexnet_jax.config import Config, validated
 from alexnet_jax.errors import DivergedError, InputError, print_error
-from alexnet_jax.preemption import Terminated, interrupt_status, raise_terminated
+from alexnet_jax.preemption import (
+    Terminated,
+    interrupt_status,
+    raise_terminated,
+    stop_signals,
+)
 
 FLAGS = flags.FLAGS
 
@@ -139,7 +144,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         1: a defect of the program, with a traceback, or what the command documents.
         2: wrong flags, a wrong config, or any other InputError: one message on stderr.
         3: training diverged (DivergedError): one message on stderr.
-        128 + N: ended by signal N: 130 for SIGINT, 143 for SIGTERM, 141 for a closed pipe.
+        128 + N: ended by signal N: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM, 141 for a pipe
+            of stdout that is closed.
     """
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
         print(_help())
@@ -148,7 +154,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         os.environ.setdefault(name, value)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
-    signal.signal(signal.SIGTERM, raise_terminated)
+    for number in {*stop_signals()} - {signal.SIGINT}:  # Python raises KeyboardInterrupt for that
+        signal.signal(number, raise_terminated)
     try:
         with cache.replace_damaged(), _platform_errors_as_input_errors():
             status = main(_parse(sys.argv))

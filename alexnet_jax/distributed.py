@@ -29,7 +29,7 @@ from orbax.checkpoint import multihost
 
 from alexnet_jax import peers
 from alexnet_jax.errors import DivergedError, InputError, print_error
-from alexnet_jax.preemption import PreemptionSignal, interrupt_status
+from alexnet_jax.preemption import PreemptionSignal, interrupt_status, stop_signals
 
 START_SECONDS = 300  # timeout for the connection of all processes at the start
 HEARTBEAT_SECONDS = 120  # after which JAX aborts if a process is silent; longer than `peers` waits
@@ -157,8 +157,7 @@ def _join() -> bool:
     if address is not None:
         _reach(address, first=number == 0)
     # Python's handlers of signals do not run while JAX waits for the other processes.
-    stopping = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(number, signal.SIG_DFL) for number in stopping]
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in stop_signals()}
     try:
         jax.distributed.initialize(
             address,
@@ -174,8 +173,8 @@ def _join() -> bool:
             "--coordinator_address, --num_processes and --process_id"
         ) from None
     finally:
-        for number, handler in zip(stopping, handlers, strict=True):
-            signal.signal(number, handler)
+        for stopping, handler in handlers.items():
+            signal.signal(stopping, handler)
     devices = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
     process = f"Process {jax.process_index()} of {jax.process_count()}"
     print(f"{process}, with {devices}.", file=sys.stderr)

@@ -105,9 +105,14 @@ def start(
     *arguments: object,
     devices: int = 1,
     package: str = "alexnet_jax",
+    stderr: int = subprocess.PIPE,
     **variables: str,
 ) -> subprocess.Popen[str]:
-    """Start `python -m PACKAGE.MODULE ARGUMENTS`, with variables added to its environment."""
+    """Start `python -m PACKAGE.MODULE ARGUMENTS`, with variables added to its environment.
+
+    Args:
+        stderr: file descriptor for its stderr; by default a pipe.
+    """
     command = [sys.executable, "-m", f"{package}.{module}", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -115,7 +120,7 @@ def start(
         env={**environment(devices), **variables},
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
     )
 
 

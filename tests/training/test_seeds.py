@@ -245,9 +245,12 @@ def test_a_killed_process_goes_on(
     config = fields.replace(config, {"max_steps": 30})
     given = [*arguments(config, tmp_path, "3,5"), "--config.max_steps=30"]
     # The devices and the options of the compiler are those of the tests' own process.
-    options = dict(JAX_DISABLE_MOST_OPTIMIZATIONS="true")
     process = processes.start(
-        "main", *given, "--config.checkpoint_every=5", devices=len(jax.devices()), **options
+        "main",
+        *given,
+        "--config.checkpoint_every=5",
+        devices=len(jax.devices()),
+        JAX_DISABLE_MOST_OPTIMIZATIONS="true",
     )
     broken = tmp_path / "runs"
     saved = broken / "seed-3" / "checkpoints" / "step_10"
