@@ -139,6 +139,7 @@ class TrainedModel:
         class_names: names of the classes in the order of the labels.
         source_digest: digest of the images on which the model was trained, see `data.pack.Pack`;
             None if it is unknown.
+        num_images: number of training images; 0 for imported weights.
     """
 
     config: Config
@@ -147,6 +148,7 @@ class TrainedModel:
     mean_image: np.ndarray
     class_names: tuple[str, ...]
     source_digest: str | None = None
+    num_images: int = 0
 
     @property
     def params(self) -> PyTree:
@@ -243,7 +245,11 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
                 checkpoints, step, config, mesh or sharding.make_data_mesh(1)
             )
             mean, names = checkpoints.mean(step), tuple(metadata["class_names"])
-            return TrainedModel(config, step, variables, mean, names, read_source_digest(workdir))
+            return TrainedModel(
+                *(config, step, variables, mean, names),
+                source_digest=read_source_digest(workdir),
+                num_images=metadata["images"],
+            )
 
         found = checkpoints.newest(read)
     if found is None:

@@ -21,9 +21,10 @@ from alexnet_jax.fields import leaves
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.prepare import pack_dir
 from alexnet_jax.records import Record, read_records
-from alexnet_jax.schedules import total_steps
+from alexnet_jax.schedules import StepSchedule
+from alexnet_jax.status import read_status
 from alexnet_jax.trained import TrainedModel
-from alexnet_jax.workdir import ADDED, read_recorded
+from alexnet_jax.workdir import ADDED, is_in_use, read_recorded
 from experiments import html_page
 from experiments.figures import plots
 from experiments.figures.colorfulness import measure_specialization
@@ -214,22 +215,30 @@ def _error_row(images: str, errors: Record | Metrics) -> ErrorRow:
     return ErrorRow(images, top1, top5, f"{errors['loss']:.4f}", f"{errors['count']:,}")
 
 
-def describe_progress(model: TrainedModel, records: list[Record]) -> str:
-    """Return a sentence about how long the model was trained."""
-    trained = [r for r in records if r["split"] == "train" and r["step"] <= model.step]
+def describe_progress(model: TrainedModel, workdir: Path) -> str:
+    """Return a sentence about how long the model was trained, and how its run stands.
+
+    Raises:
+        InputError: see `read_status`.
+    """
     if not model.step:
         return "The weights were imported, not trained."
-    if not trained:
-        return f"Trained for {model.step:,} steps."
-    last_epoch = trained[-1]["epoch"]
-    assert last_epoch is not None
-    images = round(trained[-1]["step"] * model.config.batch_size / last_epoch)
-    epochs = model.step * model.config.batch_size / images
-    done = f"Trained for {model.step:,} steps, {epochs:.1f} epochs of {images:,} images"
-    steps = total_steps(model.config, images)
-    if model.step < steps:
-        return f"{done}; training was interrupted, the config has {steps:,} steps."
-    return f"{done}; training is complete."
+    schedule, status = StepSchedule(model.config, model.num_images), read_status(workdir)
+    done = (
+        f"Trained for {model.step:,} steps, {schedule.epoch(model.step):.1f} epochs of "
+        f"{model.num_images:,} images"
+    )
+    last = f"the config has {schedule.last_step:,} steps"
+    if model.step >= schedule.last_step:
+        return f"{done}; training is complete."
+    if status is None:
+        return f"{done}; {last}."
+    if status.status == "finished":
+        return f"{done}; training is complete, by stop_error={model.config.stop_error:g}; {last}."
+    if status.status == "running" and is_in_use(workdir):
+        return f"{done}; training goes on, {last}."
+    ended = {"diverged": "diverged", "failed": "failed"}.get(status.status, "was interrupted")
+    return f"{done}; training {ended}, {last}."
 
 
 def load_recorded(workdir: Path) -> tuple[dict[str, Any], list[tuple[int, str, str, str]]]:
@@ -263,7 +272,7 @@ def make_page(workdir: Path, model: TrainedModel, split: str | None, arguments: 
         TEMPLATE,
         name=workdir.resolve().name,
         model=model,
-        progress=describe_progress(model, read_records(workdir)),
+        progress=describe_progress(model, workdir),
         sections=make_sections(workdir, model, split),
         layers=summarize(model.config),
         hidden=len(hidden_ops(model.config)),

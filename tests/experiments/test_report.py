@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from helpers import processes
 from helpers.in_process import run_here
 from helpers.reported_runs import (
     CLASSES,
+    IMAGES,
     SECTIONS,
     STEPS,
     ReadPage,
@@ -24,10 +26,12 @@ from helpers.reported_runs import (
 )
 from PIL import Image
 
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.model_data import open_data
+from alexnet_jax.status import Status, write_status
 from alexnet_jax.trained import load_trained
+from alexnet_jax.workdir import lock_workdir
 from experiments.figures import predictions
 from experiments.report import content, image_sections
 
@@ -139,6 +143,7 @@ def test_the_page_of_an_interrupted_run(reported_config: Config, tmp_path: Path)
     """Catches numbers of the final evaluation where there was none, and an unfinished model that
     passes for a finished one."""
     workdir = save_reported_run(tmp_path / "half", reported_config, 2, make_records(2, final=False))
+    write_status(workdir, "interrupted", "stopped by SIGTERM")
     read = ReadPage(make_reported_page(workdir))
     assert read.ids == SECTIONS
     words = " ".join(read.text.split())
@@ -146,6 +151,39 @@ def test_the_page_of_an_interrupted_run(reported_config: Config, tmp_path: Path)
     assert "final, ten views not run not run" in words
     assert "test, center view, evaluated for this page" in words
     assert "training was interrupted, the config has 4 steps" in words
+
+
+def test_progress_in_words(finished: Path, tmp_path: Path) -> None:
+    """Catches: images that are recovered from steps, where last batches of parts are masked; a
+    run that `stop_error` has ended, or one of all its steps, called interrupted; one that has
+    diverged, failed or still trains called interrupted; a killed one called running."""
+
+    def progress(config: Config, step: int, images: int) -> str:
+        model = dataclasses.replace(loaded, config=config, step=step, num_images=images)
+        return content.describe_progress(model, tmp_path)
+
+    loaded = load_trained(finished.parent)
+    assert loaded.num_images == IMAGES
+    config = with_changes(loaded.config, {"max_steps": 0, "epochs": 2, "stop_error": 0.25})
+    assert progress(config, 9, IMAGES) == "Trained for 9 steps, 2.0 epochs of 36 images; " + (
+        "training is complete."
+    )
+    parts = with_changes(config, {"data.part_images": 12, "data.shuffle": False})
+    assert progress(parts, 12, IMAGES).endswith("2.0 epochs of 36 images; training is complete.")
+    begun = "Trained for 3 steps, 0.7 epochs of 36 images; "
+    assert progress(config, 3, IMAGES) == f"{begun}the config has 9 steps."
+    for status, words in {
+        "finished": "training is complete, by stop_error=0.25; ",
+        "interrupted": "training was interrupted, ",
+        "diverged": "training diverged, ",
+        "failed": "training failed, ",
+        "running": "training was interrupted, ",
+    }.items():
+        write_status(tmp_path, cast(Status, status))
+        assert progress(config, 3, IMAGES) == f"{begun}{words}the config has 9 steps."
+    with lock_workdir(tmp_path):
+        assert "training goes on, the config" in progress(config, 3, IMAGES)
+    assert progress(config, 0, 0) == "The weights were imported, not trained."
 
 
 def test_another_split(finished: Path) -> None:
