@@ -20,6 +20,7 @@ among all of its own.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -169,8 +170,8 @@ def evaluate(
         InputError: the split does not exist, the models differ in classes, data or channels, or
             the classes are not those of the data, or the views or scales do not fit a model.
     """
-    for model in models[1:]:
-        check_compatible(models[0], model)
+    for pair in itertools.combinations(models, 2):
+        check_compatible(*pair)
     pack = pack or model_data.open_data(models[0])
     split = model_data.choose_split(models[0], pack, split)
     mesh = mesh or sharding.make_data_mesh(models[0].config.batch_size)
@@ -227,13 +228,24 @@ def shared_settings(model: TrainedModel) -> dict[str, object]:
 
 
 def check_compatible(first: TrainedModel, second: TrainedModel) -> None:
-    """Raise InputError for models that need different images and so cannot be averaged."""
+    """Raise InputError for models that need different images and so cannot be averaged.
+
+    Digests of the images on which they were trained are compared if both are known.
+    """
     other = shared_settings(second)
     for name, value in shared_settings(first).items():
         if value != other[name]:
             raise InputError(
                 f"models whose {name} differ cannot be averaged: {value} and {other[name]}"
             )
+    digests = [model.source_digest for model in (first, second)]
+    if None not in digests and digests[0] != digests[1]:
+        places = [model.config.data.dir or model.config.data.name for model in (first, second)]
+        raise InputError(
+            "models trained on different images cannot be averaged: those of "
+            f"{places[0]} (digest {digests[0]}) and {places[1]} (digest {digests[1]}); evaluate "
+            "each alone, or all on the images of --data_dir"
+        )
 
 
 def check_finite(name: str, split: str, result: Metrics) -> None:

@@ -116,7 +116,8 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
     """Return the model with a config whose data are the images of a folder.
 
     They are prepared like the images that the model was trained on, to the same size. No images
-    are held out: without folders of splits all are in the split "train".
+    are held out: without folders of splits all are in the split "train". The digest of
+    the images of training does not apply to them.
     """
     changes = {
         "data.name": "folder",
@@ -128,7 +129,8 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
         "data.split_seed": 0,
         "data.resident": "auto",
     }
-    return dataclasses.replace(model, config=with_changes(model.config, changes))
+    config = with_changes(model.config, changes)
+    return dataclasses.replace(model, config=config, source_digest=None)
 
 
 def open_folder(model: TrainedModel) -> Pack:

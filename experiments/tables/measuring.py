@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import jax
@@ -79,8 +80,8 @@ def measure_errors(
     plans = tuple(plan_paper(paper, given) for paper in papers)
     tests = set[Test]().union(*(plan.tests() for plan in plans))
     for members, _ in tests:  # before anything long
-        for other in members[1:]:
-            check_compatible(models[members[0]], models[other])
+        for one, other in combinations(members, 2):
+            check_compatible(models[one], models[other])
     errors: dict[Test, Metrics] = {}
     for first, pack in packs.items():
         of_group = {(members, views) for members, views in tests if groups[members[0]] == first}
@@ -98,9 +99,16 @@ def _check_distinct(workdirs: Sequence[str]) -> None:
 
 
 def _group_compatible(models: Sequence[TrainedModel]) -> list[int]:
-    """Return for each model the number of the first one with which it can be averaged."""
+    """Return for each model the number of the first one with which it can be averaged.
+
+    A model whose images have no recorded digest counts to the first of its settings that has one.
+    """
     settings = [shared_settings(model) for model in models]
-    return [settings.index(one) for one in settings]
+    keys = []
+    for model, one in zip(models, settings, strict=True):
+        alike = (m.source_digest for m, s in zip(models, settings, strict=True) if s == one)
+        keys.append((one, model.source_digest or next(filter(None, alike), None)))
+    return [keys.index(key) for key in keys]
 
 
 def _evaluate_group(

@@ -14,7 +14,8 @@ from PIL import Image
 from alexnet_jax.config import with_changes
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import evaluate
+from alexnet_jax.evaluate import check_compatible, evaluate
+from alexnet_jax.model_data import with_folder
 from alexnet_jax.predict import print_predictions
 from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import load_trained
@@ -207,6 +208,21 @@ def test_models_of_other_images(
     other = dataclasses.replace(model, config=with_changes(model.config, changes))
     with pytest.raises(InputError, match=message):
         evaluate([model, other])
+
+
+def test_models_trained_on_different_images(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Catches: models averaged on the images of the first one, where another was trained on others
+    of the same classes; only neighbors compared, so that one of unknown images comes between; a
+    refusal where all are evaluated on the images of one folder."""
+    model = load_trained(pair[0])
+    unknown, one, other = (
+        dataclasses.replace(model, source_digest=digest) for digest in (None, "one", "other")
+    )
+    with pytest.raises(InputError, match=r"different images .*digest one\) and .*digest o"):
+        evaluate([unknown, one, other])
+    check_compatible(unknown, one)
+    check_compatible(one, one)
+    check_compatible(*(with_folder(model, tmp_path) for model in (one, other)))
 
 
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:

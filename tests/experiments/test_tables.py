@@ -1,5 +1,6 @@
 """The papers' tables with our errors: whose they are, where they stand, and what was not run."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.metrics import Metrics
+from alexnet_jax.model_data import open_data
 from alexnet_jax.models import registry
 from alexnet_jax.trained import TrainedModel, load_trained
 from experiments.tables import measuring
@@ -274,6 +276,21 @@ def test_what_does_not_go_together_is_refused(folder: Path) -> None:
         InputError, match=r"models whose data\.split_seed differ cannot be averaged"
     ):
         measure_errors([a, str(folder / "other")])
+
+
+def test_models_trained_on_different_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a row that averages models of different images; a model of unknown images that joins
+    two groups, or is alone."""
+    model = load_trained(folder / "a")
+    digests = {"none": None, "one": "1", "other": "2", "again": "1"}
+    models = [dataclasses.replace(model, source_digest=digest) for digest in digests.values()]
+    assert measuring._group_compatible(models) == [0, 0, 2, 0]
+    monkeypatch.setattr(
+        measuring, "load_trained", lambda workdir: models[[*digests].index(Path(workdir).name)]
+    )
+    monkeypatch.setattr(measuring, "open_data", lambda _: open_data(model))
+    with pytest.raises(InputError, match="models trained on different images cannot be averaged"):
+        measure_errors(["none", "one", "other"])
 
 
 @pytest.mark.parametrize(
