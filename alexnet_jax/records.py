@@ -1,6 +1,7 @@
 """The records of a run's metrics, the lines of metrics.jsonl: make, read and restore them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -75,6 +76,16 @@ def read_records(directory: Path) -> list[Record]:
             "run, which sets the damaged file aside"
         )
     return records
+
+
+def final_records(records: Sequence[Record]) -> dict[str, Record]:
+    """Return the records of the final evaluation after the last recorded step, by their views.
+
+    A finished run that is continued keeps those of its former last step, which are left out. The
+    result is empty if the run has not been evaluated after its last step.
+    """
+    last = max((record["step"] for record in records), default=0)
+    return {r["views"]: r for r in records if "views" in r and r["step"] == last}
 
 
 def append_record(directory: Path, record: Record) -> None:

@@ -21,7 +21,7 @@ from alexnet_jax import command
 from alexnet_jax import fields as config_fields
 from alexnet_jax.config import Config, config_to_json, sequential_model
 from alexnet_jax.errors import InputError
-from alexnet_jax.records import read_records
+from alexnet_jax.records import final_records, read_records
 from configs import variants
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents
@@ -144,7 +144,7 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
     """Return the row of a run from its metrics.jsonl."""
     ablation, seed = run.key
     records = read_records(run.workdir)
-    final = {r["views"]: r for r in records if "views" in r}
+    final = final_records(records)
     trained = [r["top1_error"] for r in records if r["split"] == "train"]
     if status == "done" and set(final) != {"center", "ten"}:
         status = "failed, no final evaluation"

@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 from alexnet_jax import command
 from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
-from alexnet_jax.records import read_records
+from alexnet_jax.records import final_records, read_records
 from experiments.sweeps import sweep
 from experiments.sweeps.rows import to_percents
 from experiments.sweeps.run import Base, Run, run_name
@@ -108,10 +108,10 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
     kind, depth, seed = run.key
     records = read_records(run.workdir)
     train, validation = (select_records(records, split) for split in ("train", "validation"))
-    final = [r for r in records if r.get("views") == "center"]
+    final = final_records(records).get("center")
     if status == "done" and not (train and validation and final):
         status = "failed, no errors of all three splits"
-    if status != "done":
+    if status != "done" or final is None:
         return Result(kind, depth, seed, status, seconds=seconds)
     return Result(
         kind,
@@ -120,7 +120,7 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
         status,
         train_error=average_last_epoch(train),
         validation_error=validation[-1]["top1_error"],
-        test_error=final[0]["top1_error"],
+        test_error=final["top1_error"],
         seconds=seconds,
     )
 
@@ -197,9 +197,11 @@ def plot_results(base: Base, results: Sequence[Result]) -> Figure:
     """Plot the errors as in figure 6: plain left, residual right; training dashed, validation bold.
 
     Every seed is a line, and every depth a color, darker for more layers. Training errors of the
-    first steps may lie above the figure.
+    first steps may lie above the figure. A run whose records are gone has no line.
     """
     done = [r for r in results if r.train_error is not None]
+    curves = {row: load_curves(base, row) for row in done}
+    done = [row for row, (_, (validated, _)) in curves.items() if validated]
     depths = sorted({r.depth for r in done})
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, len(SHORTCUTS), sharey=True)
@@ -207,12 +209,12 @@ def plot_results(base: Base, results: Sequence[Result]) -> Figure:
     for axis, kind in zip(axes, SHORTCUTS, strict=True):
         for row in (r for r in done if r.kind == kind):
             color = _color(depths.index(row.depth), len(depths))
-            (steps, train), (validated, validation) = load_curves(base, row)
+            (steps, train), (validated, validation) = curves[row]
             axis.plot(steps, to_percents(train), "--", color=color, linewidth=1)
             axis.plot(validated, to_percents(validation), color=color, linewidth=2)
             highest = max(highest, *to_percents(validation))
         _label(axis, kind, depths_of(done, kind), depths)
-    axes[0].set_ylim(0, 1.05 * highest)
+    axes[0].set_ylim(0, 1.05 * highest or None)
     axes[0].set_ylabel("error, % (dashed: training; bold: validation)")
     return figure
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.data.names import short_name
-from alexnet_jax.records import Record
+from alexnet_jax.records import Record, final_records
 from experiments.figures.predictions import most_confused
 from experiments.figures.tiles import scale_signed, tile_channels, tile_units
 
@@ -79,7 +79,7 @@ def plot_curves(records: Sequence[Record], title: str) -> Figure:
         errors = [100 * r["top1_error"] for r in of]
         dot = "." if len(of) < 3 else ""  # too few for a line to be seen
         axis.plot([_epoch(r) for r in of], errors, label=split, color=color, marker=dot)
-    for final in (r for r in records if r.get("views") == "ten"):
+    if final := final_records(records).get("ten"):
         error = 100 * final["top1_error"]
         name = f"{final['split']}, ten views: {error:.2f} %"
         axis.axhline(error, color="C3", linewidth=1, linestyle="--", label=name)

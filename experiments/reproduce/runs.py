@@ -17,7 +17,7 @@ from typing import Any
 from alexnet_jax import command
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.errors import InputError
-from alexnet_jax.records import Record, read_records
+from alexnet_jax.records import Record, final_records, read_records
 from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, is_in_use, read_config
 from experiments.reproduce.claim import Claim, SweepCommand, Training
@@ -118,7 +118,7 @@ def make_row(machine: str, run: Run, status: str, _: float | None = None) -> Run
     name, seed = run.key
     records = read_records(run.workdir)
     train = select_records(records, "train")
-    final = {r["views"]: r["top1_error"] for r in records if "views" in r}
+    final = final_records(records)
     if status == "done" and not (train and {"center", "ten"} <= final.keys()):
         status = "failed, no final evaluation"
     if status != "done":
@@ -127,8 +127,8 @@ def make_row(machine: str, run: Run, status: str, _: float | None = None) -> Run
         name,
         seed,
         status,
-        center_error=final["center"],
-        ten_error=final["ten"],
+        center_error=final["center"]["top1_error"],
+        ten_error=final["ten"]["top1_error"],
         train_error=average_last_epoch(train),
         **describe_end(run.workdir, machine),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -87,12 +87,16 @@ def test_110_layers_begin_at_a_lower_rate() -> None:
 
 def test_errors_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: the training error of the last record or of all of them, a mean that counts records
-    and not images, the first validation for the last, ten views for the center view."""
+    and not images, the first validation for the last, ten views for the center view; the test error
+    of the former last step of a run that was continued."""
     write_records(monkeypatch, RECORDS)
     (run, _) = degradation.plan_runs(base(), [8], seeds=1)
     result = degradation.make_result(run, "done", 1.0)
     assert result.train_error == pytest.approx((30 * 0.6 + 10 * 0.2) / 40)
     assert (result.validation_error, result.test_error) == (0.4, 0.3)
+    longer = [cast(Record, {**r, "step": r["step"] + 20, "top1_error": 0.05}) for r in RECORDS]
+    write_records(monkeypatch, RECORDS + longer)
+    assert degradation.make_result(run, "done", 1.0).test_error == 0.05
     write_records(monkeypatch, RECORDS[:-2])
     assert degradation.make_result(run, "done", 1.0).status.startswith("failed")
     assert degradation.make_result(run, "diverged, see x", 1.0).test_error is None
@@ -130,6 +134,20 @@ def test_the_figure_is_that_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {*colors[0]} == {colors[1][0]}
     assert len({*colors[1]}) == 2
     assert residual.get_legend_handles_labels()[1] == ["8 layers", "20 layers"]
+
+
+def test_a_run_without_records_has_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a figure that fails for a row whose run's metrics.jsonl is gone; a depth in the
+    legend without a line."""
+    rows = [row("plain", 8, (0.1, 0.2)), row("plain", 20, (0.1, 0.2))]
+    monkeypatch.setattr(
+        degradation, "read_records", lambda path: RECORDS if "plain-8" in str(path) else []
+    )
+    plain, _ = degradation.plot_results(base(), rows).axes
+    assert plain.get_legend_handles_labels()[1] == ["8 layers"]
+    monkeypatch.setattr(degradation, "read_records", lambda _: [])
+    for axis in degradation.plot_results(base(), rows).axes:
+        assert not axis.lines
 
 
 def test_the_table_and_what_it_says() -> None:

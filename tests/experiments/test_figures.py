@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 import numpy as np
@@ -20,6 +21,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.records import Record, final_records
 from configs import resnet
 from experiments import html_page
 from experiments.figures import __main__ as figures_command
@@ -256,6 +258,29 @@ def test_dollars_are_plain_in_this_figure_alone(draw: Callable[[], Figure]) -> N
     assert any(DOLLARS in text for text in texts(figure))
     figure.savefig(io.BytesIO())
     assert matplotlib.rcParams["text.parse_math"]
+
+
+def test_curves_of_a_run_that_was_continued() -> None:
+    """Catches a line for the final error of the former last step, and one of a run that has not
+    been evaluated since."""
+    shared = dict(loss=1.0, top5_error=0.0, count=8, learning_rate=0.1, images_per_second=1.0)
+    found = [
+        cast(Record, dict(shared, step=step, epoch=step / 20, **fields))
+        for step, fields in (
+            (20, dict(split="train", top1_error=0.5)),
+            (20, dict(split="test", top1_error=0.25, views="ten")),
+            (40, dict(split="train", top1_error=0.25)),
+            (40, dict(split="test", top1_error=0.125, views="center")),
+            (40, dict(split="test", top1_error=0.125, views="ten")),
+        )
+    ]
+    lines = [
+        plots.plot_curves(records, "").axes[0].get_legend_handles_labels()[1]
+        for records in (found, found[:3])
+    ]
+    assert lines == [["train", "validation", "test, ten views: 12.50 %"], ["train", "validation"]]
+    assert final_records(found) == {"center": found[3], "ten": found[4]}
+    assert final_records([]) == {}
 
 
 def test_a_page_leaves_matplotlib_as_it_was() -> None:
