@@ -12,6 +12,7 @@ from typing import IO, Any, Protocol
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.files import MAKE_ROOM, write_errors_as_input_errors
+from alexnet_jax.preemption import stop_signals
 
 
 class Job(Protocol):
@@ -115,10 +116,11 @@ class LocalExecutor:
 
 @contextmanager
 def delay_interrupts() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM at the end only, so that a program that was started is known."""
+    """Handle signals that stop at the end only, so that a program that was started is known."""
     received: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {n: signal.signal(n, lambda number, _: received.append(number)) for n in signals}
+    previous = {
+        n: signal.signal(n, lambda number, _: received.append(number)) for n in stop_signals()
+    }
     try:
         yield
     finally:
