@@ -24,6 +24,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.records import final_records, read_records
 from configs import variants
 from experiments.sweeps import sweep
+from experiments.sweeps.exclusive import exclusive
 from experiments.sweeps.rows import to_percents
 from experiments.sweeps.run import Base, Run, run_name
 
@@ -235,7 +236,7 @@ def _percents(results: list[Result], name: str, field: str) -> list[float]:
     return to_percents(getattr(r, field) for r in results if r.ablation == name)
 
 
-@sweep.exclusive
+@exclusive
 def main(_: list[str]) -> int:
     """Run the command."""
     flag, base = flags.FLAGS, Base.from_flags()

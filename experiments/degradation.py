@@ -39,6 +39,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.models.branched_config import ResNetConfig
 from alexnet_jax.records import final_records, read_records
 from experiments.sweeps import sweep
+from experiments.sweeps.exclusive import exclusive
 from experiments.sweeps.rows import to_percents
 from experiments.sweeps.run import Base, Run, run_name
 from experiments.sweeps.training_error import average_last_epoch, select_records
@@ -275,7 +276,7 @@ def with_frequent_records(base: Base) -> Base:
     return replace(base, overrides={"log_every": 20, **base.overrides})
 
 
-@sweep.exclusive
+@exclusive
 def main(_: list[str]) -> int:
     """Run the command."""
     flag, base = flags.FLAGS, Base.from_flags()

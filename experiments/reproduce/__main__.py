@@ -51,6 +51,7 @@ from experiments.reproduce.runs import (
 )
 from experiments.reproduce.swept import list_experiments, run_experiments
 from experiments.sweeps import sweep
+from experiments.sweeps.exclusive import exclusive
 from experiments.sweeps.rows import write_rows
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}  # in JAX's words
@@ -95,7 +96,7 @@ def dry_run(
     print(f"{len(estimates)} commands: {format_seconds(total)}", file=sys.stderr)
 
 
-@sweep.exclusive
+@exclusive
 def main(_: list[str]) -> int:
     """Run the command."""
     flag = flags.FLAGS

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from alexnet_jax.errors import InputError
-from experiments import ablations, relu_tanh
+from experiments import ablations, relu_tanh_results
 from experiments.reproduce.claim import (
     SEEDS,
     Claim,
@@ -201,20 +201,20 @@ def _make_read_epochs(units: str) -> ReadRuns:
     def read_runs(folder: Path) -> SweptRuns:
         rows = [
             row
-            for row in read_rows(folder / "relu_tanh.csv", relu_tanh.Result)
+            for row in read_rows(folder / "relu_tanh.csv", relu_tanh_results.Result)
             if row.units == units
             and row.rate in RATES[units]
             and row.seed < SEEDS
             and row.threshold == THRESHOLD
         ]
         names = _names_of_finished(rows)
-        rate = relu_tanh.fastest_rate(rows, units)
-        has_rates = not relu_tanh.unknown_rates(rows, units, RATES[units])
+        rate = relu_tanh_results.fastest_rate(rows, units)
+        has_rates = not relu_tanh_results.unknown_rates(rows, units, RATES[units])
         if rate is None:
             return SweptRuns(names, [], NOT_REACHED if has_rates else "")
-        seeds = [r for r in relu_tanh.select_seeds(rows, units, rate) if not has_failed(r)]
+        seeds = [r for r in relu_tanh_results.select_seeds(rows, units, rate) if not has_failed(r)]
         has_ended = has_rates and len(seeds) == SEEDS
-        epochs = relu_tanh.reached_epochs(seeds)
+        epochs = relu_tanh_results.reached_epochs(seeds)
         return SweptRuns(names, epochs, NOT_REACHED if has_ended else "")
 
     return read_runs

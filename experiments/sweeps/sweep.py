@@ -13,8 +13,6 @@ With --seeds_together, runs that differ in the seed only are trained by one `mai
 folders and rows are the same as without it.
 """
 
-import contextlib
-import functools
 import json
 import os
 import shlex
@@ -22,7 +20,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -30,14 +28,12 @@ from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from alexnet_jax import command
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
 from alexnet_jax.files import (
     MAKE_ROOM,
     disk_full_as_input_error,
-    exclusive_lock,
     read_json,
     write_atomically,
     write_errors_as_input_errors,
@@ -332,48 +328,6 @@ def _read_config(path: Path) -> Json:
         f"{path} is not the config of a sweep; move it away if it is damaged, or give another "
         "--output"
     )
-
-
-def exclusive(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """Return the command `main`, refused while another one starts runs in the same --output.
-
-    Each reads the table at its beginning, and would write it without the other's rows. --list and
-    --dry_run are never refused.
-
-    Raises:
-        InputError: another command is at work, or the folder cannot be written to.
-    """
-
-    @functools.wraps(main)
-    def run(arguments: list[str]) -> int:
-        """Run the command."""
-        flag = flags.FLAGS
-        if flag.list or flag.dry_run:
-            return main(arguments)
-        with _lock(Path(flag.output)):
-            return main(arguments)
-
-    return run
-
-
-@contextlib.contextmanager
-def _lock(output: Path) -> Iterator[None]:
-    """Hold the lock of a sweep's folder, which is created, and removed if it remains empty."""
-    path = command.make_folder(output) / ".lock"
-    try:
-        with contextlib.ExitStack() as stack:
-            with write_errors_as_input_errors(path, MAKE_ROOM):
-                try:
-                    stack.enter_context(exclusive_lock(path))
-                except BlockingIOError:
-                    raise InputError(
-                        f"another command is starting runs in --output={output}; wait for its "
-                        "end, or give another --output"
-                    ) from None
-            yield
-    finally:
-        with contextlib.suppress(OSError):
-            output.rmdir()
 
 
 def define_flags(output: str | None = None) -> None:

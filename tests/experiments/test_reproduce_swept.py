@@ -11,7 +11,8 @@ from helpers import processes
 
 from alexnet_jax import command
 from alexnet_jax.status import write_status
-from experiments import ablations, relu_tanh
+from experiments import ablations
+from experiments.relu_tanh_results import Result as RateResult
 from experiments.reproduce import report, runs, swept, verdicts
 from experiments.reproduce.claims import BY_NAME, RATES, choose_claims
 from experiments.reproduce.runs import Budget, RunRow
@@ -28,8 +29,8 @@ def write_swept(output: Path) -> None:
     epochs = [("relu", 0.002, 0, 4.0), ("relu", 0.002, 1, 6.0), ("relu", 0.004, 0, 8.0)]
     epochs += [("tanh", 0.008, 0, 20.0), ("tanh", 0.008, 1, 22.0)]
     epochs += [("relu", 0.003, 0, 2.0), ("relu", 0.002, 3, 99.0)]
-    rows = [relu_tanh.Result(u, r, s, "done", threshold=0.25, epochs=e) for u, r, s, e in epochs]
-    rows += [relu_tanh.Result("tanh", 0.016, 0, "done", threshold=0.5, epochs=3.0)]
+    rows = [RateResult(u, r, s, "done", threshold=0.25, epochs=e) for u, r, s, e in epochs]
+    rows += [RateResult("tanh", 0.016, 0, "done", threshold=0.5, epochs=3.0)]
     write_rows(command.make_folder(output / "relu_tanh") / "relu_tanh.csv", rows)
     later = ("no_crops", "no_lrn")  # with a fourth seed
     errors = [("base", 0.20, 0.21), ("no_crops", 0.25, 0.19), ("no_lrn", 0.22, 0.22)]
@@ -85,17 +86,17 @@ def test_runs_that_have_ended_without_a_value_are_a_verdict(tmp_path: Path) -> N
     the error; a verdict while a rate, or a seed, has not ended."""
     claim, folder = BY_NAME["relu_tanh"], command.make_folder(tmp_path / "relu_tanh")
     tanh = RATES["tanh"]
-    rows = [relu_tanh.Result("relu", r, 0, "done", 0.25, epochs=99 * r) for r in RATES["relu"]]
-    rows += [relu_tanh.Result("tanh", rate, 0, "done", 0.25) for rate in tanh[:2]]
+    rows = [RateResult("relu", r, 0, "done", 0.25, epochs=99 * r) for r in RATES["relu"]]
+    rows += [RateResult("tanh", rate, 0, "done", 0.25) for rate in tanh[:2]]
     fastest = min(RATES["relu"])
-    rows += [relu_tanh.Result("relu", fastest, 1, "done", 0.25, epochs=3.0)]
+    rows += [RateResult("relu", fastest, 1, "done", 0.25, epochs=3.0)]
 
-    def verdict(*more: relu_tanh.Result) -> str:
+    def verdict(*more: RateResult) -> str:
         write_rows(folder / "relu_tanh.csv", [*rows, *more])
         return report.measure_claim(claim, [], tmp_path).verdict
 
-    last_rate = relu_tanh.Result("tanh", tanh[2], 0, "diverged, see log", 0.25)
-    last_seed = relu_tanh.Result("relu", fastest, 2, "done", 0.25)
+    last_rate = RateResult("tanh", tanh[2], 0, "diverged, see log", 0.25)
+    last_seed = RateResult("relu", fastest, 2, "done", 0.25)
     assert verdict(last_seed) == verdict(last_rate) == ""
     assert verdict(last_seed, replace(last_rate, status="failed, see log")) == ""
     assert verdict(last_seed, last_rate) == "ReLU: not reached; tanh: not reached"

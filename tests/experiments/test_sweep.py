@@ -18,6 +18,7 @@ from configs.alexnet import get_config
 from experiments import ablations, degradation, relu_tanh
 from experiments.reproduce import __main__ as reproduce
 from experiments.sweeps import sweep
+from experiments.sweeps.exclusive import exclusive
 from experiments.sweeps.rows import read_rows, write_rows
 from experiments.sweeps.run import Base
 
@@ -262,12 +263,12 @@ def test_a_second_command_in_a_folder_is_refused(
     monkeypatch.setattr(sweep.flags, "FLAGS", given)
     message = "another command is starting runs in --output=.*; wait for its end, or give another"
 
-    @sweep.exclusive
+    @exclusive
     def first(_: list[str]) -> int:
         with pytest.raises(InputError, match=message):
             module.main([])
         given.list = True
-        assert sweep.exclusive(lambda _: 1)([]) == 1
+        assert exclusive(lambda _: 1)([]) == 1
         given.list = False
         raise InputError("another reason")
 
@@ -276,4 +277,4 @@ def test_a_second_command_in_a_folder_is_refused(
     assert not output.exists()
     output.mkdir()
     (output / ".lock").touch()
-    assert sweep.exclusive(lambda _: 3)([]) == 3
+    assert exclusive(lambda _: 3)([]) == 3
