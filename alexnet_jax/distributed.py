@@ -173,8 +173,8 @@ def _join() -> bool:
             "--coordinator_address, --num_processes and --process_id"
         ) from None
     finally:
-        for stopping, handler in handlers.items():
-            signal.signal(stopping, handler)
+        for stop_signal, handler in handlers.items():
+            signal.signal(stop_signal, handler)
     devices = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
     process = f"Process {jax.process_index()} of {jax.process_count()}"
     print(f"{process}, with {devices}.", file=sys.stderr)

@@ -36,6 +36,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import cache, command, distributed, model_data, sharding
+from alexnet_jax.compatible import check_compatible
 from alexnet_jax.config import ParallelConfig, with_changes
 from alexnet_jax.data import images
 from alexnet_jax.data.batch import Batch, Labels
@@ -63,12 +64,6 @@ VIEW_NAMES = dict(
 )
 # For --views that are no views of `data.crops.make_views`: those whose probabilities are averaged.
 PASSES = {"dense_grid": ("dense", "grid"), "144": ("squares",)}
-
-# Fields of config.data that must be equal for models whose predictions are averaged.
-SHARED_FIELDS = (
-    *("name", "image_size", "enlarge", "resize", "crop", "scale_jitter"),
-    *("validation_share", "test_share", "split_seed"),
-)
 
 
 @jax.jit
@@ -167,8 +162,9 @@ def evaluate(
         The name of the split, and the results of `evaluate_batches`.
 
     Raises:
-        InputError: the split does not exist, the models differ in classes, data or channels, or
-            the classes are not those of the data, or the views or scales do not fit a model.
+        InputError: the split does not exist, the models differ in classes, data or channels or were
+            trained on different images, the classes are not those of the data, or the views or
+            scales do not fit a model.
     """
     for pair in itertools.combinations(models, 2):
         check_compatible(*pair)
@@ -214,37 +210,6 @@ def _check_scales(model: TrainedModel, pack: Pack, scales: Sequence[int]) -> Non
             f"the model subtracts a mean for each pixel (data.mean={mean}), which images scaled to "
             f"{', '.join(map(str, scales))} pixels do not have; expected --scales={pack.side}, and "
             "other --views than 144"
-        )
-
-
-def shared_settings(model: TrainedModel) -> dict[str, object]:
-    """Return what must be equal for models whose predictions are averaged, by name."""
-    data = model.config.data
-    return {
-        "classes": model.class_names,
-        **{f"data.{name}": getattr(data, name) for name in SHARED_FIELDS},
-        "channels": model.config.model.channels,
-    }
-
-
-def check_compatible(first: TrainedModel, second: TrainedModel) -> None:
-    """Raise InputError for models that need different images and so cannot be averaged.
-
-    Digests of the images on which they were trained are compared if both are known.
-    """
-    other = shared_settings(second)
-    for name, value in shared_settings(first).items():
-        if value != other[name]:
-            raise InputError(
-                f"models whose {name} differ cannot be averaged: {value} and {other[name]}"
-            )
-    digests = [model.source_digest for model in (first, second)]
-    if None not in digests and digests[0] != digests[1]:
-        places = [model.config.data.dir or model.config.data.name for model in (first, second)]
-        raise InputError(
-            "models trained on different images cannot be averaged: those of "
-            f"{places[0]} (digest {digests[0]}) and {places[1]} (digest {digests[1]}); evaluate "
-            "each alone, or all on the images of --data_dir"
         )
 
 

@@ -151,7 +151,7 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
     try:
         yield
     finally:
-        if os.fstat(descriptor).st_nlink:  # else the caller removed it: a new one is another's
+        if os.fstat(descriptor).st_nlink:  # else a file there is another's
             path.unlink(missing_ok=True)
         os.close(descriptor)
 

@@ -66,7 +66,7 @@ class PreemptionSignal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore the previous handlers, but that of a SIGHUP which was received."""
+        """Restore the previous handlers, except that of SIGHUP if one was received."""
         for number, handler in self._previous.items():
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, handler)

@@ -244,9 +244,12 @@ def load_trained(workdir: str | Path, mesh: Mesh | None = None) -> TrainedModel:
             variables = load_variables(
                 checkpoints, step, config, mesh or sharding.make_data_mesh(1)
             )
-            mean, names = checkpoints.mean(step), tuple(metadata["class_names"])
             return TrainedModel(
-                *(config, step, variables, mean, names),
+                config=config,
+                step=step,
+                variables=variables,
+                mean_image=checkpoints.mean(step),
+                class_names=tuple(metadata["class_names"]),
                 source_digest=read_source_digest(workdir),
                 num_images=metadata["images"],
             )

@@ -98,13 +98,16 @@ def make_small(config: Config) -> None:
             layer.kernel, layer.stride, layer.padding = kernel, 1, (kernel // 2, kernel // 2)
 
 
+_WORDS = variants.data_words(make_small)
+
+
 def cifar10(config: Config) -> None:
     """Use CIFAR-10, and the learning rate with the lowest error on held-out training images.
 
     Rates of 0.01, 0.03, 0.06 and 0.1 were tried (experiments/README.md, "Ablations on CIFAR-10").
     """
-    variants.data_words(make_small)["cifar10"](config)
+    _WORDS["cifar10"](config)
     config.learning_rate = 0.06
 
 
-DATA = {**variants.data_words(make_small), "cifar10": cifar10}
+DATA = {**_WORDS, "cifar10": cifar10}

@@ -107,21 +107,27 @@ def choose_words(base: Base, *, own_model: bool) -> dict[str, tuple[str, ...]]:
 
 
 def check_model(base: Base, words: Mapping[str, Sequence[str]], *, own_model: bool) -> None:
-    """Check that the runs in the folder have the model that these words make.
+    """Check that the runs in `base.output` have the model of this command.
 
-    A run without a readable config.json is not compared.
+    Runs without a readable config.json are skipped.
+
+    Args:
+        base: the settings of the command.
+        words: words of the variant, by kind of units.
+        own_model: whether --own_model was given; for the message.
 
     Raises:
         InputError: a run has another model, as with and without `own_model`.
     """
     for units, chosen in words.items():
+        given = with_changes(command.load_config(base.variant(*chosen)), base.overrides)
+        expected_ops = sequential_model(given).ops
         for path in sorted(base.output.glob(f"runs/{units}-*/config.json")):
             try:
-                made = sequential_model(read_config(path.parent)).ops
+                recorded_ops = sequential_model(read_config(path.parent)).ops
             except InputError:
                 continue
-            given = with_changes(command.load_config(base.variant(*chosen)), base.overrides)
-            if made != sequential_model(given).ops:
+            if recorded_ops != expected_ops:
                 raise InputError(
                     f"{path.parent} was made with another model; given is --config={base.file} "
                     f"{'with' if own_model else 'without'} --own_model; expected --config and "

@@ -77,15 +77,17 @@ def measure_row(base: Base, threshold: float, row: Result) -> Result:
 
 
 def measure_again(base: Base, threshold: float, rows: list[Result]) -> list[Result]:
-    """Return the rows for a threshold, without those of finished runs that are to be run for it.
+    """Measure the rows again for a threshold, and drop finished runs that must run again for it.
 
-    These have stopped at a higher threshold, or have no records, since their folder was removed,
-    and were measured for another one. A row without records for this threshold is kept as it is.
+    A finished run is dropped if it stopped at a higher threshold, or if its records are gone and
+    its row was measured for another threshold. If its records are gone and the threshold is the
+    same, its row is kept.
     """
     found = []
     for row in rows:
         if row.status == "done" and not read_records(base.workdir(row.name)):
-            found += [row] if row.threshold == threshold else []
+            if row.threshold == threshold:
+                found.append(row)
         elif row.status != "done" or row.threshold <= threshold:
             found.append(measure_row(base, threshold, row))
     return found
@@ -178,7 +180,13 @@ def _format_spread(seeds: list[Result]) -> str:
 def summarize_results(
     results: list[Result], threshold: float, rates: Mapping[str, Sequence[float]]
 ) -> list[str]:
-    """Return the findings, a sentence a line; the rates wanted are given by kind of units."""
+    """Return the findings, one sentence per line.
+
+    Args:
+        results: the rows.
+        threshold: of the training error, as a fraction.
+        rates: the rates to be run, by kind of units.
+    """
     lines, means, goal = [], {}, f"{_format_percent(threshold)} training error"
     for units, name in UNITS.items():
         best, unknown = fastest_rate(results, units), unknown_rates(results, units, rates[units])

@@ -89,8 +89,9 @@ def dry_run(
 ) -> None:
     """Print the commands that the budget allows one by one, and the time of all of them."""
     own = [plan.estimate_group(group, runs.results) for group in runs.print_commands()]
-    swept = list_experiments(claims, data_dir, output, plan.budget)  # of all jobs together
-    estimates = [seconds and seconds / runs.jobs for seconds in own] + swept
+    swept = list_experiments(claims, data_dir, output, plan.budget)
+    # Estimates of single runs count the jobs that share the processor; those of experiments do not.
+    estimates = [None if s is None else s / runs.jobs for s in own] + swept
     known = [seconds for seconds in estimates if seconds is not None]
     total = sum(known) if len(known) == len(estimates) else None
     print(f"{len(estimates)} commands: {format_seconds(total)}", file=sys.stderr)

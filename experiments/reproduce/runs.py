@@ -288,10 +288,10 @@ class Budget:
         return None if self._is_gpu else 3600 * hours * self._jobs
 
     def seconds_of_sweep(self, command: SweepCommand, done: int) -> float | None:
-        """Return the seconds that an experiment still takes, None if not known.
+        """Return the seconds that the missing runs of an experiment take; None if not known.
 
-        Its hours are those of all its runs one after another, which take as long if they share the
-        processor.
+        `command.hours` is the time of all runs one after another. Runs that share the processor
+        take as long in total, so unlike in `seconds_of` it is not multiplied by the number of jobs.
 
         Args:
             command: the experiment.

@@ -16,7 +16,7 @@ from alexnet_jax.preemption import stop_signals
 
 
 class Job(Protocol):
-    """A program that was started, on this machine or by submitit, whose names these are.
+    """A started program, with the interface of `submitit.Job`.
 
     Attributes:
         paths: has `stderr`, the file of the program's messages.
@@ -34,11 +34,11 @@ class Executor(Protocol):
     """Starts programs, on this machine or under SLURM."""
 
     def start(self, words: Sequence[str], name: str) -> Job:
-        """Start a program; its job, or its log, has a name."""
+        """Start a program; use `name` for its log or its SLURM job."""
 
 
 class LocalJob:
-    """A program on this machine, with the environment of this process.
+    """A program on this machine.
 
     It is in a session of its own, so that a Ctrl-C in the terminal reaches this process alone,
     which stops the program with one signal. A second signal would keep it from saving.
@@ -78,7 +78,7 @@ class LocalJob:
         return subprocess.CalledProcessError(status, self._process.args) if status else None
 
     def cancel(self) -> None:
-        """Send SIGTERM, on which `alexnet_jax.main` saves and stops, and on the second at once."""
+        """Send SIGTERM: `alexnet_jax.main` saves and stops, and stops at once at a second one."""
         self._process.terminate()
 
     def wait(self) -> None:
@@ -90,7 +90,7 @@ class LocalExecutor:
     """Starts programs on this machine, without a limit of their time."""
 
     def __init__(self, folder: Path) -> None:
-        """Give the folder of the logs."""
+        """Initialize with the folder of the logs."""
         self.folder = folder
 
     def start(self, words: Sequence[str], name: str) -> LocalJob:
@@ -116,7 +116,10 @@ class LocalExecutor:
 
 @contextmanager
 def delay_interrupts() -> Iterator[None]:
-    """Handle signals that stop at the end only, so that a program that was started is known."""
+    """Delay signals that stop to the end of the context.
+
+    So a program that is started in it is recorded before it may have to be stopped.
+    """
     received: list[int] = []
     previous = {
         n: signal.signal(n, lambda number, _: received.append(number)) for n in stop_signals()
@@ -149,7 +152,7 @@ def run_program(words: Sequence[str], env: Mapping[str, str] = os.environ) -> in
 def stop(jobs: Sequence[Job]) -> None:
     """Interrupt jobs, which save, and wait for their end.
 
-    A second Ctrl-C or SIGTERM interrupts them again, so that they stop without saving.
+    A second such signal, except SIGHUP, interrupts them again: they stop without saving.
     """
     try:
         _interrupt(jobs)

@@ -46,7 +46,7 @@ class Program:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        """Give the command line."""
+        """Initialize with the command line."""
         self.words = [*words]
 
     def __call__(self) -> None:

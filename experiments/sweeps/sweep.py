@@ -2,12 +2,12 @@
 
 Each training is `python -m alexnet_jax.main` in a folder of its own below OUTPUT/runs, started on
 this machine, --jobs at a time, with its messages in OUTPUT/logs; or by submitit under SLURM, with
---slurm_partition. On Ctrl-C or SIGTERM the runs save and stop. The outcome of each is a row of
-OUTPUT/NAME.csv. A second command in the same OUTPUT is refused until the first one ends. When the
-same command is given again, finished runs are left alone and the others continue from their
-checkpoints. A run that fails does not stop the others. A run whose row has the status
-"diverged" is not tried again, since it would diverge again; remove the row to repeat it. The report
-on the rows, OUTPUT/NAME.md and NAME.png, is rewritten after every run.
+--slurm_partition. On Ctrl-C, SIGTERM or SIGHUP the runs save and stop. The outcome of each is a row
+of OUTPUT/NAME.csv. A second command in the same OUTPUT is refused until the first one ends. When
+the same command is given again, finished runs are left alone and the others continue from their
+checkpoints. A run that fails does not stop the others. A run whose row has the status "diverged" is
+not tried again, since it would diverge again; remove the row to repeat it. The report on the rows,
+OUTPUT/NAME.md and NAME.png, is rewritten after every run.
 
 With --seeds_together, runs that differ in the seed only are trained by one `main --seeds=…`. Their
 folders and rows are the same as without it.

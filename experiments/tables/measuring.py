@@ -9,11 +9,12 @@ from pathlib import Path
 
 import jax
 
+from alexnet_jax.compatible import check_compatible, shared_settings
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.sources import FILE_SOURCES
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import VIEW_NAMES, check_compatible, evaluate, shared_settings
+from alexnet_jax.evaluate import VIEW_NAMES, evaluate
 from alexnet_jax.metrics import Metrics
 from alexnet_jax.model_data import choose_split, open_data, print_assumptions
 from alexnet_jax.trained import TrainedModel, load_trained
@@ -101,13 +102,14 @@ def _check_distinct(workdirs: Sequence[str]) -> None:
 def _group_compatible(models: Sequence[TrainedModel]) -> list[int]:
     """Return for each model the number of the first one with which it can be averaged.
 
-    A model whose images have no recorded digest counts to the first of its settings that has one.
+    A model without a recorded digest is put into the group of the first model with the same
+    settings that has one.
     """
-    settings = [shared_settings(model) for model in models]
+    pairs = [(shared_settings(model), model.source_digest) for model in models]
     keys = []
-    for model, one in zip(models, settings, strict=True):
-        alike = (m.source_digest for m, s in zip(models, settings, strict=True) if s == one)
-        keys.append((one, model.source_digest or next(filter(None, alike), None)))
+    for own, digest in pairs:
+        known = [other for settings, other in pairs if settings == own and other is not None]
+        keys.append((own, digest or next(iter(known), None)))
     return [keys.index(key) for key in keys]
 
 

@@ -11,10 +11,11 @@ from helpers import processes
 from helpers.linear_runs import SYNSETS, linear_config, save_color_run, save_run
 from PIL import Image
 
+from alexnet_jax.compatible import check_compatible
 from alexnet_jax.config import with_changes
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import check_compatible, evaluate
+from alexnet_jax.evaluate import evaluate
 from alexnet_jax.model_data import with_folder
 from alexnet_jax.predict import print_predictions
 from alexnet_jax.prepare import prepare

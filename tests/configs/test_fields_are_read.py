@@ -20,7 +20,7 @@ from helpers.image_sets import write_folder, write_idx_set
 from helpers.in_process import train_here
 
 import alexnet_jax
-from alexnet_jax import evaluate, fields, finetune, prepare, run_config, sharding
+from alexnet_jax import compatible, evaluate, fields, finetune, prepare, run_config, sharding
 from alexnet_jax.analysis import collectives
 from alexnet_jax.config import Config, ParallelConfig, validated
 from alexnet_jax.data_config import DataConfig
@@ -52,7 +52,7 @@ GENERIC = {
     run_config.check_devices_and_patterns.__code__,  # the mesh is made again, to train on it
     finetune.check_init_from.__code__,
     prepare._settings.__code__,
-    evaluate.shared_settings.__code__,
+    compatible.shared_settings.__code__,
 }
 
 

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.records import Record, final_records
+from alexnet_jax.records import Record
 from configs import resnet
 from experiments import html_page
 from experiments.figures import __main__ as figures_command
@@ -279,8 +279,6 @@ def test_curves_of_a_run_that_was_continued() -> None:
         for records in (found, found[:3])
     ]
     assert lines == [["train", "validation", "test, ten views: 12.50 %"], ["train", "validation"]]
-    assert final_records(found) == {"center": found[3], "ten": found[4]}
-    assert final_records([]) == {}
 
 
 def test_a_page_leaves_matplotlib_as_it_was() -> None:

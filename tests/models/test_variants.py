@@ -188,3 +188,9 @@ def test_without_conv5_the_sixth_convolution_pools() -> None:
     assert kinds.count("ReLU") == 7
     assert [*blocks(ops)["conv6"]] == ["conv6", "relu_conv6", "pool6"]
     assert [*blocks(ops)["fc6"]] == ["fc6", "relu6", "drop6"]
+
+
+def test_the_learning_rate_of_cifar10() -> None:
+    """Catches: the rate chosen for CIFAR-10 lost, or given to the other small data sets."""
+    rates = {data: load("alexnet.py", data).learning_rate for data in ("cifar10", "sample")}
+    assert rates == {"cifar10": 0.06, "sample": 0.03}
