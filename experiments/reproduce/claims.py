@@ -256,8 +256,7 @@ CLAIMS = (
                 *(f"--threshold={THRESHOLD}", f"--seeds={SEEDS}"),
             ),
             runs=10,
-            hours=5.4,
-            measured=True,
+            hours=4,
         ),
     ),
     *(

@@ -1,7 +1,6 @@
-"""The claims on CIFAR-10: their runs, what a budget allows, and the table."""
+"""The claims on CIFAR-10: their runs, the table and the command."""
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,11 +20,10 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.fields import replace as replace_fields
 from alexnet_jax.schedules import total_steps
 from alexnet_jax.status import write_status
-from alexnet_jax.workdir import lock_workdir
 from experiments.reproduce import report, runs, verdicts
 from experiments.reproduce.__main__ import check_data, main
 from experiments.reproduce.claim import Claim, TrainedGroup, Training
-from experiments.reproduce.claims import BY_NAME, CLAIMS, EIGHTEEN, EIGHTY, choose_claims
+from experiments.reproduce.claims import BY_NAME, CLAIMS, EIGHTEEN, choose_claims
 from experiments.reproduce.runs import Budget, Plan, RunRow
 from experiments.reproduce.verdicts import Close
 from experiments.sweeps import sweep
@@ -89,104 +87,6 @@ def test_schedules_have_the_published_number_of_steps(
     (one,) = (p for p in runs.plan_runs(CLAIMS, "data", tmp_path) if p.run.name == f"{name}-0")
     assert one.config.data.validation_share == 0
     assert total_steps(one.config, 50_000) == steps
-
-
-SHORT = 3600 * EIGHTY.hours  # between 1,000 and 2,000 seconds
-LONG = 3600 * EIGHTEEN.hours  # more than 3,000 seconds
-
-
-def make_plan(output: Path, seconds: float | None, *, is_gpu: bool = False, jobs: int = 1) -> Plan:
-    """Return the plan of 80sec (SHORT seconds) and 18pct (LONG seconds) within a budget."""
-    budget = Budget(seconds, is_gpu=is_gpu, jobs=jobs)
-    planned = runs.plan_runs(choose_claims(["80sec", "18pct"]), "data", output)
-    return Plan(planned, budget, seeds_together=False)
-
-
-def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a run started that takes longer than what is left; a limit without --budget; hours
-    of two cores that are taken for those of a GPU; runs of unknown time that no budget starts, or
-    that a spent one does; jobs that do not slow each other down; a run that is left out and not
-    named."""
-    now = 1000.0
-    monkeypatch.setattr(runs.time, "monotonic", lambda: now)
-
-    def names(plan: Plan, rows: list[RunRow]) -> list[str]:
-        return [run.name for run in plan(rows)]
-
-    assert names(make_plan(tmp_path, None), []) == ["80sec-0", "18pct-0"]
-    assert names(make_plan(tmp_path, None, is_gpu=True), []) == ["80sec-0", "18pct-0"]
-    plan = make_plan(tmp_path, 1000, is_gpu=True)
-    assert names(plan, []) == ["80sec-0", "18pct-0"]
-    other = RunRow("80sec", 1, "done", 0.26, 0.25, 0.3, seconds=1200.0)
-    assert names(plan, [other]) == ["18pct-0"]
-    now += 1000
-    assert names(plan, []) == []
-    assert names(make_plan(tmp_path, 2000, jobs=2), []) == []
-    plan = make_plan(tmp_path, 2000)
-    assert names(plan, []) == ["80sec-0"]
-    assert plan.left_out([]) == [("80sec-0", SHORT), ("18pct-0", LONG)]
-    now += 700
-    assert names(plan, []) == []
-    done = RunRow("80sec", 0, "done", 0.26, 0.25, 0.3, seconds=1200.0)
-    assert names(plan, [done]) == ["80sec-0"]
-    assert plan.left_out([done]) == [("18pct-0", LONG)]
-
-
-def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
-    """Catches: a second process started in a workdir, which fails."""
-    with lock_workdir(tmp_path / "runs" / "80sec-0"):
-        assert [run.name for run in make_plan(tmp_path, None)([])] == ["18pct-0"]
-
-
-def test_estimates_are_those_of_other_seeds_and_of_what_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches: the registry's estimate where this machine's is known; a run that is nearly done
-    estimated from its beginning."""
-    progress = runs.Progress("interrupted", 10, 0.75)
-    monkeypatch.setattr(
-        runs, "read_progress", lambda workdir: progress if workdir.name == "18pct-0" else None
-    )
-    plan = make_plan(tmp_path, 5000)
-    assert plan.estimate("18pct-0", []) == LONG / 4
-    other = RunRow("80sec", 1, "done", seconds=900.0)
-    assert plan.estimate("80sec-0", [other]) == 900
-    assert plan.estimate("80sec-0", []) == SHORT
-
-
-def test_seeds_together_need_the_time_of_all(tmp_path: Path) -> None:
-    """Catches: a program of two seeds started in the time of one; one of unknown time that no
-    budget starts; a budget that starts one seed alone."""
-
-    def names(seconds: float, *rows: RunRow) -> list[str]:
-        budget = Budget(seconds, is_gpu=True, jobs=1)
-        planned = runs.plan_runs(choose_claims(["lrn_tenth"]), "data", tmp_path)
-        return [run.name for run in Plan(planned[:3], budget, seeds_together=True)([*rows])]
-
-    all_names = [f"11pct_tenth-{seed}" for seed in range(3)]
-    first = RunRow("11pct_tenth", 0, "done", seconds=100.0)
-    assert names(50) == names(250, first) == all_names
-    assert names(150, first) == all_names[:1]
-
-
-def test_seeds_that_were_trained_together_share_their_time(tmp_path: Path) -> None:
-    """Catches: the time of one program counted for each of its runs, or divided where a run was
-    continued alone; runs of another name that share it; a speed of 0 at a resumed step."""
-    speeds = {
-        "a-0": [(1, 4.0), (2, 4.0)],
-        "a-1": [(1, 4.0), (2, 8.0), (3, 0.0)],
-        "a_b-0": [(1, 4.0)],
-    }
-    for name, of_run in speeds.items():
-        (tmp_path / name).mkdir()
-        record = dict(epoch=1.0, split="train", loss=1.0, top1_error=0.5, top5_error=0.2, count=8)
-        lines = [
-            json.dumps(record | dict(step=step, learning_rate=0.1, images_per_second=speed)) + "\n"
-            for step, speed in of_run
-        ]
-        (tmp_path / name / "metrics.jsonl").write_text("".join(lines))
-    seconds = [runs.training_seconds(tmp_path / name) for name in speeds]
-    assert seconds == [1 + 2, 1 + 1, 2]
 
 
 TINY_FIELDS = (
