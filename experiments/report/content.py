@@ -237,7 +237,7 @@ def describe_progress(model: TrainedModel, workdir: Path) -> str:
         return f"{done}; training is complete, by stop_error={model.config.stop_error:g}; {last}."
     if status.status == "running" and is_in_use(workdir):
         return f"{done}; training goes on, {last}."
-    ended = {"diverged": "diverged", "failed": "failed"}.get(status.status, "was interrupted")
+    ended = status.status if status.status in ("diverged", "failed") else "was interrupted"
     return f"{done}; training {ended}, {last}."
 
 
