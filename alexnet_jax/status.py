@@ -17,6 +17,7 @@ from alexnet_jax.files import (
     write_atomically,
     write_errors_as_input_errors,
 )
+from alexnet_jax.machine import describe_machine
 from alexnet_jax.workdir import saved_steps
 
 Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
@@ -33,12 +34,14 @@ class RunStatus:
         step: step of the newest checkpoint, from which the same command continues; 0 without any.
         message: reason for the end of the run; empty for "running" and "finished".
         time: time of writing, ISO 8601 in UTC.
+        machine: machine of the run, see `describe_machine`; empty in files of former versions.
     """
 
     status: Status
     step: int
     message: str
     time: str
+    machine: str = ""
 
 
 def write_status(workdir: Path, status: Status, message: str = "") -> None:
@@ -50,7 +53,7 @@ def write_status(workdir: Path, status: Status, message: str = "") -> None:
     path = workdir / "status.json"
     time = datetime.now(UTC).isoformat(timespec="seconds")
     step = max(saved_steps(workdir), default=0)
-    content = dataclasses.asdict(RunStatus(status, step, message, time))
+    content = dataclasses.asdict(RunStatus(status, step, message, time, describe_machine()))
     with write_errors_as_input_errors(path, MAKE_ROOM):
         write_atomically(path, json.dumps(content) + "\n")
 
@@ -70,7 +73,7 @@ def read_status(workdir: Path) -> RunStatus | None:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, TypeError) as error:  # not JSON; not an object of these fields
         raise InputError(f"{path} is not the status of a run: {error}; delete it") from None
-    types = {"step": int, "message": str, "time": str}
+    types = {"step": int, "message": str, "time": str, "machine": str}
     if wrong := [
         name for name, kind in types.items() if not isinstance(getattr(found, name), kind)
     ]:

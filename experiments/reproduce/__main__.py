@@ -44,7 +44,6 @@ from experiments.reproduce.runs import (
     Budget,
     Plan,
     RunRow,
-    describe_machine,
     format_seconds,
     make_runs,
     plan_runs,
@@ -109,14 +108,14 @@ def main(_: list[str]) -> int:
     data_dir = check_data(flag.data_dir)
     check_platform(flag.platform)
     os.environ["JAX_PLATFORMS"] = PLATFORMS[flag.platform]
-    output, machine = Path(flag.output), describe_machine(flag.platform)
+    output = Path(flag.output)
     budget = Budget(seconds, is_gpu=flag.platform == "gpu", jobs=flag.jobs)
     plan = Plan(plan_runs(claims, data_dir, output), budget, seeds_together=flag.seeds_together)
     if flag.seeds_together:
         for one in plan.planned:
             sweep.check_seeds_together(one.config)
-    report = partial(write_report, CLAIMS, output, machine)
-    runs = make_runs(plan, output, machine, flag.jobs, report)
+    report = partial(write_report, CLAIMS, output)
+    runs = make_runs(plan, output, flag.jobs, report)
     if flag.dry_run:
         dry_run(runs, plan, claims, data_dir, output)
         return 0

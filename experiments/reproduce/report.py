@@ -73,27 +73,21 @@ COLUMNS = {
 }
 
 
-def make_table(
-    claims: Sequence[Claim], rows: Sequence[RunRow], output: Path, machine: str
-) -> list[TableRow]:
+def make_table(claims: Sequence[Claim], rows: Sequence[RunRow], output: Path) -> list[TableRow]:
     """Return the table of claims.
 
     Args:
         claims: the claims.
         rows: rows of runs.csv, of the runs that have ended.
         output: folder of this experiment, --output.
-        machine: description of this machine.
     """
-    return [_make_table_row(claim, rows, output, machine) for claim in claims]
+    return [_make_table_row(claim, rows, output) for claim in claims]
 
 
-def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path, machine: str) -> TableRow:
+def _make_table_row(claim: Claim, rows: Sequence[RunRow], output: Path) -> TableRow:
     """Return the row of a claim, with the progress of its runs while there is no verdict."""
     outcome = measure_claim(claim, rows, output)
-    if claim.sweep is None:
-        ended = _runs_of_training(claim, rows)
-    else:
-        ended = _runs_of_sweep(claim, output, machine)
+    ended = _runs_of_sweep(claim, output) if claim.sweep else _runs_of_training(claim, rows)
     last = max(ended, key=lambda row: row.date, default=None)
     return TableRow(
         claim=claim.name,
@@ -142,13 +136,13 @@ def _runs_of_training(claim: Claim, rows: Sequence[RunRow]) -> list[RunRow]:
     return [row for row in rows if row.run in names and row.status == "done"]
 
 
-def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[RunRow]:
+def _runs_of_sweep(claim: Claim, output: Path) -> list[RunRow]:
     """Return a claim's finished runs in the folder of an experiment; the rows have no errors."""
     folder = sweep_folder(claim, output)
     names = [name for group in claim.swept for name in group.read_runs(folder).names]
     found = [folder / "runs" / name for name in names]
     return [
-        RunRow(workdir.name, 0, "done", **describe_end(workdir, machine))
+        RunRow(workdir.name, 0, "done", **describe_end(workdir))
         for workdir in found
         if (status := read_status(workdir)) and status.status == "finished"
     ]
@@ -156,7 +150,7 @@ def _runs_of_sweep(claim: Claim, output: Path, machine: str) -> list[RunRow]:
 
 def count_finished(claim: Claim, output: Path) -> int:
     """Return the number of a claim's runs that an experiment has finished."""
-    return len(_runs_of_sweep(claim, output, ""))
+    return len(_runs_of_sweep(claim, output))
 
 
 def describe_progress(claim: Claim, rows: Sequence[RunRow], output: Path) -> str:
@@ -291,9 +285,9 @@ def make_page(
     )
 
 
-def write_report(claims: Sequence[Claim], output: Path, machine: str, rows: list[RunRow]) -> str:
+def write_report(claims: Sequence[Claim], output: Path, rows: list[RunRow]) -> str:
     """Write reproduce.csv, .md and .html; return the Markdown."""
-    table = make_table(claims, rows, output, machine)
+    table = make_table(claims, rows, output)
     text = format_markdown(table)
     write_rows(output / "reproduce.csv", table)
     for name, content in (("md", text + "\n"), ("html", make_page(claims, table, rows, output))):

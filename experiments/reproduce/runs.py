@@ -1,16 +1,10 @@
 """The runs of claims: which there are, what was measured, how far they are, what they may cost."""
 
-import contextlib
-import os
-import platform
-import socket
 import statistics
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +36,7 @@ class RunRow:
         ten_error: top-1 error on the test images in ten views, as a fraction.
         train_error: top-1 error on the training images, averaged over the last epoch.
         seconds: duration of training in seconds, see `training_seconds`.
-        machine: machine on which the run ended, or NOT_RECORDED.
+        machine: machine on which the run ended, `RunStatus.machine`, or NOT_RECORDED.
         date: day on which the run ended, YYYY-MM-DD in UTC.
     """
 
@@ -107,11 +101,10 @@ def plan_runs(claims: Sequence[Claim], data_dir: str, output: Path) -> list[Plan
     return [*planned.values()]
 
 
-def make_row(machine: str, run: Run, status: str, _: float | None = None) -> RunRow:
+def make_row(run: Run, status: str, _: float | None = None) -> RunRow:
     """Return the row of a run from its metrics.jsonl.
 
     Args:
-        machine: description of this machine.
         run: the run that has ended.
         status: "done", or the reason for which it ended early.
     """
@@ -130,21 +123,16 @@ def make_row(machine: str, run: Run, status: str, _: float | None = None) -> Run
         center_error=final["center"]["top1_error"],
         ten_error=final["ten"]["top1_error"],
         train_error=average_last_epoch(train),
-        **describe_end(run.workdir, machine),
+        **describe_end(run.workdir),
     )
 
 
-def describe_end(workdir: Path, machine: str) -> dict[str, Any]:
-    """Return seconds, machine and date of a run that has finished, as in `RunRow`.
-
-    Args:
-        workdir: folder of the run.
-        machine: description of this machine.
-    """
+def describe_end(workdir: Path) -> dict[str, Any]:
+    """Return seconds, machine and date of a run that has finished, as in `RunRow`."""
     status = read_status(workdir)
     return dict(
         seconds=round(training_seconds(workdir), 1),
-        machine=machine if is_of_this_machine(workdir) else NOT_RECORDED,
+        machine=(status and status.machine) or NOT_RECORDED,
         date=status.time[:10] if status else "",
     )
 
@@ -168,36 +156,7 @@ def training_seconds(workdir: Path) -> float:
     )
 
 
-def is_of_this_machine(workdir: Path) -> bool:
-    """Return whether the newest file of TensorBoard's, whose name has the host, is of this one."""
-    newest = max(workdir.glob("events.out.tfevents.*"), key=_start_of, default=None)
-    return newest is not None and newest.name.split(".", 4)[4] == socket.gethostname()
-
-
-def _start_of(events: Path) -> float:
-    """Return the time in the name of a file of TensorBoard's, in seconds."""
-    with contextlib.suppress(ValueError):
-        return float(events.name.split(".")[3])
-    return 0.0
-
-
-def describe_machine(platform_name: str) -> str:
-    """Return the processor with its cores, or the GPU."""
-    if platform_name == "gpu":
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        with contextlib.suppress(FileNotFoundError):
-            found = subprocess.run(query, capture_output=True, text=True, check=False)
-            if found.returncode == 0:  # otherwise stdout may have a message
-                return found.stdout.partition("\n")[0] or "GPU"
-        return "GPU"
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(FileNotFoundError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def add_finished(rows: list[RunRow], planned: Sequence[PlannedRun], machine: str) -> list[RunRow]:
+def add_finished(rows: list[RunRow], planned: Sequence[PlannedRun]) -> list[RunRow]:
     """Return the rows with those of runs that have finished without this command.
 
     Raises:
@@ -205,7 +164,7 @@ def add_finished(rows: list[RunRow], planned: Sequence[PlannedRun], machine: str
     """
     done = {row.name for row in rows if row.status == "done"}
     new = {
-        one.run.name: make_row(machine, one.run, "done")
+        one.run.name: make_row(one.run, "done")
         for one in planned
         if one.run.name not in done and _has_finished(one)
     }
@@ -356,14 +315,13 @@ class Plan:
 
 
 def make_runs(
-    plan: Plan, output: Path, machine: str, jobs: int, write_report: Callable[[list[RunRow]], str]
+    plan: Plan, output: Path, jobs: int, write_report: Callable[[list[RunRow]], str]
 ) -> sweep.Runs[RunRow]:
     """Return the runs of a plan, with the results of those that have finished already.
 
     Args:
         plan: the runs to start.
         output: folder of this experiment.
-        machine: description of this machine.
         jobs: how many runs to run at the same time.
         write_report: see `sweep.Runs`.
 
@@ -372,9 +330,9 @@ def make_runs(
     """
     runs = sweep.Runs(
         output / "runs.csv", jobs, seeds_together=plan.seeds_together, row_type=RunRow, plan=plan,
-        make_row=partial(make_row, machine), write_report=write_report,
+        make_row=make_row, write_report=write_report,
     )  # fmt: skip
-    runs.results = add_finished(runs.results, plan.planned, machine)
+    runs.results = add_finished(runs.results, plan.planned)
     return runs
 
 

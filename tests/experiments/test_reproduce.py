@@ -18,6 +18,7 @@ from alexnet_jax.config import validated
 from alexnet_jax.data.sources import cifar10_binary
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import replace as replace_fields
+from alexnet_jax.machine import describe_machine
 from alexnet_jax.schedules import total_steps
 from alexnet_jax.status import write_status
 from experiments.reproduce import report, runs, verdicts
@@ -133,11 +134,11 @@ def run_tiny(output: Path, data_dir: str) -> tuple[list[str], str]:
     """Run the tiny claim; return the runs that were started, and the report."""
 
     def write(rows: list[RunRow]) -> str:
-        return report.write_report([TINY_CLAIM, NEVER], output, "a machine", rows)
+        return report.write_report([TINY_CLAIM, NEVER], output, rows)
 
     budget = Budget(None, is_gpu=False, jobs=1)
     plan = Plan(runs.plan_runs([TINY_CLAIM], data_dir, output), budget, seeds_together=False)
-    made = runs.make_runs(plan, output, "a machine", 1, write)
+    made = runs.make_runs(plan, output, 1, write)
     executor = Executor()
     made.run_waiting(cast(Any, executor))
     return executor.started, write(made.results)
@@ -158,7 +159,7 @@ def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
     assert started == ["80sec-0"]
     first, never = read_table(output)
     assert first["verdict"] == verdicts.REPRODUCED
-    assert first["machine"] == "a machine"
+    assert first["machine"] == describe_machine()
     assert re.fullmatch(r"\d\.\d\d h", first["took"])
     assert first["date"].startswith("20")
     assert "--config=configs/cifar.py:80sec" in first["command"]
@@ -167,7 +168,7 @@ def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
     page = (output / "reproduce.html").read_text()
     assert page.count("<img") == 2
     assert f"<td>{first['here']}; {first['spread']}</td>" in page
-    assert f"{first['took']}; a machine; {first['date']}</td></tr>" in page
+    assert f"{first['took']}; {describe_machine()}; {first['date']}</td></tr>" in page
     assert str(tmp_path) not in page + text + str(first)
     assert run_tiny(output, data_dir) == ([], text)
 
@@ -179,7 +180,7 @@ def test_a_claim_from_end_to_end(tmp_path: Path, data_dir: str) -> None:
         claim = replace(TINY_CLAIM, groups=(TrainedGroup("", changed, "ten_error"),))
         planned = runs.plan_runs([claim], data_dir, output)
         with pytest.raises(InputError, match=f"made with .*{field}"):
-            runs.add_finished([], planned, "a machine")
+            runs.add_finished([], planned)
 
 
 @pytest.mark.usefixtures("quick_to_compile")
@@ -191,7 +192,7 @@ def test_an_interrupted_run_shows_its_step_and_is_continued(tmp_path: Path, data
     config = replace_fields(one.config, {"max_steps": 10})
     assert in_process.train_here(config, one.run.workdir) == 0
     write_status(one.run.workdir, "interrupted", "stopped by SIGTERM")
-    assert runs.add_finished([], [one], "") == []
+    assert runs.add_finished([], [one]) == []
     assert "at step 10" in str(runs.read_progress(one.run.workdir))
     started, _ = run_tiny(output, data_dir)
     assert started == ["80sec-0"]
@@ -203,7 +204,7 @@ def test_the_committed_table_is_that_of_the_documentation(tmp_path: Path) -> Non
     """Catches: a result in the file and not in the documentation, or the other way round; claims,
     criteria or commands that were changed after the runs."""
     table = read_rows(ROOT / "experiments" / "results" / "reproduce.csv", report.TableRow)
-    expected = report.make_table(CLAIMS, [], tmp_path, "")  # without results
+    expected = report.make_table(CLAIMS, [], tmp_path)  # without results
     names = ("claim", "paper", "statement", "published", "criterion", "cpu", "command")
     for row, claimed in zip(table, expected, strict=True):
         assert [getattr(row, n) for n in names] == [getattr(claimed, n) for n in names]
@@ -291,23 +292,6 @@ def test_a_run_that_fails_again_is_counted(
     monkeypatch.setattr(flags, "FLAGS", Flags(**given | dict(budget="1m")))
     assert main([]) == 0
     assert capsys.readouterr().err == "not started: 80sec-0, about 0.4 h\n"
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "name"),
-    [
-        (0, "A GPU\nA GPU\n", "A GPU"),
-        (0, "", "GPU"),
-        (9, "NVIDIA-SMI has failed: no driver\n", "GPU"),
-    ],
-)
-def test_the_name_of_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, status: int, text: str, name: str
-) -> None:
-    """Catches: the message of an nvidia-smi that fails in the table, as the machine."""
-    found = SimpleNamespace(returncode=status, stdout=text)
-    monkeypatch.setattr(runs.subprocess, "run", lambda *_, **__: found)
-    assert runs.describe_machine("gpu") == name
 
 
 def test_the_command_lists_claims_and_refuses_others(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """Claims on CIFAR-10 whose runs other experiments make."""
 
 import json
-import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from helpers import processes
 
 from alexnet_jax import command
-from alexnet_jax.status import write_status
+from alexnet_jax.status import RunStatus, Status
 from experiments import ablations
 from experiments.relu_tanh_results import Result as RateResult
 from experiments.reproduce import report, runs, swept, verdicts
@@ -23,8 +22,8 @@ def write_swept(output: Path) -> None:
     """Write rows of the experiments relu_tanh and ablations, and runs of relu_tanh.
 
     Among them are runs that are not the claim's: a faster one at another rate, a fourth seed, and
-    one that stopped at another threshold. Of the claim's, one has finished after 1,800 seconds, on
-    this machine, and one was interrupted; the folders of the others are gone.
+    one that stopped at another threshold. Of the claim's, one has finished after 1,800 seconds, and
+    one was interrupted; the folders of the others are gone.
     """
     epochs = [("relu", 0.002, 0, 4.0), ("relu", 0.002, 1, 6.0), ("relu", 0.004, 0, 8.0)]
     epochs += [("tanh", 0.008, 0, 20.0), ("tanh", 0.008, 1, 22.0)]
@@ -49,19 +48,20 @@ def write_swept(output: Path) -> None:
     for number, name in enumerate((*finished, "tanh-0.008-0")):
         record["images_per_second"] = 0.5 + number
         workdir = command.make_folder(output / "relu_tanh" / "runs" / name)
-        write_status(workdir, "finished" if name in finished else "interrupted")
+        status: Status = "finished" if name in finished else "interrupted"
+        end = RunStatus(status, 1, "", datetime.now(UTC).isoformat(), machine="a GPU")
+        (workdir / "status.json").write_text(json.dumps(asdict(end)))
         (workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-        (workdir / f"events.out.tfevents.1.{socket.gethostname()}").touch()
 
 
 def test_finished_runs_of_other_experiments_are_in_the_table(tmp_path: Path) -> None:
     """Catches: interrupted runs that count, and finished ones with a rate, a seed or a threshold
     that is not the claim's; a table without the time, machine or date of the runs that another
-    command has made."""
+    command has made, or with the machine that makes the table in place of theirs."""
     write_swept(tmp_path)
-    (row,) = report.make_table([BY_NAME["relu_tanh"]], [], tmp_path, "a machine")
+    (row,) = report.make_table([BY_NAME["relu_tanh"]], [], tmp_path)
     assert row.verdict == "1 of 10 runs done"
-    assert (row.took, row.machine) == ("0.50 h", "a machine")
+    assert (row.took, row.machine) == ("0.50 h", "a GPU")
     assert row.date == datetime.now(UTC).date().isoformat()
 
 

@@ -1,13 +1,17 @@
 """status.json: how a run stands, for other programs."""
 
 import json
+import re
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.machine import describe_machine
 from alexnet_jax.status import RunStatus, read_status, track_status, write_status
 
 
@@ -22,6 +26,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (found.status, found.step, found.message) == ("interrupted", 10, "stopped by SIGTERM")
     age = datetime.now(UTC) - datetime.fromisoformat(found.time)
     assert timedelta(seconds=-1) < age < timedelta(minutes=1)
+    assert found.machine == describe_machine()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"checkpoints", "status.json"}
 
@@ -30,6 +35,24 @@ def test_no_run_has_no_status(tmp_path: Path) -> None:
     """Catches: an exception where no run has begun."""
     assert read_status(tmp_path) is None
     assert read_status(tmp_path / "none") is None
+
+
+def test_a_status_of_a_former_version_is_read(tmp_path: Path) -> None:
+    """Catches: finished runs that are refused since their machine was not recorded."""
+    write_status(tmp_path, "finished")
+    path = tmp_path / "status.json"
+    former = json.loads(path.read_text())
+    del former["machine"]
+    path.write_text(json.dumps(former))
+    assert read_status(tmp_path) == RunStatus(**former, machine="")
+
+
+def test_the_machine_is_that_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: the processor named for a run on an accelerator; a processor without its cores."""
+    assert re.fullmatch(r".+, \d+ cores", describe_machine())
+    device = SimpleNamespace(platform="gpu", device_kind="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert describe_machine.__wrapped__() == "NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"status": "running"}', "well"])

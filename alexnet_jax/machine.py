@@ -1,0 +1,22 @@
+"""Describe the machine on which a run takes place."""
+
+import functools
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+
+@functools.cache
+def describe_machine() -> str:
+    """Return the kind of JAX's devices; for CPUs the processor and the number of its cores."""
+    import jax  # not at the top: a report reads the status of runs without it
+
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return str(device.device_kind)
+    name = platform.processor() or platform.machine()
+    with suppress(FileNotFoundError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    return f"{name}, {os.cpu_count()} cores"
