@@ -24,6 +24,7 @@ from alexnet_jax.preemption import (
     raise_terminated,
     stop_signals,
 )
+from alexnet_jax.stderr import replace_if_lost
 
 FLAGS = flags.FLAGS
 
@@ -152,6 +153,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(0)
     for name, value in QUIET_TENSORFLOW.items():  # read when TensorFlow is imported
         os.environ.setdefault(name, value)
+    sys.stderr = replace_if_lost(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
     for number in {*stop_signals()} - {signal.SIGINT}:  # Python raises KeyboardInterrupt for that

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from alexnet_jax.stderr import lost_stderr_replaced
-
 
 class InputError(Exception):
     """Exception for user errors: wrong flags, config or data.
@@ -53,8 +51,7 @@ def _printable(text: str) -> str:
 
 def print_error(message: str) -> None:
     """Print an error message on stderr, after the program's name."""
-    with lost_stderr_replaced():
-        print(f"{_program()}: {message}", file=sys.stderr)
+    print(f"{_program()}: {message}", file=sys.stderr)
 
 
 def _program() -> str:

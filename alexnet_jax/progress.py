@@ -7,7 +7,6 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from alexnet_jax.records import Record
-from alexnet_jax.stderr import lost_stderr_replaced
 
 T = TypeVar("T")
 
@@ -15,10 +14,9 @@ T = TypeVar("T")
 class TrainingBar:
     """A progress bar on a terminal with the latest training metrics; otherwise lines of records.
 
-    Both are written to stderr, so that stdout can be piped. If stderr is lost, training goes on.
+    Both are written to stderr, so that stdout can be piped.
     """
 
-    @lost_stderr_replaced()
     def __init__(self, step: int, steps: int, *, hidden: bool = False) -> None:
         """Begin after `step` of `steps`; show nothing if `hidden`, in all processes but one."""
         self._terminal, self._hidden = sys.stderr.isatty() and not hidden, hidden
@@ -33,18 +31,15 @@ class TrainingBar:
         )
         self._bar.set_postfix_str("compiling the step")
 
-    @lost_stderr_replaced()
     def compiled(self) -> None:
         """Start to estimate the remaining time; call this after the first step."""
         self._bar.set_postfix_str("")
         self._bar.unpause()
 
-    @lost_stderr_replaced()
     def advance(self, step: int) -> None:
         """Move the bar to a step."""
         self._bar.update(step - self._bar.n)
 
-    @lost_stderr_replaced()
     def show(self, record: Record, run: str = "") -> None:
         """Show a record, that of training in the bar.
 
@@ -58,19 +53,16 @@ class TrainingBar:
         else:
             self.write_line(format_record(record, self._bar.total), run)
 
-    @lost_stderr_replaced()
     def forget(self, run: str) -> None:
         """Leave out the metrics of a run that has ended before the others."""
         if self._latest.pop(run, None) is not None and self._latest:
             self._bar.set_postfix_str(format_latest([*self._latest.values()]))
 
-    @lost_stderr_replaced()
     def write_line(self, text: str, run: str = "") -> None:
         """Print a line on stderr, above the bar, after the name of the run if it has one."""
         if not self._hidden:
             self._bar.write(f"{run}: {text}" if run else text, file=sys.stderr)
 
-    @lost_stderr_replaced()
     def close(self) -> None:
         """Remove the bar of an interrupted training, and leave that of a complete one."""
         self._bar.leave = self._bar.n == self._bar.total

@@ -15,7 +15,6 @@ from alexnet_jax.config import Config
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import MetricSums
-from alexnet_jax.stderr import lost_stderr_replaced
 from alexnet_jax.train_step import TrainState, abstract_state, init_state
 from alexnet_jax.workdir import CONFIG
 
@@ -130,7 +129,6 @@ def go_back_to_common_step(
                 )
         for workdir in ahead:
             text = f"{workdir} goes back from step {steps[workdir]} to {common}, where others are."
-            with lost_stderr_replaced():
-                print(text, file=sys.stderr)
+            print(text, file=sys.stderr)
             checkpoints[workdir].delete(steps[workdir])
             found[workdir] = load_start(configs[workdir], pack, mesh, checkpoints[workdir])

@@ -25,7 +25,6 @@ from alexnet_jax.progress import TrainingBar
 from alexnet_jax.schedules import StepSchedule
 from alexnet_jax.start import Start, go_back_to_common_step, load_start
 from alexnet_jax.status import write_status
-from alexnet_jax.stderr import lost_stderr_replaced
 from alexnet_jax.train_step import StepMetrics, TrainState, stack_states, state_of_seed
 from alexnet_jax.training_input import TrainingInput
 from alexnet_jax.training_run import TrainingRun
@@ -155,8 +154,7 @@ def _load_starts(
         elif distributed.is_first():
             end = f"stop_error={config.stop_error:g}" if reached else schedule.last_step
             text = f"{workdir} already has {step} steps and the config sets {end}"
-            with lost_stderr_replaced():
-                print(f"{text}: nothing to train.", file=sys.stderr)
+            print(f"{text}: nothing to train.", file=sys.stderr)
     return go_back_to_common_step(starts, configs, pack, mesh, checkpoints) if starts else {}
 
 
