@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax import cache, environment, fields
+from alexnet_jax import cache, environment, fields, streams
 from alexnet_jax.config import Config, validated
 from alexnet_jax.errors import DivergedError, InputError, print_error
 from alexnet_jax.preemption import (
@@ -24,7 +24,6 @@ from alexnet_jax.preemption import (
     raise_terminated,
     stop_signals,
 )
-from alexnet_jax.stderr import replace_if_lost
 
 FLAGS = flags.FLAGS
 
@@ -153,9 +152,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(0)
     for name, value in QUIET_TENSORFLOW.items():  # read when TensorFlow is imported
         os.environ.setdefault(name, value)
-    sys.stderr = replace_if_lost(sys.stderr)
+    if isinstance(sys.stderr, io.TextIOWrapper):  # not in the tests' own process
+        sys.stderr = streams.open_messages(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
+        sys.stdout = streams.open_output(sys.stdout)
     for number in {*stop_signals()} - {signal.SIGINT}:  # Python raises KeyboardInterrupt for that
         signal.signal(number, raise_terminated)
     try:
@@ -172,7 +172,6 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         print_error("terminated" if isinstance(error, Terminated) else "interrupted")
         status = interrupt_status(error)
     except BrokenPipeError:  # the reader of stdout has closed it, as in `… | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     sys.exit(status)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import pytest
@@ -105,12 +105,14 @@ def start(
     *arguments: object,
     devices: int = 1,
     package: str = "alexnet_jax",
+    stdout: int | IO[Any] = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
     **variables: str,
 ) -> subprocess.Popen[str]:
     """Start `python -m PACKAGE.MODULE ARGUMENTS`, with variables added to its environment.
 
     Args:
+        stdout: file of its stdout; by default a pipe.
         stderr: file descriptor for its stderr; by default a pipe.
     """
     command = [sys.executable, "-m", f"{package}.{module}", *map(str, arguments)]
@@ -119,7 +121,7 @@ def start(
         cwd=ROOT,
         env={**environment(devices), **variables},
         text=True,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=stderr,
     )
 
