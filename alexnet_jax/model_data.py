@@ -117,8 +117,13 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
 
     They are prepared like the images that the model was trained on, to the same size. No images
     are held out: without folders of splits all are in the split "train". The digest of
-    the images of training does not apply to them.
+    the images of training does not apply to them. Files that cannot be read are skipped.
+
+    Raises:
+        InputError: there is no such folder.
     """
+    if not directory.expanduser().is_dir():
+        raise InputError(f"--data_dir={directory} is not a folder; expected one of class folders")
     changes = {
         "data.name": "folder",
         "data.dir": str(directory.expanduser().absolute()),
@@ -127,6 +132,7 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
         "data.validation_share": 0.0,
         "data.test_share": 0.0,
         "data.split_seed": 0,
+        "data.max_bad_share": 1.0,
         "data.resident": "auto",
     }
     config = with_changes(model.config, changes)

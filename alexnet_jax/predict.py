@@ -27,7 +27,7 @@ from alexnet_jax.data.crops import central_square, evaluation_scale
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.parallel_map import chunked
 from alexnet_jax.data.sources.layout import list_files
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.model_data import with_class_names
 from alexnet_jax.trained import TrainedModel, load_trained
 
@@ -45,6 +45,9 @@ def predict(
         model: the model.
         named_images: pairs of a name, of any type, and pixels (height, width, channels) uint8 from
             `data.images.load`, with the same shorter side.
+
+    Raises:
+        DivergedError: a probability is not finite.
     """
     crop, channels = model.config.data.crop, model.config.model.channels
     predict_batch = model.make_predict_fn(sharding.make_data_mesh(1))
@@ -52,6 +55,11 @@ def predict(
         names, pixels = zip(*group, strict=True)
         batch = center_crops(np.stack([central_square(image) for image in pixels]), crop, channels)
         probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))
+        if not np.isfinite(probabilities_BxC).all():
+            raise DivergedError(
+                "the probabilities are not finite, so the parameters are not, or they are far too "
+                "large; train again with a lower --config.learning_rate"
+            )
         for name, probabilities in zip(names, probabilities_BxC, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:5]
             yield name, [(model.class_names[c], float(probabilities[c])) for c in best]

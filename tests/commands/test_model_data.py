@@ -115,6 +115,28 @@ def test_colors_for_a_gray_model(tmp_path: Path) -> None:
     assert 0.2 < np.mean(wrong) < 0.95
 
 
+def test_files_that_cannot_be_read_are_skipped(workdir: Path, tmp_path: Path) -> None:
+    """Catches: the limit of a training's images for others, which no flag of evaluate can raise; a
+    folder without any readable image that is evaluated, or ends in a traceback."""
+    for name, color in ((SYNSETS[0], RED), (SYNSETS[2], BLUE)):
+        write_class(tmp_path / name, color)
+        (tmp_path / name / "bad.jpg").write_text("no image")
+    count = len([*tmp_path.rglob("*.*")]) - 2
+    ended = run_here("evaluate", f"--workdir={workdir}", f"--data_dir={tmp_path}", "--json")
+    assert "train: cannot read n01440764/bad.jpg" in ended.stderr
+    assert json.loads(ended.stdout)["count"] == count
+    for path in tmp_path.rglob("*.*"):
+        path.write_text("no image")
+    message = refused(f"--workdir={workdir}", f"--data_dir={tmp_path}")
+    assert "no image of the train split could be read" in message
+
+
+def test_a_folder_that_does_not_exist(workdir: Path, tmp_path: Path) -> None:
+    """Catches: a message about fields of the config, which evaluate does not have."""
+    message = refused(f"--workdir={workdir}", f"--data_dir={tmp_path / 'x'}")
+    assert f"--data_dir={tmp_path / 'x'} is not a folder" in message
+
+
 def test_unknown_classes(workdir: Path, tmp_path: Path) -> None:
     """Catches: a KeyError; unknown classes counted as errors or left out; a message without their
     names, or without those that were meant."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import processes
+from helpers.in_process import run_here
 from helpers.linear_runs import SYNSETS, linear_config, save_color_run, save_run
 from PIL import Image
 
@@ -71,6 +72,16 @@ def test_text_has_readable_names_and_goes_on_after_a_file_that_is_no_image(
     assert "tench, Tinca tinca (n01440764)" in lines[1]
     assert "goldfish, Carassius auratus (n01443537)" in lines[7]
     assert all("%" in line for line in lines[1:6] + lines[7:])
+
+
+def test_probabilities_that_are_not_finite(tmp_path: Path) -> None:
+    """Catches: "nan %", and NaN in --json, which is not JSON, with status 0."""
+    kernel = np.full((24 * 24, 3), 1e38)
+    save_run(tmp_path / "run", linear_config(), kernel, np.zeros((28, 28, 1)), ("a", "b", "c"))
+    Image.new("RGB", (28, 28), "red").save(tmp_path / "red.png")
+    ended = run_here("predict", f"--workdir={tmp_path / 'run'}", "--json", tmp_path / "red.png")
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert "the probabilities are not finite" in ended.stderr
 
 
 def test_no_images_given(colors: Path) -> None:
