@@ -271,10 +271,14 @@ class ColumnClassifier(nn.Module):
         fan_in = self.sharding.num_columns() * shape[1]
         kernel = parameter(self, "kernel", axes, self.kernel_init, shape, fan_in)
         bias = parameter(self, "bias", axes[-1:], constant(self.bias), (self.classes,))
-        first, *others = (
-            (column.astype(self.dtype) @ kernel[c].astype(self.dtype)).astype(jnp.float32)
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        products = (
+            jnp.matmul(
+                column.astype(self.dtype), kernel[c].astype(self.dtype), preferred_element_type=wide
+            )
             for c, column in enumerate(columns)
         )
+        first, *others = (product.astype(jnp.float32) for product in products)
         logits = reduce(jnp.add, others, first)
         if self.sharding.axis_name is not None:
             axis = self.sharding.axis_name

@@ -18,8 +18,9 @@ class Dense(nn.Module):
         features: number of output units.
         kernel_init: initializer of the kernel.
         bias: initial value of the biases.
-        dtype: type of the matrix product; parameters are float32.
-        output_dtype: type of the output and of the sum with the bias.
+        dtype: type of the factors of the matrix product; parameters are float32.
+        output_dtype: type of the product, of its sum with the bias and of the output. With a window
+            the product is rounded to `dtype` before.
         window: side of the squares of pixels to which the layer is applied at every position, as a
             convolution with the same kernel; 0 for flattened inputs.
     """
@@ -46,5 +47,6 @@ class Dense(nn.Module):
             kernel = kernel.reshape(self.window, self.window, x.shape[-1], self.features)
             product = convolve(x, kernel, stride=1, padding=(0, 0))
         else:
-            product = x @ kernel
+            wide = jnp.promote_types(self.dtype, self.output_dtype)
+            product = jnp.matmul(x, kernel, preferred_element_type=wide)
         return add_bias(product.astype(self.output_dtype), bias.astype(self.output_dtype))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from flax.core import meta
 
 from alexnet_jax.layers.columns import ColumnClassifier, ColumnConv, ColumnDense, ColumnSharding
+from alexnet_jax.layers.dense import Dense
 
 Stack = Callable[[Any], np.ndarray]
 RNG = np.random.default_rng(0)
@@ -163,6 +164,27 @@ def test_bfloat16_adds_columns_in_float32() -> None:
     params = {"kernel": jnp.ones((2, 1, 1)), "bias": jnp.zeros(1)}
     logits = last.apply({"params": params}, [jnp.full((1, 1), 256.0), jnp.ones((1, 1))])
     np.testing.assert_array_equal(logits, [[257.0]])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda x: Dense(3, normal, 0.0, jnp.bfloat16).init_with_output(jax.random.key(0), x[0]),
+        lambda x: ColumnClassifier(
+            3, normal, 0.0, ColumnSharding(2), jnp.bfloat16
+        ).init_with_output(jax.random.key(0), x),
+    ],
+    ids=["dense", "columns"],
+)
+def test_bfloat16_does_not_round_logits(last: Callable[[list[jax.Array]], Any]) -> None:
+    """Catches products rounded to bfloat16 before they become float32, which XLA's CPU compiler
+    hides, since it leaves such a step out."""
+    program = jax.make_jaxpr(last)([jnp.ones((2, 8), jnp.bfloat16)] * 2)
+    products = [one for one in program.eqns if one.primitive.name == "dot_general"]
+    assert products
+    for one in products:
+        assert {value.aval.dtype for value in one.invars} == {jnp.dtype(jnp.bfloat16)}
+        assert {value.aval.dtype for value in one.outvars} == {jnp.dtype(jnp.float32)}
 
 
 def test_bfloat16_keeps_parameters_and_logits_float32() -> None:
