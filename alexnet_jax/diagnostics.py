@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 
+from alexnet_jax.data.epochs import Epochs
+
 _PATIENCE = 5  # validations before constant predictions are reported
 
 # Multiples of ln(classes), the loss of uniform predictions. With badly scaled inputs a run may
@@ -53,6 +55,7 @@ class ConstantLossDetector:
             shares = np.unique(labels, return_counts=True)[1] / len(labels)
             entropy = float(-np.sum(shares * np.log(shares)))
             self.levels.setdefault(entropy, "the entropy of the classes' frequencies")
+        self.levels.pop(0.0, None)  # of one class: the loss of a model that answers it
         self.patience = min(2000, 5 * steps_per_epoch)
         self.level = 0.0
         self.since: int | None = None
@@ -122,9 +125,9 @@ class MajorityDetector:
 class StepTimer:
     """Measure the images per second of training, without pauses such as validation."""
 
-    def __init__(self, batch_size: int, step: int) -> None:
-        """Start the clock after a step."""
-        self._batch_size = batch_size
+    def __init__(self, epochs: Epochs, step: int) -> None:
+        """Start the clock after a step of the epochs."""
+        self._epochs = epochs
         self._images, self._seconds = 0, 0.0
         self.resume(step)
 
@@ -135,7 +138,8 @@ class StepTimer:
     def pause(self, step: int) -> None:
         """Stop the clock after a step."""
         self._seconds += time.perf_counter() - self._clock
-        self._images += (step - self._step) * self._batch_size
+        first, end = self._epochs.examples_before(self._step), self._epochs.examples_before(step)
+        self._images += end - first
 
     def images_per_second(self) -> float:
         """Return the speed since the last call, and reset it; 0 if no step was timed."""

@@ -251,7 +251,7 @@ def _train_steps(training: _Training, state: TrainState) -> int:
     first = step
     with PreemptionSignal() as local_signal:
         preemption = distributed.SharedPreemptionSignal(local_signal, training.mesh)
-        timer = diagnostics.StepTimer(training.config.batch_size, first)
+        timer = diagnostics.StepTimer(schedule.epochs, first)
         for dispatch in training.training_input.dispatches(first):
             state, step_metrics = training.training_input.begin_steps(
                 state, training.mean, dispatch

@@ -30,6 +30,10 @@ class Epochs(Protocol):
         """Return the number of passes through the training images before a step, such as 1.5."""
         ...
 
+    def examples_before(self, step: int) -> int:
+        """Return the number of examples in the steps before a step."""
+        ...
+
     def examples(self, step: int, rows: np.ndarray) -> StepExamples:
         """Return the examples of a step, for ascending rows of its batch."""
         ...
@@ -58,6 +62,10 @@ class ConsecutiveEpochs:
     def passes(self, step: int) -> float:
         """See `Epochs`."""
         return step * self.batch_size / self.images
+
+    def examples_before(self, step: int) -> int:
+        """See `Epochs`."""
+        return step * self.batch_size
 
     def examples(self, step: int, rows: np.ndarray) -> StepExamples:
         """See `data.batch.consecutive_examples`."""
@@ -119,14 +127,19 @@ class PartedEpochs:
         stage = self._stage_of(step)
         return self.whole_epochs(step) + self._first_position(step) / stage.images
 
+    def examples_before(self, step: int) -> int:
+        """See `Epochs`."""
+        stage = self._stage_of(step)
+        of_epochs = (self.whole_epochs(step) - stage.epoch) * stage.images
+        return stage.number + of_epochs + self._first_position(step)
+
     def examples(self, step: int, rows: np.ndarray) -> StepExamples:
         """See `Epochs`."""
         stage, first = self._stage_of(step), self._first_position(step)
-        epoch = self.whole_epochs(step)
         end = min((first // self.part_images + 1) * self.part_images, stage.images)
         position = np.minimum(first + rows, end - 1)
-        number = stage.number + (epoch - stage.epoch) * stage.images + position
-        epochs = np.full(len(rows), epoch, np.int64)
+        number = self.examples_before(step) + position - first
+        epochs = np.full(len(rows), self.whole_epochs(step), np.int64)
         return StepExamples(epochs, position, number, mask=first + rows < end)
 
     def _stage_of(self, step: int) -> Stage:

@@ -29,6 +29,7 @@ def taken(config: Config, count: int, steps: int) -> list[list[tuple[int, int]]]
     for step in range(steps):
         examples = epochs.examples(step, rows)
         assert examples.mask is not None
+        assert epochs.examples_before(step) == examples.number[0]
         pairs = np.stack([examples.epoch, examples.position], axis=1)[examples.mask]
         found.append([tuple(pair) for pair in pairs.tolist()])
     return found

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from alexnet_jax.data.epochs import PartedEpochs, Stage
 from alexnet_jax.diagnostics import (
     ConstantLossDetector,
     MajorityDetector,
+    StepTimer,
     compare_with_majority,
 )
 
@@ -68,6 +70,29 @@ def test_loss_between_two_levels() -> None:
     losses = [math.log(3)] * 10 + [ENTROPY] * 30
     warnings = [detector.observe(10 * step, loss) for step, loss in enumerate(losses)]
     assert [step for step, text in enumerate(warnings) if text] == [20]
+
+
+def test_one_class_has_no_constant_loss() -> None:
+    """Catches: a perfect loss of 0 reported as that of guessing among one class."""
+    detector = ConstantLossDetector(1, steps_per_epoch=1, labels=np.zeros(5, int))
+    assert not any(detector.observe(step, 0.0) for step in range(20))
+
+
+def test_speed_counts_the_examples_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: the rows that pad the last batch of a part counted as images; those of a pause, or
+    of an earlier record."""
+    clock = iter([0.0, 2.0, 10.0, 11.0, 20.0, 22.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    epochs = PartedEpochs(batch_size=8, part_images=10, stages=(Stage(0, 20, 0, 0),))
+    timer = StepTimer(epochs, step=0)
+    timer.pause(step=2)  # 8 and 2 images in 2 seconds
+    timer.resume(step=3)
+    timer.pause(step=4)  # 2 in one
+    assert timer.images_per_second() == 12 / 3
+    timer.resume(step=4)
+    timer.pause(step=5)
+    assert timer.images_per_second() == 8 / 2
+    assert timer.images_per_second() == 0
 
 
 def test_comparison_with_the_largest_class() -> None:
