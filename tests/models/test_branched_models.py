@@ -26,6 +26,7 @@ from alexnet_jax.config import (
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
+from alexnet_jax.schedules import learning_rate, total_steps
 
 RESNET, GOOGLENET = "resnet.py", "googlenet.py"
 QUICK = {"xla_backend_optimization_level": 0}  # to compile what runs once
@@ -292,3 +293,21 @@ def test_words_of_network_and_data() -> None:
     config = load(RESNET, "18,cifar10")
     assert isinstance(config.model, ResNetConfig)
     assert (config.model.stem, config.data.crop, config.max_steps) == ("small", 32, 64_000)
+
+
+@pytest.mark.parametrize("variant", ["cifar20", "cifar_plain110", "cifar10", "18,cifar10"])
+def test_the_schedule_of_section_4_2(variant: str) -> None:
+    """Catches: images held out, with which the drops and the end come earlier; a drop that is a
+    step off."""
+    config = load(RESNET, variant)
+    images = round(50_000 * (1 - config.data.validation_share))
+    assert total_steps(config, images) == 64_000
+    around = (31_999, 32_000, 47_999, 48_000)
+    rates = [float(learning_rate(config, images, step, None)) for step in around]
+    np.testing.assert_allclose(rates, [0.1, 0.01, 0.01, 0.001])
+
+
+def test_the_sample_has_validation_images() -> None:
+    """Catches: the networks for CIFAR-10 whose words also hold out no embedded images."""
+    for variant in ("sample", "cifar56,sample", "sample,cifar_plain20", "18,fashion_mnist"):
+        assert load(RESNET, variant).data.validation_share == 0.1
