@@ -6,6 +6,8 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
+CORES = " cores"
+
 
 @functools.cache
 def describe_machine() -> str:
@@ -19,4 +21,9 @@ def describe_machine() -> str:
     with suppress(FileNotFoundError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {os.cpu_count()}{CORES}"
+
+
+def is_processor(machine: str) -> bool:
+    """Return whether a description of `describe_machine` is that of CPUs."""
+    return machine.endswith(CORES)

@@ -10,13 +10,14 @@ Degradation is that a deeper plain network has the higher training error (sectio
 which shortcuts are to prevent. A network of 6n + 2 layers has a convolution, three stages of n
 basic blocks and a classifier (section 4.2); with shortcuts A it is residual, without any it is
 plain. Both have the same parameters, and with one seed the same initial weights. Width, data and
-schedule are those of the config. From 110 layers on, the rate begins at a tenth for 400 steps, as
-in the paper; --config.schedule.warmup_steps=0 begins at the whole rate.
+schedule are those of the config. On CIFAR-10 the rate begins at a tenth for 400 steps from 110
+layers on, as in the paper; --config.schedule.warmup_steps=0 begins at the whole rate.
 
 Training error is the share of training images that are predicted wrong while the model is trained
 on them, over the steps since the record before. In place of the paper's test error over steps, the
-figure has that of the validation images after every epoch; the table has the error on the test
-images after the last step, center view.
+figure has that of the validation images after every epoch, if any are held out: on CIFAR-10 with
+--config.data.validation_share=0.1. The table has the error on the test images after the last step,
+center view.
 
 Runs are started and resumed as those of experiments.ablations. DIR/degradation.csv, degradation.md
 and degradation.png are written as they finish.
@@ -46,6 +47,7 @@ from experiments.sweeps.training_error import average_last_epoch, select_records
 from experiments.tables.published import CIFAR_ERRORS
 
 SHORTCUTS = {"plain": "none", "residual": "A"}
+FIELDS = ("train_error", "test_error")  # of Result, in the table
 WARMUP_DEPTH, WARMUP_STEPS, WARMUP_FACTOR = 110, 400, 0.1  # section 4.2
 
 Curve = tuple[list[float], list[float]]  # steps, and errors as fractions
@@ -59,7 +61,7 @@ class Result:
         kind: "plain" or "residual".
         depth: number of layers with weights.
         train_error: of the training images, averaged over the last epoch.
-        validation_error: of the validation images after the last step.
+        validation_error: of the validation images after the last step; None without any.
         test_error: of the test images after the last step, center view.
         seconds: of the whole command that ended last.
     """
@@ -94,14 +96,21 @@ def plan_runs(base: Base, depths: Sequence[int], seeds: int) -> list[Run]:
             for kind, shortcut in SHORTCUTS.items():
                 stages = ((depth - 2) // 6,) * 3
                 fields: dict[str, Any] = {"model.shortcut": shortcut, "model.stage_sizes": stages}
-                if depth >= WARMUP_DEPTH and "schedule.warmup_steps" not in base.overrides:
-                    fields["schedule.warmup_steps"] = WARMUP_STEPS
-                    fields["schedule.warmup_factor"] = WARMUP_FACTOR
+                fields |= _warmup(base, depth)
                 description = f"{kind}, {depth} layers"
                 runs.append(
                     base.make_run((kind, depth, seed), description, (), {**fields, "seed": seed})
                 )
     return runs
+
+
+def _warmup(base: Base, depth: int) -> dict[str, Any]:
+    """Return the fields of the warm-up of a depth that the command line does not set."""
+    if not base.config.data.name.startswith("cifar10"):  # shorter runs have none
+        return {}
+    steps = WARMUP_STEPS if depth >= WARMUP_DEPTH else 0
+    fields = {"schedule.warmup_steps": steps, "schedule.warmup_factor": WARMUP_FACTOR}
+    return {name: value for name, value in fields.items() if name not in base.overrides}
 
 
 def make_result(run: Run, status: str, seconds: float | None) -> Result:
@@ -110,8 +119,8 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
     records = read_records(run.workdir)
     train, validation = (select_records(records, split) for split in ("train", "validation"))
     final = final_records(records).get("center")
-    if status == "done" and not (train and validation and final):
-        status = "failed, no errors of all three splits"
+    if status == "done" and not (train and final):
+        status = "failed, no final evaluation"
     if status != "done" or final is None:
         return Result(kind, depth, seed, status, seconds=seconds)
     return Result(
@@ -120,7 +129,7 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
         seed,
         status,
         train_error=average_last_epoch(train),
-        validation_error=validation[-1]["top1_error"],
+        validation_error=validation[-1]["top1_error"] if validation else None,
         test_error=final["top1_error"],
         seconds=seconds,
     )
@@ -129,7 +138,8 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
 def load_curves(base: Base, row: Result) -> tuple[Curve, Curve]:
     """Return the training and the validation error of a row's run over steps.
 
-    A training error is at the middle of its steps.
+    A training error is at the middle of its steps. Without validation images, the second one is
+    empty.
     """
     records = read_records(base.workdir(row.name))
     train, validation = (select_records(records, split) for split in ("train", "validation"))
@@ -154,26 +164,35 @@ def depths_of(results: Sequence[Result], kind: str) -> list[int]:
 
 def format_results(results: Sequence[Result]) -> str:
     """Return Markdown: the mean errors in percent, a depth a line."""
-    heads = [f"{kind}: {error}" for kind in SHORTCUTS for error in ("training", "test")]
+    heads = [f"{kind}: seeds | training | test" for kind in SHORTCUTS]
     lines = [
-        f"| layers | seeds | {' | '.join(heads)} | residual in the paper, CIFAR-10 |",
-        f"|{'---|' * (len(heads) + 3)}",
+        f"| layers | {' | '.join(heads)} | residual in the paper, CIFAR-10 |",
+        f"|{'---|' * (3 * len(heads) + 2)}",
     ]
     for depth in sorted({r.depth for r in results}):
-        cells = []
-        for kind in SHORTCUTS:
-            for field in ("train_error", "test_error"):
-                mean = mean_percent(results, kind, depth, field)
-                cells.append(_reason(results, kind, depth) if mean is None else f"{mean:.2f}")
-        seeds = len({r.seed for r in results if r.depth == depth and r.test_error is not None})
-        lines.append(f"| {depth} | {seeds} | {' | '.join(cells)} | {CIFAR_ERRORS.get(depth, '')} |")
+        cells = [
+            _format_kind([r for r in results if (r.kind, r.depth) == (kind, depth)])
+            for kind in SHORTCUTS
+        ]
+        lines.append(f"| {depth} | {' | '.join(cells)} | {CIFAR_ERRORS.get(depth, '')} |")
     return "\n".join(lines)
 
 
-def _reason(results: Sequence[Result], kind: str, depth: int) -> str:
-    """Return why a depth has no errors."""
-    of = [r.status.split(",")[0] for r in results if (r.kind, r.depth) == (kind, depth)]
-    return "; ".join(dict.fromkeys(of)) or "not run"
+def _format_kind(of: Sequence[Result]) -> str:
+    """Return three cells for the runs of a kind and a depth, or why they have no errors."""
+    done = [row for row in of if row.train_error is not None]
+    if not done:
+        reason = "; ".join(dict.fromkeys(row.status.split(",")[0] for row in of)) or "not run"
+        return f"0 | {reason} | {reason}"
+    errors = (_format_errors([getattr(row, field) for row in done]) for field in FIELDS)
+    return " | ".join([str(len(done)), *errors])
+
+
+def _format_errors(errors: Sequence[float]) -> str:
+    """Return the mean in percent, with the lowest and the highest of several."""
+    known = to_percents(errors)
+    spread = f" ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
 
 
 def summarize_results(results: Sequence[Result]) -> list[str]:
@@ -185,7 +204,7 @@ def summarize_results(results: Sequence[Result]) -> list[str]:
             continue
         few, many = depths[0], depths[-1]
         changes = []
-        for field, error in (("train_error", "training"), ("test_error", "test")):
+        for field, error in zip(FIELDS, ("training", "test"), strict=True):
             low, high = (mean_percent(results, kind, depth, field) for depth in (few, many))
             assert low is not None
             assert high is not None
@@ -202,7 +221,7 @@ def plot_results(base: Base, results: Sequence[Result]) -> Figure:
     """
     done = [r for r in results if r.train_error is not None]
     curves = {row: load_curves(base, row) for row in done}
-    done = [row for row, (_, (validated, _)) in curves.items() if validated]
+    done = [row for row, ((trained, _), _) in curves.items() if trained]
     depths = sorted({r.depth for r in done})
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, len(SHORTCUTS), sharey=True)
@@ -213,7 +232,7 @@ def plot_results(base: Base, results: Sequence[Result]) -> Figure:
             (steps, train), (validated, validation) = curves[row]
             axis.plot(steps, to_percents(train), "--", color=color, linewidth=1)
             axis.plot(validated, to_percents(validation), color=color, linewidth=2)
-            highest = max(highest, *to_percents(validation))
+            highest = max(highest, *to_percents(validation or train[len(train) // 10 :]))
         _label(axis, kind, depths_of(done, kind), depths)
     axes[0].set_ylim(0, 1.05 * highest or None)
     axes[0].set_ylabel("error, % (dashed: training; bold: validation)")

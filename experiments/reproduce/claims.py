@@ -1,6 +1,6 @@
 """The claims that CIFAR-10 can test: their runs, published numbers, costs and criteria."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from alexnet_jax.errors import InputError
@@ -26,8 +26,6 @@ RESNET = "He et al. (2015)"
 RATES = {"relu": (0.002, 0.004, 0.001), "tanh": (0.008, 0.016, 0.004)}  # of relu_tanh
 THRESHOLD = 0.25  # of the training error in relu_tanh
 BINARY_FILES: Fields = (("data.name", "cifar10_binary"),)
-# Table 6's networks are trained on all 50,000 training images.
-RESNET_FIELDS: Fields = (*BINARY_FILES, ("data.validation_share", 0.0))
 
 
 def _cuda_convnet(name: str, error: int, value: str, training: Training, file: str = "") -> Claim:
@@ -95,7 +93,16 @@ def _resnet(layers: int, hours: float, *, plain: bool = False) -> Training:
     """Return the training of a network of section 4.2."""
     name = f"{'plain' if plain else 'resnet'}{layers}"
     config = f"configs/resnet.py:cifar{'_plain' * plain}{layers}"
-    return Training(name, config, hours, RESNET_FIELDS)
+    return Training(name, config, hours, BINARY_FILES)
+
+
+def _by_depth(trainings: Mapping[int, Training], depths: Sequence[int]) -> tuple[TrainedGroup, ...]:
+    """Return the training errors by depth: several seeds of the first and the last, to compare."""
+    compared = (depths[0], depths[-1])
+    return tuple(
+        TrainedGroup(f"{n}", trainings[n], "train_error", SEEDS if n in compared else 1)
+        for n in depths
+    )
 
 
 def _epoch_of(step: float) -> float:
@@ -142,7 +149,7 @@ SHORTENED = (
         Training(
             "resnet20_tenth", "configs/resnet.py:cifar20", 1.6,
             (
-                *RESNET_FIELDS,
+                *BINARY_FILES,
                 ("max_steps", 6_400),
                 ("schedule.drop_epochs", (_epoch_of(3_200), _epoch_of(4_800))),
             ),
@@ -272,13 +279,13 @@ CLAIMS = (
         "degradation", f"{RESNET}, figure 6, left",
         "training error of plain networks, 56 layers less 20", "above 0, without a number",
         Contrast(least=0.0),
-        tuple(TrainedGroup(f"{n}", training, "train_error") for n, training in PLAIN.items()),
+        _by_depth(PLAIN, (20, 32, 44, 56)),
     ),
     Claim(
         "residual_depth", f"{RESNET}, figure 6, middle",
         "training error of residual networks, 20 layers less 56", "above 0, without a number",
         Contrast(least=0.0),
-        tuple(TrainedGroup(f"{n}", RESNETS[n], "train_error") for n in (56, 44, 32, 20)),
+        _by_depth(RESNETS, (56, 44, 32, 20)),
     ),
     *(
         _ablation(*arguments)

@@ -11,6 +11,7 @@ from typing import Any
 from alexnet_jax import command
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.errors import InputError
+from alexnet_jax.machine import is_processor
 from alexnet_jax.records import Record, final_records, read_records
 from alexnet_jax.status import read_status
 from alexnet_jax.workdir import check_config, is_in_use, read_config
@@ -246,6 +247,10 @@ class Budget:
         """Return the seconds that a claim's hours take; None if not known."""
         return None if self._is_gpu else 3600 * hours * self._jobs
 
+    def is_alike(self, row: RunRow) -> bool:
+        """Return whether a run took place on the same kind of device, so that its time holds."""
+        return row.machine != NOT_RECORDED and is_processor(row.machine) != self._is_gpu
+
     def seconds_of_sweep(self, command: SweepCommand, done: int) -> float | None:
         """Return the seconds that the missing runs of an experiment take; None if not known.
 
@@ -294,10 +299,12 @@ class Plan:
     def estimate(self, name: str, rows: Sequence[RunRow]) -> float | None:
         """Return the seconds that a run still takes, None if not known.
 
-        They are those of its training's other seeds, or else of its claim.
+        They are those of its training's other seeds on the same kind of device, or else of its
+        claim.
         """
         (one,) = (one for one in self._free if one.run.name == name)
-        known = [row.seconds for row in rows if row.run == one.training.name and row.seconds]
+        of_training = [row for row in rows if row.run == one.training.name]
+        known = [row.seconds for row in of_training if row.seconds and self.budget.is_alike(row)]
         total = statistics.median(known) if known else self.budget.seconds_of(one.training.hours)
         if name not in self._shares:  # how far it had come when the command began
             progress = read_progress(one.run.workdir)

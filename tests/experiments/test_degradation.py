@@ -70,25 +70,29 @@ def test_runs_are_those_of_section_4_2() -> None:
 
 
 def test_110_layers_begin_at_a_lower_rate() -> None:
-    """Catches: a warm-up of other networks, none of 110 layers, one against the command line."""
+    """Catches: a warm-up of other networks, also of those of a config that has one; none of 110
+    layers; one against the command line; one that is nearly all of a run on the sample."""
 
-    def warmups(layers: int, **overrides: Any) -> set[str]:
-        (run, _) = degradation.plan_runs(base("cifar10", **overrides), [layers], seeds=1)
-        return {argument for argument in run.arguments if "warmup" in argument}
+    def warmups(layers: int, variant: str = "cifar10", **overrides: Any) -> dict[str, str]:
+        (run, _) = degradation.plan_runs(base(variant, **overrides), [layers], seeds=1)
+        fields = (word.removeprefix("--config.schedule.warmup_") for word in run.arguments)
+        return dict(field.split("=") for field in fields if field.startswith(("steps", "factor")))
 
     schedule = resnet.get_config("cifar110").schedule
-    assert warmups(110) == {
-        f"--config.schedule.warmup_steps={schedule.warmup_steps}",
-        f"--config.schedule.warmup_factor={schedule.warmup_factor}",
-    }
-    assert warmups(56) == set()
-    assert warmups(110, **{"schedule.warmup_steps": 0}) == {"--config.schedule.warmup_steps=0"}
+    steps, factor = str(schedule.warmup_steps), str(schedule.warmup_factor)
+    assert warmups(110) == {"steps": steps, "factor": factor}
+    assert warmups(56)["steps"] == warmups(20, "cifar110")["steps"] == "0"
+    assert warmups(110, **{"schedule.warmup_steps": 0})["steps"] == "0"
+    given = warmups(110, **{"schedule.warmup_factor": 0.5})
+    assert given == {"steps": steps, "factor": "0.5"}
+    assert warmups(110, "sample") == {}
 
 
 def test_errors_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: the training error of the last record or of all of them, a mean that counts records
     and not images, the first validation for the last, ten views for the center view; the test error
-    of the former last step of a run that was continued."""
+    of the former last step of a run that was continued; a run on all training images that counts
+    as failed, since it has no validation images."""
     write_records(monkeypatch, RECORDS)
     (run, _) = degradation.plan_runs(base(), [8], seeds=1)
     result = degradation.make_result(run, "done", 1.0)
@@ -99,6 +103,9 @@ def test_errors_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert degradation.make_result(run, "done", 1.0).test_error == 0.05
     write_records(monkeypatch, RECORDS[:-2])
     assert degradation.make_result(run, "done", 1.0).status.startswith("failed")
+    write_records(monkeypatch, [r for r in RECORDS if r["split"] != "validation"])
+    without = degradation.make_result(run, "done", 1.0)
+    assert without == replace(result, validation_error=None)
     assert degradation.make_result(run, "diverged, see x", 1.0).test_error is None
     assert average_last_epoch([train_record(4, 0.4, 0.9)]) == 0.9
     assert average_last_epoch([train_record(10, 1.0, 0.9), train_record(25, 2.5, 0.5)])
@@ -136,6 +143,16 @@ def test_the_figure_is_that_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> Non
     assert residual.get_legend_handles_labels()[1] == ["8 layers", "20 layers"]
 
 
+def test_a_figure_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: no figure of runs on all training images; one whose height is that of the first
+    errors, beside which the others are flat."""
+    errors = [0.9] + 19 * [0.1]
+    write_records(monkeypatch, [train_record(10 * n, n / 5, e) for n, e in enumerate(errors, 1)])
+    plain, _ = degradation.plot_results(base(), [row("plain", 8, (0.1, 0.2))]).axes
+    assert np.size(plain.lines[0].get_xydata()) == 40
+    assert plain.get_ylim()[1] == pytest.approx(1.05 * 10)
+
+
 def test_a_run_without_records_has_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a figure that fails for a row whose run's metrics.jsonl is gone; a depth in the
     legend without a line."""
@@ -151,8 +168,9 @@ def test_a_run_without_records_has_no_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_table_and_what_it_says() -> None:
-    """Catches: columns exchanged, a mean of one seed only, a diverged network left out, a change
-    from the deepest to the shallowest."""
+    """Catches: columns exchanged, a mean of one seed only, or without its spread; the seeds of one
+    kind counted for the other; a diverged network left out; a change from the deepest to the
+    shallowest."""
     rows = [
         *(row("plain", 20, (0.30, 0.32)), row("plain", 8, (0.10, 0.12))),
         *(row("plain", 20, (0.40, 0.42), seed=1), row("residual", 8, (0.10, 0.11))),
@@ -160,8 +178,9 @@ def test_the_table_and_what_it_says() -> None:
     ]
     _, _, *lines = degradation.format_results(rows).splitlines()
     assert lines == [
-        "| 8 | 1 | 10.00 | 12.00 | 10.00 | 11.00 |  |",
-        "| 20 | 2 | 35.00 | 37.00 | diverged | diverged | 8.75 |",
+        "| 8 | 1 | 10.00 | 12.00 | 1 | 10.00 | 11.00 |  |",
+        "| 20 | 2 | 35.00 (30.00 to 40.00) | 37.00 (32.00 to 42.00) | 0 | diverged | diverged "
+        "| 8.75 |",
     ]
     assert degradation.summarize_results(rows) == [
         "From 8 to 20 layers, plain networks change training error by +25.00 points, "

@@ -1,6 +1,7 @@
 """The claims on CIFAR-10: which runs a budget starts, and how long they take."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_budget_starts_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names(make_plan(tmp_path, None, is_gpu=True), []) == ["80sec-0", "18pct-0"]
     plan = make_plan(tmp_path, 1000, is_gpu=True)
     assert names(plan, []) == ["80sec-0", "18pct-0"]
-    other = RunRow("80sec", 1, "done", 0.26, 0.25, 0.3, seconds=1200.0)
+    other = RunRow("80sec", 1, "done", 0.26, 0.25, 0.3, seconds=1200.0, machine="a GPU")
     assert names(plan, [other]) == ["18pct-0"]
     now += 1000
     assert names(plan, []) == []
@@ -68,9 +69,22 @@ def test_estimates_are_those_of_other_seeds_and_of_what_is_left(
     )
     plan = make_plan(tmp_path, 5000)
     assert plan.estimate("18pct-0", []) == LONG / 4
-    other = RunRow("80sec", 1, "done", seconds=900.0)
+    other = RunRow("80sec", 1, "done", seconds=900.0, machine="a processor, 2 cores")
     assert plan.estimate("80sec-0", [other]) == 900
     assert plan.estimate("80sec-0", []) == SHORT
+
+
+def test_estimates_are_of_the_same_kind_of_device(tmp_path: Path) -> None:
+    """Catches: a CPU's time, with which no budget of a GPU starts another seed, or a GPU's, with
+    which that of a CPU starts hours of training; the time of a run whose machine is not known."""
+    processor = RunRow("80sec", 1, "done", seconds=9e4, machine="a processor, 2 cores")
+    gpu = replace(processor, seconds=60.0, machine="a GPU")
+    unknown = replace(processor, seconds=1.0, machine=runs.NOT_RECORDED)
+    rows = [unknown, processor, gpu]
+    assert make_plan(tmp_path, 5000).estimate("80sec-0", rows) == 9e4
+    on_gpu = make_plan(tmp_path, 5000, is_gpu=True)
+    assert on_gpu.estimate("80sec-0", rows) == 60
+    assert on_gpu.estimate("80sec-0", [unknown, processor]) is None
 
 
 def test_seeds_together_need_the_time_of_all(tmp_path: Path) -> None:
@@ -83,7 +97,7 @@ def test_seeds_together_need_the_time_of_all(tmp_path: Path) -> None:
         return [run.name for run in Plan(planned[:3], budget, seeds_together=True)([*rows])]
 
     all_names = [f"11pct_tenth-{seed}" for seed in range(3)]
-    first = RunRow("11pct_tenth", 0, "done", seconds=100.0)
+    first = RunRow("11pct_tenth", 0, "done", seconds=100.0, machine="a GPU")
     assert names(50) == names(250, first) == all_names
     assert names(150, first) == all_names[:1]
 
