@@ -73,8 +73,10 @@ def test_110_layers_begin_at_a_lower_rate() -> None:
     """Catches: a warm-up of other networks, also of those of a config that has one; none of 110
     layers; one against the command line; one that is nearly all of a run on the sample."""
 
-    def warmups(layers: int, variant: str = "cifar10", **overrides: Any) -> dict[str, str]:
-        (run, _) = degradation.plan_runs(base(variant, **overrides), [layers], seeds=1)
+    def warmups(
+        layers: int, variant: str = "cifar10", given: dict[str, Any] | None = None
+    ) -> dict[str, str]:
+        (run, _) = degradation.plan_runs(base(variant, **given or {}), [layers], seeds=1)
         fields = (word.removeprefix("--config.schedule.warmup_") for word in run.arguments)
         return dict(field.split("=") for field in fields if field.startswith(("steps", "factor")))
 
@@ -82,9 +84,9 @@ def test_110_layers_begin_at_a_lower_rate() -> None:
     steps, factor = str(schedule.warmup_steps), str(schedule.warmup_factor)
     assert warmups(110) == {"steps": steps, "factor": factor}
     assert warmups(56)["steps"] == warmups(20, "cifar110")["steps"] == "0"
-    assert warmups(110, **{"schedule.warmup_steps": 0})["steps"] == "0"
-    given = warmups(110, **{"schedule.warmup_factor": 0.5})
-    assert given == {"steps": steps, "factor": "0.5"}
+    assert warmups(110, given={"schedule.warmup_steps": 0})["steps"] == "0"
+    kept = warmups(110, given={"schedule.warmup_factor": 0.5})
+    assert kept == {"steps": steps, "factor": "0.5"}
     assert warmups(110, "sample") == {}
 
 
