@@ -141,7 +141,8 @@ class Figures:
         records = read_records(self.workdir)
         if not records:
             raise InputError(
-                f"{self.workdir} has no metrics.jsonl: the model was not trained there"
+                f"{self.workdir} has no records of training in metrics.jsonl: the model was not "
+                "trained there, or has just begun"
             )
         title = f"{self.model.config.data.name}, {self.model.step} steps"
         return plots.plot_curves(records, title)
