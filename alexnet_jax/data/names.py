@@ -27,6 +27,8 @@ def read_class_names(
 ) -> tuple[str, ...]:
     """Return the names in a text file, one per line in the order of the classes.
 
+    The file is UTF-8, with or without a byte-order mark.
+
     Args:
         path: the file.
         count: number of classes.
@@ -37,7 +39,7 @@ def read_class_names(
         InputError: the file cannot be read, does not have `count` names, or repeats a name.
     """
     try:
-        names = tuple(path.read_text(encoding="utf-8").splitlines())
+        names = tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError as error:
         raise InputError(f"{flag}{path} is not UTF-8 text: {error}") from None
     except OSError as error:

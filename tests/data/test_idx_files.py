@@ -44,6 +44,14 @@ def test_idx_in_color_with_dots_and_names(tmp_path):
     assert source.counts == {"train": 4}
 
 
+@pytest.mark.parametrize("text", ["\ufeffa\nb\nc\nd\ne\n"])
+def test_class_names_as_editors_save_them(tmp_path, text):
+    """Catches: the byte-order mark of Windows' editors in the name of the first class."""
+    write_idx_set(tmp_path)
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    assert open_source(data_config("idx", tmp_path)).class_names == tuple("abcde")
+
+
 def break_idx(directory, how):
     images_path = directory / "train-images-idx3-ubyte"
     if how == "truncated":
