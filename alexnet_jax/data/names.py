@@ -27,7 +27,7 @@ def read_class_names(
 ) -> tuple[str, ...]:
     """Return the names in a text file, one per line in the order of the classes.
 
-    The file is UTF-8, with or without a byte-order mark.
+    The file is UTF-8, with or without a byte-order mark. Empty lines at its end are ignored.
 
     Args:
         path: the file.
@@ -39,18 +39,20 @@ def read_class_names(
         InputError: the file cannot be read, does not have `count` names, or repeats a name.
     """
     try:
-        names = tuple(path.read_text(encoding="utf-8-sig").splitlines())
+        names = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{flag}{path} is not UTF-8 text: {error}") from None
     except OSError as error:
         raise InputError(f"cannot read {flag}{path}: {error.strerror}") from None
+    while names and not names[-1].strip():
+        names.pop()
     has_count = len(names) >= count if allow_more else len(names) == count
     if not has_count or len({*names}) != len(names):
         raise InputError(
             f"{flag}{path} has {len({*names})} different names in {len(names)} lines; "
             f"expected {count}{' or more' * allow_more}, one per class"
         )
-    return names
+    return tuple(names)
 
 
 @functools.cache

@@ -44,9 +44,10 @@ def test_idx_in_color_with_dots_and_names(tmp_path):
     assert source.counts == {"train": 4}
 
 
-@pytest.mark.parametrize("text", ["\ufeffa\nb\nc\nd\ne\n"])
+@pytest.mark.parametrize("text", ["\ufeffa\nb\nc\nd\ne\n", "a\nb\nc\nd\ne\n\n \n"])
 def test_class_names_as_editors_save_them(tmp_path, text):
-    """Catches: the byte-order mark of Windows' editors in the name of the first class."""
+    """Catches: the byte-order mark of Windows' editors in the name of the first class; a class
+    without a name, and without images, for an empty line at the end."""
     write_idx_set(tmp_path)
     (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
     assert open_source(data_config("idx", tmp_path)).class_names == tuple("abcde")

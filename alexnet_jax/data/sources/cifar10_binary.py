@@ -55,9 +55,7 @@ class Cifar10BinarySource(Source):
                 digests[of_file] = name
                 digest.update(of_file)
             self._records[split] = np.concatenate(parts)
-        # The official file ends with an empty line.
-        names = read_class_names(directory / NAMES_FILE, CLASSES, flag="", allow_more=True)
-        self.class_names = names[:CLASSES]
+        self.class_names = read_class_names(directory / NAMES_FILE, CLASSES, flag="")
         digest.update("\n".join(self.class_names).encode())
         self.counts = {split: len(records) for split, records in self._records.items()}
         self.train_labels = self._records["train"][:, 0].astype(np.int32)
