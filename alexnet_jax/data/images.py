@@ -171,7 +171,8 @@ def _transpose(image: Image.Image) -> Image.Image:
 def _convert(image: Image.Image, channels: int) -> Image.Image:
     """Convert to 8-bit gray or RGB."""
     mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I;16"):
+    # Pillow scales gray PPM files of more than 8 bits to 0 … 65535, whatever their largest value.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
