@@ -74,6 +74,22 @@ def test_imagenet_with_one_archive(tmp_path):
         open_source(data_config("imagenet2012", tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("cifar10/x", r"BuilderConfig x not found with version 3\.0\.2"),
+        ("imagenet_resized/8x9", r"closely match: 16x16:0\.1\.0 32x32:0\.1\.0 .* 8x8:0\.1\.0"),
+        ("cifar10:9.9.9", r"cannot be loaded at version 9\.9\.9, only: 3\.0\.2\."),
+        ("cifar10/a/b", r"of the following format: dataset_name\[/config_name\]\S+"),
+    ],
+)
+def test_an_unknown_variant_or_version(tmp_path, name, end):
+    """Catches: the names of similar variants announced and cut off; a sentence that announces
+    none."""
+    with pytest.raises(InputError, match=rf"cannot open --config\.data\.name={name}: .*{end}$"):
+        open_source(data_config(name, tmp_path))
+
+
 def jpeg(pixels, mode="RGB"):
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=95, subsampling=0)

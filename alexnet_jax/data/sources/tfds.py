@@ -121,9 +121,17 @@ def _open_builder(name: str, directory: Path, other_names: Sequence[str]) -> Any
         ) from None
     except (ValueError, AssertionError) as error:  # for an unknown version or variant
         raise InputError(
-            f"TensorFlow Datasets cannot open --config.data.name={name}: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"TensorFlow Datasets cannot open --config.data.name={name}: {_first_paragraph(error)}"
         ) from None
+
+
+def _first_paragraph(error: Exception) -> str:
+    """Return the first paragraph of an error's message, as one line.
+
+    Its last sentence is left out if it announces a list that is empty.
+    """
+    paragraph = " ".join(str(error).strip().partition("\n\n")[0].split())
+    return paragraph.rpartition(". ")[0] if paragraph.endswith(":") else paragraph
 
 
 @contextmanager
