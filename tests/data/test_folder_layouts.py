@@ -234,6 +234,19 @@ def test_files_that_may_not_be_read_are_named(
         prepare(data, progress=False)
 
 
+def test_accents_that_are_composed_in_two_ways(tmp_path: Path) -> None:
+    """Catches: two names that look the same called different, without the reason; the reason given
+    for any unknown class."""
+    write_folder(tmp_path / "train", {"caf\u00e9": 1, "dog": 1})
+    write_folder(tmp_path / "test", {"cafe\u0301": 1, "dog": 1, "owl": 1})
+    message = r"folders cafe\u0301, owl, .*are caf\u00e9, dog\. cafe\u0301 differ from .* rename"
+    with pytest.raises(InputError, match=message):
+        open_folder(tmp_path)
+    (tmp_path / "test" / "cafe\u0301").rename(tmp_path / "test" / "caf\u00e9")
+    with pytest.raises(InputError, match=r"are caf\u00e9, dog$"):
+        open_folder(tmp_path)
+
+
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     """Catches: a UnicodeEncodeError wherever a name is printed or stored."""
     write_folder(tmp_path / "data", {"cat": 4, "dog": 4}, side=8)

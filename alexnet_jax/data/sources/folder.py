@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,11 +125,19 @@ class _Files:
 
 def _check_classes(root: Path, classes: list[str]) -> None:
     """Raise InputError for class folders of a split that the training split lacks."""
-    if unknown := sorted(set(layout.subfolders(root)) - set(classes)):
-        raise InputError(
-            f"{root} has the class folders {list_names(unknown)}, which the training split "
-            f"lacks; its classes are {list_names(classes)}"
-        )
+    unknown = sorted(set(layout.subfolders(root)) - set(classes))
+    if not unknown:
+        return
+    composed = {unicodedata.normalize("NFC", name) for name in classes}
+    alike = [name for name in unknown if unicodedata.normalize("NFC", name) in composed]
+    hint = (
+        f". {list_names(alike)} differ from classes only in how Unicode composes accents, as in "
+        "archives from macOS; rename these folders to the names in the training split"
+    )
+    raise InputError(
+        f"{root} has the class folders {list_names(unknown)}, which the training split lacks; its "
+        f"classes are {list_names(classes)}{hint if alike else ''}"
+    )
 
 
 def _single_class(root: Path, name: str) -> InputError:
