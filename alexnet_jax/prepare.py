@@ -171,20 +171,21 @@ def _make(
     splits = sources.hold_out(source, data)
     smallest = data.image_size if source.shape is None else min(source.shape)
     side = data.image_size if data.enlarge else min(smallest, data.image_size)
+    candidates = {name: len(indices) for name, (_, indices) in splits.items()}
+    total = sum(candidates.values())
+    if data.encoding == "raw":  # before a plan is written, which would keep to this encoding
+        _check_space(directory, total * side**2 * source.channels)
     writer = PackWriter(
         directory,
         settings=_settings(data, channels),
         source=source,
         side=side,
         encoding="raw" if data.encoding == "raw" or side <= RAW_SIDE else "jpeg",
-        candidates={name: len(indices) for name, (_, indices) in splits.items()},
+        candidates=candidates,
         discard=not data.pack_dir,
     )
     if writer.discarded:
         _print(f"starting the unfinished pack anew: {writer.discarded}")
-    total = sum(writer.candidates.values())
-    if data.encoding == "raw":
-        _check_space(directory, total * side**2 * source.channels)
     with _Progress(total, progress) as report:
         for name, (source_split, indices) in splits.items():
             unreadable = _UnreadableImages(name, data.max_bad_share, len(indices))
@@ -213,7 +214,7 @@ def _check_space(directory: Path, size: int) -> None:
     """
     partial = manifest.partial_directory(directory)
     written = sum(path.stat().st_size for path in partial.glob("*.records"))
-    free = shutil.disk_usage(partial).free
+    free = shutil.disk_usage(directory.parent).free
     text = f"the pixels of the images take {size / 1e9:.1f} GB"
     if size > written + free:
         raise InputError(

@@ -159,7 +159,8 @@ def test_room_for_the_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches: hours of preparation until the disk is full, space that finished shards take
-    counted twice, and a refusal of JPEGs, whose size is not known."""
+    counted twice, and a refusal of JPEGs, whose size is not known; a plan that is written before
+    the room is known, and refuses the JPEGs that the message advises."""
     write_photos(tmp_path / "photos")
     needed = COUNT * 80 * 80 * 3
     data = photos_config(tmp_path / "photos", "raw", encoding="raw")
@@ -171,6 +172,9 @@ def test_room_for_the_pixels(
     message = r"^the pixels of the images take 0\.0 GB, and .* for 0\.0 GB; .*encoding=auto$"
     with pytest.raises(InputError, match=message):
         prepare(data, progress=False)
+    assert prepare(fields.replace(data, {"encoding": "auto"}), progress=False).encoding == "jpeg"
+    (tmp_path / "raw").rename(tmp_path / "jpeg")
+    (tmp_path / "raw.partial").mkdir()
     (tmp_path / "raw.partial" / "train-00000.records").write_bytes(b"0")
     prepare(data, progress=False)
     assert "prepare: the pixels of the images take 0.0 GB\n" in capsys.readouterr().err
