@@ -18,7 +18,6 @@ import functools
 import hashlib
 import json
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -28,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import cache, command
-from alexnet_jax.data import freshness, images, manifest, pack_writer, sources
+from alexnet_jax.data import freshness, images, manifest, pack_checks, pack_writer, sources
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.data.pack_writer import Chunk, PackWriter
 from alexnet_jax.data.parallel_map import available_cores, chunked, ordered_map
@@ -171,16 +170,19 @@ def _make(
     splits = sources.hold_out(source, data)
     smallest = data.image_size if source.shape is None else min(source.shape)
     side = data.image_size if data.enlarge else min(smallest, data.image_size)
+    encoding = "raw" if data.encoding == "raw" or side <= RAW_SIDE else "jpeg"
+    if encoding == "jpeg":
+        pack_checks.check_jpeg_sides(data, side)
     candidates = {name: len(indices) for name, (_, indices) in splits.items()}
     total = sum(candidates.values())
     if data.encoding == "raw":  # before a plan is written, which would keep to this encoding
-        _check_space(directory, total * side**2 * source.channels)
+        _print(pack_checks.check_room(directory, total * side**2 * source.channels))
     writer = PackWriter(
         directory,
         settings=_settings(data, channels),
         source=source,
         side=side,
-        encoding="raw" if data.encoding == "raw" or side <= RAW_SIDE else "jpeg",
+        encoding=encoding,
         candidates=candidates,
         discard=not data.pack_dir,
     )
@@ -203,26 +205,6 @@ def _make(
     writer.finish()
     for warning in _missing_classes(open_pack(directory)):
         _print(warning)
-
-
-def _check_space(directory: Path, size: int) -> None:
-    """Print what the pixels of a pack take, and raise InputError if there is less room for them.
-
-    Args:
-        directory: folder of the pack.
-        size: bytes of all images if they are square; others take more.
-    """
-    partial = manifest.partial_directory(directory)
-    written = sum(path.stat().st_size for path in partial.glob("*.records"))
-    free = shutil.disk_usage(directory.parent).free
-    text = f"the pixels of the images take {size / 1e9:.1f} GB"
-    if size > written + free:
-        raise InputError(
-            f"{text}, and {directory.parent} has room for {(written + free) / 1e9:.1f} GB; make "
-            "room, set --config.data.pack_dir to a folder on another disk, or store JPEGs "
-            "with --config.data.encoding=auto"
-        )
-    _print(text)
 
 
 def _missing_classes(made: Pack) -> Iterator[str]:

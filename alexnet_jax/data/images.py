@@ -37,6 +37,8 @@ FORMATS = (
 # images a few pixels wide, whose other side grows with the shorter one.
 MAX_ASPECT = 16
 
+JPEG_MAX_SIDE = 65_500  # pixels, the limit of libjpeg
+
 # Exceptions that Pillow and its libraries raise for damaged content, most often OSError.
 _DAMAGED = (
     OSError,

@@ -19,6 +19,7 @@ from PIL import Image
 from alexnet_jax.config import validated
 from alexnet_jax.data import images, pack, pack_writer
 from alexnet_jax.data.pack import Pack
+from alexnet_jax.data.pack_checks import check_jpeg_sides
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import main, pack_dir, prepare
@@ -143,6 +144,23 @@ def test_square_packs_have_no_shapes(tmp_path: Path) -> None:
     assert pack_dir(data) != pack_dir(whole)
     with pytest.raises(InputError, match=r"config\.data\.resize is 'shorter_side', there it is"):
         prepare(dataclasses.replace(whole, pack_dir=str(made.directory)), progress=False)
+
+
+def test_images_that_are_too_long_for_jpeg(tmp_path: Path) -> None:
+    """Catches: an image of 16:1 that ends the preparation with libjpeg's error, "broken data
+    stream", without its name; a limit on squares, on small images or on raw pixels, too."""
+    with pytest.raises(OSError, match="broken data stream"):  # or there is no such limit
+        images.to_jpeg(np.zeros((1, images.JPEG_MAX_SIDE + 1, 1), np.uint8), 95, "4:4:4")
+    images.to_jpeg(np.zeros((1, images.JPEG_MAX_SIDE, 1), np.uint8), 95, "4:4:4")
+    message = r"image_size=4094 .*resize=shorter_side, .* 65504 pixels .* 65500; .* 4093 or less"
+    data = shapes_config(tmp_path, 4094)
+    with pytest.raises(InputError, match=message):
+        prepare(data, progress=False)
+    assert not (tmp_path / "pack4094.partial").exists()
+    check_jpeg_sides(data, 4093)
+    check_jpeg_sides(dataclasses.replace(data, resize="crop"), 4094)
+    small = idx_data(tmp_path, image_size=4094, resize="shorter_side", mean="channel")
+    assert prepare(small, progress=False).side == 28
 
 
 # Configs
