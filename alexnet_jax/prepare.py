@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -59,18 +60,20 @@ _FIELDS = (
 def pack_dir(data: DataConfig, channels: int | None = None) -> Path:
     """Return the folder of config.data's pack: data.pack_dir, or one in the user's cache.
 
+    Links are resolved, since a pack in the making lies beside its folder and is renamed to it.
+
     Args:
         data, channels: see `prepare`.
     """
     if data.pack_dir:
-        return Path(data.pack_dir).expanduser().absolute()
+        return Path(os.path.realpath(Path(data.pack_dir).expanduser()))
     settings = _settings(data, channels)
     if data.encoding == "auto":  # packs have the names that they had before there was this field
         del settings["encoding"]
     content = json.dumps([manifest.VERSION, settings], sort_keys=True)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]", "-", data.name)  # TensorFlow Datasets has names with / and :
-    return cache.directory() / f"{name}-{fingerprint}"
+    return Path(os.path.realpath(cache.directory() / f"{name}-{fingerprint}"))
 
 
 def prepare(
@@ -101,7 +104,9 @@ def prepare(
     """
     directory = pack_dir(data, channels)
     settings = _required_settings(data, channels)
-    manifest.find_manifest(directory, settings)  # refuse another pack before listing the source
+    # Refuse another pack, or a folder that cannot become one, before listing the source.
+    if manifest.find_manifest(directory, settings) is None:
+        pack_checks.check_folder(directory)
     source = freshness.current_source(data)
     freshness.check_digest(directory, data, source, source_digest)
     workers = workers or available_cores()

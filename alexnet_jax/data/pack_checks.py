@@ -1,5 +1,6 @@
 """Check whether a pack can be written, before hours are spent on its images."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,18 @@ from alexnet_jax.data.images import JPEG_MAX_SIDE, MAX_ASPECT
 from alexnet_jax.data.manifest import partial_directory
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
+
+
+def check_folder(directory: Path) -> None:
+    """Raise InputError if the folder of a pack to be made is a mount point.
+
+    A pack is made beside its folder and then renamed, which a mount point cannot be.
+    """
+    if os.path.ismount(directory):
+        raise InputError(
+            f"{directory} is a mount point, which cannot be a pack's folder itself; name a folder "
+            f"inside it, such as --config.data.pack_dir={directory / 'pack'}"
+        )
 
 
 def check_room(directory: Path, size: int) -> str:
