@@ -152,9 +152,9 @@ def _required_settings(data: DataConfig, channels: int | None) -> Json:
 
 
 def _lock(directory: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold DIRECTORY.lock; wait for it, with a message, if another process holds it."""
+    """Hold the lock of a pack; wait for it, with a message, if another process holds it."""
     return exclusive_lock(
-        directory.with_name(directory.name + ".lock"),
+        manifest.lock_file(directory),
         on_wait=lambda: _print(f"waiting for another process, which is preparing {directory}"),
     )
 

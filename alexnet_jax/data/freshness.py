@@ -13,13 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data.manifest import describe_changes, find_manifest, read_manifest
+from alexnet_jax.data.manifest import (
+    describe_changes,
+    find_manifest,
+    lock_file,
+    read_manifest,
+)
 from alexnet_jax.data.parallel_map import chunked, ordered_map
 from alexnet_jax.data.sources import FILE_SOURCES, Example, Source, hold_out, location, open_source
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json
-from alexnet_jax.files import write_atomically
+from alexnet_jax.files import exclusive_lock, write_atomically
 
 _BLOCK = 2**20  # bytes read at once
 _FILES = 256  # files per call of a worker thread
@@ -76,9 +81,7 @@ def is_current(
     if not changes:
         report("files have other times of change than when their pack was made; reading them")
         if not _contents_differ(found, source, hold_out(source, data), workers):
-            with contextlib.suppress(OSError):  # the pack may be read-only
-                text = json.dumps(found | {"source_stamp": source.stamp}, indent=1) + "\n"
-                write_atomically(directory / "manifest.json", text)
+            _record_stamp(directory, found, source.stamp)
             return True
         changes = "the contents of files differ"
     if data.pack_dir:
@@ -92,6 +95,22 @@ def is_current(
         "Preparing them again"
     )
     return False
+
+
+def _record_stamp(directory: Path, found: Json, stamp: str) -> None:
+    """Record the stamp of a source with which a pack has been compared, if that is possible.
+
+    Another process may have replaced the pack since its manifest was read, or may be about to.
+
+    Args:
+        directory: folder of the pack, which may be read-only.
+        found: its manifest as it was when the comparison began.
+        stamp: stamp of the source.
+    """
+    with contextlib.suppress(OSError), exclusive_lock(lock_file(directory)):
+        if read_manifest(directory) == found:
+            text = json.dumps(found | {"source_stamp": stamp}, indent=1) + "\n"
+            write_atomically(directory / "manifest.json", text)
 
 
 def check_digest(

@@ -165,6 +165,11 @@ def partial_directory(directory: Path) -> Path:
     return directory.with_name(directory.name + ".partial")
 
 
+def lock_file(directory: Path) -> Path:
+    """Return the file whose lock a process holds while it changes a pack."""
+    return directory.with_name(directory.name + ".lock")
+
+
 def shard_path(directory: Path, split: str, number: int) -> Path:
     """Return the path of a shard."""
     return directory / f"{split}-{number:05d}.records"

@@ -14,9 +14,10 @@ from helpers.interruption import Stop, stop
 from PIL import Image
 
 from alexnet_jax import prepare as prepare_module
-from alexnet_jax.data import freshness, pack_writer
+from alexnet_jax.data import freshness, manifest, pack_writer
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError
+from alexnet_jax.files import exclusive_lock
 from alexnet_jax.prepare import pack_dir, prepare
 
 Output = pytest.CaptureFixture[str]
@@ -298,6 +299,50 @@ def test_manifest_of_a_read_only_pack(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(freshness, "write_atomically", refuse)
     assert labels(data) == [0] * 4 + [1] * 4
     assert json.loads((pack_dir(data) / "manifest.json").read_text())["source_stamp"] == recorded
+
+
+def touch(folder: Path, seconds: int) -> None:
+    for path in folder.rglob("*.png"):
+        os.utime(path, (seconds, seconds))
+
+
+def test_a_pack_that_is_replaced_while_its_files_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: the manifest of the earlier pack written into the one that another process has
+    made meanwhile, which counts as damaged then."""
+    data = config(folder)
+    labels(data)
+    touch(folder, 1)
+    differ = freshness._contents_differ
+
+    def differ_and_replace(*arguments: Any) -> bool:
+        result = differ(*arguments)
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "cache"))
+        add_class(folder)
+        labels(data)  # the other process
+        return result
+
+    monkeypatch.setattr(freshness, "_contents_differ", differ_and_replace)
+    assert labels(data) == [0] * 4 + [1] * 4 + [2] * 2
+    assert labels(data) == [0] * 4 + [1] * 4 + [2] * 2
+
+
+def test_times_are_recorded_under_the_lock(folder: Path) -> None:
+    """Catches: two processes that write one temporary file; a start that waits, for a note of
+    times alone, until another process has prepared the pack."""
+    data = config(folder)
+    labels(data)
+    path = pack_dir(data) / "manifest.json"
+    before = path.read_text()
+    touch(folder, 1)
+    with exclusive_lock(manifest.lock_file(pack_dir(data))):
+        assert labels(data) == [0] * 4 + [1] * 4
+    assert path.read_text() == before
+    labels(data)
+    assert path.read_text() != before
+    assert [path.name for path in pack_dir(data).parent.iterdir()] == [pack_dir(data).name]
 
 
 def test_changed_names_of_idx_classes(
