@@ -157,7 +157,7 @@ def describe_changes(manifest: Json, source: Source) -> str:
         for split in SPLITS
         if source.counts.get(split) != counts.get(split)
     ]
-    return "; ".join(changes) or "names or sizes of images differ"
+    return "; ".join(changes) or "names, sizes or permissions of images differ"
 
 
 def partial_directory(directory: Path) -> Path:

@@ -234,6 +234,39 @@ def test_files_that_may_not_be_read_are_named(
         prepare(data, progress=False)
 
 
+def test_files_that_may_be_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: an image missing for good after `chmod +r`, which changes neither size nor time; a
+    file that only its owner may read listed as unreadable, or as another than before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_folder(tmp_path / "data", {"cat": 5, "dog": 5}, side=8)
+    first = open_folder(tmp_path / "data")
+    (tmp_path / "data" / "dog" / "0.png").chmod(0o600)
+    assert open_folder(tmp_path / "data").stamp == first.stamp
+    image = tmp_path / "data" / "cat" / "0.png"
+    image.chmod(0)
+    opened, image_opened = Path.open, Image.open
+
+    def check(path: Path) -> Path:  # root may read all files
+        if path == image and not image.stat().st_mode & 0o400:
+            raise PermissionError(13, "Permission denied", str(path))
+        return path
+
+    monkeypatch.setattr(os, "access", lambda path, _: os.stat(path).st_mode & 0o400 != 0)
+    monkeypatch.setattr(Path, "open", lambda path, *a, **b: opened(check(path), *a, **b))
+    monkeypatch.setattr(Image, "open", lambda path, **b: image_opened(check(path), **b))
+    changes = dict(image_size=8, max_bad_share=0.2, validation_share=0.0, test_share=0.0)
+    data = data_config("folder", tmp_path / "data", **changes)
+    for _ in range(2):
+        assert prepare(data, progress=False).splits["train"].count == 9
+    assert "have changed" not in capsys.readouterr().err
+    image.chmod(0o644)
+    made = prepare(data, progress=False)
+    assert (made.splits["train"].count, made.source_digest) == (10, first.digest)
+    assert "names, sizes or permissions of images differ. Preparing" in capsys.readouterr().err
+
+
 def test_accents_that_are_composed_in_two_ways(tmp_path: Path) -> None:
     """Catches: two names that look the same called different, without the reason; the reason given
     for any unknown class."""

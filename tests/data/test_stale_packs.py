@@ -73,7 +73,7 @@ CHANGES = [
         "classes added: bird; classes removed: cat; train images: 7 instead of 8",
         [0] * 3 + [1] * 4,
     ),
-    (replace_image, "names or sizes of images differ", [0] * 3 + [1] * 4),
+    (replace_image, "names, sizes or permissions of images differ", [0] * 3 + [1] * 4),
 ]
 
 

@@ -42,7 +42,7 @@ def test_a_run_goes_on_with_its_own_images_only(data: Path, tmp_path: Path) -> N
     assert load_trained(run).source_digest == read_source_digest(run)
     kept = {path.name: path.read_bytes() for path in data.iterdir()}
     rare_test_class(data)
-    message = r"the images of idx .*data are not those on which the run was trained: names or sizes"
+    message = r"the images of idx .*data are not those on which the run was trained: names, sizes"
     with pytest.raises(InputError, match=message):
         train_here(tiny_config(data, max_steps=5), run)
     with pytest.raises(InputError, match="not those on which the run was trained"):

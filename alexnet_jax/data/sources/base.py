@@ -33,8 +33,8 @@ class Source(Protocol):
         counts: number of images of each existing split of `SPLITS`.
         shape: (height, width) if all images have the same, else None.
         channels: 1 or 3.
-        digest: hash of the listing: the names and sizes of files, or the pixels, labels and class
-            names. It does not depend on where the source is.
+        digest: hash of the listing: the names and sizes of files (-1 for those that cannot be
+            read), or the pixels, labels and class names. It does not depend on where the source is.
         stamp: hash that changes with `digest` and with the files' times of change.
         train_labels: labels of the training images, (count,) int32; None if listing them would
             mean to read the images.

@@ -172,7 +172,7 @@ def list_files(
     """Return all visible files below a folder, sorted by path as text.
 
     Links to files and folders are followed, except to a folder around the link. Links that lead
-    nowhere are returned, as files that cannot be read.
+    nowhere are returned, as files that cannot be read, and so are files without permission.
 
     Args:
         directory: the folder.
@@ -204,7 +204,7 @@ def list_files(
             if status is None:
                 found.append(File(entry.path, -1, 0))
             elif stat.S_ISREG(status.st_mode):
-                found.append(File(entry.path, status.st_size, status.st_mtime_ns))
+                found.append(_to_file(entry.path, status))
             elif not stat.S_ISDIR(status.st_mode):
                 notes.append(f"{entry.path} is a pipe, a socket or a device; ignored")
             elif _identity(status) in around:
@@ -231,6 +231,18 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
         return entry.stat()
     except OSError:
         return None
+
+
+def _to_file(path: str, status: os.stat_result) -> File:
+    """Return a regular file, without its size and time if it may not be read.
+
+    A change of permissions changes neither of these.
+    """
+    # The mode is known for most files. To ask for each would take a request to a file server.
+    everyone = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+    if status.st_mode & everyone == everyone or os.access(path, os.R_OK):
+        return File(path, status.st_size, status.st_mtime_ns)
+    return File(path, -1, 0)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
