@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from absl import flags
@@ -173,6 +173,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         status = interrupt_status(error)
     except BrokenPipeError:  # the reader of stdout has closed it, as in `… | head`
         status = 141
+    with suppress(InputError, BrokenPipeError):  # what was printed before an error
+        sys.stdout.flush()
     sys.exit(status)
 
 

@@ -55,7 +55,7 @@ class ConstantLossDetector:
             shares = np.unique(labels, return_counts=True)[1] / len(labels)
             entropy = float(-np.sum(shares * np.log(shares)))
             self.levels.setdefault(entropy, "the entropy of the classes' frequencies")
-        self.levels.pop(0.0, None)  # of one class: the loss of a model that answers it
+        self.levels.pop(0.0, None)  # with one class, 0 is the loss of a perfect model
         self.patience = min(2000, 5 * steps_per_epoch)
         self.level = 0.0
         self.since: int | None = None

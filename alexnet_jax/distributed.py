@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import multihost
 
-from alexnet_jax import peers
+from alexnet_jax import peers, streams
 from alexnet_jax.errors import DivergedError, InputError, print_error
 from alexnet_jax.preemption import PreemptionSignal, interrupt_status, stop_signals
 
@@ -124,7 +124,7 @@ def _stdout_for_results() -> Iterator[None]:
     original.flush()
     with os.fdopen(os.dup(1), "w", buffering=1) as results:
         os.dup2(2, 1)
-        sys.stdout = results
+        sys.stdout = streams.open_output(results)
         try:
             yield
         finally:

@@ -1,17 +1,18 @@
 """Describe the machine on which a run takes place."""
 
 import functools
-import os
 import platform
 from contextlib import suppress
 from pathlib import Path
+
+from alexnet_jax.data.parallel_map import available_cores
 
 CORES = " cores"
 
 
 @functools.cache
 def describe_machine() -> str:
-    """Return the kind of JAX's devices; for CPUs the processor and the number of its cores."""
+    """Return the kind of JAX's devices; for CPUs the processor and the cores that may be used."""
     import jax  # not at the top: a report reads the status of runs without it
 
     device = jax.devices()[0]
@@ -21,7 +22,7 @@ def describe_machine() -> str:
     with suppress(FileNotFoundError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
-    return f"{name}, {os.cpu_count()}{CORES}"
+    return f"{name}, {available_cores()}{CORES}"
 
 
 def is_processor(machine: str) -> bool:

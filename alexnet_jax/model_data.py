@@ -123,7 +123,9 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
         InputError: there is no such folder.
     """
     if not directory.expanduser().is_dir():
-        raise InputError(f"--data_dir={directory} is not a folder; expected one of class folders")
+        raise InputError(
+            f"--data_dir={directory} is not a folder; expected a folder of class folders"
+        )
     changes = {
         "data.name": "folder",
         "data.dir": str(directory.expanduser().absolute()),

@@ -57,8 +57,9 @@ def predict(
         probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))
         if not np.isfinite(probabilities_BxC).all():
             raise DivergedError(
-                "the probabilities are not finite, so the parameters are not, or they are far too "
-                "large; train again with a lower --config.learning_rate"
+                "the probabilities are not finite: the parameters are not finite, or far too "
+                "large; train again with a lower --config.learning_rate, or convert the weights "
+                "again"
             )
         for name, probabilities in zip(names, probabilities_BxC, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:5]

@@ -181,7 +181,9 @@ def _make(
     candidates = {name: len(indices) for name, (_, indices) in splits.items()}
     total = sum(candidates.values())
     if data.encoding == "raw":  # before a plan is written, which would keep to this encoding
-        _print(pack_checks.check_room(directory, total * side**2 * source.channels))
+        size = total * side**2 * source.channels
+        pack_checks.check_room(directory, size)
+        _print(f"the pixels of the images take {size / 1e9:.1f} GB")
     writer = PackWriter(
         directory,
         settings=_settings(data, channels),

@@ -1,4 +1,4 @@
-"""The output and messages of commands when nobody can read them, or a disk is full."""
+"""Keep lost readers and full disks from ending commands with a traceback."""
 
 import errno
 import io
@@ -64,7 +64,7 @@ class _Output(_File):
 
 
 def open_messages(stderr: io.TextIOWrapper) -> io.TextIOWrapper:
-    """Return a stream to the file of `stderr` for which it does not matter whether anybody reads.
+    """Return a stream to the file of `stderr` that discards text once nobody can read it.
 
     With `… 2>&1 | tee log`, Ctrl-C also ends tee; and a terminal may be closed.
     """
@@ -73,10 +73,10 @@ def open_messages(stderr: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def open_output(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
-    """Return a stream to the file of `stdout` that raises InputError where a disk is full.
+    """Return a stream to the file of `stdout` that raises InputError if it cannot be written.
 
     It escapes what the encoding lacks, such as the names of files that are not UTF-8.
     """
     file = io.BufferedWriter(_Output(stdout.fileno()))
-    lines = stdout.line_buffering
+    lines = stdout.line_buffering or stdout.write_through  # the latter by python -u
     return io.TextIOWrapper(file, stdout.encoding, "backslashreplace", line_buffering=lines)

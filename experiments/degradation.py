@@ -106,7 +106,7 @@ def plan_runs(base: Base, depths: Sequence[int], seeds: int) -> list[Run]:
 
 def _warmup(base: Base, depth: int) -> dict[str, Any]:
     """Return the fields of the warm-up of a depth that the command line does not set."""
-    if not base.config.data.name.startswith("cifar10"):  # shorter runs have none
+    if not base.config.data.name.startswith("cifar10"):  # runs too short for a warm-up
         return {}
     steps = WARMUP_STEPS if depth >= WARMUP_DEPTH else 0
     fields = {"schedule.warmup_steps": steps, "schedule.warmup_factor": WARMUP_FACTOR}
@@ -120,7 +120,7 @@ def make_result(run: Run, status: str, seconds: float | None) -> Result:
     train, validation = (select_records(records, split) for split in ("train", "validation"))
     final = final_records(records).get("center")
     if status == "done" and not (train and final):
-        status = "failed, no final evaluation"
+        status = "failed, no training or test error"
     if status != "done" or final is None:
         return Result(kind, depth, seed, status, seconds=seconds)
     return Result(
@@ -164,7 +164,7 @@ def depths_of(results: Sequence[Result], kind: str) -> list[int]:
 
 def format_results(results: Sequence[Result]) -> str:
     """Return Markdown: the mean errors in percent, a depth a line."""
-    heads = [f"{kind}: seeds | training | test" for kind in SHORTCUTS]
+    heads = [f"{kind}: seeds | {kind}: training | {kind}: test" for kind in SHORTCUTS]
     lines = [
         f"| layers | {' | '.join(heads)} | residual in the paper, CIFAR-10 |",
         f"|{'---|' * (3 * len(heads) + 2)}",
@@ -178,11 +178,11 @@ def format_results(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _format_kind(of: Sequence[Result]) -> str:
+def _format_kind(rows: Sequence[Result]) -> str:
     """Return three cells for the runs of a kind and a depth, or why they have no errors."""
-    done = [row for row in of if row.train_error is not None]
+    done = [row for row in rows if row.train_error is not None]
     if not done:
-        reason = "; ".join(dict.fromkeys(row.status.split(",")[0] for row in of)) or "not run"
+        reason = "; ".join(dict.fromkeys(row.status.split(",")[0] for row in rows)) or "not run"
         return f"0 | {reason} | {reason}"
     errors = (_format_errors([getattr(row, field) for row in done]) for field in FIELDS)
     return " | ".join([str(len(done)), *errors])
@@ -235,7 +235,8 @@ def plot_results(base: Base, results: Sequence[Result]) -> Figure:
             highest = max(highest, *to_percents(validation or train[len(train) // 10 :]))
         _label(axis, kind, depths_of(done, kind), depths)
     axes[0].set_ylim(0, 1.05 * highest or None)
-    axes[0].set_ylabel("error, % (dashed: training; bold: validation)")
+    bold = "; bold: validation" if any(steps for _, (steps, _) in curves.values()) else ""
+    axes[0].set_ylabel(f"error, % (dashed: training{bold})")
     return figure
 
 

@@ -22,8 +22,8 @@ def check_folder(directory: Path) -> None:
         )
 
 
-def check_room(directory: Path, size: int) -> str:
-    """Raise InputError if the disk has no room for the pixels of a pack; return a line on them.
+def check_room(directory: Path, size: int) -> None:
+    """Raise InputError if the disk has no room for the pixels of a pack.
 
     Args:
         directory: folder of the pack. The finished shards of an unfinished one count as room.
@@ -31,14 +31,13 @@ def check_room(directory: Path, size: int) -> str:
     """
     written = sum(path.stat().st_size for path in partial_directory(directory).glob("*.records"))
     free = shutil.disk_usage(directory.parent).free
-    text = f"the pixels of the images take {size / 1e9:.1f} GB"
     if size > written + free:
         raise InputError(
-            f"{text}, and {directory.parent} has room for {(written + free) / 1e9:.1f} GB; make "
-            "room, set --config.data.pack_dir to a folder on another disk, or store JPEGs "
-            "with --config.data.encoding=auto"
+            f"the pixels of the images take {size / 1e9:.1f} GB, and {directory.parent} has room "
+            f"for {(written + free) / 1e9:.1f} GB; make room, set "
+            "--config.data.pack_dir to a folder on another disk, or store JPEGs with "
+            "--config.data.encoding=auto"
         )
-    return text
 
 
 def check_jpeg_sides(data: DataConfig, side: int) -> None:

@@ -19,8 +19,8 @@ class Dense(nn.Module):
         kernel_init: initializer of the kernel.
         bias: initial value of the biases.
         dtype: type of the factors of the matrix product; parameters are float32.
-        output_dtype: type of the product, of its sum with the bias and of the output. With a window
-            the product is rounded to `dtype` before.
+        output_dtype: type of the product, of its sum with the bias and of the output. With a
+            window, the product is first rounded to `dtype`.
         window: side of the squares of pixels to which the layer is applied at every position, as a
             convolution with the same kernel; 0 for flattened inputs.
     """

@@ -142,7 +142,7 @@ class Figures:
         if not records:
             raise InputError(
                 f"{self.workdir} has no records of training in metrics.jsonl: the model was not "
-                "trained there, or has just begun"
+                "trained there, or its training has just begun"
             )
         title = f"{self.model.config.data.name}, {self.model.step} steps"
         return plots.plot_curves(records, title)

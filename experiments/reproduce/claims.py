@@ -97,7 +97,7 @@ def _resnet(layers: int, hours: float, *, plain: bool = False) -> Training:
 
 
 def _by_depth(trainings: Mapping[int, Training], depths: Sequence[int]) -> tuple[TrainedGroup, ...]:
-    """Return the training errors by depth: several seeds of the first and the last, to compare."""
+    """Return a group for each depth: several seeds of the first and last, which are compared."""
     compared = (depths[0], depths[-1])
     return tuple(
         TrainedGroup(f"{n}", trainings[n], "train_error", SEEDS if n in compared else 1)

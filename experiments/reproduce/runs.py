@@ -247,7 +247,7 @@ class Budget:
         """Return the seconds that a claim's hours take; None if not known."""
         return None if self._is_gpu else 3600 * hours * self._jobs
 
-    def is_alike(self, row: RunRow) -> bool:
+    def is_same_kind_of_device(self, row: RunRow) -> bool:
         """Return whether a run took place on the same kind of device, so that its time holds."""
         return row.machine != NOT_RECORDED and is_processor(row.machine) != self._is_gpu
 
@@ -304,7 +304,11 @@ class Plan:
         """
         (one,) = (one for one in self._free if one.run.name == name)
         of_training = [row for row in rows if row.run == one.training.name]
-        known = [row.seconds for row in of_training if row.seconds and self.budget.is_alike(row)]
+        known = [
+            row.seconds
+            for row in of_training
+            if row.seconds and self.budget.is_same_kind_of_device(row)
+        ]
         total = statistics.median(known) if known else self.budget.seconds_of(one.training.hours)
         if name not in self._shares:  # how far it had come when the command began
             progress = read_progress(one.run.workdir)

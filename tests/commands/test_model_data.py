@@ -116,8 +116,8 @@ def test_colors_for_a_gray_model(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_are_skipped(workdir: Path, tmp_path: Path) -> None:
-    """Catches: the limit of a training's images for others, which no flag of evaluate can raise; a
-    folder without any readable image that is evaluated, or ends in a traceback."""
+    """Catches: training's limit on unreadable files applied to other images, where no flag raises
+    it; a folder without any readable image that is evaluated, or ends in a traceback."""
     for name, color in ((SYNSETS[0], RED), (SYNSETS[2], BLUE)):
         write_class(tmp_path / name, color)
         (tmp_path / name / "bad.jpg").write_text("no image")

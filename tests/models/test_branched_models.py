@@ -308,6 +308,6 @@ def test_the_schedule_of_section_4_2(variant: str) -> None:
 
 
 def test_the_sample_has_validation_images() -> None:
-    """Catches: the networks for CIFAR-10 whose words also hold out no embedded images."""
+    """Catches: a sample without validation images, since the words for CIFAR-10 hold none out."""
     for variant in ("sample", "cifar56,sample", "sample,cifar_plain20", "18,fashion_mnist"):
         assert load(RESNET, variant).data.validation_share == 0.1

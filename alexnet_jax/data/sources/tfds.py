@@ -131,7 +131,8 @@ def _first_paragraph(error: Exception) -> str:
     Its last sentence is left out if it announces a list that is empty.
     """
     paragraph = " ".join(str(error).strip().partition("\n\n")[0].split())
-    return paragraph.rpartition(". ")[0] if paragraph.endswith(":") else paragraph
+    complete = paragraph.rpartition(". ")[0] if paragraph.endswith(":") else ""
+    return complete or paragraph
 
 
 @contextmanager
