@@ -139,8 +139,8 @@ def _runs_of_training(claim: Claim, rows: Sequence[RunRow]) -> list[RunRow]:
 def _runs_of_sweep(claim: Claim, output: Path) -> list[RunRow]:
     """Return a claim's finished runs in the folder of an experiment; the rows have no errors."""
     folder = sweep_folder(claim, output)
-    names = [name for group in claim.swept for name in group.read_runs(folder).names]
-    found = [folder / "runs" / name for name in names]
+    names = (name for group in claim.swept for name in group.read_runs(folder).names)
+    found = [folder / "runs" / name for name in dict.fromkeys(names)]  # two groups may share runs
     return [
         RunRow(workdir.name, 0, "done", **describe_end(workdir))
         for workdir in found
