@@ -155,7 +155,7 @@ def _join() -> bool:
     if number is not None and count is not None and number >= count:
         raise InputError(f"--process_id={number}; expected 0 to {count - 1}")
     if address is not None:
-        _reach(address, first=number == 0)
+        _reach(address, number)
     # Python's handlers of signals do not run while JAX waits for the other processes.
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in stop_signals()}
     try:
@@ -181,16 +181,26 @@ def _join() -> bool:
     return True
 
 
-def _reach(address: str, first: bool) -> None:
+def _reach(address: str, number: int | None) -> None:
     """Check that process 0 can listen at the address, or wait until process 0 answers.
 
     JAX would crash if the port were in use, and abort if process 0 did not answer.
+
+    Args:
+        address: value of --coordinator_address.
+        number: number of this process; None if JAX detects it later, so that only the form of the
+            address can be checked.
+
+    Raises:
+        InputError: the address is not HOST:PORT, or cannot be used.
     """
     if not (found := re.fullmatch(r"(\S+):(\d+)", address)):
         raise InputError(f"--coordinator_address={address}; expected HOST:PORT of process 0")
+    if number is None:
+        return
     host, port = found[1], int(found[2])
     flag = f"--coordinator_address={address}"
-    if first:
+    if number == 0:
         try:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -229,6 +229,10 @@ def test_rows_of_one_process(axes: tuple[str, ...]) -> None:
             dict(coordinator_address="host:1", num_processes=2, process_id=2),
             r"--process_id=2; expected 0 to 1",
         ),
+        (
+            dict(distributed=True, coordinator_address="host"),
+            r"--coordinator_address=host; expected HOST:PORT",
+        ),
     ],
 )
 def test_wrong_flags(given: dict[str, Any], message: str) -> None:
@@ -312,6 +316,29 @@ def test_a_taken_port_is_reported() -> None:
             distributed.distributed_runtime(),
         ):
             pass
+
+
+def test_an_address_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: every process waiting for process 0, where only JAX detects which one that is."""
+    given: list[object] = []
+
+    def initialize(*arguments: object, **_: object) -> None:
+        given.extend(arguments)
+        raise ValueError
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(distributed, "START_SECONDS", 0)
+    address = f"127.0.0.1:{processes.free_port()}"
+    with own_flags():
+        command.define_processes()
+        absl_flags.FLAGS.mark_as_parsed()
+        with (
+            flagsaver.flagsaver(distributed=True, coordinator_address=address),
+            pytest.raises(InputError, match="finds no other processes"),
+            distributed.distributed_runtime(),
+        ):
+            pass
+    assert given == [address, None, None]
 
 
 def test_no_processes_to_be_found(runs: Runs) -> None:
