@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import zlib
@@ -32,6 +33,7 @@ from alexnet_jax.errors import DivergedError, InputError, print_error
 from alexnet_jax.preemption import PreemptionSignal, interrupt_status, stop_signals
 
 START_SECONDS = 300  # timeout for the connection of all processes at the start
+ABORT_SECONDS = 60  # after START_SECONDS, when JAX aborts the process with a stack of C++
 HEARTBEAT_SECONDS = 120  # after which JAX aborts if a process is silent; longer than `peers` waits
 LEAVE_SECONDS = 3  # that the first process waits; JAX would abort the others if it were gone
 SHUTDOWN_SECONDS = 60  # timeout for the other processes at the end
@@ -158,12 +160,15 @@ def _join() -> bool:
         _reach(address, number)
     # Python's handlers of signals do not run while JAX waits for the other processes.
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in stop_signals()}
+    watchdog = threading.Timer(START_SECONDS, _leave_alone)
+    watchdog.daemon = True
+    watchdog.start()
     try:
         jax.distributed.initialize(
             address,
             count,
             number,
-            initialization_timeout=START_SECONDS,
+            initialization_timeout=START_SECONDS + ABORT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
@@ -173,12 +178,22 @@ def _join() -> bool:
             "--coordinator_address, --num_processes and --process_id"
         ) from None
     finally:
+        watchdog.cancel()
         for stop_signal, handler in handlers.items():
             signal.signal(stop_signal, handler)
     devices = f"{len(jax.local_devices())} of {len(jax.devices())} devices"
     process = f"Process {jax.process_index()} of {jax.process_count()}"
     print(f"{process}, with {devices}.", file=sys.stderr)
     return True
+
+
+def _leave_alone() -> None:
+    """Exit, since not all of the other processes have connected."""
+    print_error(
+        f"the other processes have not all connected for {START_SECONDS} s; see that each of them "
+        "runs, and can reach process 0"
+    )
+    _leave(2)
 
 
 def _reach(address: str, number: int | None) -> None:

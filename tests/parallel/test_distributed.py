@@ -275,6 +275,18 @@ def test_exit_statuses_of_one_of_several(
     assert left == [status]
 
 
+def run_program(text: str) -> subprocess.CompletedProcess[str]:
+    """Run Python source in a new process to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=ROOT,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=processes.TIMEOUT,
+    )
+
+
 def test_stdout_is_for_results() -> None:
     """Catches: lines of native libraries among the results, results that go to stderr, and a
     stdout that is not restored."""
@@ -290,14 +302,8 @@ def test_stdout_is_for_results() -> None:
         "print('after', flush=True)\n"
         "os.write(1, b'native after\\n')\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=processes.environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = run_program(program)
+    assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "first\nresult\nafter\nnative after\n"
     assert ended.stderr == "native\n"
 
@@ -326,8 +332,11 @@ def test_an_address_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         given.extend(arguments)
         raise ValueError
 
+    def create_connection(*_: object, **__: object) -> None:
+        raise AssertionError("waits for process 0")
+
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(distributed, "START_SECONDS", 0)
+    monkeypatch.setattr(socket, "create_connection", create_connection)
     address = f"127.0.0.1:{processes.free_port()}"
     with own_flags():
         command.define_processes()
@@ -339,6 +348,24 @@ def test_an_address_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             pass
     assert given == [address, None, None]
+
+
+def test_the_others_never_come() -> None:
+    """Catches: process 0 aborted by JAX, with a stack of C++, where the others do not start."""
+    program = (
+        "from absl import flags\n"
+        "from alexnet_jax import command, distributed\n"
+        "command.define_processes()\n"
+        "flags.FLAGS(['program', '--process_id=0', '--num_processes=2',\n"
+        f"    '--coordinator_address=127.0.0.1:{processes.free_port()}'])\n"
+        "distributed.START_SECONDS = 1\n"
+        "with distributed.distributed_runtime():\n"
+        "    pass\n"
+    )
+    ended = run_program(program)
+    assert ended.returncode == 2, ended.stderr
+    _, message = ended.stderr.splitlines()
+    assert "the other processes have not all connected for 1 s" in message
 
 
 def test_no_processes_to_be_found(runs: Runs) -> None:
