@@ -280,7 +280,7 @@ def _train_steps(training: _Training, state: TrainState) -> int:
             if training.has_ended() or signal is not None:
                 break
             timer.resume(step)
-        else:
+        if signal is None:
             signal = preemption.last()
     if signal is None:
         training.for_each_run(lambda _, run: run.warn_of_poor_end())

@@ -1,5 +1,6 @@
 """A run with `stop_error` ends after the first epoch whose training error is low enough."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from alexnet_jax.config import Config, validated
 from alexnet_jax.models.ops import Dense
 from alexnet_jax.models.sequential_config import SequentialConfig
 from alexnet_jax.schedules import StepSchedule
+from alexnet_jax.train_step import TrainState
+from alexnet_jax.training_run import TrainingRun
 
 ENDS = (14, 27, 41, 54)  # of epochs of 108 images, eight in a step; whole steps belong to an epoch
 
@@ -103,6 +106,23 @@ def test_a_continued_run_stops_at_the_same_step(
     assert train_here(config, tmp_path / "one_go") == 0
     assert epoch_sums(tmp_path / "broken") == epoch_sums(tmp_path / "one_go")
     assert epoch_sums(tmp_path / "one_go")["count"] == 8 * (last - ENDS[ENDS.index(last) - 1])
+
+
+def test_a_signal_while_the_last_checkpoint_is_saved(
+    whole: tuple[Config, int, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a signal that is acknowledged and then forgotten, since the run has ended anyhow."""
+    save = TrainingRun.save
+
+    def save_and_signal(self: TrainingRun, state: TrainState) -> None:
+        save(self, state)
+        if self.has_reached_error():
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "save", save_and_signal)
+    config, _, _ = whole
+    assert train_here(config, tmp_path) == 128 + signal.SIGTERM
+    assert_stopped(tmp_path, whole)
 
 
 def test_records_that_were_never_due_are_not_missed(images: Path) -> None:
