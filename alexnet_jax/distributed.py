@@ -274,7 +274,8 @@ def check_same(contents: dict[str, bytes]) -> None:
         if others := np.flatnonzero(sums[:, i] != sums[0, i]).tolist():
             raise InputError(
                 f"the {name} of the processes {', '.join(map(str, others))} is not that of process "
-                "0; start all of them with the same command and the same data"
+                "0; start all of them with the same command and the same data, where they see the "
+                "same workdir"
             )
 
 

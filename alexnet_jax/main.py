@@ -26,7 +26,7 @@ def main(_: list[str]) -> int:
     from alexnet_jax.data import images
     from alexnet_jax.prepare import prepare
     from alexnet_jax.status import read_status, track_status, write_status
-    from alexnet_jax.workdir import check_config, lock_workdir, read_source_digest
+    from alexnet_jax.workdir import check_config, lock_workdir, newest_step, read_source_digest
 
     cache.keep_compiled()
     images.ignore_pillow_warnings()
@@ -61,6 +61,7 @@ def main(_: list[str]) -> int:
                 "config": config_to_text(next(iter(configs.values()))).encode(),
                 "training images": pack.mean_image.tobytes(),
                 "classes": "\n".join(pack.class_names).encode(),
+                "newest checkpoint": b" ".join(b"%d" % newest_step(w) for w in configs),
             }
         )
 

@@ -18,7 +18,7 @@ from alexnet_jax.files import (
     write_errors_as_input_errors,
 )
 from alexnet_jax.machine import describe_machine
-from alexnet_jax.workdir import saved_steps
+from alexnet_jax.workdir import newest_step
 
 Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
 
@@ -52,7 +52,7 @@ def write_status(workdir: Path, status: Status, message: str = "") -> None:
     """
     path = workdir / "status.json"
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    step = max(saved_steps(workdir), default=0)
+    step = newest_step(workdir)
     content = dataclasses.asdict(RunStatus(status, step, message, time, describe_machine()))
     with write_errors_as_input_errors(path, MAKE_ROOM):
         write_atomically(path, json.dumps(content) + "\n")

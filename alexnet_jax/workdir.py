@@ -203,6 +203,11 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(found[1]) for name in names if (found := re.fullmatch("step_([0-9]+)", name)))
 
 
+def newest_step(workdir: Path) -> int:
+    """Return the step of the newest checkpoint; 0 without any. See `saved_steps`."""
+    return max(saved_steps(workdir), default=0)
+
+
 def is_in_use(workdir: Path) -> bool:
     """Return whether a process holds the lock of a workdir, to train in it or to write it."""
     return is_locked(workdir / LOCK)

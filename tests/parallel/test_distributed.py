@@ -98,13 +98,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     one program, so that the last one need not compile it. In two parts each process has all images
     on its device.
     """
-    folder = tmp_path_factory.mktemp("distributed")
-    write_idx_set(folder / "data", train=120, test=20)
-    config = processes.write_config(folder, folder / "data")
-    runs = Runs(config, folder / "whole", folder / "broken")
+    runs = new_runs(tmp_path_factory.mktemp("distributed"))
     with processes.compiled_quickly():
         run_all(runs)
     return runs
+
+
+def new_runs(folder: Path) -> Runs:
+    """Write images and a config for runs that have not begun."""
+    write_idx_set(folder / "data", train=120, test=20)
+    config = processes.write_config(folder, folder / "data")
+    return Runs(config, folder / "whole", folder / "broken")
 
 
 def run_all(runs: Runs) -> None:
@@ -177,19 +181,25 @@ def test_nothing_saved_is_lost(runs: Runs) -> None:
         assert f"after step {runs.saved[stopped]} of 60" in output, (stopped, following)
 
 
-def test_processes_must_agree(runs: Runs, tmp_path: Path) -> None:
-    """Catches: two commands that differ, and so train two models or wait for each other for ever.
+@pytest.mark.parametrize("what", ["config", "newest checkpoint"])
+def test_processes_must_agree(tmp_path: Path, what: str) -> None:
+    """Catches: two commands that differ, and so train two models or wait for each other for ever;
+    a process that does not see the checkpoint from which the others continue.
 
-    The rate decides nothing about shapes, so that nothing else notices.
+    The rate decides nothing about shapes, so that nothing else notices. Only the first process
+    sees the workdir with a checkpoint, whose content is not read before.
     """
-    arguments = runs.arguments(tmp_path / "run", columns=2)
-    started = processes.start_several(
-        "main", 2, *arguments, each=["--config.learning_rate=0.01", "--config.learning_rate=0.02"]
-    )
+    workdir = tmp_path / "run"
+    each = ["--config.learning_rate=0.01", "--config.learning_rate=0.02"]
+    if what == "newest checkpoint":
+        (workdir / "checkpoints" / "step_10").mkdir(parents=True)
+        each = [f"--workdir={path}" for path in (workdir, tmp_path / "elsewhere")]
+    arguments = new_runs(tmp_path).arguments(workdir, columns=2)
+    started = processes.start_several("main", 2, *arguments, each=each)
     for i, ended in enumerate([processes.end(process) for process in started]):
         assert ended.returncode == 2, ended.stderr
-        assert f"process {i} of 2: the config of the processes 1 is not that of" in ended.stderr
-    assert not (tmp_path / "run").exists()
+        assert f"process {i} of 2: the {what} of the processes 1 is not that of" in ended.stderr
+    assert workdir.exists() == (what == "newest checkpoint")
 
 
 def test_one_process_evaluates_what_four_trained(runs: Runs) -> None:
