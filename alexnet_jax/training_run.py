@@ -197,6 +197,6 @@ class TrainingRun:
             kept = f"the checkpoint of step {self.saved_step} is kept"
         return DivergedError(
             f"{what} at step {self.step}, at learning rate {self.learning_rate:g}; "
-            f"{kept}. Lower --config.learning_rate, and see that --config.data.scale and "
-            "--config.model.init fit each other"
+            f"{kept}. Lower --config.learning_rate, in another --workdir, and see that "
+            "--config.data.scale and --config.model.init fit each other"
         )

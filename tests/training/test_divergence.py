@@ -14,7 +14,7 @@ from helpers.in_process import train_here
 
 from alexnet_jax import cache, command, diagnostics, evaluate, fields, sharding
 from alexnet_jax.config import Config
-from alexnet_jax.errors import DivergedError
+from alexnet_jax.errors import DivergedError, InputError
 from alexnet_jax.metrics import Metrics
 from alexnet_jax.records import read_records
 
@@ -59,6 +59,15 @@ def test_a_finite_divergence_ends_the_run(config: Config, tmp_path: Path) -> Non
     (record,) = read_records(tmp_path / "run")
     assert record["step"] == 2
     assert record["loss"] > 1e6
+
+
+def test_a_lower_rate_needs_another_workdir(config: Config, tmp_path: Path) -> None:
+    """Catches: advice that the same workdir refuses."""
+    wild = changed(config, learning_rate=1e3, max_steps=2)
+    with pytest.raises(DivergedError, match=r"Lower --config\.learning_rate, in another --workdir"):
+        train_here(wild, tmp_path / "run")
+    with pytest.raises(InputError, match=r"learning_rate was .* Give another --workdir"):
+        train_here(changed(wild, learning_rate=1e-3), tmp_path / "run")
 
 
 def test_a_poor_end_is_a_warning(
