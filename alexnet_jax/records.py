@@ -118,6 +118,7 @@ def _parse_records(path: Path) -> tuple[list[Record], list[int]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
+            format_line(record)  # which refuses numbers that are not finite
         except (ValueError, RecursionError):  # also of bytes that are not UTF-8
             record = None
         if _is_record(record):

@@ -1,6 +1,7 @@
 """Records of a run: written once, cut back on resume, read back whole."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,8 @@ DAMAGE = {
     "a list": b"[1]",
     "another object": b'{"step": 1}',
     "a word for a number": json.dumps({**record(10), "loss": "low"}).encode(),
+    "a loss of NaN": json.dumps({**record(10), "loss": math.nan}).encode(),
+    "an infinite rate": json.dumps(record(10)).replace("0.01", "1e999").encode(),
     "no learning rate": json.dumps(
         {name: value for name, value in record(10).items() if name != "learning_rate"}
     ).encode(),
@@ -103,7 +106,8 @@ def test_a_damaged_line_is_named_and_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
 ) -> None:
     """Catches: a traceback at a damaged line; records after it lost; the damaged file overwritten,
-    also the second time; a reader that passes over the damage."""
+    also the second time; a reader that passes over the damage, or over numbers that no record
+    has and that cannot be written again."""
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps(record(step)).encode() for step in (10, 20)]
     content = lines[0] + b"\n" + damage + b"\n" + lines[1] + b"\n"
