@@ -78,7 +78,8 @@ def learning_rate(
         drops = jnp.minimum(state.drops, min(schedule.drops, LAST_STEP))
     rate: Array = config.learning_rate * jnp.float32(schedule.factor) ** drops
     if schedule.warmup_steps:
-        rate *= jnp.where(step < schedule.warmup_steps, jnp.float32(schedule.warmup_factor), 1)
+        steps = min(schedule.warmup_steps, LAST_STEP)
+        rate *= jnp.where(step < steps, jnp.float32(schedule.warmup_factor), 1)
     return rate
 
 

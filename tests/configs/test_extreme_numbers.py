@@ -81,3 +81,11 @@ def test_more_drops_than_a_step_can_count(drops: int) -> None:
     state = PlateauState(jnp.int32(2), jnp.float32(0.5), jnp.int32(0))
     rate = jax.jit(lambda step: learning_rate(config, 1000, step, state))(jnp.int32(3))
     assert float(rate) == pytest.approx(config.learning_rate * config.schedule.factor**2)
+
+
+@pytest.mark.parametrize("steps", [2**31, 2**63 - 1])
+def test_more_steps_of_warmup_than_a_run_has(steps: int) -> None:
+    """Catches: a number of steps that overflows the type of the step."""
+    config = with_changes(get_config("sample"), {"schedule.warmup_steps": steps})
+    rate = jax.jit(lambda step: learning_rate(config, 1000, step, None))(jnp.int32(3))
+    assert float(rate) == pytest.approx(config.learning_rate * config.schedule.warmup_factor)
