@@ -51,7 +51,7 @@ def check_init_from(config: Config, workdir: Path) -> None:
     if saved_steps(workdir):
         return
     source = Path(config.init_from)
-    if not (source / "config.json").exists() or not saved_steps(source):
+    if not saved_steps(source):
         raise InputError(
             f"init_from={source} has no checkpoint of a run; expected the --workdir of a model "
             "that was trained, or --config.init_from= to start without one"

@@ -107,6 +107,7 @@ def wider(config: Config) -> None:
     ("change", "message"),
     [
         (dict(init_from="nowhere"), "init_from=nowhere has no checkpoint of a run; expected"),
+        (dict(init_from="n" * 300), r"cannot read the folder n+/checkpoints: File name too long"),
         (dict(init_layers=("conv1",)), r"init_layers=\('conv1',\) without init_from"),
         (dict(init_from="BASE", init_layers=("conv9",)), "init_layers names conv9; expected"),
         (dict(init_from="BASE", init_layers=("fc8",)), r"does not fit: fc8 \(kernel \(2, 4, 5\)"),
@@ -116,7 +117,8 @@ def wider(config: Config) -> None:
 def test_wrong_start(
     folder: Path, tmp_path: Path, change: dict[str, Any] | Callable[..., None], message: str
 ) -> None:
-    """Catches: a start from nothing in silence, where a name or a shape is wrong."""
+    """Catches: a start from nothing in silence, where a name or a shape is wrong; a traceback for
+    a folder that the system refuses to open."""
     config = tiny(folder / "three", init_from=str(folder / "base"))
     if isinstance(change, dict):
         config = fields.replace(config, dict(init_from="") | change)
