@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import diagnostics
+from alexnet_jax import diagnostics, distributed
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config, config_to_json
 from alexnet_jax.data.pack import Pack
@@ -14,6 +14,7 @@ from alexnet_jax.metrics import Metrics, MetricSums, all_finite
 from alexnet_jax.records import make_record
 from alexnet_jax.schedules import PlateauState, StepSchedule
 from alexnet_jax.train_step import StepMetrics, TrainState
+from alexnet_jax.workdir import check_still_there
 from alexnet_jax.writers import NullWriter, RunWriter
 
 
@@ -161,7 +162,10 @@ class TrainingRun:
 
         Raises:
             DivergedError: the parameters are not finite.
+            InputError: the workdir is gone, or cannot be written to.
         """
+        if distributed.is_first():
+            check_still_there(self.workdir)
         if not all_finite(state.params):
             raise self._diverged("the parameters are not finite")
         save_checkpoint(

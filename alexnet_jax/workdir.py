@@ -60,13 +60,29 @@ def lock_workdir(directory: Path) -> Iterator[None]:
 
 
 def _remove_if_unused(directory: Path) -> None:
-    """Remove a workdir in which no run has begun; the caller holds its lock."""
-    removable = [path for path in directory.iterdir() if path.name in (LOCK, "status.json")]
-    if len(removable) == len([*directory.iterdir()]):
-        for path in removable:
-            path.unlink()
-        with suppress(OSError):  # another process may have created its lock already
+    """Remove a workdir in which no run has begun; the caller holds its lock.
+
+    Without the right to do so, or if the folder is gone already, nothing is removed.
+    """
+    with suppress(OSError):  # also if another process has created its lock already
+        paths = [*directory.iterdir()]
+        if {path.name for path in paths} <= {LOCK, "status.json"}:
+            for path in paths:
+                path.unlink()
             directory.rmdir()
+
+
+def check_still_there(directory: Path) -> None:
+    """Raise InputError if config.json is gone, with its folder or alone, since the run began.
+
+    A run without it could not be evaluated, and its records would go to a deleted file.
+    """
+    path = directory / CONFIG
+    if not os.path.exists(path):
+        raise InputError(
+            f"{path} is gone: it or its folder was removed during the run. The same command "
+            "continues from the newest checkpoint that is left, or starts anew without any"
+        )
 
 
 def check_config(directory: Path, config: Config) -> list[Difference]:

@@ -1,16 +1,20 @@
 """The folder of a run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.in_process import train_here
+from helpers.tiny_model import tiny_config
 
 from alexnet_jax.config import Config, config_to_json, config_to_text, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import differences
 from alexnet_jax.models.ops import Tanh
 from alexnet_jax.models.sequential_config import SequentialConfig
+from alexnet_jax.training_run import TrainingRun
 from alexnet_jax.workdir import (
     FORMAT_VERSION,
     check_config,
@@ -217,6 +221,23 @@ def test_one_lock_at_a_time(tmp_path: Path) -> None:
     with lock_workdir(folder):
         (folder / "config.json").touch()
     assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("gone", ["run", "run/config.json"])
+def test_a_folder_removed_during_the_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Catches: a run that goes on and saves into a new folder without config.json; the message
+    hidden by an error at the end of the lock."""
+
+    def record(self: TrainingRun, images_per_second: float) -> None:
+        path = tmp_path / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    monkeypatch.setattr(TrainingRun, "record", record)
+    with pytest.raises(InputError, match=r"config\.json is gone: it or its folder was removed"):
+        train_here(tiny_config(images), tmp_path / "run")
+    assert (tmp_path / "run").exists() == (gone != "run")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
