@@ -14,6 +14,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
+from alexnet_jax.files import MAKE_ROOM, write_errors_as_input_errors
 from alexnet_jax.metrics import MetricSums
 from alexnet_jax.train_step import TrainState, abstract_state, init_state
 from alexnet_jax.workdir import CONFIG
@@ -41,7 +42,7 @@ def load_start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints)
 
     Raises:
         InputError: the checkpoint was trained on other images than the pack has, or the
-            parameters of config.init_from do not fit.
+            parameters of config.init_from do not fit; or a damaged checkpoint cannot be renamed.
     """
     abstract = abstract_state(config, mesh)
 
@@ -67,7 +68,8 @@ def load_start(config: Config, pack: Pack, mesh: Mesh, checkpoints: Checkpoints)
 
     found = checkpoints.newest(read)
     if found is not None:
-        checkpoints.set_aside_after(found[0])
+        with write_errors_as_input_errors(checkpoints.directory, MAKE_ROOM):
+            checkpoints.set_aside_after(found[0])
         return found[1]
     # On CPUs, optimizing the loops of the random numbers takes far longer than running them once.
     is_cpu = mesh.devices.flat[0].platform == "cpu"

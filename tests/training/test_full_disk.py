@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -123,6 +124,21 @@ def test_logs_on_a_disk_that_fills_up(
     assert (workdir / "metrics.jsonl").read_bytes()[-2:] in (b"", b"}\n")
     assert train_here(config, workdir) == 0
     assert_same_run(workdir, whole)
+
+
+def test_a_damaged_checkpoint_that_cannot_be_renamed(
+    config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a traceback where the folder of the checkpoints cannot be written to."""
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "step_30" / "variables")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InputError, match=r"^cannot write .*run/checkpoints: Permission denied"):
+        train_here(config, workdir)
 
 
 def test_a_record_is_appended_whole_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
