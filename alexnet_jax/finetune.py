@@ -1,5 +1,6 @@
 """Start a run from the parameters of another run, for fine-tuning and training in stages."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def check_init_from(config: Config, workdir: Path) -> None:
         return
     if saved_steps(workdir):
         return
-    source = Path(config.init_from)
+    source = _source(config)
     if not saved_steps(source):
         raise InputError(
             f"init_from={source} has no checkpoint of a run; expected the --workdir of a model "
@@ -86,7 +87,7 @@ def _check_compatible(config: Config, source_config: Config, taken: list[str]) -
         if field in (*REJECT_IF_DIFFERENT, *in_layers):
             raise InputError(
                 f"{message}, so its parameters are useless in this model. Begin with that run's "
-                f"own config, --config=configs/from_workdir.py:{config.init_from}"
+                f"own config, --config=configs/from_workdir.py:{_source(config)}"
             )
         if distributed.is_first():
             print(f"{message}.", file=sys.stderr)
@@ -146,7 +147,7 @@ def load_pretrained(config: Config, variables: Variables, mesh: Mesh) -> tuple[i
         InputError: no layer fits, or not all layers of init_layers do.
     """
     initial_leaves = leaves_by_path(variables["params"])
-    with Checkpoints(config.init_from) as checkpoints:
+    with Checkpoints(_source(config)) as checkpoints:
 
         def read(step: int) -> Variables:
             source_config = config_from_json(checkpoints.metadata(step)["config"])
@@ -173,6 +174,11 @@ def load_pretrained(config: Config, variables: Variables, mesh: Mesh) -> tuple[i
         return chosen
 
     return step, jax.tree_util.tree_map_with_path(choose, variables)
+
+
+def _source(config: Config) -> Path:
+    """Return the folder config.init_from, in which "~" stands for the home folder."""
+    return Path(os.path.expanduser(config.init_from))
 
 
 def _layer_name(path: str) -> str:

@@ -120,10 +120,9 @@ def write_config(
 ) -> list[str]:
     """Record the config in config.json.
 
-    The file contains the current config, with absolute paths of the data; under "changes" all
-    earlier changes of fields; under "init_step" the step of the checkpoint of `init_from` from
-    which the run started; and under "source_digest" the digest of the images on which it is
-    trained.
+    The file contains the current config, with absolute paths; under "changes" all earlier changes
+    of fields; under "init_step" the step of the checkpoint of `init_from` from which the run
+    started; and under "source_digest" the digest of the images on which it is trained.
 
     Args:
         directory: the workdir.
@@ -238,12 +237,16 @@ def _config_of(recorded: fields.Json, directory: Path) -> Config:
 
 
 def _json_with_absolute_paths(config: Config) -> fields.Json:
-    """Return the config as JSON, with the paths of its data independent of the current folder."""
+    """Return the config as JSON, with paths that are independent of the current folder.
+
+    They have no slash at the end. A "~" for the home folder is kept.
+    """
     content = config_to_json(config)
-    for name in ("dir", "pack_dir"):
-        path = content["data"][name]
-        if path and not path.startswith("~"):
-            content["data"][name] = os.path.abspath(path)
+    data = content["data"]
+    for section, name in ((data, "dir"), (data, "pack_dir"), (content, "init_from")):
+        if path := section[name]:
+            absolute = os.path.normpath if path.startswith("~") else os.path.abspath
+            section[name] = absolute(path)
     return content
 
 

@@ -129,6 +129,14 @@ def test_wrong_start(
         train_here(config, tmp_path / "run")
 
 
+def test_a_start_from_the_home_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a folder named "~", which shells do not replace after an equals sign."""
+    monkeypatch.setenv("HOME", str(folder))
+    assert train_here(tiny(folder / "three", init_from="~/base"), tmp_path / "run") == 0
+
+
 OPS_AFTER_CONV1 = "'relu1 (ReLU), norm1 (LRN), pool1 (MaxPool)' there, "
 
 

@@ -79,6 +79,23 @@ def test_allowed_changes_are_reported_and_recorded(
     ]
 
 
+def test_paths_do_not_depend_on_how_they_are_written(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a run that another current folder, or a slash at the end, keeps from continuing."""
+    monkeypatch.chdir(tmp_path)
+    names = ("init_from", "data.dir", "data.pack_dir")
+    for given, same in (
+        ("base", str(tmp_path / "base")),
+        ("base", "other/../base/"),
+        ("~/base", "~/base/"),
+    ):
+        write_config(tmp_path, with_changes(config, dict.fromkeys(names, given)), 0)
+        assert check_config(tmp_path, with_changes(config, dict.fromkeys(names, same))) == []
+        assert read_config(tmp_path).init_from in (str(tmp_path / "base"), "~/base")
+        (tmp_path / "config.json").unlink()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
