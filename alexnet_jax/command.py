@@ -30,6 +30,9 @@ FLAGS = flags.FLAGS
 # Keep TensorFlow, which is used only to read data, from printing its CPU features at every start.
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
+# Flags whose values are paths. Those in the config are expanded where they are read.
+PATHS = ("workdir", "output", "input", "prototxt", "mean", "class_names")
+
 _EXAMPLE = "an example is --config=configs/alexnet.py:sample"
 
 
@@ -194,6 +197,7 @@ def _parse(arguments: list[str]) -> list[str]:
     """Parse the flags and return the other arguments."""
     try:
         positional = FLAGS(arguments)[1:]
+        _expand_home_folder()
         if "config" in FLAGS and FLAGS["config"].present:
             _expect_config(FLAGS.config, config_flags.get_config_filename(FLAGS["config"]))
     except flags.Error as error:
@@ -218,6 +222,16 @@ def _parse(arguments: list[str]) -> list[str]:
     if positional and "config" in FLAGS:
         raise InputError(f"unexpected arguments: {' '.join(positional)} (--help lists the flags)")
     return positional
+
+
+def _expand_home_folder() -> None:
+    """Replace a "~" at the start of paths in flags, which shells leave after an equals sign."""
+    for name in PATHS:
+        value = FLAGS[name].value if name in FLAGS else None
+        if isinstance(value, str):
+            FLAGS[name].value = os.path.expanduser(value)
+        elif value is not None:  # a list of paths
+            FLAGS[name].value = [*map(os.path.expanduser, value)]
 
 
 def _with_place(error: SyntaxError | ImportError) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import processes
-from helpers.in_process import train_here
+from helpers.in_process import run_here, train_here
 from helpers.processes import message
 
 from alexnet_jax import fields
@@ -110,6 +110,23 @@ def test_folder_without_a_run(tmp_path: Path, module: str) -> None:
     assert str(tmp_path) in output
     assert "no config.json" in output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["predict", "x.png", "--workdir=~"], "--workdir=HOME has no config.json"),
+        (["evaluate", "--workdir=~,~/b"], "--workdir=HOME has no config.json"),
+        (["convert", "--input=~/w.onnx", "--workdir=~"], "HOME/w.onnx"),
+    ],
+)
+def test_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    """Catches: a folder named "~", which shells do not replace after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ended = run_here(*arguments)
+    assert expected.replace("HOME", str(tmp_path)) in message(ended)
 
 
 def test_a_second_process(config_file: Path, tmp_path: Path) -> None:
