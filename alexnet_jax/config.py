@@ -20,6 +20,7 @@ from alexnet_jax.models.sequential_config import SequentialConfig
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 SCHEMES = ("columns", "one_weird_trick")
+MAX_SEED = 2**32 - 1
 RULES = ("epochs", "period", "plateau")
 
 
@@ -99,7 +100,8 @@ class Config(Section):
     """The complete config of a run.
 
     Attributes:
-        seed: seed of the initial parameters and of all random draws.
+        seed: seed of the initial parameters and of all random draws, of 32 bits, since JAX makes
+            the same key of seeds that differ in higher bits only.
         init_from: workdir of a run whose parameters to start from; "" for none.
         init_layers: names of the layers to take from that run; () takes all whose shapes fit.
         batch_size: number of images in a step, over all devices (section 5).
@@ -211,6 +213,7 @@ def _check_numbers(config: Config) -> None:
     momentum, decay, factor = optimizer.momentum, optimizer.weight_decay, schedule.factor
     ema_decay, warmup_factor = optimizer.ema_decay, schedule.warmup_factor
     for name, value, expected, is_valid in (
+        ("seed", config.seed, f"0 to {MAX_SEED}", 0 <= config.seed <= MAX_SEED),
         ("max_steps", config.max_steps, "0 for no limit, or more", config.max_steps >= 0),
         ("stop_error", config.stop_error, "from 0 to below 1", 0 <= config.stop_error < 1),
         ("learning_rate", config.learning_rate, "more than 0", config.learning_rate > 0),

@@ -72,6 +72,7 @@ TINY = 1e-9
 @pytest.mark.parametrize(
     ("path", "wrong", "right"),
     [
+        ("seed", (-1, 2**32), (0, 2**32 - 1)),  # others have the same key as one of these
         ("batch_size", (0, -1), (1,)),
         ("epochs", (0,), (1,)),
         ("log_every", (0,), (1,)),
