@@ -33,7 +33,7 @@ from alexnet_jax.errors import DivergedError, InputError, print_error
 from alexnet_jax.preemption import PreemptionSignal, interrupt_status, stop_signals
 
 START_SECONDS = 300  # timeout for the connection of all processes at the start
-ABORT_SECONDS = 60  # after START_SECONDS, when JAX aborts the process with a stack of C++
+ABORT_SECONDS = 60  # that JAX waits beyond START_SECONDS; it then aborts with a C++ stack
 HEARTBEAT_SECONDS = 120  # after which JAX aborts if a process is silent; longer than `peers` waits
 LEAVE_SECONDS = 3  # that the first process waits; JAX would abort the others if it were gone
 SHUTDOWN_SECONDS = 60  # timeout for the other processes at the end
@@ -160,7 +160,7 @@ def _join() -> bool:
         _reach(address, number)
     # Python's handlers of signals do not run while JAX waits for the other processes.
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in stop_signals()}
-    watchdog = threading.Timer(START_SECONDS, _leave_alone)
+    watchdog = threading.Timer(START_SECONDS, _exit_without_others)
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -187,11 +187,11 @@ def _join() -> bool:
     return True
 
 
-def _leave_alone() -> None:
-    """Exit, since not all of the other processes have connected."""
+def _exit_without_others() -> None:
+    """Exit with a message, since other processes have not connected."""
     print_error(
-        f"the other processes have not all connected for {START_SECONDS} s; see that each of them "
-        "runs, and can reach process 0"
+        f"after {START_SECONDS} s not all other processes have connected; check that each of them "
+        "runs and can reach process 0"
     )
     _leave(2)
 
@@ -274,8 +274,8 @@ def check_same(contents: dict[str, bytes]) -> None:
         if others := np.flatnonzero(sums[:, i] != sums[0, i]).tolist():
             raise InputError(
                 f"the {name} of the processes {', '.join(map(str, others))} is not that of process "
-                "0; start all of them with the same command and the same data, where they see the "
-                "same workdir"
+                "0; start all of them with the same command and the same data, and check that all "
+                "see the same workdir"
             )
 
 

@@ -78,11 +78,15 @@ def check_still_there(directory: Path) -> None:
     A run without it could not be evaluated, and its records would go to a deleted file.
     """
     path = directory / CONFIG
-    if not os.path.exists(path):
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path} is gone: it or its folder was removed during the run. The same command "
             "continues from the newest checkpoint that is left, or starts anew without any"
-        )
+        ) from None
+    except OSError:
+        return  # it cannot be looked at now, which does not mean that it is gone
 
 
 def check_config(directory: Path, config: Config) -> list[Difference]:

@@ -375,7 +375,7 @@ def test_the_others_never_come() -> None:
     ended = run_program(program)
     assert ended.returncode == 2, ended.stderr
     _, message = ended.stderr.splitlines()
-    assert "the other processes have not all connected for 1 s" in message
+    assert "after 1 s not all other processes have connected" in message
 
 
 def test_no_processes_to_be_found(runs: Runs) -> None:
