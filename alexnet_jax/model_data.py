@@ -24,12 +24,28 @@ def open_data(model: TrainedModel) -> Pack:
 
     Raises:
         InputError: the data set is not available, has other classes, or is not the one on which
-            the model was trained.
+            the model was trained; or the images are smaller than the crop.
     """
+    check_crop(model)
     data = model.config.data
     pack = prepare(data, source_digest=model.source_digest)
     check_classes(model.class_names, tuple(pack.class_names), data.name)
     return pack
+
+
+def check_crop(model: TrainedModel) -> None:
+    """Raise InputError if a model's crop is larger than its images.
+
+    Training refuses such a config and so does the import of weights, which did not in earlier
+    versions.
+    """
+    crop, side = model.config.data.crop, len(model.mean_image)
+    if crop > side:
+        raise InputError(
+            f"the model takes crops of {crop} pixels, but its images are scaled to {side}; import "
+            "its weights again by python -m alexnet_jax.convert with --config=FILE and "
+            f"--config.data.image_size={crop} or more"
+        )
 
 
 def choose_split(model: TrainedModel, pack: Pack, split: str | None = None) -> str:
@@ -120,8 +136,9 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
     the images of training does not apply to them. Files that cannot be read are skipped.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or the images are smaller than the crop.
     """
+    check_crop(model)
     if not directory.expanduser().is_dir():
         raise InputError(
             f"--data_dir={directory} is not a folder; expected a folder of class folders"

@@ -28,7 +28,7 @@ from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.parallel_map import chunked
 from alexnet_jax.data.sources.layout import list_files
 from alexnet_jax.errors import DivergedError, InputError
-from alexnet_jax.model_data import with_class_names
+from alexnet_jax.model_data import check_crop, with_class_names
 from alexnet_jax.trained import TrainedModel, load_trained
 
 BATCH_SIZE = 32
@@ -74,7 +74,12 @@ def print_predictions(model: TrainedModel, paths: Iterable[str], *, as_json: boo
 
     Returns:
         The number of unreadable files and folders, and of empty folders.
+
+    Raises:
+        InputError: the model's images are smaller than its crop.
+        DivergedError: see `predict`.
     """
+    check_crop(model)
     side, _, channels = model.mean_image.shape
     scale = evaluation_scale(model.config.data, side)
     unreadable = 0

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from alexnet_jax.config import Config, with_changes
-from alexnet_jax.conversion.layout import DataValue, KernelLayout, data_changes, to_float32
+from alexnet_jax.config import Config
+from alexnet_jax.conversion.layout import DataValue, KernelLayout, to_float32, with_stated_data
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.model_config import ModelConfig
@@ -56,7 +56,7 @@ def make_imported_config(config: Config, foreign: BranchedModel) -> Config:
     Raises:
         InputError: the config cannot represent the model.
     """
-    return with_changes(config, {"model": foreign.model, **data_changes(foreign.data)})
+    return with_stated_data(config, foreign.model, foreign.data)
 
 
 def from_foreign(config: Config, foreign: BranchedModel) -> Variables:

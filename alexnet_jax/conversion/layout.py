@@ -17,6 +17,7 @@ import numpy as np
 from alexnet_jax.config import Config, sequential_model, with_changes
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
+from alexnet_jax.models.model_config import ModelConfig
 from alexnet_jax.models.ops import Conv, Dense, LocalConv, Op, parameter_ops, spatial_sizes
 from alexnet_jax.models.sequential_config import SequentialConfig, is_valid_name
 from alexnet_jax.pytree import Variables
@@ -167,17 +168,30 @@ def make_imported_config(config: Config, foreign: ForeignModel) -> Config:
     classifier = model.ops[layer_names(model)[-1]]
     if isinstance(classifier, Dense):
         model.num_classes, classifier.features = classifier.features, 0
-    return with_changes(config, {"model": model, **data_changes(foreign.data)})
+    return with_stated_data(config, model, foreign.data)
 
 
-def data_changes(stated: Mapping[str, DataValue]) -> dict[str, DataValue]:
-    """Return the changes of a config, see `with_changes`, to what a file states of images.
+def with_stated_data(config: Config, model: ModelConfig, stated: Mapping[str, DataValue]) -> Config:
+    """Return the validated config with a model and with what a file states of images.
 
     Args:
+        config: the config to change.
+        model: config of the model in the file.
         stated: values of fields of `config.data`.
+
+    Raises:
+        InputError: the config cannot represent them, or the crop is larger than the images.
     """
     changes = {f"data.{name}": value for name, value in stated.items()}
-    return changes | ({"data.mean": "given"} if "given_mean" in stated else {})
+    changes |= {"data.mean": "given"} if "given_mean" in stated else {}
+    changed = with_changes(config, {"model": model, **changes})
+    crop, side = changed.data.crop, changed.data.image_size
+    if crop > side:
+        raise InputError(
+            f"the model takes crops of {crop} pixels, but images are scaled to data.image_size="
+            f"{side}; give --config=FILE with --config.data.image_size={crop} or more"
+        )
+    return changed
 
 
 def from_foreign(config: Config, foreign: ForeignModel) -> Params:

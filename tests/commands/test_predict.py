@@ -84,6 +84,19 @@ def test_probabilities_that_are_not_finite(tmp_path: Path) -> None:
     assert "the probabilities are not finite" in ended.stderr
 
 
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_images_smaller_than_the_crop(tmp_path: Path, command: str) -> None:
+    """Catches: a corner of the image taken for its center; flags advised that the command does not
+    have."""
+    kernel = np.zeros((24 * 24, 3))
+    save_run(tmp_path / "run", linear_config(), kernel, np.zeros((20, 20, 1)), ("a", "b", "c"))
+    Image.new("RGB", (28, 28), "red").save(tmp_path / "red.png")
+    images = [tmp_path / "red.png"] if command == "predict" else []
+    ended = run_here(command, f"--workdir={tmp_path / 'run'}", *images)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "crops of 24 pixels, but its images are scaled to 20; import its wei" in ended.stderr
+
+
 def test_no_images_given(colors: Path) -> None:
     """Catches: silence and status 0, as if all were well."""
     ended = processes.run("predict", f"--workdir={colors}")

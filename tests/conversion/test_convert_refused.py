@@ -14,11 +14,13 @@ import safetensors.numpy
 import torch
 from helpers import foreign_files, torchvision_files
 from helpers.onnx_files import make_zoo_model
-from helpers.weight_files import TINY, caffemodel, make_ours
+from helpers.weight_files import TINY, caffemodel, make_caffe_resnet, make_ours
 from onnx import helper, numpy_helper
 
 from alexnet_jax import convert
+from alexnet_jax.config import with_changes
 from alexnet_jax.errors import InputError
+from configs import resnet
 
 # What a config has as its last op.
 CLASSIFIER = {"fc8": dict(type="Dense", features=0, groups=1, std=0.01, bias=0.0)}
@@ -67,6 +69,29 @@ def test_onnx(tmp_path: Path, change: Callable[[onnx.ModelProto], None], message
     change(model)
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
     refused(tmp_path / "net.onnx", message)
+
+
+def large_crops(model: onnx.ModelProto) -> None:
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 288
+
+
+def test_crops_larger_than_the_images(tmp_path: Path) -> None:
+    """Catches: a crop that is cut from images smaller than it, of chains or of branched models; a
+    crop refused that fits the images of the config."""
+    message = (
+        "takes crops of {} pixels, but images are .*={}; give --config=FILE with --config.data"
+    )
+    model = make_zoo_model(TINY)
+    large_crops(model)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    refused(tmp_path / "net.onnx", message.format(288, 256))
+    path = make_caffe_resnet(tmp_path, crop=36)
+    config = with_changes(resnet.get_config("cifar20"), {"data.mean": "none"})
+    with pytest.raises(InputError, match=message.format(36, 32)):
+        convert.read_model(path, config)
+    read = convert.read_model(path, with_changes(config, {"data.image_size": 36}))
+    assert (read.config.data.crop, read.mean_image.shape) == (36, (36, 36, 3))
 
 
 def test_onnx_without_biases(tmp_path: Path) -> None:

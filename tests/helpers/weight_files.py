@@ -30,9 +30,9 @@ def make_caffe(folder: Path) -> Path:
     return path
 
 
-def make_caffe_resnet(folder: Path) -> Path:
+def make_caffe_resnet(folder: Path, crop: int = 32) -> Path:
     net = caffe_branched.make_cifar_resnet(1, 4)
-    layer = caffe_branched.Layer("data", "Data", [], ["data", "label"], dict(crop_size=32))
+    layer = caffe_branched.Layer("data", "Data", [], ["data", "label"], dict(crop_size=crop))
     path = folder / "net.caffemodel"
     path.write_bytes(caffe_branched.to_caffemodel([layer, *net.layers]))
     return path
