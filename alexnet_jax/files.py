@@ -21,7 +21,8 @@ from alexnet_jax.errors import InputError
 MAKE_ROOM = "make room, and run the same command again"  # advice for a full disk
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TENSORSTORE_ERRNO = re.compile(r"\[OS error (\d+): ")
+# TensorStore's text for an error of the system, in earlier and in later versions.
+_TENSORSTORE_ERRNO = re.compile(r"\[OS error (\d+): |\bos_error_code='(\d+)'")
 
 # Exceptions of np.load for damaged content. It parses headers as Python source.
 _DAMAGED_ARRAY = (
@@ -211,7 +212,7 @@ def disk_full_as_input_error(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        if not (_errno(error) in _FULL or "RESOURCE_EXHAUSTED" in str(error)):
+        if find_errno(error) not in _FULL:
             raise
         raise InputError(f"the disk is full: {path}; {advice}") from error
 
@@ -231,17 +232,20 @@ def write_errors_as_input_errors(
         with disk_full_as_input_error(path, advice):
             yield
     except (OSError, ValueError) as error:
-        if (number := _errno(error)) is None:
+        if (number := find_errno(error)) is None:
             raise
         raise InputError(f"cannot write {path}: {os.strerror(number)}; {otherwise}") from error
 
 
-def _errno(error: OSError | ValueError) -> int | None:
-    """Return the number of a system's error, which TensorStore reports in a ValueError's text."""
+def find_errno(error: Exception) -> int | None:
+    """Return the number of a system's error, which TensorStore reports in a ValueError's text.
+
+    None for other exceptions.
+    """
     if isinstance(error, OSError):
         return error.errno
-    found = _TENSORSTORE_ERRNO.search(str(error))
-    return int(found[1]) if found else None
+    found = _TENSORSTORE_ERRNO.search(str(error)) if isinstance(error, ValueError) else None
+    return int(found[1] or found[2]) if found else None
 
 
 def parse_array(content: bytes) -> np.ndarray:

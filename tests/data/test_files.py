@@ -163,7 +163,7 @@ def test_refusing_to_wait_leaves_no_descriptor(tmp_path: Path) -> None:
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
-        ValueError("RESOURCE_EXHAUSTED: writing a chunk"),
+        ValueError("RESOURCE_EXHAUSTED: writing a chunk [os_error_code='28']"),
     ],
 )
 def test_full_disks_are_input_errors(error: Exception) -> None:

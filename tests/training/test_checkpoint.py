@@ -141,7 +141,7 @@ def test_keep_limits_how_many_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "raised",
     [
-        ValueError("RESOURCE_EXHAUSTED: Failed writing: No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']"),
         OSError(errno.ENOSPC, "No space left on device"),
     ],
     ids=["TensorStore", "system"],

@@ -7,16 +7,20 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from resource import RLIMIT_FSIZE, RLIMIT_NOFILE
 
 import jax
 import numpy as np
 import pytest
+import tensorstore as ts
 from helpers import processes
 from helpers.image_sets import write_idx_set
 from helpers.in_process import train_here
+from helpers.limits import limited
 from helpers.runs import newest_state
 
 from alexnet_jax import command, fields
+from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.config import Config
 from alexnet_jax.errors import InputError
 from alexnet_jax.files import AppendOnlyFile, write_errors_as_input_errors
@@ -191,6 +195,57 @@ def test_errors_of_writing_are_messages(error: Exception, message: str) -> None:
         write_errors_as_input_errors(Path("/some/where"), "make room"),
     ):
         raise error
+
+
+def write_with_tensorstore(folder: Path) -> None:
+    """Write 100 kB to a file in a folder, with messages for errors."""
+    with write_errors_as_input_errors(folder, "make room"):
+        ts.KvStore.open(f"file://{folder}/").result().write("key", b"x" * 100_000).result()
+
+
+@pytest.mark.parametrize(
+    ("resource", "limit", "message"),
+    [
+        (RLIMIT_FSIZE, 5000, "cannot write .*: File too large; "),
+        (RLIMIT_NOFILE, 0, "cannot write .*: Too many open files; "),
+    ],
+)
+def test_errors_of_the_installed_tensorstore(
+    tmp_path: Path, resource: int, limit: int, message: str
+) -> None:
+    """Catches: a text of TensorStore in which the number of the system's error is not found, and
+    everything that it calls exhausted taken for a full disk."""
+    write_with_tensorstore(tmp_path)
+    with pytest.raises(InputError, match=message), limited(resource, limit):
+        write_with_tensorstore(tmp_path)
+
+
+def test_a_full_disk_in_the_installed_tensorstore(mount: Callable[[str], Path]) -> None:
+    """Catches: a text of TensorStore in which a full disk is not found."""
+    with pytest.raises(InputError, match=r"the disk is full: .*; make room$"):
+        write_with_tensorstore(mount("16k"))
+
+
+def test_a_checkpoint_larger_than_files_may_be(tmp_path: Path) -> None:
+    """Catches: the traceback of TensorStore, and a part of the checkpoint left behind."""
+    large = {"params": {"fc8": np.random.default_rng(0).normal(size=9000).astype(np.float32)}}
+
+    def save(step: int) -> None:
+        mean = np.zeros((6, 6, 1), np.float32)
+        checkpoints.save(step, large, {"step": np.int32(step)}, mean, {"config": {}})
+        checkpoints.wait()
+
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(1)
+    with (
+        limited(RLIMIT_FSIZE, 8192),
+        pytest.raises(InputError, match=": File too large; check the"),
+    ):
+        save(2)
+    assert [path.name for path in checkpoints.directory.iterdir()] == ["step_1"]
+    save(2)
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 2]
 
 
 def test_a_bug_while_writing_keeps_its_traceback() -> None:
