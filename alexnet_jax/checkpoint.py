@@ -1,5 +1,6 @@
 """Save and restore the training state with orbax, with checksums and a format version."""
 
+import errno
 import shutil
 import sys
 import time
@@ -15,7 +16,7 @@ import orbax.checkpoint as ocp
 from alexnet_jax.checksums import compute_checksums, compute_crc32, list_shapes
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import Json, differences
-from alexnet_jax.files import unused_path, write_errors_as_input_errors
+from alexnet_jax.files import find_errno, unused_path, write_errors_as_input_errors
 from alexnet_jax.orbax_failures import finish_event_loops, hide_logged_errors, join_threads
 from alexnet_jax.pytree import PyTree
 from alexnet_jax.workdir import is_in_use, saved_steps
@@ -26,6 +27,8 @@ FORMAT_VERSION = 2  # version of a checkpoint's content; raise it if older reade
 ITEMS = ("variables", "train_state", "mean", "metadata")
 RETRY_SECONDS = 5.0  # time to retry while another process saves and deletes checkpoints
 PAUSE_SECONDS = 0.1  # time between two tries
+# Errors of the system that damaged files cause, whose content names other files.
+OF_CONTENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
 DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
 
 
@@ -202,8 +205,9 @@ class Checkpoints:
         """Return an item as orbax reads it.
 
         Raises:
-            InputError: this user may not read the files.
-            DamagedCheckpointError: the files cannot be read for another reason.
+            InputError: this user may not read the files, or the system or a missing package
+                prevents it, such as too many open files.
+            DamagedCheckpointError: the files are missing, or their content cannot be read.
         """
         path = self._path(step)
         try:
@@ -218,6 +222,11 @@ class Checkpoints:
                 raise InputError(
                     f"checkpoint {path} cannot be read ({reason}); "
                     "allow this user to read it, or run as its owner"
+                ) from None
+            if isinstance(error, ImportError) or find_errno(error) not in (None, *OF_CONTENT):
+                raise InputError(
+                    f"checkpoint {path} cannot be read ({reason}); try again, or, if that does not "
+                    "help, move that folder away to use the checkpoint before it"
                 ) from None
             raise DamagedCheckpointError(f"{type(error).__name__}: {reason}") from error
 

@@ -1,11 +1,14 @@
 """Damaged checkpoints: an earlier one is restored, or the damage is reported."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from resource import RLIMIT_NOFILE
 
 import numpy as np
 import pytest
+from helpers.limits import limited
 from helpers.saved_checkpoints import (
     STEPS,
     is_same,
@@ -160,8 +163,11 @@ def test_a_bug_of_the_caller_is_not_damage(
         (MemoryError("too little"), MemoryError, "too little"),
         (PermissionError(13, "Permission denied"), InputError, "step_20 cannot be read .*denied"),
         (ValueError("PERMISSION_DENIED: x"), InputError, "step_20 cannot be read .*DENIED"),
+        (OSError(errno.ESTALE, "Stale"), InputError, "step_20 cannot be read .*Stale.*; try again"),
+        (ValueError("x [os_error_code='24']"), InputError, "step_20 cannot be read .*; try again"),
+        (ImportError("no zstandard"), InputError, "step_20 cannot be read .*zstand.*; try again"),
     ],
-    ids=["memory", "system", "TensorStore"],
+    ids=["memory", "rights", "rights in TensorStore", "system", "TensorStore", "package"],
 )
 def test_a_machine_that_fails_is_not_damage(
     workdir_copy: Path,
@@ -170,8 +176,8 @@ def test_a_machine_that_fails_is_not_damage(
     expected: type[Exception],
     message: str,
 ) -> None:
-    """Catches: sound files passed over because of too little memory or of missing rights; a
-    traceback where the user has to change the rights."""
+    """Catches: sound files passed over because of too little memory, of missing rights or packages,
+    or of a failing system; a traceback where the user has to change the rights or to try again."""
 
     def fail(*_: object, **__: object) -> None:
         raise raised
@@ -182,3 +188,39 @@ def test_a_machine_that_fails_is_not_damage(
         with pytest.raises(expected, match=message):
             checkpoints.newest(make_reader(checkpoints))
     checkpoints.close()
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 4, 8, 16, 32])
+def test_too_many_open_files_are_not_damage(
+    workdir_copy: Path, capfd: pytest.CaptureFixture[str], more: int
+) -> None:
+    """Catches: an older checkpoint restored, and the newest one renamed, since orbax or TensorStore
+    could not open files of it."""
+    checkpoints = Checkpoints(workdir_copy)
+    found, message = None, ""
+    try:
+        with limited(RLIMIT_NOFILE, more):
+            found = checkpoints.newest(make_reader(checkpoints))
+    except InputError as error:
+        message = str(error)
+    checkpoints.close()
+    assert "Too many open files" in message or (found is not None and found[0] == STEPS[-1])
+    assert "damaged" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("item", ["variables", "mean/d", "metadata/metadata"])
+def test_a_file_for_a_folder_is_damage(
+    workdir_copy: Path, capfd: pytest.CaptureFixture[str], item: str
+) -> None:
+    """Catches: "try again" for files that will never be read."""
+    path = workdir_copy / "checkpoints" / f"step_{STEPS[-1]}" / item
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+    else:
+        path.unlink()
+        path.mkdir()
+    found = read_newest(workdir_copy)
+    assert found is not None
+    assert found[0] == STEPS[0]
+    assert f"step_{STEPS[-1]} is damaged" in capfd.readouterr().err
