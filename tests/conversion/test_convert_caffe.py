@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 from helpers import foreign_files
-from helpers.foreign_files import channels_first, make_image
+from helpers.foreign_files import channels_first, make_image, wire
 
 from alexnet_jax import convert
+from alexnet_jax.config import with_changes
 from alexnet_jax.conversion import presets
 from alexnet_jax.data.names import synsets
 from alexnet_jax.errors import InputError
@@ -150,6 +151,43 @@ def test_a_definition_for_training(tmp_path: Path, old: bool) -> None:
     assert (model.config.data.crop, model.config.data.scale) == (227, 0.5)
     assert model.config.data.given_mean == (123.0, 117.0, 104.0)
     jax.tree.map(np.testing.assert_array_equal, model.params, convert.read_model(path).params)
+
+
+@pytest.mark.parametrize(
+    ("kind", "param", "other"),
+    [("DATA", 11, 15), ("IMAGE_DATA", 15, 20), ("WINDOW_DATA", 20, 11)],
+)
+def test_where_old_data_layers_have_their_transformation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, param: int, other: int
+) -> None:
+    """Catches: pixels in 0…255 for weights that were trained on others, and no word of the mean
+    image, where Caffe moves these fields to transform_param as it reads the file; the fields of
+    another kind of data layer taken for them."""
+    path = write(tmp_path, foreign_files.SMALL, "layers", shaped=False)
+    number = dict(DATA=5, IMAGE_DATA=12, WINDOW_DATA=24)[kind]
+    layer = wire(4, "data") + wire(5, number) + wire(3, "data") + wire(3, "label")
+    layer += wire(36, wire(1, 0.25) + wire(2, 1)) + wire(other, wire(2, 0.125) + wire(5, 200))
+    layer += wire(param, wire(2, 0.5) + wire(3, "mean.binaryproto") + wire(4, 9) + wire(5, 227))
+    path.write_bytes(wire(2, layer) + path.read_bytes())
+    config = with_changes(presets.bvlc_alexnet(), {"data.crop": 224})
+    model = convert.read_model(path, config)
+    assert (model.config.data.crop, model.config.data.scale) == (227, 0.5)
+    assert "trained with the mean image 'mean.binaryproto'" in capsys.readouterr().err
+
+    text = foreign_files.prototxt(foreign_files.SMALL)
+    for name in ("Convolution", "ReLU", "LRN", "Pooling", "Dropout", "Softmax"):
+        text = text.replace(f'type: "{name}"', f"type: {name.upper()}")
+    text = text.replace('type: "InnerProduct"', "type: INNER_PRODUCT").replace(
+        "layer {", "layers {"
+    )
+    old = {11: "data_param", 15: "image_data_param", 20: "window_data_param"}[param]
+    data = f'layers {{ name: "data" type: {kind} top: "data" top: "label" {old} {{ source: "x" '
+    data += 'scale: 0.5 mean_file: "m" batch_size: 9 crop_size: 227 mirror: true } }\n'
+    text = data + text[text.index('layers { name: "conv1"') :]
+    (tmp_path / "train_val.prototxt").write_text(text)
+    again = convert.read_model(path, config, prototxt=tmp_path / "train_val.prototxt")
+    assert again.config == model.config
+    assert "trained with the mean image 'm'" in capsys.readouterr().err
 
 
 def test_pooling_before_lrn(tmp_path: Path) -> None:

@@ -24,6 +24,12 @@ LAYER_TYPES = {
     for name in (*DATA_LAYERS, *OP_LAYERS, *JOINING, "Softmax", "Split", "Accuracy")
 }
 LAYER_TYPES["SOFTMAXLOSS"] = "SoftmaxWithLoss"
+# Messages of the older format in which data layers had what is in transform_param now.
+OLD_TRANSFORMATIONS = {
+    "Data": "data_param",
+    "ImageData": "image_data_param",
+    "WindowData": "window_data_param",
+}
 
 # The blobs of layers by the layer's name; protobuf messages have no static types here.
 Blobs = Mapping[str, Iterable[Any]]
@@ -125,16 +131,27 @@ def read_data(model: StatedData, layer: Any) -> None:
         for shape in layer.input_param.shape:
             set_crop(model, shape.dim)
         return
-    param = layer.transform_param
-    if param.crop_size:
-        model.set_data("crop", param.crop_size)
-    if param.scale != 1:
-        model.set_data("scale", shortest_decimal(param.scale))
-    if param.mean_file:
-        model.mean_file = param.mean_file
-    if param.mean_value:
-        mean = tuple(map(shortest_decimal, param.mean_value))
+    if crop := _transformation(layer, "crop_size"):
+        model.set_data("crop", crop)
+    if (scale := _transformation(layer, "scale")) != 1:
+        model.set_data("scale", shortest_decimal(scale))
+    if mean_file := _transformation(layer, "mean_file"):
+        model.mean_file = mean_file
+    if mean_value := layer.transform_param.mean_value:
+        mean = tuple(map(shortest_decimal, mean_value))
         model.set_data("given_mean", mean[::-1] if len(mean) == 3 else mean * 3)
+
+
+def _transformation(layer: Any, name: str) -> Any:
+    """Return a field of a data layer's transformation of images.
+
+    Files of 2014 have it in another message, from which Caffe moves it when it reads the file
+    (UpgradeNetDataTransformation in src/caffe/util/upgrade_proto.cpp), over what is there.
+    """
+    old = OLD_TRANSFORMATIONS.get(kind_of(layer), "")
+    if old and layer.DESCRIPTOR.name == "V1LayerParameter" and getattr(layer, old).HasField(name):
+        return getattr(getattr(layer, old), name)
+    return getattr(layer.transform_param, name)
 
 
 def set_crop(model: StatedData, dims: Iterable[int]) -> None:

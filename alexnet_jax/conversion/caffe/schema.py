@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from alexnet_jax.errors import InputError, one_line
 
 # The numbers of a blob, packed floats, are declared as bytes, which NumPy reads without a list.
+# OldDataParameter is what DataParameter, ImageDataParameter and WindowDataParameter have in common.
 SCHEMA = """
 message BlobShape { repeated int64 dim = 1; }
 message BlobProto {
@@ -55,6 +56,8 @@ message InputParameter { repeated BlobShape shape = 1; }
 message TransformationParameter {
   optional float scale = 1 [1]; optional uint32 crop_size = 3; optional string mean_file = 4;
   repeated float mean_value = 5; }
+message OldDataParameter {
+  optional float scale = 2 [1]; optional string mean_file = 3; optional uint32 crop_size = 5; }
 message LayerParameter {
   optional string name = 1; optional string type = 2; repeated string bottom = 3;
   repeated string top = 4; repeated float loss_weight = 5; repeated BlobProto blobs = 7;
@@ -74,9 +77,11 @@ message V1LayerParameter {
   optional bytes layer = 1; repeated string bottom = 2; repeated string top = 3;
   optional string name = 4; optional LayerType type = 5; repeated BlobProto blobs = 6;
   optional ConcatParameter concat_param = 9; optional ConvolutionParameter convolution_param = 10;
-  optional DropoutParameter dropout_param = 12;
+  optional OldDataParameter data_param = 11; optional DropoutParameter dropout_param = 12;
+  optional OldDataParameter image_data_param = 15;
   optional InnerProductParameter inner_product_param = 17; optional LRNParameter lrn_param = 18;
-  optional PoolingParameter pooling_param = 19; optional EltwiseParameter eltwise_param = 24;
+  optional PoolingParameter pooling_param = 19; optional OldDataParameter window_data_param = 20;
+  optional EltwiseParameter eltwise_param = 24;
   optional ReLUParameter relu_param = 30; repeated float loss_weight = 35;
   optional TransformationParameter transform_param = 36; }
 message NetParameter {
