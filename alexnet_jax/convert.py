@@ -22,7 +22,10 @@ CIFAR-10, akamaster (pytorch_resnet_cifar10) and d-x-y (ResNeXt-DenseNet).
 No code in a file is executed. A file that does not fit is rejected with its first mismatch.
 """
 
+import os
+import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -56,7 +59,7 @@ from alexnet_jax.pytree import Variables
 from alexnet_jax.train_step import make_state
 from alexnet_jax.trained import TrainedModel, load_trained
 from alexnet_jax.training_run import save_checkpoint
-from alexnet_jax.workdir import lock_workdir, write_config
+from alexnet_jax.workdir import CONFIG, lock_workdir, saved_steps, write_config
 
 NUMPY = (".npy", ".npz")
 IMPORTED = (".caffemodel", ".onnx", *torch_files.SUFFIXES, ".safetensors", *NUMPY)
@@ -203,29 +206,45 @@ def _read_foreign(
 def write_workdir(directory: Path, model: TrainedModel) -> None:
     """Make a workdir whose only checkpoint is this model, at step 0.
 
+    If that fails, what was written is removed.
+
     Raises:
         InputError: the folder already contains a run, or cannot be written.
     """
     run_config.check_devices_and_patterns(model.config)
     with lock_workdir(directory):
         check_unused(directory)
-        with Checkpoints(directory, model.config.keep_checkpoints) as checkpoints:
-            save_checkpoint(
-                checkpoints,
-                model.config,
-                make_state(model.config, model.variables),
-                mean_image=model.mean_image,
-                class_names=model.class_names,
-                num_images=0,
-                sums=MetricSums(),
-                epoch_sums=MetricSums(),
-            )
-        write_config(directory, model.config, 0)
+        try:
+            _write_checkpoint(directory, model)
+            write_config(directory, model.config, 0)
+        except BaseException:
+            shutil.rmtree(directory / "checkpoints" / "step_0", ignore_errors=True)
+            with suppress(OSError):  # another program's files are in it
+                (directory / "checkpoints").rmdir()
+            raise
+
+
+def _write_checkpoint(directory: Path, model: TrainedModel) -> None:
+    """Write a model as the checkpoint of step 0; see `write_workdir`."""
+    with Checkpoints(directory, model.config.keep_checkpoints) as checkpoints:
+        save_checkpoint(
+            checkpoints,
+            model.config,
+            make_state(model.config, model.variables),
+            mean_image=model.mean_image,
+            class_names=model.class_names,
+            num_images=0,
+            sums=MetricSums(),
+            epoch_sums=MetricSums(),
+        )
 
 
 def check_unused(directory: Path) -> None:
-    """Raise InputError for a folder that contains a run."""
-    if (directory / "config.json").exists() or (directory / "checkpoints").exists():
+    """Raise InputError for a folder that contains a run, or that cannot be read.
+
+    Without a config and without a complete checkpoint, there is only what a killed process left.
+    """
+    if os.path.exists(directory / CONFIG) or saved_steps(directory):
         raise InputError(f"--workdir={directory} already contains a run; give another folder")
 
 
