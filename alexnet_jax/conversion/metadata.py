@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from alexnet_jax.config import (
     Config,
     ParallelConfig,
@@ -57,6 +59,32 @@ def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Config, tupl
     if not classes or len(names) != classes:
         raise InputError(f"{path} names {len(names)} of {classes} classes")
     return config, tuple(names)
+
+
+def mean_channels(config: Config) -> tuple[int, ...]:
+    """Return the possible numbers of channels of a mean image; that of gray images is repeated."""
+    channels = config.model.channels
+    return (3, 1) if channels == 3 else (channels,)
+
+
+def check_mean(path: Path, config: Config, mean: np.ndarray) -> None:
+    """Raise InputError unless an array can be the mean of the images of a model.
+
+    Args:
+        path: the file, for messages.
+        config: config of the model.
+        mean: the array.
+    """
+    crop, largest, channels = config.data.crop, config.data.image_size, mean_channels(config)
+    side = len(mean) if mean.ndim else 0
+    if mean.shape not in [(side, side, n) for n in channels] or not crop <= side <= largest:
+        raise InputError(
+            f"{path} has {MEAN} {mean.shape}; expected (side, side, "
+            f"{' or '.join(map(str, channels))}) with a side from data.crop={crop} to "
+            f"data.image_size={largest}; it is damaged"
+        )
+    if mean.dtype != np.float32 or not np.isfinite(mean).all():
+        raise InputError(f"{path} has {MEAN} that is not finite float32; it is damaged")
 
 
 def parse_entry(path: Path, metadata: Mapping[str, str], name: str) -> object:

@@ -34,7 +34,7 @@ DAMAGED = (
     MemoryError,
     struct.error,
 )
-NUMBERS = re.compile(r"[fiu][1248]")
+NUMBERS = re.compile(r"f[248]|[iu][1248]")
 
 
 class _Dtype:

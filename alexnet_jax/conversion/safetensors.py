@@ -18,6 +18,7 @@ import safetensors.numpy
 from alexnet_jax.conversion.metadata import (
     MEAN,
     PROGRAM,
+    check_mean,
     make_metadata,
     parse_entry,
     read_metadata,
@@ -62,10 +63,7 @@ def read_safetensors(path: Path) -> TrainedModel:
     metadata, arrays = read_arrays(path)
     config, class_names = read_metadata(path, metadata)
     mean = arrays.pop(MEAN, np.zeros(()))
-    if mean.ndim != 3 or mean.shape[0] != mean.shape[1] or mean.dtype != np.float32:
-        raise InputError(f"{path} has {MEAN} {mean.shape}; expected (side, side, channels) float32")
-    if not np.isfinite(mean).all():
-        raise InputError(f"{path} has {MEAN} that is not finite; it is damaged")
+    check_mean(path, config, mean)
     boxed = registry.abstract_boxed_variables(config)
     _check_arrays(path, arrays, {n: box.value.shape for n, box in _by_name(boxed).items()})
     stated, axes = parse_entry(path, metadata, "axes"), _axes(boxed)

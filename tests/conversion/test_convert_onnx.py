@@ -159,7 +159,7 @@ def some_model(kind: str) -> TrainedModel:
         model.ops = {name: model.ops[name] for name in ("fc6", "relu6", "fc8")}
     config = validated(config)
     rng = np.random.default_rng(5)
-    side = config.data.crop + 5
+    side = config.data.crop + 3  # at most data.image_size
     mean = rng.uniform(90, 140, (side, side, 3)).astype(np.float32)
     params = jax.tree.map(np.float32, random_params(config))
     next(iter(params.values()))["kernel"] /= 20

@@ -1,5 +1,6 @@
 """Files of other programs that are refused in one line, and oddities that are not."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,33 @@ def test_own_metadata(tmp_path: Path, name: str) -> None:
         changed |= {} if value is None else {name: value}
         safetensors.numpy.save_file(arrays, path, changed)
         refused(path, "another version of this program" if name == "format_version" else name)
+
+
+@pytest.mark.parametrize(
+    "shape", [(256, 256, 2), (256, 255, 3), (226, 226, 3), (257, 257, 3), (256, 256), ()]
+)
+def test_own_mean_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Catches: a mean image that is smaller than the crop, which is then cut from its corner; that
+    is larger than the images, which are then scaled to its size; or of other channels."""
+    path = make_ours(tmp_path)
+    arrays = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    changed = {**arrays, "mean_image": np.zeros(shape, np.float32)}
+    safetensors.numpy.save_file(changed, path, metadata)
+    refused(
+        path, r"has mean_image .*; expected \(side, side, 3 or 1\) with a side from data.crop=227"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_own_gray_mean_image(tmp_path: Path, suffix: str) -> None:
+    """Catches: the mean image of gray data refused, whose channel a model with three repeats."""
+    gray = np.random.default_rng(0).uniform(0, 255, (256, 256, 1)).astype(np.float32)
+    model = dataclasses.replace(convert.read_model(make_ours(tmp_path)), mean_image=gray)
+    convert.write_model(tmp_path / f"gray{suffix}", model)
+    read = convert.read_model(tmp_path / f"gray{suffix}")
+    np.testing.assert_array_equal(read.mean_image, gray)
 
 
 def test_flags_that_would_be_ignored(tmp_path: Path) -> None:

@@ -207,6 +207,12 @@ def test_mean_images(tmp_path: Path, turn: Any) -> None:
             + b"{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999,)}".ljust(64),
             "has 0 bytes",
         ),
+        (
+            b"\x93NUMPY\x01\x00\x40\x00"
+            + b"{'descr': '<f1', 'fortran_order': False, 'shape': (3,)}".ljust(64)
+            + bytes(3),
+            "its numbers have the type <f1",
+        ),
         (b"a text", "does not begin as an .npy file"),
     ],
 )

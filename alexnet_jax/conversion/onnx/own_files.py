@@ -16,7 +16,7 @@ from alexnet_jax.config import Config, sequential_model
 from alexnet_jax.conversion import branched
 from alexnet_jax.conversion.branched import BranchedModel
 from alexnet_jax.conversion.layout import ForeignModel, Weights, convertible_layers, from_foreign
-from alexnet_jax.conversion.metadata import MEAN, PROGRAM, read_metadata
+from alexnet_jax.conversion.metadata import MEAN, PROGRAM, check_mean, mean_channels, read_metadata
 from alexnet_jax.conversion.onnx.reader import parse_onnx
 from alexnet_jax.conversion.onnx.tensors import TensorsByName, read_tensor
 from alexnet_jax.conversion.onnx.writer import tensor_names
@@ -102,11 +102,10 @@ def _mean_image(path: Path, config: Config, text: str) -> np.ndarray:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         content = b""
-    channels = config.model.channels
-    side = math.isqrt(len(content) // 4 // channels)
-    if side < config.data.crop or len(content) != 4 * side**2 * channels:
-        raise InputError(f"{path} has {len(content)} bytes of {MEAN}; expected those of a square")
-    mean = np.frombuffer(content, "<f4").reshape(side, side, channels).astype(np.float32)
-    if not np.isfinite(mean).all():
-        raise InputError(f"{path} has {MEAN} that is not finite; it is damaged")
-    return mean
+    for channels in mean_channels(config):
+        side = math.isqrt(len(content) // 4 // channels)
+        if len(content) == 4 * side**2 * channels:
+            mean = np.frombuffer(content, "<f4").reshape(side, side, channels).astype(np.float32)
+            check_mean(path, config, mean)
+            return mean
+    raise InputError(f"{path} has {len(content)} bytes of {MEAN}; expected those of a square")
