@@ -1,6 +1,7 @@
 """Save and restore the training state with orbax, with checksums and a format version."""
 
 import errno
+import os
 import shutil
 import sys
 import time
@@ -142,7 +143,8 @@ class Checkpoints:
             DamagedCheckpointError: the object cannot be read, or differs from what was saved.
         """
         path = self._path(step)
-        if (path / "about").exists() and not (path / "metadata").exists():  # before version 2
+        # Version 1 had other names. Unlike Path.exists, this is False where the system refuses.
+        if os.path.exists(path / "about") and not os.path.exists(path / "metadata"):
             raise self._other_version(step, "an earlier")
         saved = self._read_item(step, "metadata", ocp.args.JsonRestore())
         if not isinstance(saved, dict) or saved.get("crc32") != compute_crc32(saved.get("content")):
@@ -211,6 +213,7 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
+            os.stat(path / item)  # orbax takes a folder that it may not enter for a missing one
             with hide_logged_errors():
                 return self._reader.restore(path, args=ocp.args.Composite(**{item: args}))[item]
         except (MemoryError, jax.errors.JaxRuntimeError):

@@ -1,6 +1,7 @@
 """Damaged checkpoints: an earlier one is restored, or the damage is reported."""
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,22 @@ def test_a_machine_that_fails_is_not_damage(
         with pytest.raises(expected, match=message):
             checkpoints.newest(make_reader(checkpoints))
     checkpoints.close()
+
+
+def test_a_failing_system_is_a_message_before_a_file_is_read(
+    workdir_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a traceback, or damage, where the system refuses to tell whether files exist."""
+    stat = os.stat
+
+    def fail(path: str, *arguments: object, **keywords: object) -> os.stat_result:
+        if f"step_{STEPS[-1]}" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return stat(path, *arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(InputError, match=r"step_20 cannot be read .*Permission denied.*; allow"):
+        read_newest(workdir_copy)
 
 
 @pytest.mark.parametrize("more", [0, 1, 2, 4, 8, 16, 32])
