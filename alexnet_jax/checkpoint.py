@@ -226,9 +226,11 @@ class Checkpoints:
                     f"checkpoint {path} cannot be read ({reason}); "
                     "allow this user to read it, or run as its owner"
                 ) from None
-            if isinstance(error, ImportError) or find_errno(error) not in (None, *OF_CONTENT):
+            number = find_errno(error)
+            if isinstance(error, ImportError) or number not in (None, *OF_CONTENT):
+                cause = os.strerror(number) if number else reason
                 raise InputError(
-                    f"checkpoint {path} cannot be read ({reason}); try again, or, if that does not "
+                    f"checkpoint {path} cannot be read ({cause}); try again, or, if that does not "
                     "help, move that folder away to use the checkpoint before it"
                 ) from None
             raise DamagedCheckpointError(f"{type(error).__name__}: {reason}") from error
