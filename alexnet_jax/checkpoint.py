@@ -28,8 +28,8 @@ FORMAT_VERSION = 2  # version of a checkpoint's content; raise it if older reade
 ITEMS = ("variables", "train_state", "mean", "metadata")
 RETRY_SECONDS = 5.0  # time to retry while another process saves and deletes checkpoints
 PAUSE_SECONDS = 0.1  # time between two tries
-# Errors of the system that damaged files cause, whose content names other files.
-OF_CONTENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
+# Errors that damage itself causes: files are missing, or damaged content names impossible ones.
+DAMAGE_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
 DISK_FULL = "the checkpoints saved before are kept. Make room, and run the same command again"
 
 
@@ -226,12 +226,16 @@ class Checkpoints:
                     f"checkpoint {path} cannot be read ({reason}); "
                     "allow this user to read it, or run as its owner"
                 ) from None
-            number = find_errno(error)
-            if isinstance(error, ImportError) or number not in (None, *OF_CONTENT):
-                cause = os.strerror(number) if number else reason
+            if isinstance(error, ImportError):
                 raise InputError(
-                    f"checkpoint {path} cannot be read ({cause}); try again, or, if that does not "
-                    "help, move that folder away to use the checkpoint before it"
+                    f"checkpoint {path} cannot be read ({reason}); install what requirements.txt "
+                    "lists"
+                ) from None
+            number = find_errno(error)
+            if number is not None and number not in DAMAGE_ERRNOS:
+                raise InputError(
+                    f"checkpoint {path} cannot be read ({os.strerror(number)}); try again, or, if "
+                    "that does not help, move that folder away to use the checkpoint before it"
                 ) from None
             raise DamagedCheckpointError(f"{type(error).__name__}: {reason}") from error
 

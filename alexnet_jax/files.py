@@ -238,10 +238,7 @@ def write_errors_as_input_errors(
 
 
 def find_errno(error: Exception) -> int | None:
-    """Return the number of a system's error, which TensorStore reports in a ValueError's text.
-
-    None for other exceptions.
-    """
+    """Return an exception's errno; None without one. TensorStore has it in a ValueError's text."""
     if isinstance(error, OSError):
         return error.errno
     found = _TENSORSTORE_ERRNO.search(str(error)) if isinstance(error, ValueError) else None

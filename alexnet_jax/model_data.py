@@ -36,8 +36,7 @@ def open_data(model: TrainedModel) -> Pack:
 def check_crop(model: TrainedModel) -> None:
     """Raise InputError if a model's crop is larger than its images.
 
-    Training refuses such a config and so does the import of weights, which did not in earlier
-    versions.
+    Training and the import of weights refuse such models; earlier versions imported them.
     """
     crop, side = model.config.data.crop, len(model.mean_image)
     if crop > side:

@@ -166,7 +166,7 @@ def test_a_bug_of_the_caller_is_not_damage(
         (ValueError("PERMISSION_DENIED: x"), InputError, "step_20 cannot be read .*DENIED"),
         (OSError(errno.ESTALE, "Stale"), InputError, "step_20 cannot be read .*Stale.*; try again"),
         (ValueError("x [os_error_code='24']"), InputError, "step_20 cannot be read .*; try again"),
-        (ImportError("no zstandard"), InputError, "step_20 cannot be read .*zstand.*; try again"),
+        (ImportError("no zstandard"), InputError, "step_20 cannot be read .*zstand.*; install"),
     ],
     ids=["memory", "rights", "rights in TensorStore", "system", "TensorStore", "package"],
 )
