@@ -112,7 +112,7 @@ def _epoch_of(step: float) -> float:
 
 EIGHTY = Training("80sec", "configs/cifar.py:80sec", 0.4, measured=True)
 EIGHTEEN = Training("18pct", "configs/cifar.py:18pct", 2.2, measured=True)
-THIRTEEN = Training("13pct", "configs/cifar.py:13pct", 6)
+THIRTEEN = Training("13pct", "configs/cifar.py:13pct", 2.9, measured=True)
 ELEVEN = Training("11pct", "configs/cifar.py:11pct", 21)
 ELEVEN_NO_LRN = Training("11pct_no_lrn", "configs/cifar.py:11pct,no_lrn", 20)
 TENTH = _stages(52, 35, 51, 52)
