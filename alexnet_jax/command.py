@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 # Flags whose values are paths. Those in the config are expanded where they are read.
-PATHS = ("workdir", "output", "input", "prototxt", "mean", "class_names")
+PATHS = ("workdir", "output", "input", "prototxt", "mean", "class_names", "data_dir")
 
 _EXAMPLE = "an example is --config=configs/alexnet.py:sample"
 

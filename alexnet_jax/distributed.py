@@ -124,9 +124,12 @@ def _stdout_for_results() -> Iterator[None]:
     """
     original = sys.stdout
     original.flush()
-    with os.fdopen(os.dup(1), "w", buffering=1) as results:
+    with (
+        os.fdopen(os.dup(1), "w", buffering=1) as file,
+        streams.open_output(file) as results,  # closed first, with a last line without its end
+    ):
         os.dup2(2, 1)
-        sys.stdout = streams.open_output(results)
+        sys.stdout = results
         try:
             yield
         finally:

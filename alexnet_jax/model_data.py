@@ -138,13 +138,13 @@ def with_folder(model: TrainedModel, directory: Path) -> TrainedModel:
         InputError: there is no such folder, or the images are smaller than the crop.
     """
     check_crop(model)
-    if not directory.expanduser().is_dir():
+    if not directory.is_dir():
         raise InputError(
             f"--data_dir={directory} is not a folder; expected a folder of class folders"
         )
     changes = {
         "data.name": "folder",
-        "data.dir": str(directory.expanduser().absolute()),
+        "data.dir": str(directory.absolute()),
         "data.pack_dir": "",
         "data.image_size": model.mean_image.shape[0],
         "data.validation_share": 0.0,

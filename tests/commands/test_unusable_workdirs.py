@@ -12,6 +12,7 @@ from helpers.processes import message
 
 from alexnet_jax import fields
 from alexnet_jax.config import Config, with_changes
+from alexnet_jax.data.sources.cifar10_binary import FOLDER
 from alexnet_jax.workdir import write_config
 
 
@@ -127,6 +128,15 @@ def test_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     ended = run_here(*arguments)
     assert expected.replace("HOME", str(tmp_path)) in message(ended)
+
+
+def test_data_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a --data_dir in which "~" is a name, so that data in the home folder are missing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / FOLDER).mkdir()
+    ended = processes.run("reproduce", "--data_dir=~", "--output=~/out", package="experiments")
+    assert ended.returncode == 2
+    assert f"--data_dir={tmp_path} has the folder of the files" in ended.stderr
 
 
 def test_a_second_process(config_file: Path, tmp_path: Path) -> None:

@@ -298,8 +298,8 @@ def run_program(text: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_stdout_is_for_results() -> None:
-    """Catches: lines of native libraries among the results, results that go to stderr, and a
-    stdout that is not restored."""
+    """Catches: lines of native libraries among the results, results that go to stderr, a last line
+    without its end that is lost, and a stdout that is not restored."""
     program = (
         "import os, sys\n"
         "from alexnet_jax.distributed import _stdout_for_results\n"
@@ -308,13 +308,14 @@ def test_stdout_is_for_results() -> None:
         "with _stdout_for_results():\n"
         "    print('result')\n"
         "    os.write(1, b'native\\n')\n"
+        "    print('unfinished', end='; ')\n"
         "assert sys.stdout is before\n"
         "print('after', flush=True)\n"
         "os.write(1, b'native after\\n')\n"
     )
     ended = run_program(program)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == "first\nresult\nafter\nnative after\n"
+    assert ended.stdout == "first\nresult\nunfinished; after\nnative after\n"
     assert ended.stderr == "native\n"
 
 
