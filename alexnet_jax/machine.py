@@ -1,13 +1,17 @@
-"""Describe the machine on which a run takes place."""
+"""The machine on which a run takes place: its processor or accelerator, and its cores."""
 
 import functools
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
 
-from alexnet_jax.data.parallel_map import available_cores
-
 CORES = " cores"
+
+
+def available_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

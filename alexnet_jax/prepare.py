@@ -31,12 +31,13 @@ from alexnet_jax import cache, command
 from alexnet_jax.data import freshness, images, manifest, pack_checks, pack_writer, sources
 from alexnet_jax.data.pack import Pack, open_pack
 from alexnet_jax.data.pack_writer import Chunk, PackWriter
-from alexnet_jax.data.parallel_map import available_cores, chunked, ordered_map
+from alexnet_jax.data.parallel_map import chunked, ordered_map
 from alexnet_jax.data.sources import Example, Source
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.errors import InputError, list_names
 from alexnet_jax.fields import Json
 from alexnet_jax.files import exclusive_lock, write_errors_as_input_errors
+from alexnet_jax.machine import available_cores
 
 RAW_SIDE = 64  # with data.encoding=auto, images up to this side are stored as raw pixels
 _CHUNK = 32  # images per call of a worker thread

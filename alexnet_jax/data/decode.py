@@ -14,9 +14,10 @@ import numpy as np
 from alexnet_jax.data.crops import cut_crops
 from alexnet_jax.data.images import scale_pixels
 from alexnet_jax.data.pack import Pack, Split
-from alexnet_jax.data.parallel_map import available_cores, ordered_map
+from alexnet_jax.data.parallel_map import ordered_map
 from alexnet_jax.errors import InputError
 from alexnet_jax.extras import check_installed
+from alexnet_jax.machine import available_cores
 
 _PREFETCH_BATCHES = 2  # batches read in advance, and as many decoded
 

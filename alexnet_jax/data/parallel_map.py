@@ -3,17 +3,11 @@
 import collections
 import concurrent.futures
 import itertools
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-
-def available_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chunked(values: Iterable[A], size: int) -> Iterator[list[A]]:

@@ -15,9 +15,9 @@ from PIL import Image
 from alexnet_jax import fields
 from alexnet_jax.config import Config, with_changes
 from alexnet_jax.data.pack import Pack
-from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.data_config import DataConfig
 from alexnet_jax.extras import check_installed
+from alexnet_jax.machine import available_cores
 from alexnet_jax.prepare import prepare
 from configs.alexnet import get_config
 from experiments.benchmark.timing import (

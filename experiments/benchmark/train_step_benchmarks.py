@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.config import Config, with_changes
-from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.extras import check_installed
+from alexnet_jax.machine import available_cores
 from alexnet_jax.memory import return_freed_memory
 from configs import cifar, googlenet, resnet, vgg
 from configs.alexnet import get_config

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_jax.data.parallel_map import available_cores
 from alexnet_jax.errors import InputError
+from alexnet_jax.machine import available_cores
 from experiments.benchmark.accelerator.schedule import (
     LOG,
     end_process,
