@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
-from alexnet_jax.layers.arithmetic import add_bias
+from alexnet_jax.layers.arithmetic import add_bias, matmul
 from alexnet_jax.layers.conv import KernelInit, convolve
 from alexnet_jax.layers.forms import PlatformForms
 from alexnet_jax.layers.parameter import parameter
@@ -273,9 +273,7 @@ class ColumnClassifier(nn.Module):
         bias = parameter(self, "bias", axes[-1:], constant(self.bias), (self.classes,))
         wide = jnp.promote_types(self.dtype, jnp.float32)
         products = (
-            jnp.matmul(
-                column.astype(self.dtype), kernel[c].astype(self.dtype), preferred_element_type=wide
-            )
+            matmul(column.astype(self.dtype), kernel[c].astype(self.dtype), wide)
             for c, column in enumerate(columns)
         )
         first, *others = (product.astype(jnp.float32) for product in products)

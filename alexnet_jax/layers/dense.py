@@ -6,7 +6,7 @@ from jax import Array
 from jax.nn.initializers import constant
 from jax.typing import DTypeLike
 
-from alexnet_jax.layers.arithmetic import add_bias
+from alexnet_jax.layers.arithmetic import add_bias, matmul
 from alexnet_jax.layers.conv import KernelInit, convolve
 from alexnet_jax.layers.parameter import parameter
 
@@ -47,6 +47,5 @@ class Dense(nn.Module):
             kernel = kernel.reshape(self.window, self.window, x.shape[-1], self.features)
             product = convolve(x, kernel, stride=1, padding=(0, 0))
         else:
-            wide = jnp.promote_types(self.dtype, self.output_dtype)
-            product = jnp.matmul(x, kernel, preferred_element_type=wide)
+            product = matmul(x, kernel, jnp.promote_types(self.dtype, self.output_dtype))
         return add_bias(product.astype(self.output_dtype), bias.astype(self.output_dtype))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -47,7 +47,10 @@ def named(found: list[Any], name: str) -> list[Any]:
 
 def types(operation: Any) -> set[str]:
     """Element types of the operands and results."""
-    values = (*operation.operands, *operation.results)
+    return element_types((*operation.operands, *operation.results))
+
+
+def element_types(values: Iterable[Any]) -> set[str]:
     return {str(value.type.element_type) for value in values}
 
 
@@ -91,14 +94,20 @@ def test_the_step_can_be_exported(step: Any, mesh: tuple[int, int], platform: st
 def test_products_are_plain_and_in_bfloat16(
     lowered: dict[str, Any], mesh: tuple[int, int], platform: str
 ) -> None:
-    """Catches a layer or its gradient in float32, and a form made for CPUs on an accelerator:
-    more or fewer convolutions and products than the layers have."""
+    """Catches a layer or its gradient in float32, factors of two types, logits rounded to bfloat16,
+    and a form made for CPUs on an accelerator: more or fewer convolutions and products than the
+    layers have."""
     found = list(operations(lowered[platform]))
     columns = 2 // mesh[1]
     convolutions, products = named(found, "convolution"), named(found, "dot_general")
     assert len(convolutions) == 3 * CONVOLUTIONS[columns] - 1
     assert len(products) == 3 * (2 + columns)  # fc6 and fc7 multiply all columns together
-    assert {kind for one in (*convolutions, *products) for kind in types(one)} == {"bf16"}
+    factors = (operand for one in (*convolutions, *products) for operand in one.operands)
+    assert element_types(factors) == {"bf16"}
+    assert {kind for one in convolutions for kind in types(one)} == {"bf16"}
+    wide = [scope(one) for one in products if element_types(one.results) != {"bf16"}]
+    assert len(wide) == columns  # the logits' own, once forward for each column
+    assert all("/fc8/" in place and "transpose" not in place for place in wide)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

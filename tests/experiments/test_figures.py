@@ -145,7 +145,7 @@ def test_without_the_images(color_run: Path, tmp_path: Path, capsys: pytest.Capt
     assert of_images.startswith(f"left out: {listed}: ")
     assert "nowhere" in of_images
     assert curves.startswith("left out: curves: ")
-    assert "no metrics.jsonl" in curves
+    assert "no records of training" in curves
     for name in ("curves", "predictions"):
         with pytest.raises(InputError):
             list(workdir_figures.make_figures(made, [name], needed=True))

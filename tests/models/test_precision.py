@@ -30,7 +30,8 @@ def lowered(request: pytest.FixtureRequest) -> tuple[str, Any]:
 def _types(text: str, operation: str) -> set[str]:
     """Element types of the operands and results of every such operation.
 
-    The results of matrix products are left out: gradients of kernels add them up in float32.
+    The results of matrix products are left out: logits and gradients of kernels are added up in
+    float32.
     """
     lines = [line for line in text.splitlines() if f"stablehlo.{operation}" in line]
     if operation == "dot_general":
