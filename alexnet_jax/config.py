@@ -38,7 +38,7 @@ class OptimizerConfig(Section):
             each update, larger filters are scaled down to it (section 3 of Zeiler and Fergus
             2013); 0 for no limit.
         ema_decay: decay of the moving average of the parameters, which is evaluated and exported
-            in place of them; 0 for none.
+            in place of them, with the running statistics of training; 0 for none.
     """
 
     momentum: float = 0.9
@@ -226,6 +226,12 @@ def _check_numbers(config: Config) -> None:
             optimizer.max_filter_rms >= 0,
         ),
         ("schedule.factor", factor, "more than 0", factor > 0),
+        (
+            "schedule.drop_epochs",
+            schedule.drop_epochs,
+            "epochs of 1 or more",
+            min(schedule.drop_epochs, default=1) >= 1,
+        ),
         ("optimizer.ema_decay", ema_decay, "from 0 to below 1", 0 <= ema_decay < 1),
         ("schedule.period", schedule.period, "more than 0", schedule.period > 0),
         ("schedule.warmup_steps", schedule.warmup_steps, "0 or more", schedule.warmup_steps >= 0),
@@ -270,10 +276,11 @@ def _check_patterns(config: Config) -> None:
 def _check_parts(config: Config) -> None:
     """Check that the model can leave out the empty rows of smaller batches."""
     data = config.data
-    if data.part_images and not isinstance(config.model, SequentialConfig):
+    if data.part_images and config.model.normalizes_batches():
         raise InputError(
             f"data.part_images={data.part_images} leaves rows of some batches empty, over which "
-            f"the batch normalization of a {type(config.model).__name__} would average; expected 0"
+            f"the batch normalization of the {type(config.model).__name__} would average; "
+            "expected 0"
         )
 
 

@@ -74,24 +74,26 @@ def weight_decay(config: OptimizerConfig, path: str) -> float:
     return decay
 
 
-def limit_filters(params: PyTree, max_rms: float) -> PyTree:
+def limit_filters(params: PyTree, max_rms: float, learning_rates: PyTree) -> PyTree:
     """Scale the filters of convolutions whose root mean square exceeds a limit down to it.
 
     This is the renormalization of Zeiler and Fergus (2013, section 3), which keeps a few filters
     of the first layer from dominating. A filter is the weights of one output channel. Other
-    filters, biases and fully-connected layers are returned unchanged.
+    filters, biases, fully-connected layers, and parameters with a learning rate of 0 are returned
+    unchanged.
 
     Args:
         params: parameters. Kernels of convolutions are (height, width, input, output channels),
             or the same with a first axis of columns.
         max_rms: largest root mean square, config.optimizer.max_filter_rms.
+        learning_rates: the learning rate of each parameter.
     """
 
-    def limited(kernel: Array) -> Array:
+    def limited(kernel: Array, rate: Array) -> Array:
         if kernel.ndim not in (4, 5):
             return kernel
         axes = (-4, -3, -2)
         rms = jnp.sqrt(jnp.mean(jnp.square(kernel), axes, keepdims=True))
-        return jnp.where(rms > max_rms, kernel * (max_rms / rms), kernel)
+        return jnp.where((rms > max_rms) & (rate > 0), kernel * (max_rms / rms), kernel)
 
-    return jax.tree.map(limited, params)
+    return jax.tree.map(limited, params, learning_rates)

@@ -219,7 +219,7 @@ def _make_train_step_fn(
         )
         params = optax.apply_updates(state.params, updates)
         if config.optimizer.max_filter_rms:
-            params = limit_filters(params, config.optimizer.max_filter_rms)
+            params = limit_filters(params, config.optimizer.max_filter_rms, rates)
         new_state = state.replace(
             step=state.step + 1,
             params=params,

@@ -45,6 +45,7 @@ from alexnet_jax.models.ops import (
     parameter_ops,
     spatial_sizes,
 )
+from alexnet_jax.models.sequential_config import SequentialConfig
 
 Change = Callable[[Config], None]
 
@@ -244,14 +245,17 @@ def no_communication(config: Config) -> None:
     for the parameters of the removed connections.
 
     Raises:
-        InputError: the model has one column, or no conv2 or conv3.
+        InputError: the model has one column, or columns that do not communicate, or no conv2 or
+            conv3.
     """
     model = sequential_model(config)
     if model.num_columns == 1:
         raise InputError("no_communication separates columns, but the model has only one")
+    if not _has_communication(model):
+        raise InputError("no_communication separates columns, but the model's are separate already")
     _require_ops(config, "no_communication", "conv2", "conv3")
     for name, op in parameter_ops(model.ops):
-        if name in ("conv3", "fc6", "fc7"):
+        if name in ("conv3", "conv6", "fc6", "fc7"):
             op.groups = model.num_columns
         if name == "conv2":
             op.features = op.features * 5 // 4
@@ -259,11 +263,17 @@ def no_communication(config: Config) -> None:
             op.features *= 2
 
 
+def _has_communication(model: SequentialConfig) -> bool:
+    """Return whether a layer between the first and the last takes the channels of all columns."""
+    _, *hidden, _ = (op for _, op in parameter_ops(model.ops))
+    return any(isinstance(op, Conv | Dense) and op.groups == 1 for op in hidden)
+
+
 def conv6(config: Config) -> None:
-    """Add a sixth convolution after the last pooling, whose input is both columns (run #146).
+    """Add a sixth convolution after the last pooling, whose input is all columns (run #146).
 
     It has the number and size of kernels and the initial values of conv5. Section 6.1 describes
-    it.
+    it. In a model without communication each column has its own.
 
     Raises:
         InputError: the model has no conv5.
@@ -272,11 +282,12 @@ def conv6(config: Config) -> None:
     _require_ops(config, "conv6", "conv5")
     conv5 = model.ops["conv5"]
     assert isinstance(conv5, Conv)
+    groups = 1 if _has_communication(model) else model.num_columns
     layers: dict[str, dict[str, Op]] = {}
     for name, block in blocks(model.ops).items():
         layers[name] = block
         if name == "conv5":
-            sixth = dataclasses.replace(conv5, padding=(1, 1), groups=1)
+            sixth = dataclasses.replace(conv5, padding=(1, 1), groups=groups)
             layers["conv6"] = {"conv6": sixth, free_name(ReLU(), "conv6", model.ops): ReLU()}
     model.ops = join_blocks(layers)
 

@@ -19,6 +19,7 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -122,9 +123,11 @@ def compute_fully_split(base: Config, devices: int, batch: int) -> DeviceCost:
     a device receives its share of the others' examples, (n − 1)/n · I · b numbers. Where a
     layer's inputs are gathered, or its outputs added up, whichever are fewer, it receives their
     number times (n − 1) · b. The backward pass sends all of it again, except for the
-    example indices. What every device holds is reduced over all of them.
+    example indices. What every device holds is reduced over all of them. Numbers are sent in the
+    type of the arithmetic, except for the logits, their biases' gradients and the sums.
     """
     n, layers = devices, summarize(base)
+    size = jnp.dtype(base.compute_dtype).itemsize
     assert isinstance(base.model, SequentialConfig)
     dense = [layer for layer in layers if isinstance(base.model.ops[layer.name], Dense)]
     inputs = [layer.multiply_adds // layer.output[0] for layer in dense]
@@ -132,11 +135,13 @@ def compute_fully_split(base: Config, devices: int, batch: int) -> DeviceCost:
         min(i, layer.output[0]) for i, layer in zip(inputs[:-1], dense[:-1], strict=True)
     )
     num_classes = base.model.num_classes
-    exchanged = ((n - 1) / n * inputs[0] + (n - 1) * (communicated + num_classes)) * batch
+    activations = size * ((n - 1) / n * inputs[0] + (n - 1) * communicated)
+    exchanged = (activations + 4 * (n - 1) * num_classes) * batch
     examples = (n - 1) * batch
     split = sum(layer.parameters for layer in dense) - num_classes  # all but the last biases
     shared = sum(layer.parameters for layer in layers) - split
     sums = 4  # the loss and three counts
+    reduced = size * (shared - num_classes) + 4 * (num_classes + sums)
     held = round(4 * (shared + split / n))
     return DeviceCost(
         scheme=f"{ONE_WEIRD_TRICK}, fully split",
@@ -146,7 +151,7 @@ def compute_fully_split(base: Config, devices: int, batch: int) -> DeviceCost:
         parameters=held,
         optimizer=held,
         activations=None,
-        received=round(4 * (2 * exchanged + examples + 2 * (n - 1) / n * (shared + sums))),
+        received=round(2 * exchanged + 4 * examples + 2 * (n - 1) / n * reduced),
     )
 
 

@@ -146,6 +146,8 @@ class Augmentation:
             margin = shapes + 2 * data.padding - window
             offset = _below(margin + 1, _halves(draw_bits(_CROP)))
         padded: np.ndarray = offset - np.int32(data.padding)
+        if data.crop_area:  # its windows may be longer than the central square
+            padded = np.clip(padded, 0, shapes - window)
         return padded
 
     def _draw_lighting(

@@ -93,6 +93,10 @@ class ResNetConfig(ModelConfig):
             )
         self.batch_norm.check()
 
+    def normalizes_batches(self) -> bool:
+        """See `ModelConfig`."""
+        return True
+
 
 @dataclass
 class GoogLeNetConfig(ModelConfig):
@@ -151,6 +155,10 @@ class GoogLeNetConfig(ModelConfig):
                 f"data.crop={crop} is too small for the model; expected {smallest} or more pixels"
             )
         self.batch_norm.check()
+
+    def normalizes_batches(self) -> bool:
+        """See `ModelConfig`."""
+        return self.normalization == "batch_norm"
 
     def _smallest_crop(self) -> int:
         """Return the smallest side of an image in which every window fits."""

@@ -24,6 +24,10 @@ class ModelConfig(Section):
         """Raise InputError if the fields do not describe a model for crops of `crop` pixels."""
         raise NotImplementedError
 
+    def normalizes_batches(self) -> bool:
+        """Return whether batch normalization makes an example's output depend on the others."""
+        return False
+
     def columns(self) -> int:
         """Return the number of columns, 1 for a model without groups."""
         return 1

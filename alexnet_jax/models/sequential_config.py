@@ -145,6 +145,8 @@ def _check_halo(model: SequentialConfig, devices: int) -> None:
 
 def _check_op(where: str, op: Op) -> None:
     """Raise InputError if a hyperparameter of an op is out of range."""
+    if isinstance(op, LayerOp) and op.std < 0:
+        raise InputError(f"{where}.std is {op.std}; expected 0 or more")
     if isinstance(op, Conv | LocalConv):
         _at_least_one(where, op.kernel, "kernel")
         _at_least_one(where, op.stride, "stride")
@@ -153,6 +155,11 @@ def _check_op(where: str, op: Op) -> None:
     elif isinstance(op, LRN | WithinChannelLRN):
         if op.size < 1 or op.size % 2 == 0:
             raise InputError(f"{where}.size is {op.size}; expected an odd number, 1 or more")
+        if op.k <= 0:
+            raise InputError(f"{where}.k is {op.k}; expected more than 0")
+        for name, value in (("alpha", op.alpha), ("beta", op.beta)):
+            if value < 0:
+                raise InputError(f"{where}.{name} is {value}; expected 0 or more")
     elif isinstance(op, MaxPool | AvgPool):
         _at_least_one(where, op.window, "window")
         _at_least_one(where, op.stride, "stride")

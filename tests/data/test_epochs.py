@@ -12,7 +12,7 @@ from alexnet_jax import fields
 from alexnet_jax.config import Config, validated
 from alexnet_jax.data.epochs import make_epochs
 from alexnet_jax.errors import InputError
-from alexnet_jax.models.branched_config import ResNetConfig
+from alexnet_jax.models.branched_config import GoogLeNetConfig, ResNetConfig
 from alexnet_jax.schedules import StepSchedule, learning_rate, total_steps
 from configs import cifar
 
@@ -174,10 +174,20 @@ def test_stages_and_rates_of_the_authors(word: str, epochs: int, steps: int) -> 
         ({"data.stages": ((1, 10), (1, 20))}, "ascending epochs"),
         ({"data.stages": ((1, 0),)}, "1 image or more"),
         ({"data.part_images": -1}, "data.part_images=-1; expected 0 or more"),
-        ({"model": ResNetConfig()}, "batch normalization of a ResNetConfig would average"),
+        ({"model": ResNetConfig()}, "batch normalization of the ResNetConfig would average"),
+        (
+            {"model": GoogLeNetConfig(stem="small", normalization="batch_norm")},
+            "batch normalization of the GoogLeNetConfig would average",
+        ),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
     """Catches: a check removed, so that a run fails later or averages over padding."""
     with pytest.raises(InputError, match=message):
         validated(parted(**changes))
+
+
+def test_parts_suit_every_model_without_batch_normalization() -> None:
+    """Catches parts refused for a GoogLeNet whose normalization does not average over the batch."""
+    for normalization in ("lrn", "none"):
+        validated(parted(model=GoogLeNetConfig(stem="small", normalization=normalization)))

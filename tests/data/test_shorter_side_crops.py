@@ -60,6 +60,8 @@ ways = st.sampled_from(
         dict(scale_jitter=(CROP, 40)),
         dict(crop_area=(0.08, 1.0)),
         dict(crop_area=(0.9, 1.0), crop_aspect=(0.2, 5.0)),
+        dict(crop_area=(0.08, 1.0), crop_positions="five"),
+        dict(crop_area=(0.9, 1.0), crop_aspect=(0.2, 5.0), crop_positions="center"),
         dict(crop_chunk=3),
     ]
 )
@@ -79,7 +81,8 @@ def test_windows_are_inside_of_their_image(
     shapes: np.ndarray, seed: int, way: dict[str, Any], data: st.DataObject
 ) -> None:
     """Catches: the shape of another image, or of the one at the example's position before the
-    shuffle; height and width exchanged; a draw that depends on other images or on the batch."""
+    shuffle; height and width exchanged; a draw that depends on other images or on the batch; a
+    window longer than the central square whose place in it is outside of the image."""
     numbers = np.arange(3 * len(shapes))
     draws = draw(shapes, seed, numbers, **way)
     assert draws.offset.dtype == draws.window.dtype == np.int32

@@ -66,6 +66,7 @@ def test_peaks_and_rates() -> None:
     """Catches: a peak "with sparsity", one of another card, and float32 taken for bfloat16."""
     assert find_peak_tflops("NVIDIA H100 80GB HBM3", "bfloat16") == 989
     assert find_peak_tflops("NVIDIA H100 PCIe", "bfloat16") == 756
+    assert find_peak_tflops("NVIDIA H100 NVL", "bfloat16") == 835.5
     assert find_peak_tflops("NVIDIA A100-SXM4-80GB", "float32") == 156
     assert find_peak_tflops("TPU v5 lite", "bfloat16") == 197
     assert find_peak_tflops("TPU v5", "bfloat16") == 459
@@ -73,4 +74,5 @@ def test_peaks_and_rates() -> None:
     assert find_rates("NVIDIA H100 80GB HBM3", "bfloat16") == Rates(800e12, 3.0e12)
     assert find_rates("NVIDIA H200", "float32") == Rates(395e12, 4.3e12)
     assert find_rates("NVIDIA H100 PCIe", "bfloat16") is None
+    assert find_rates("NVIDIA H100 NVL", "bfloat16") is None
     assert find_rates("cpu", "float32") is None

@@ -20,9 +20,12 @@ def small_config() -> Config:
     return config
 
 
-def test_computed_as_compiled() -> None:
-    """Catches a formula of another program: on two devices both can be had."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_computed_as_compiled(dtype: str) -> None:
+    """Catches a formula of another program, and activations of another type: on two devices both
+    can be had."""
     base = small_config()
+    base.compute_dtype = dtype
     config = layouts.make_config(base, layouts.ONE_WEIRD_TRICK, 2, batch=4)
     assert config is not None
     compiled, computed = (

@@ -146,6 +146,14 @@ def test_conv6_stands_before_the_dense_layers() -> None:
     assert conv_op(config, "conv6").groups == 1
 
 
+@pytest.mark.parametrize("variant", ["no_communication,conv6", "conv6,no_communication"])
+def test_conv6_does_not_join_separate_columns(variant: str) -> None:
+    """Catches columns "without communication" that exchange their channels before conv6."""
+    ops = sequential_model(load("alexnet.py", variant)).ops
+    hidden = ("conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7")
+    assert {name: ops[name].groups for name in hidden} == dict.fromkeys(hidden, 2)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
@@ -154,6 +162,7 @@ def test_conv6_stands_before_the_dense_layers() -> None:
         ("sample,cifar10", "names the data cifar10 after sample"),
         ("sample,", "unknown variant ''; known"),
         ("sample,no_lighting", "sample is trained without lighting"),
+        ("no_communication,no_communication", "has no_communication twice"),
         (
             "one_column,no_communication",
             "no_communication separates columns, but the model has only one",

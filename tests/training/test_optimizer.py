@@ -337,7 +337,9 @@ def test_filters_are_limited() -> None:
     """Catches: a limit over a whole kernel, of the L2 norm, or over columns together; filters that
     are raised to the limit; biases and fully-connected layers that are limited, too."""
     params = filters()
-    limited = jax.tree.map(np.asarray, limit_filters(jax.tree.map(jnp.asarray, params), 0.1))
+    rates = jax.tree.map(lambda _: jnp.float32(0.01), params)
+    limited = limit_filters(jax.tree.map(jnp.asarray, params), 0.1, rates)
+    limited = jax.tree.map(np.asarray, limited)
     for layer in ("conv1", "conv2"):
         kernel, new = (tree[layer]["kernel"] for tree in (params, limited))
         rms = np.sqrt((kernel.astype(np.float64) ** 2).mean((-4, -3, -2)))
@@ -355,3 +357,13 @@ def test_filters_are_limited() -> None:
     # "every filter whose RMS exceeds 10⁻¹": in conv1 an L2 norm of 0.1 · √147
     norms = np.linalg.norm(limited["conv1"]["kernel"].reshape(147, 5), axis=0)
     assert norms.max() == pytest.approx(1.2124, abs=1e-4)
+
+
+def test_frozen_filters_are_not_limited() -> None:
+    """Catches a layer with a learning rate of 0 that changes all the same."""
+    params = jax.tree.map(jnp.asarray, filters())
+    rates = jax.tree.map(lambda _: jnp.float32(0.01), params)
+    rates["conv1"]["kernel"] = jnp.float32(0)
+    limited = limit_filters(params, 0.1, rates)
+    np.testing.assert_array_equal(limited["conv1"]["kernel"], params["conv1"]["kernel"])
+    assert not np.array_equal(limited["conv2"]["kernel"], params["conv2"]["kernel"])
