@@ -62,11 +62,16 @@ def check_data(data_dir: str | None) -> str:
     """Return the folder of the data.
 
     Raises:
-        InputError: it is not given, or lacks a file, or a file is damaged.
+        InputError: it is not given or no folder, or lacks a file, or a file is damaged.
     """
     if not data_dir:
         raise InputError(
             f"--data_dir is missing; expected the folder of CIFAR-10's binary files, {ORIGIN}"
+        )
+    if not Path(data_dir).expanduser().is_dir():
+        raise InputError(
+            f"--data_dir={data_dir} is not a folder; expected that of CIFAR-10's binary files, "
+            f"{ORIGIN}"
         )
     if (inside := Path(data_dir) / FOLDER).is_dir():
         raise InputError(f"--data_dir={data_dir} has the folder of the files; give {inside}")
@@ -86,14 +91,16 @@ def check_platform(name: str) -> None:
 def dry_run(
     runs: sweep.Runs[RunRow], plan: Plan, claims: Sequence[Claim], data_dir: str, output: Path
 ) -> None:
-    """Print the commands that the budget allows one by one, and the time of all of them."""
+    """Print the commands of which the budget allows each alone, and the time of all of them."""
     own = [plan.estimate_group(group, runs.results) for group in runs.print_commands()]
     swept = list_experiments(claims, data_dir, output, plan.budget)
     # Estimates of single runs count the jobs that share the processor; those of experiments do not.
     estimates = [None if s is None else s / runs.jobs for s in own] + swept
     known = [seconds for seconds in estimates if seconds is not None]
     total = sum(known) if len(known) == len(estimates) else None
-    print(f"{len(estimates)} commands: {format_seconds(total)}", file=sys.stderr)
+    fits = plan.budget.allows(total)
+    beyond = "" if fits else "; each fits into the budget, but not all of them together"
+    print(f"{len(estimates)} commands: {format_seconds(total)}{beyond}", file=sys.stderr)
 
 
 @exclusive

@@ -50,6 +50,16 @@ POLL_SECONDS = 0.5
 WITHOUT_EFFECT = ("data.dir", "data.resident")
 
 
+def _names(runs: list[Run]) -> str:
+    """Return the names of runs in one line."""
+    return ", ".join(run.name for run in runs)
+
+
+def _write_line(text: str) -> None:
+    """Write a line on stderr, above the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def has_failed(row: Row) -> bool:
     """Return whether a run has to be tried again."""
     return row.status.startswith("failed")
@@ -112,9 +122,11 @@ class Runs(Generic[R]):
                 for group in groups[: self.jobs - len(running)]:
                     started.update(run.name for run in group)
                     with delay_interrupts():
-                        running.append((group, _start(group, executor), time.monotonic()))
+                        job = _start(group, executor)
+                        running.append((group, job, time.monotonic()))
+                    _write_line(f"{_names(group)}: started; its messages are in {job.paths.stderr}")
                 bar.total = len(self.runs)
-                bar.set_postfix_str(", ".join(run.name for group, *_ in running for run in group))
+                bar.set_postfix_str(_names([run for group, *_ in running for run in group]))
                 for ended in [ended for ended in running if ended[1].done()]:
                     running.remove(ended)
                     group, job, begin = ended
@@ -123,6 +135,9 @@ class Runs(Generic[R]):
                 time.sleep(POLL_SECONDS)
         except BaseException:
             stop([job for _, job, _ in running])
+            if running:
+                stopped = _names([run for group, *_ in running for run in group])
+                _write_line(f"{stopped}: stopped; the same command continues what was saved")
             raise
         finally:
             bar.close()
@@ -151,7 +166,7 @@ class Runs(Generic[R]):
         self.results = [row for row in self.results if row.name != new.name]
         self.results.append(new)
         write_rows(self.table, self.results)
-        tqdm.write(f"{run.name}: {new.outcome}, {seconds:.0f} s", file=sys.stderr)
+        _write_line(f"{run.name}: {new.outcome}, {seconds:.0f} s")
 
     def print_commands(self) -> list[list[Run]]:
         """Print the commands still to run; return the runs of each."""

@@ -101,7 +101,8 @@ def test_folder_mistakes(tmp_path, folders, message):
 def test_missing_directory(name, end, directory):
     """Catches: the current folder read for an empty dir; a traceback for a missing one; no word on
     where CIFAR-10 is to be had."""
-    with pytest.raises(InputError, match=rf"config\.data\.dir=.* is not a folder.*{end}"):
+    problem = rf"={directory} is not a folder" if directory else " is missing"
+    with pytest.raises(InputError, match=rf"^--config\.data\.dir{problem}; .*{end}"):
         open_source(data_config(name, directory))
 
 

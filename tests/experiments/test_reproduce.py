@@ -223,6 +223,8 @@ def test_data_that_is_missing_is_one_message(tmp_path: Path, data_dir: str) -> N
         check_data(None)
     with pytest.raises(InputError, match=r"lacks data_batch_1\.bin"):
         check_data(str(tmp_path))
+    with pytest.raises(InputError, match=r"--data_dir=.*/nowhere is not a folder; expected that"):
+        check_data(str(tmp_path / "nowhere"))
     Path(data_dir).rename(tmp_path / cifar10_binary.FOLDER)
     with pytest.raises(InputError, match="has the folder of the files; give"):
         check_data(str(tmp_path))
@@ -236,7 +238,7 @@ def test_a_dry_run_writes_nothing(
 ) -> None:
     """Catches: a folder, or a table of runs made by hand, that --dry_run leaves behind; seeds
     together on a CPU, whose runs would all be refused; the time of another experiment, which is of
-    all its jobs, divided by their number."""
+    all its jobs, divided by their number; a list that does not say that it exceeds the budget."""
     output = tmp_path / "out"
     given = dict(claims=["80sec", "18pct"], list=False, budget=None, platform="cpu", jobs=1)
     given |= dict(dry_run=True, data_dir=data_dir, output=str(output), seeds_together=False)
@@ -256,6 +258,10 @@ def test_a_dry_run_writes_nothing(
     assert main([]) == 0
     hours = EIGHTEEN.hours + BY_NAME["relu_tanh"].hours
     assert capsys.readouterr().err == f"2 commands: about {hours:.2g} h\n"
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given | dict(budget="5h")))
+    assert main([]) == 0
+    together = "each fits into the budget, but not all of them together"
+    assert capsys.readouterr().err == f"2 commands: about {hours:.2g} h; {together}\n"
 
 
 class Flags(SimpleNamespace):

@@ -38,8 +38,9 @@ def start_in_a_session(words: list[str]) -> subprocess.Popen[str]:
 def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     """Catches: a Ctrl-C of the terminal that reaches the training, too, which then stops at its
     second signal without saving; a SIGTERM that leaves the training alone; a sweep that ends before
-    the training has saved; a run that is stopped recorded as failed, or not resumed. Checkpoints
-    are written at the end only, or when the training is stopped."""
+    the training has saved; a run that is stopped recorded as failed, or not resumed; a run of which
+    nothing is said until it ends. Checkpoints are written at the end only, or when the training is
+    stopped."""
     write_idx_set(tmp_path / "data", train=120, test=20)
     words = ["-m", "experiments.ablations", f"--output={tmp_path / 'out'}", "--only=base"]
     words += [f"--config={processes.write_config(tmp_path, tmp_path / 'data')}", "--seeds=1"]
@@ -58,6 +59,9 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path: Path, number: signa
     ended = processes.end(sweep)
     assert not in_use
     assert ended.returncode == 128 + number, ended.stderr
+    messages = tmp_path / "out" / "logs" / "base-0.log"
+    assert f"base-0: started; its messages are in {messages}\n" in ended.stderr
+    assert "base-0: stopped; the same command continues what was saved\n" in ended.stderr
     status = read_status(workdir)
     assert status is not None
     assert (status.status, saved_steps(workdir)) == ("interrupted", [status.step])
@@ -70,7 +74,7 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path: Path, number: signa
     assert max(saved_steps(workdir)) == 1500
     (row,) = read_rows(tmp_path / "out" / "ablations.csv", Result)
     assert row.status == "done"
-    assert f"after step {status.step} of" in (tmp_path / "out" / "logs" / "base-0.log").read_text()
+    assert f"after step {status.step} of" in messages.read_text()
 
 
 def test_a_program_sees_the_devices_of_this_machine(

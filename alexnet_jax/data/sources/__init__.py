@@ -78,9 +78,10 @@ def _open_source(data: DataConfig) -> Source:
         directory = Path(data.dir).expanduser()
         if not data.dir or not directory.is_dir():
             origin = f": {cifar10_binary.ORIGIN}" if data.name == "cifar10_binary" else ""
+            problem = f"={data.dir} is not a folder" if data.dir else " is missing"
             raise InputError(
-                f"--config.data.dir={data.dir!r} is not a folder; --config.data.name={data.name} "
-                f"needs the folder where the images are{origin}"
+                f"--config.data.dir{problem}; --config.data.name={data.name} needs the folder "
+                f"where the images are{origin}"
             )
         return FILE_SOURCES[data.name](directory)
     return TfdsSource(data.name, data.dir, ("sample", *FILE_SOURCES))
