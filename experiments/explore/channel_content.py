@@ -1,7 +1,6 @@
 """Collect what a page shows of channels: kernels, strongest activations and their projections."""
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,10 @@ from experiments.explore.layers import ShownLayer
 from experiments.figures.channels import FILL, Projector, choose_channels
 from experiments.figures.predictions import (
     first_conv_kernels,
-    first_conv_name,
     load_crops,
     split_columns,
 )
-from experiments.figures.tiles import tile_channels
+from experiments.figures.tiles import tile_channels, tile_units
 
 NUM_STRONGEST = 9  # activations of a channel, as in figure 2 of Zeiler and Fergus
 PATCH_SIDE = 64  # pixels to which larger patches and projections are scaled down
@@ -110,7 +108,7 @@ class ChannelCollector:
             labels=self.pack.splits[self.split].labels[images].tolist(),
             patches=[self.table.add_image(one, PATCH_SIDE) for one in patches],
             projections=[self.table.add_signal(one, PATCH_SIDE) for one in projections],
-            kernel=self._draw_kernel(layer, channel),
+            kernel=draw_kernel(self.table, self.model, layer, channel),
         )
 
     def _load(self, images: np.ndarray) -> np.ndarray:
@@ -118,29 +116,48 @@ class ChannelCollector:
         unique, rows = np.unique(images, return_inverse=True)
         return load_crops(self.model, self.pack, self.split, unique)[rows]
 
-    def _draw_kernel(self, layer: ShownLayer, channel: int) -> int | None:
-        """Add the image of a kernel: in colors, or a tile for each of few input channels."""
-        if not layer.has_kernels:
-            return None
-        kernels = self._first_kernels
-        if layer.name != first_conv_name(self.model.config):
-            weights = np.asarray(leaves_by_path(self.model.params)[f"{layer.name}/kernel"])
-            kernels = split_columns(self.model.config, weights)
-        column, kernel = divmod(channel, kernels.shape[-1])
-        weights = kernels[column, ..., kernel]
-        side, inputs = weights.shape[0], weights.shape[-1]
-        if inputs in (1, 3):
-            return self.table.add_signal(weights, PATCH_SIDE)
-        if side == 1 or inputs > MAX_SLICES:
-            return None
-        tiled = tile_channels(weights, across=int(np.ceil(inputs**0.5)))
-        largest = float(np.abs(weights).max())
-        return self.table.add_heatmap(tiled, -largest, largest, "gray")
 
-    @cached_property
-    def _first_kernels(self) -> np.ndarray:
-        """The kernels of the first convolution, loaded once for all of its channels."""
-        return first_conv_kernels(self.model)
+def draw_kernel(
+    table: ImageTable, model: TrainedModel, layer: ShownLayer, channel: int
+) -> int | None:
+    """Add the image of a kernel, in colors or with a tile for each input channel.
+
+    Args:
+        table: images of the page.
+        model: the model.
+        layer: the layer.
+        channel: number of the kernel, over all columns.
+
+    Returns:
+        The index of the image; None for a layer without kernels of its own or with more than
+        MAX_SLICES input channels.
+    """
+    if not layer.has_kernels:
+        return None
+    if layer.takes_image:
+        return table.add_signal(_kernel_of(first_conv_kernels(model), channel), PATCH_SIDE)
+    kernels = np.asarray(leaves_by_path(model.params)[f"{layer.name}/kernel"])
+    weights = _kernel_of(split_columns(model.config, kernels), channel)
+    side, _, inputs = weights.shape
+    if inputs > MAX_SLICES:
+        return None
+    across = int(np.ceil(inputs**0.5))
+    # Between tiles of one pixel gaps would take most of the image.
+    tiled = tile_units(weights[0, 0], across) if side == 1 else tile_channels(weights, across)
+    largest = float(np.abs(weights).max())
+    return table.add_heatmap(tiled, -largest, largest, "gray")
+
+
+def _kernel_of(kernels: np.ndarray, channel: int) -> np.ndarray:
+    """Return the kernel of a channel, (height, width, inputs).
+
+    Args:
+        kernels: (columns, height, width, inputs, kernels).
+        channel: its number, over all columns.
+    """
+    column, kernel = divmod(channel, kernels.shape[-1])
+    found: np.ndarray = kernels[column, ..., kernel]
+    return found
 
 
 def round_number(value: float) -> float:
@@ -163,7 +180,7 @@ def layers_to_json(
             "total": layer.shape[-1],
             "field": min(layer.field.size, crop),
             "whole": layer.field.size >= crop or len(layer.shape) == 1,
-            "colored": layer.name == first_conv_name(config),
+            "colored": layer.takes_image,
             "method": methods_for(config)[0],
             "channels": [asdict(one) for one in content[layer.name]],
         }

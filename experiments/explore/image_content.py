@@ -107,7 +107,10 @@ class ImageCollector:
         return content, text
 
     def _collect_activations(self, crop: np.ndarray) -> list[dict[str, Any]]:
-        """Return the activations of the shown channels of every layer, and of all units."""
+        """Return the activations of the shown channels of every layer, and of all units.
+
+        Their colors are those of the range of the whole layer, with the channels not shown.
+        """
         activations, content = compute_image_activations(self.model, crop), []
         for layer in self.layers:
             values = activations[layer.op]
@@ -117,7 +120,7 @@ class ImageCollector:
             else:
                 small = shrink_channels(values[..., channels], TILE_SIDE)
                 tiled, peaks = tile_channels(small, TILES_ACROSS), values.max((0, 1))
-            low, high = min(0.0, float(np.nanmin(tiled))), float(np.nanmax(tiled))
+            low, high = min(0.0, float(values.min())), float(peaks.max())
             content.append(
                 {
                     "picture": self.table.add_heatmap(tiled, low, high),
@@ -125,7 +128,7 @@ class ImageCollector:
                     "width": tiled.shape[1],
                     "active": round_number(float((values > 0).mean())),
                     "strongest": int(peaks.argmax()),
-                    "value": round_number(float(peaks.max())),
+                    "value": round_number(high),
                 }
             )
         return content

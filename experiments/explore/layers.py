@@ -55,6 +55,11 @@ class ShownLayer:
         return "×".join(map(str, self.shape))
 
     @property
+    def takes_image(self) -> bool:
+        """Return whether its inputs are the channels of the image, and its kernels have colors."""
+        return self.inputs == "the image"
+
+    @property
     def description(self) -> str:
         """Return a sentence for readers that do not see the diagram."""
         text = f"{self.kind}, {self.text}"

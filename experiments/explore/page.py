@@ -18,7 +18,7 @@ from experiments.explore.channel_content import (
     layers_to_json,
 )
 from experiments.explore.embedded_images import ImageTable
-from experiments.explore.image_content import ImageCollector, choose_images
+from experiments.explore.image_content import TILE_SIDE, ImageCollector, choose_images
 from experiments.explore.layers import find_layers
 
 TEMPLATE = "explore/explore.html.jinja"
@@ -92,6 +92,7 @@ def make_page(
         strongest=NUM_STRONGEST,
         patch_side=PATCH_SIDE,
         max_slices=MAX_SLICES,
+        tile_side=TILE_SIDE,
         command=html_page.strip_folders(shlex.join(words)),
         date=datetime.date.today().isoformat(),
         **content,

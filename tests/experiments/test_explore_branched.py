@@ -1,4 +1,4 @@
-"""The page to look inside models with branches: its diagram, for readers and in a browser."""
+"""The page to look inside models with branches or many columns: its diagram, also in a browser."""
 
 import re
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ LAYERS = [
 ]
 
 
-def write_page(directory: Path) -> Path:
-    """Write the page of a model with one layer of every kind, and return its path."""
+def write_page(directory: Path, layers: list[ShownLayer]) -> Path:
+    """Write the page of a model with made-up layers, and return its path."""
     config = with_changes(resnet.get_config("sample"), {"model.num_classes": len(CLASSES)})
     table = ImageTable()
     picture = table.add_image(np.zeros((8, 8, 1), np.uint8), 64)
@@ -62,7 +62,7 @@ def write_page(directory: Path) -> Path:
             )
             for channel, values in ((0, [0.0] * 9), (7, values))
         ]
-        for layer in LAYERS
+        for layer in layers
     }
     activations = dict(picture=picture, height=8, width=8, active=0.5, strongest=7, value=9.0)
     occlusion: dict[str, float] = dict.fromkeys(
@@ -70,14 +70,14 @@ def write_page(directory: Path) -> Path:
     )
     image = dict(
         index=3, label=8, picture=picture, top5=[[0, 0.5]], probability=0.02,
-        activations=[activations] * len(LAYERS), occlusion=occlusion, neighbors=[],
+        activations=[activations] * len(layers), occlusion=occlusion, neighbors=[],
     )  # fmt: skip
     data = dict(
-        split="test", classes=CLASSES, layers=layers_to_json(config, LAYERS, found), images=[image],
+        split="test", classes=CLASSES, layers=layers_to_json(config, layers, found), images=[image],
         pictures=table.sources,
     )  # fmt: skip
     content = dict(
-        data=data, layers=LAYERS, limit=2, split="test", searched=9, neighbors="Left out."
+        data=data, layers=layers, limit=2, split="test", searched=9, neighbors="Left out."
     )
     model = TrainedModel(config, 1, {}, np.zeros((26, 26, 1), np.float32), CLASSES)
     path = directory / "explore.html"
@@ -88,7 +88,7 @@ def write_page(directory: Path) -> Path:
 def test_the_diagram_is_a_list_of_buttons(tmp_path: Path) -> None:
     """Catches a block that readers who do not see the diagram cannot tell from a convolution,
     branches or a shortcut that only the drawing has, and drawings that are read out."""
-    html = write_page(tmp_path).read_text(encoding="utf-8")
+    html = write_page(tmp_path, LAYERS).read_text(encoding="utf-8")
     diagram = html[html.index('<ol role="list" class="diagram') : html.index("</ol>")]
     assert re.findall('<button [^>]*aria-label="([^"]*)"', diagram) == [
         "conv1: convolution, 4×4×12, then pooling, then normalization",
@@ -102,6 +102,33 @@ def test_the_diagram_is_a_list_of_buttons(tmp_path: Path) -> None:
     assert len(drawings) == len(LAYERS) + 2  # lines, branches, shortcut
     assert all('aria-hidden="true"' in drawing for drawing in drawings)
     assert "<b>3a</b>" in diagram
+
+
+@pytest.mark.parametrize("columns", [2, 3, 4])
+def test_columns(columns: int, tmp_path: Path) -> None:
+    """Catches columns without a line, lines that cross drawn like those within a column, and a
+    note that takes every model for the paper's."""
+    layers = [
+        made_up_layer(name, "convolution", columns=columns, inputs=inputs)
+        for name, inputs in (
+            ("conv1", "the image"),
+            ("conv2", "its own column"),
+            ("conv3", "all columns"),
+        )
+    ]
+    layers.append(made_up_layer("fc", "classifier", shape=(9,)))
+    html = write_page(tmp_path, layers).read_text(encoding="utf-8")
+    drawn = re.findall('<svg class="connection".*?</svg>', html, re.S)
+    assert [one.count("<line ") for one in drawn] == [columns, columns, columns**2, columns]
+    crossing = [one.count('class="crossing"') for one in drawn]
+    assert crossing == [0, 0, columns**2 - columns, columns]
+    for one, ends in zip(drawn, (1, columns, columns, columns), strict=True):
+        assert len(set(re.findall(r'y1="([\d.]+)"', one))) == ends
+    heights = re.findall(r'y1="([\d.]+)" x2="20" y2="([\d.]+)"', drawn[1])
+    centers = [100 * (column + 0.5) / columns for column in range(columns)]
+    assert [float(left) for left, _ in heights] == pytest.approx(centers, abs=0.01)
+    assert all(left == right for left, right in heights)
+    assert f"{columns} columns{', as in the paper' if columns == 2 else ''}; column 0" in html
 
 
 def test_the_branch_of_a_channel() -> None:
@@ -140,7 +167,7 @@ def test_the_largest_page_is_small() -> None:
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Return a browser with the page."""
     for browser in start_browser():
-        browser.get(write_page(tmp_path_factory.mktemp("branched")).as_uri())
+        browser.get(write_page(tmp_path_factory.mktemp("branched"), LAYERS).as_uri())
         yield browser
 
 

@@ -1,5 +1,6 @@
 """The parts of the page to look inside a model: layers of every family, and images."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,15 @@ import pytest
 from helpers.explored_run import decode_picture
 
 from alexnet_jax.config import with_changes
+from alexnet_jax.models.ops import Conv, Dense, ReLU
+from alexnet_jax.trained import TrainedModel
 from configs import alexnet, cifar, googlenet, resnet, vgg
-from experiments.explore import page
+from experiments.explore import image_content, page
+from experiments.explore.channel_content import draw_kernel
 from experiments.explore.embedded_images import ImageTable, shrink_channels
-from experiments.explore.layers import find_layers
-from experiments.figures.tiles import tile_channels, tile_units
+from experiments.explore.image_content import ImageCollector
+from experiments.explore.layers import ShownLayer, find_layers
+from experiments.figures.tiles import color_values, tile_channels, tile_units
 
 
 @pytest.mark.parametrize(
@@ -74,6 +79,69 @@ def test_deep_models_show_fewer_channels() -> None:
     assert page.channels_per_layer(8) == 16
     assert page.channels_per_layer(52) == 3
     assert page.channels_per_layer(1000) == 1
+
+
+def test_kernels_of_later_layers() -> None:
+    """Catches a kernel of three input channels drawn as one of an RGB image, kernels of one pixel
+    left out, and those of the first convolution in tiles."""
+    ops = dict(
+        conv1=Conv(12, kernel=3), relu1=ReLU(),
+        conv2=Conv(8, kernel=3, groups=4), relu2=ReLU(),
+        conv3=Conv(4, kernel=1), relu3=ReLU(),
+        fc=Dense(0),
+    )  # fmt: skip
+    changes = {"channels": 3, "num_columns": 4, "num_classes": 2, "ops": ops}
+    config = with_changes(
+        alexnet.get_config("sample"), {f"model.{k}": v for k, v in changes.items()}
+    )
+    random = np.random.default_rng(0)
+    shapes = {"conv1": (4, 3, 3, 3, 3), "conv2": (4, 3, 3, 3, 2), "conv3": (4, 1, 1, 8, 1)}
+    kernels = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    params = {name: {"kernel": kernel} for name, kernel in kernels.items()}
+    model = TrainedModel(config, 1, {"params": params}, np.zeros((28, 28, 3)), ("a", "b"))
+    table = ImageTable()
+    conv1, conv2, conv3, fc = find_layers(config)
+
+    def draw(layer: ShownLayer, channel: int) -> np.ndarray:
+        index = draw_kernel(table, model, layer, channel)
+        assert index is not None
+        return decode_picture(table.sources[index]) / 127.5 - 1
+
+    kernel = kernels["conv1"][2, ..., 1]
+    np.testing.assert_allclose(draw(conv1, 7), kernel / np.abs(kernel).max(), atol=0.01)
+    kernel = kernels["conv2"][3, ..., 0]
+    shown = draw(conv2, 6)[..., 0]
+    assert shown.shape == (7, 7)  # two by two tiles, the last of them empty
+    for tile, i in ((shown[:3, :3], 0), (shown[:3, 4:], 1), (shown[4:, :3], 2)):
+        np.testing.assert_allclose(tile, kernel[..., i] / np.abs(kernel).max(), atol=0.03)
+    kernel = kernels["conv3"][1, 0, 0, :, 0]
+    shown = draw(conv3, 1)[..., 0]
+    np.testing.assert_allclose(shown.ravel()[:8], kernel / np.abs(kernel).max(), atol=0.03)
+    assert draw_kernel(table, model, fc, 0) is None
+
+
+def test_colors_of_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches colors of the range of the channels that are shown, or of their blocks of pixels, and
+    not of the whole layer, as the page says."""
+    values = np.zeros((64, 64, 3), np.float32)
+    values[0, 0] = 8, -4, 20
+    logits = np.array([-3, 5], np.float32)
+    monkeypatch.setattr(
+        image_content, "compute_image_activations", lambda *_: {"relu1": values, "fc8": logits}
+    )
+    first, *_, last = find_layers(with_changes(alexnet.get_config(), {"model.num_classes": 2}))
+    content: dict[str, Any] = {"conv1": [SimpleNamespace(channel=0)], "fc8": []}
+    nothing: Any = None
+    table = ImageTable()
+    collector = ImageCollector(nothing, nothing, "test", table, [first, last], content)
+    convolution, classifier = collector._collect_activations(nothing)
+    assert (convolution["strongest"], convolution["value"]) == (2, 20)
+    means = np.zeros((32, 32))
+    means[0, 0] = 8 / 4
+    shown = decode_picture(table.sources[convolution["picture"]])
+    np.testing.assert_array_equal(shown, color_values(means, -4, 20)[..., :3])
+    shown = decode_picture(table.sources[classifier["picture"]])
+    np.testing.assert_array_equal(shown, color_values(logits[None], -3, 5)[..., :3])
 
 
 def test_embedded_images() -> None:
