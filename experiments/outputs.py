@@ -1,5 +1,7 @@
-"""Write figures so that a full disk leaves the previous file and a message."""
+"""Check where pages go, and write figures, so that failures are messages and lose no file."""
 
+import errno
+import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,3 +17,17 @@ def write_figure(figure: Figure, path: Path) -> None:
     """
     with write_errors_as_input_errors(path, MAKE_ROOM), replace_when_complete(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def prepare_output(path: Path) -> None:
+    """Create the folder of a page, and check that the page can be written, before it is computed.
+
+    Raises:
+        InputError: the folder cannot be created or written to, or `path` is a folder.
+    """
+    with write_errors_as_input_errors(path, MAKE_ROOM):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -21,6 +21,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
 from alexnet_jax.trained import load_trained
 from experiments.explore.page import MAX_BYTES, collect_content, make_page
+from experiments.outputs import prepare_output
 
 
 def main(_: list[str]) -> None:
@@ -32,11 +33,13 @@ def main(_: list[str]) -> None:
     workdir, images = Path(flag.workdir), tuple(map(int, flag.images))
     output = Path(flag.output) if flag.output else workdir / "explore.html"
     model = load_trained(workdir)
+    prepare_output(output)
     content = collect_content(model, flag.split, flag.channels, images)
     html = make_page(workdir, model, content, sys.argv[1:])
-    if len(html) > MAX_BYTES:
+    size = len(html.encode())
+    if size > MAX_BYTES:
         print(
-            f"The page has {len(html) / 1e6:.1f} MB and may load slowly; for a smaller one, set "
+            f"The page has {size / 1e6:.1f} MB and may load slowly; for a smaller one, set "
             "--channels=N to less than the number on the page.",
             file=sys.stderr,
         )

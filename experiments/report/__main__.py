@@ -16,6 +16,7 @@ from absl import flags
 from alexnet_jax import cache, command
 from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
 from alexnet_jax.trained import load_trained
+from experiments.outputs import prepare_output
 from experiments.report.content import make_page
 
 
@@ -25,7 +26,9 @@ def main(_: list[str]) -> None:
     flag = flags.FLAGS
     workdir = Path(flag.workdir)
     output = Path(flag.output) if flag.output else workdir / "report.html"
-    html = make_page(workdir, load_trained(workdir), flag.split, sys.argv[1:])
+    model = load_trained(workdir)
+    prepare_output(output)
+    html = make_page(workdir, model, flag.split, sys.argv[1:])
     with write_errors_as_input_errors(output, MAKE_ROOM):
         write_atomically(output, html)
     print(output)

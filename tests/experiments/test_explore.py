@@ -191,8 +191,8 @@ def test_a_residual_network(tmp_path: Path) -> None:
 
 
 def test_the_command(run: Path, tmp_path: Path) -> None:
-    """Catches a wrong place, and flags that are not heeded."""
-    output = tmp_path / "inside.html"
+    """Catches a wrong place, a missing folder that is not made, and flags that are not heeded."""
+    output = tmp_path / "missing" / "inside.html"
     arguments = [f"--workdir={run}", "--channels=1", "--images=2", f"--output={output}"]
     ended = processes.run("explore", *arguments, package="experiments")
     assert (ended.returncode, ended.stdout) == (0, f"{output}\n"), ended.stderr
@@ -209,6 +209,33 @@ def test_wrong_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explore_command.flags, "FLAGS", values)
     with pytest.raises(InputError, match="--images=3,-1: -1 is no number from 0 on"):
         explore_command.main([])
+
+
+def test_large_pages_and_wrong_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a page's characters counted for its bytes, and a place where the page cannot be
+    written found out only after the page is computed."""
+    computed: list[TrainedModel] = []
+    monkeypatch.setattr(explore_command, "load_trained", lambda _: None)
+    monkeypatch.setattr(
+        explore_command, "collect_content", lambda model, *_: computed.append(model)
+    )
+    monkeypatch.setattr(explore_command, "make_page", lambda *_: "×" * 600_000)
+    monkeypatch.setattr(explore_command, "MAX_BYTES", 1_000_000)
+
+    def explore(output: Path) -> None:
+        values = explore_command.flags.FlagValues()
+        explore_command.define_flags(values)
+        values(["explore", "--workdir=anywhere", f"--output={output}"])
+        monkeypatch.setattr(explore_command.flags, "FLAGS", values)
+        explore_command.main([])
+
+    with pytest.raises(InputError, match=f"cannot write {tmp_path}: Is a directory"):
+        explore(tmp_path)
+    assert not computed
+    explore(tmp_path / "page.html")
+    assert "The page has 1.2 MB and may load slowly" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -207,13 +207,15 @@ def test_a_model_without_mistakes(finished: Path, monkeypatch: pytest.MonkeyPatc
     assert sections.confusion is not None
 
 
-def test_the_command(finished: Path, tmp_path: Path) -> None:
-    """Catches a wrong place, and a traceback where it cannot be written."""
-    output = tmp_path / "page.html"
+def test_the_command(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a wrong place, a missing folder that is not made, a traceback where the page cannot
+    be written, and this found out only after the page is computed."""
+    output = tmp_path / "missing" / "page.html"
     workdir = f"--workdir={finished.parent}"
     good = run_here("report", workdir, f"--output={output}", package="experiments")
     assert (good.returncode, good.stdout) == (0, f"{output}\n"), good.stderr
     assert ReadPage(output.read_text(encoding="utf-8")).ids == SECTIONS
+    monkeypatch.setattr(content, "make_page", None)
     bad = run_here("report", workdir, f"--output={tmp_path}", package="experiments")
     assert bad.returncode == 2
     assert f"cannot write {tmp_path}: Is a directory" in bad.stderr
