@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,15 +97,45 @@ def embed_heatmap(values: np.ndarray, low: float, high: float, alt: str) -> Embe
     return EmbeddedImage(make_data_uri(content.getvalue(), "image/png"), width, height, alt)
 
 
-def strip_folders(text: str) -> str:
-    """Replace the folders of absolute paths by "…", since pages are shown to others."""
-    return re.sub(r"(?<![\w/.…])~?(?:/[^/\s'\",;:()]+)+/(?=[^/\s])", "…/", text)
+def strip_path(value: str) -> str:
+    """Replace the folders of a value that is an absolute path by "…"; see `strip_folders`.
+
+    A path may contain spaces and punctuation marks, at which those in a text end.
+    """
+    path = re.fullmatch(r"(?:file:/+[^/]+|~[^/]*|/+[^/]+)(?:/.*)?/([^/]+/*)", value, re.DOTALL)
+    return f"…/{path[1]}" if path else strip_folders(value)
+
+
+def strip_folders(text: str, known: Iterable[Path] = ()) -> str:
+    """Replace the folders of absolute paths by "…", since pages are shown to others.
+
+    Args:
+        text: the text, in which a path ends at a space or a punctuation mark.
+        known: absolute paths that may be in the text, and contain these.
+    """
+    for path in sorted(map(str, known), key=len, reverse=True):
+        text = text.replace(path, strip_path(path))
+    pattern = r"(?:\bfile:/+(?=/)|(?<![\w/.…]))~?(?:/[^/\s'\",;:()]+)+/(?=[^/\s])"
+    return re.sub(pattern, "…/", text)
+
+
+def format_command(words: Iterable[str]) -> str:
+    """Return a command as it is typed in a shell, without the folders of this machine."""
+    return " ".join(map(_format_argument, words))
+
+
+def _format_argument(word: str) -> str:
+    """Return a word of a command, in quotes if necessary."""
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    shown = flag + equals + strip_path(value)
+    plain = shown.replace("…", ".")  # shlex quotes what is not ASCII
+    return shown if shlex.quote(plain) == plain else shlex.quote(shown)
 
 
 def format_value(value: Any) -> str:
     """Return a value of a config as JSON, without the folders of this machine."""
     if isinstance(value, str):
-        value = strip_folders(value)
+        value = strip_path(value)
     return "–" if value is None else json.dumps(value, ensure_ascii=False)
 
 

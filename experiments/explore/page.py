@@ -1,7 +1,6 @@
 """Make the page about a model's channels and images as HTML."""
 
 import datetime
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def make_page(
         patch_side=PATCH_SIDE,
         max_slices=MAX_SLICES,
         tile_side=TILE_SIDE,
-        command=html_page.strip_folders(shlex.join(words)),
+        command=html_page.format_command(words),
         date=datetime.date.today().isoformat(),
         **content,
     )

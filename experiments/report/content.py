@@ -2,7 +2,6 @@
 
 import datetime
 import platform
-import shlex
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from alexnet_jax import model_data
 from alexnet_jax.analysis.summary import summarize
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.pack import Pack, open_pack
+from alexnet_jax.data.sources import location
 from alexnet_jax.errors import InputError
 from alexnet_jax.fields import leaves
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
@@ -84,6 +84,7 @@ class Sections:
         kernels_layer: name of the convolution that has the kernels.
         activated: image of which `activations` are, for the text.
         left_out: (section, reason).
+        folders: paths that reasons may contain, and the page does not show.
     """
 
     errors: list[ErrorRow]
@@ -101,11 +102,12 @@ class Sections:
     activations: list[ShownActivations] = field(default_factory=list)
     activated: str = ""
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    folders: tuple[Path, ...] = ()
 
     def leave_out(self, section: str, reason: str) -> None:
         """Leave out a section; print the reason on stderr, with full paths unlike on the page."""
         print(f"left out: {section}: {reason}", file=sys.stderr)
-        self.left_out.append((section, html_page.strip_folders(reason)))
+        self.left_out.append((section, html_page.strip_folders(reason, self.folders)))
 
 
 def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sections:
@@ -114,8 +116,9 @@ def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sect
     Raises:
         InputError: the data have no such split.
     """
-    records = read_records(workdir)
-    sections = Sections(final_errors(records, model.step))
+    records, data = read_records(workdir), model.config.data
+    folders = workdir.absolute(), location(data), pack_dir(data)
+    sections = Sections(final_errors(records, model.step), folders=folders)
     if any("views" not in record for record in records):
         alt = "Top-1 error over epochs, on training and on validation images."
         sections.curves = html_page.embed_figure(
@@ -280,7 +283,7 @@ def make_page(workdir: Path, model: TrainedModel, split: str | None, arguments: 
         differing=[(path, *map(html_page.format_value, values)) for path, *values in differing],
         fields=[(name, html_page.format_value(value)) for name, value in leaves(fields)],
         changed=changed,
-        command=html_page.strip_folders(shlex.join(words)),
+        command=html_page.format_command(words),
         date=datetime.date.today().isoformat(),
         versions=[("Python", platform.python_version()), *((p, version(p)) for p in PACKAGES)],
     )

@@ -1,6 +1,7 @@
 """Pages about imported models, those without images, and other families."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -111,8 +112,34 @@ def test_the_nearest_preset() -> None:
         ("'/home/me/my pictures/'", "'…/my pictures/'"),
         ("--workdir=/tmp/run --output=~/a/b.html", "--workdir=…/run --output=…/b.html"),
         ("runs/seed-0/x, configs/a.py, 1/2", "runs/seed-0/x, configs/a.py, 1/2"),
+        ("see file:///home/me/x or https://a.org/b/c", "see …/x or https://a.org/b/c"),
+        ("no '/home/Jane Doe/a, b/1.png' there", "no '…/a, b/1.png' there"),
     ],
 )
 def test_folders_of_this_machine_are_left_out(text: str, shown: str) -> None:
     """Catches a user's name in a page that is sent around, and relative paths cut short."""
-    assert html_page.strip_folders(text) == shown
+    assert html_page.strip_folders(text, [Path("/home/Jane Doe/a, b")]) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/home/Jane Doe/imgs/train", "…/train"),
+        ("/home/jane/Doe, J. (2): it's/my imgs/", "…/my imgs/"),
+        ("file:///home/jane/x", "…/x"),
+        ("~jane/x", "…/x"),
+        ("/data", "/data"),
+        ("runs/Jane Doe/x", "runs/Jane Doe/x"),
+        ("gs://bucket/a/b", "gs://bucket/a/b"),
+    ],
+)
+def test_paths_with_any_characters(value: str, shown: str) -> None:
+    """Catches a part of a path taken for its end, in a config's value and in an argument, and a
+    command that a shell would take apart."""
+    assert html_page.format_value(value) == json.dumps(shown, ensure_ascii=False)
+    assert html_page.format_command(["python", f"--output={value}", value]).count("Jane") == (
+        2 if shown.startswith("runs") else 0
+    )
+    command = html_page.format_command(["python", f"--workdir={value}"])
+    assert shlex.split(command) == ["python", f"--workdir={shown}"]
+    assert html_page.format_command(["a.b", "--x=/home/me/y"]) == "a.b --x=…/y"
