@@ -19,8 +19,12 @@ from alexnet_jax.trained import TrainedModel
 LISTED = 10  # number of unknown classes that a message lists
 
 
-def open_data(model: TrainedModel) -> Pack:
+def open_data(model: TrainedModel, *, make: bool = True) -> Pack:
     """Return the data set of a model, prepared.
+
+    Args:
+        model: the model.
+        make: prepare the images if necessary; False raises InputError instead.
 
     Raises:
         InputError: the data set is not available, has other classes, or is not the one on which
@@ -28,7 +32,7 @@ def open_data(model: TrainedModel) -> Pack:
     """
     check_crop(model)
     data = model.config.data
-    pack = prepare(data, source_digest=model.source_digest)
+    pack = prepare(data, source_digest=model.source_digest, make=make)
     check_classes(model.class_names, tuple(pack.class_names), data.name)
     return pack
 

@@ -21,7 +21,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,7 @@ def prepare(
     workers: int | None = None,
     source_digest: str | None = None,
     channels: int | None = None,
+    make: bool = True,
 ) -> Pack:
     """Open the pack of config.data; make it first if it is missing, unfinished or outdated.
 
@@ -97,6 +98,7 @@ def prepare(
         source_digest: digest of the images on which a run was trained, see `Pack.source_digest`;
             None accepts any images.
         channels: channels of the pack, 1 or 3; None for those of the source.
+        make: make the pack if necessary; False raises InputError instead.
 
     Raises:
         InputError: the source, the settings or the pack's folder cannot be used, the images have
@@ -111,11 +113,13 @@ def prepare(
     source = freshness.current_source(data)
     freshness.check_digest(directory, data, source, source_digest)
     workers = workers or available_cores()
-
-    def is_current(report: Callable[[str], None]) -> bool:
-        return freshness.is_current(directory, settings, data, source, workers, report)
-
-    if pack_writer.replaced_directory(directory).exists() or not is_current(_print):
+    replaceable = make and not data.pack_dir
+    is_current = functools.partial(
+        freshness.is_current, directory, settings, data, source, workers, replaceable
+    )
+    if not make:
+        is_current(_print)  # raises InputError if the images have changed
+    elif pack_writer.replaced_directory(directory).exists() or not is_current(_print):
         with write_errors_as_input_errors(
             manifest.partial_directory(directory),
             "the finished shards in it are kept. Make room and run the same command again",

@@ -50,6 +50,7 @@ def is_current(
     data: DataConfig,
     source: Source | None,
     workers: int,
+    replaceable: bool,
     report: Callable[[str], None],
 ) -> bool:
     """Return whether there is a complete pack, of the source as it is now.
@@ -62,11 +63,12 @@ def is_current(
         data: config.data.
         source: result of `current_source`.
         workers: number of threads that read files.
+        replaceable: whether the caller may make the pack again.
         report: function that prints what has changed.
 
     Raises:
-        InputError: there is a pack of other settings, or the images have changed and the pack is in
-            data.pack_dir.
+        InputError: there is a pack of other settings, or the images have changed and the pack is
+            not replaceable.
     """
     found = find_manifest(directory, settings)
     if found is None:
@@ -84,11 +86,16 @@ def is_current(
             _record_stamp(directory, found, source.stamp)
             return True
         changes = "the contents of files differ"
-    if data.pack_dir:
+    if not replaceable:
+        remedy = "Prepare them again with python -m alexnet_jax.prepare"
+        if data.pack_dir:
+            remedy = (
+                "Delete the pack's folder to prepare it again, set another --config.data.pack_dir, "
+                "or leave --config.data.dir empty to use the pack as it is"
+            )
         raise InputError(
             f"the images in {location(data)} have changed since the pack in {directory} was made "
-            f"from them: {changes}. Delete the pack's folder to prepare it again, set another "
-            "--config.data.pack_dir, or leave --config.data.dir empty to use the pack as it is"
+            f"from them: {changes}. {remedy}"
         )
     report(
         f"the images in {location(data)} have changed since their pack was made: {changes}. "

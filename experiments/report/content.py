@@ -146,7 +146,7 @@ def _predict(
     try:
         pack = open_pack(pack_dir(data))
         if split is None or split in pack.splits:
-            pack = model_data.open_data(model)
+            pack = model_data.open_data(model, make=False)
             predictions = predict_split(model, pack, split)
             model_data.print_assumptions(model, pack, split)
             return pack, predictions

@@ -14,6 +14,7 @@ from helpers.reported_runs import (
     WITHOUT_IMAGES,
     ReadPage,
     make_records,
+    make_reported_config,
     make_reported_page,
     save_reported_run,
 )
@@ -21,6 +22,7 @@ from helpers.reported_runs import (
 from alexnet_jax import convert, fields
 from alexnet_jax.config import Config, config_to_text, with_changes
 from alexnet_jax.models.registry import init_variables
+from alexnet_jax.prepare import prepare
 from alexnet_jax.trained import TrainedModel
 from configs import resnet, variants
 from configs.alexnet import get_config
@@ -143,3 +145,26 @@ def test_paths_with_any_characters(value: str, shown: str) -> None:
     command = html_page.format_command(["python", f"--workdir={value}"])
     assert shlex.split(command) == ["python", f"--workdir={shown}"]
     assert html_page.format_command(["a.b", "--x=/home/me/y"]) == "a.b --x=…/y"
+
+
+def test_a_report_prepares_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches images prepared again for a page because they have changed, which may take hours, and
+    the user's folders in the reason."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "Jane Doe" / "cache"))
+    images = tmp_path / "Jane Doe" / "images"
+    config = make_reported_config(images)
+    config = with_changes(config, {"data.pack_dir": ""})
+    made = prepare(config.data, progress=False).directory / "manifest.json"
+    before = made.read_bytes()
+    workdir = save_reported_run(tmp_path / "run", config, STEPS, make_records(STEPS, final=True))
+    next((images / "train").rglob("*.*")).unlink()
+    read = ReadPage(make_reported_page(workdir))
+    assert read.ids == ["errors", "left-out", "curves", *WITHOUT_IMAGES]
+    assert made.read_bytes() == before
+    reason = "the images in …/images have changed since the pack in …/folder-"
+    assert reason in read.text
+    assert "Jane" not in read.text
+    assert "python -m alexnet_jax.prepare" in read.text
+    assert "Preparing" not in capsys.readouterr().err
