@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from alexnet_jax.data.epochs import Epochs
+from alexnet_jax.errors import DivergedError
 
 _PATIENCE = 5  # validations before constant predictions are reported
 
@@ -18,6 +19,15 @@ POOR_MULTIPLE = 10
 def has_diverged(loss: float, classes: int) -> bool:
     """Return whether a loss is not finite, or so large that training cannot recover."""
     return not loss <= DIVERGED_MULTIPLE * max(1.0, math.log(classes))
+
+
+def check_outputs(name: str, outputs: np.ndarray) -> None:
+    """Raise DivergedError if outputs of a model, such as "probabilities", are not finite."""
+    if not np.isfinite(outputs).all():
+        raise DivergedError(
+            f"the {name} are not finite: the parameters are not finite, or far too large; train "
+            "again with a lower --config.learning_rate, or convert the weights again"
+        )
 
 
 def describe_poor_end(loss: float, classes: int) -> str | None:

@@ -27,7 +27,8 @@ from alexnet_jax.data.crops import central_square, evaluation_scale
 from alexnet_jax.data.names import readable_name
 from alexnet_jax.data.parallel_map import chunked
 from alexnet_jax.data.sources.layout import list_files
-from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.diagnostics import check_outputs
+from alexnet_jax.errors import InputError
 from alexnet_jax.model_data import check_crop, with_class_names
 from alexnet_jax.trained import TrainedModel, load_trained
 
@@ -55,12 +56,7 @@ def predict(
         names, pixels = zip(*group, strict=True)
         batch = center_crops(np.stack([central_square(image) for image in pixels]), crop, channels)
         probabilities_BxC = np.exp(np.asarray(predict_batch(batch)))
-        if not np.isfinite(probabilities_BxC).all():
-            raise DivergedError(
-                "the probabilities are not finite: the parameters are not finite, or far too "
-                "large; train again with a lower --config.learning_rate, or convert the weights "
-                "again"
-            )
+        check_outputs("probabilities", probabilities_BxC)
         for name, probabilities in zip(names, probabilities_BxC, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:5]
             yield name, [(model.class_names[c], float(probabilities[c])) for c in best]

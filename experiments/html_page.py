@@ -148,6 +148,7 @@ def render_template(template: str, **content: Any) -> str:
 
     Raises:
         jinja2.UndefinedError: the template uses a name that is not given.
+        ValueError: JSON in the page would have a number that is not finite, which browsers refuse.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -156,4 +157,6 @@ def render_template(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    policies = environment.policies  # its values are shared with other environments
+    policies["json.dumps_kwargs"] = {**policies["json.dumps_kwargs"], "allow_nan": False}
     return environment.get_template(template).render(content)

@@ -13,6 +13,7 @@ from jax import Array, lax
 from alexnet_jax import evaluate, model_data, sharding
 from alexnet_jax.analysis.summary import abstract_activations
 from alexnet_jax.data.pack import Pack
+from alexnet_jax.diagnostics import check_outputs
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.pytree import Variables
@@ -52,7 +53,7 @@ def make_strongest_fn(
     It reads the split, with a progress bar, and keeps only the `count` strongest activations of
     every channel, so the memory does not depend on the size of the split. The center crops are
     used. The result is by the name of the op; it has fewer than `count` activations where there
-    are fewer images.
+    are fewer images. It raises DivergedError if they are not finite.
 
     Args:
         model: the model, whose variables, or those of its other checkpoints, are to be given.
@@ -83,6 +84,8 @@ def make_strongest_fn(
             found = _merge(found or _no_peaks(peaks, count), peaks, images, labels.mask)
             first += len(rows)
         kept = min(count, len(chosen))
+        for values, _, _ in found.values():
+            check_outputs("activations", np.asarray(values[:, :kept]))
         return {
             name: Strongest(*(np.asarray(part[:, :kept]) for part in parts))
             for name, parts in found.items()

@@ -18,6 +18,7 @@ from alexnet_jax.analysis.summary import abstract_activations, compute_model_fie
 from alexnet_jax.config import Config
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.pack import Pack
+from alexnet_jax.diagnostics import check_outputs
 from alexnet_jax.errors import InputError
 from alexnet_jax.progress import progress_bar
 from alexnet_jax.pytree import Variables
@@ -82,6 +83,9 @@ class Projector:
 
         Returns:
             (n, crop, crop, channels).
+
+        Raises:
+            DivergedError: the projections are not finite.
         """
         method = method or methods_for(self.model.config)[0]
         function = self._make(op, method)
@@ -92,7 +96,9 @@ class Projector:
         if data.channel_order == "bgr":
             projected = projected[..., ::-1]
         pixel = np.asarray(data.std, np.float32) / data.scale  # units of 0…255 in one of the inputs
-        return projected / pixel if method == "gradient" else projected * pixel
+        projected = projected / pixel if method == "gradient" else projected * pixel
+        check_outputs("projections", projected)
+        return projected
 
     def cut(self, op: str, images: np.ndarray, positions: np.ndarray, fill: float) -> np.ndarray:
         """Return the receptive field of one activation in each image.

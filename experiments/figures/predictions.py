@@ -16,6 +16,7 @@ from alexnet_jax.config import Config
 from alexnet_jax.data.augmentation import permutation
 from alexnet_jax.data.batch import Batch
 from alexnet_jax.data.pack import Pack
+from alexnet_jax.diagnostics import check_outputs
 from alexnet_jax.errors import InputError
 from alexnet_jax.models import registry
 from alexnet_jax.models.sequential_config import SequentialConfig
@@ -84,6 +85,7 @@ def predict_split(
     Raises:
         InputError: as `model_data.choose_split`; an image that the split does not have; features of
             a model without a hidden layer.
+        DivergedError: a probability is not finite.
     """
     split = model_data.choose_split(model, pack, split)
     count = pack.splits[split].count
@@ -104,13 +106,15 @@ def predict_split(
         logs.append(log_probabilities[mask])
         if features:
             kept.append(units[mask])
-    return Predictions(
+    predictions = Predictions(
         split,
         index,
         pack.splits[split].labels[index],
         np.concatenate(logs),
         np.concatenate(kept) if features else None,
     )
+    check_outputs("probabilities", predictions.probabilities)
+    return predictions
 
 
 def load_crops(

@@ -10,8 +10,8 @@ A model belongs to the rows of its network, which is recognized by the layers in
 (pretrained, with the asterisk, if its config's init_from is set), the models of VGG with S, depth
 and shortcuts of residual networks, and so on. Rows of several models average the softmax of the
 first given ones. A row is evaluated as the paper did it: center view, ten views, 144 views, or
-densely; on all images of the labeled test split, or else of validation. What was not evaluated is
-"not run".
+densely; on all images of the labeled test split, or else of validation. What was not evaluated, or
+has a loss that is not finite (stderr names it), is "not run".
 
 Errors on images other than a table's own are in separate columns, whose headings name the images
 and their number; models with fewer filters, as those of the samples, count there only.

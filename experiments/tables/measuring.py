@@ -13,8 +13,8 @@ from alexnet_jax.compatible import check_compatible, shared_settings
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.sources import FILE_SOURCES
 from alexnet_jax.data_config import DataConfig
-from alexnet_jax.errors import InputError
-from alexnet_jax.evaluate import VIEW_NAMES, evaluate
+from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.evaluate import VIEW_NAMES, check_finite, evaluate
 from alexnet_jax.metrics import Metrics
 from alexnet_jax.model_data import choose_split, open_data, print_assumptions
 from alexnet_jax.trained import TrainedModel, load_trained
@@ -37,7 +37,8 @@ class Measurements:
 
     Attributes:
         plans: the rows, a plan for each paper.
-        errors: results of `evaluate`; a test that the models refuse is missing.
+        errors: results of `evaluate`; a test that the models refuse, or whose loss is not finite,
+            is missing.
         models: a description of each model.
     """
 
@@ -86,7 +87,8 @@ def measure_errors(
     errors: dict[Test, Metrics] = {}
     for first, pack in packs.items():
         of_group = {(members, views) for members, views in tests if groups[members[0]] == first}
-        errors |= _evaluate_group(models, pack, given[first].images.split, of_group)
+        split = given[first].images.split
+        errors |= _evaluate_group(workdirs, models, pack, split, of_group)
     described = tuple(map(_describe_run, given, models))
     return Measurements(plans, errors, described)
 
@@ -114,11 +116,16 @@ def _group_compatible(models: Sequence[TrainedModel]) -> list[int]:
 
 
 def _evaluate_group(
-    models: Sequence[TrainedModel], pack: Pack, split: str, tests: set[Test]
+    workdirs: Sequence[str],
+    models: Sequence[TrainedModel],
+    pack: Pack,
+    split: str,
+    tests: set[Test],
 ) -> dict[Test, Metrics]:
     """Evaluate models that can be averaged, each once in every way of testing.
 
-    A way that a model refuses is left out for it, with the reason on stderr.
+    A way that a model refuses is left out for it, with the reason on stderr, and so is a result
+    whose loss is not finite.
     """
     found: dict[Test, Metrics] = {}
     for views in VIEW_NAMES:
@@ -140,12 +147,18 @@ def _evaluate_group(
         except InputError as error:
             if len(rows) > 1:  # another model may not refuse
                 for members in rows:
-                    found |= _evaluate_group(models, pack, split, {(members, views)})
+                    found |= _evaluate_group(workdirs, models, pack, split, {(members, views)})
                 continue
             print(f"not run: {name}: {error}", file=sys.stderr)
             continue
         keys = [(one,) for one in used] + averaged
-        found |= {(key, views): result for key, result in zip(keys, results, strict=True)}
+        for key, result in zip(keys, results, strict=True):
+            try:
+                check_finite(", ".join(workdirs[one] for one in key), split, result)
+            except DivergedError as error:
+                print(f"left out: {name}: {error}", file=sys.stderr)
+                continue
+            found[key, views] = result
     return found
 
 

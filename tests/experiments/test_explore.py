@@ -1,6 +1,7 @@
 """The page to look inside a model: beside what the model computes, and in a browser."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,15 @@ def test_the_page_is_one_file(run: Path, model: TrainedModel, content: dict[str,
         in html
     )
     assert "conv1: convolution, 9×9×4, 2 columns, each of which takes the image, then" in html
+
+
+def test_numbers_that_json_cannot_express(
+    run: Path, model: TrainedModel, content: dict[str, Any]
+) -> None:
+    """Catches NaN in the page's data, at which its script ends: `allow_nan` left at its default."""
+    damaged = {**content, "data": {**content["data"], "images": [math.nan]}}
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        page.make_page(run, model, damaged, [])
 
 
 def test_a_residual_network(tmp_path: Path) -> None:
