@@ -138,7 +138,7 @@ def load_crops(
 
 
 def compute_image_activations(model: TrainedModel, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute every activation for one image.
+    """Compute every activation for one image, as float32 whatever the model computes in.
 
     Args:
         image: (crop, crop, channels) uint8, a center crop as from `load_crops`.
@@ -151,7 +151,8 @@ def compute_image_activations(model: TrainedModel, image: np.ndarray) -> dict[st
     activations = registry.compute_activations(
         registry.make_model(model.config), model.variables, model.normalize_crops(image[None])
     )
-    return {name: np.asarray(activation[0]) for name, activation in activations.items()}
+    # NumPy sums bfloat16 in bfloat16, where 256 + 1 is 256.
+    return {name: np.asarray(activation[0], np.float32) for name, activation in activations.items()}
 
 
 def hidden_ops(config: Config) -> dict[str, str]:

@@ -261,6 +261,19 @@ def test_activations_end_in_the_probabilities(
     assert min(layer.min() for layer in layers.values()) >= 0
 
 
+def test_activations_in_bfloat16(gray: tuple[TrainedModel, np.ndarray, np.ndarray]) -> None:
+    """Catches: activations in bfloat16, whose sums over pixels NumPy rounds to three digits, so
+    that the channel with the largest sum is another one."""
+    model, *_ = gray
+    narrow = with_changes(model.config, {"compute_dtype": "bfloat16"})
+    (image,) = load_crops(model, open_data(model), "test", [3])
+    found = compute_image_activations(dataclasses.replace(model, config=narrow), image)
+    assert {activation.dtype for activation in found.values()} == {np.dtype(np.float32)}
+    sums = found["relu1"].sum((0, 1))
+    assert sums.max() > 0
+    np.testing.assert_allclose(sums, found["relu1"].astype(np.float64).sum((0, 1)), rtol=1e-5)
+
+
 def test_where_color_cannot_be_shown(
     gray: tuple[TrainedModel, np.ndarray, np.ndarray], color: tuple[TrainedModel, list[np.ndarray]]
 ) -> None:
