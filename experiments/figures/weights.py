@@ -235,15 +235,16 @@ def load_norm_history(workdir: str | Path) -> NormHistory:
         InputError: as `load_trained`; or no checkpoint can be read.
     """
     model = load_trained(workdir)
-    initial, layers = initial_params(model), layer_order(model.config)
-    found = {} if initial is None else {0: summarize_parameters(initial, layers)}
+    found, layers = {}, layer_order(model.config)
     for step in saved_steps(Path(workdir)):
         if step > model.step:  # could not be read
             continue
         if variables := load_readable_variables(workdir, step, model.config):
             found[step] = summarize_parameters(variables["params"], layers)
-    if not any(found):
+    if not found:
         raise none_readable(workdir)
+    if (initial := initial_params(model)) is not None:
+        found = {0: summarize_parameters(initial, layers), **found}
     paths = [row.path for row in found[max(found)]]
     norms = {path: [rows[i].norm for rows in found.values()] for i, path in enumerate(paths)}
     train = [record for record in read_records(Path(workdir)) if record["split"] == "train"]

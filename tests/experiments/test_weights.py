@@ -11,6 +11,8 @@ from helpers.in_process import train_here
 from helpers.tiny_model import tiny_config
 
 from alexnet_jax import fields
+from alexnet_jax.config import validated
+from alexnet_jax.convert import write_workdir
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics
 from alexnet_jax.models.registry import init_variables
@@ -100,6 +102,18 @@ def test_norms_without_damaged_checkpoints(
     shutil.rmtree(workdir / "checkpoints" / "step_4")
     with pytest.raises(InputError, match=r"^no checkpoint of .* can be read"):
         weights.load_norm_history(workdir)
+
+
+def test_norms_of_imported_weights(folder: Path, tmp_path: Path) -> None:
+    """Catches: step 0, the only one of imported weights, taken for no checkpoint."""
+    config = tiny_config(folder / "data", **{"model.num_classes": 5})
+    names, mean = tuple("abcde"), np.zeros((28, 28, 1), np.float32)
+    model = TrainedModel(validated(config), 0, init_variables(config), mean, names)
+    write_workdir(tmp_path / "imported", model)
+    found = weights.load_norm_history(tmp_path / "imported")
+    assert (found.steps, found.drops) == ([0], [])
+    left, _ = weights.plot_norms(found).axes
+    assert np.asarray(left.lines[0].get_ydata()).tolist() == found.norms["conv1/kernel"] != [0]
 
 
 def test_where_the_rate_was_divided(tmp_path: Path, folder: Path) -> None:
