@@ -3,6 +3,7 @@
 `plots.py` plots them, and `workdir_figures.py` does both for a workdir.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -284,8 +285,10 @@ def choose_rows(predictions: Predictions, correct: int, wrong: int) -> np.ndarra
 
     def first(rows: np.ndarray, wanted: int) -> np.ndarray:
         """Return up to `wanted` rows: the first of every class, then the second ones, and so on."""
-        labels = predictions.labels[rows]
-        repeats = [np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)]
+        seen, repeats = Counter[int](), []
+        for label in predictions.labels[rows].tolist():
+            repeats.append(seen[label])
+            seen[label] += 1
         return rows[np.argsort(repeats, kind="stable")[:wanted]]
 
     is_correct = predictions.correct[order]

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -181,6 +182,26 @@ def test_the_choice_is_of_both_kinds_and_many_classes() -> None:
     assert {*predictions.labels[rows[4:6]]} == {0, 1}
     other = predicted(labels, classes, confidence[::-1])
     assert choose_rows(other, 4, 3).tolist() == rows.tolist()
+
+
+class CountedLabels(np.ndarray):
+    """Labels that count how many of them are compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> Any:
+        CountedLabels.compared += self.size
+        return super().__eq__(other)
+
+
+def test_the_time_to_choose_rows_grows_with_their_number() -> None:
+    """Catches: repeats of a class counted by comparing each label with all before it."""
+    labels = np.arange(500) % 7
+    few = predicted(labels.tolist(), (labels % 5).tolist(), [0.5] * 500)
+    CountedLabels.compared = 0
+    rows = choose_rows(dataclasses.replace(few, labels=labels.view(CountedLabels)), 4, 4)
+    assert rows.tolist() == choose_rows(few, 4, 4).tolist()
+    assert CountedLabels.compared <= 2 * 500
 
 
 def test_predictions_agree_with_evaluation(
