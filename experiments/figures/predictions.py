@@ -190,18 +190,23 @@ def layer_activations(
 
 
 def nearest_neighbors(
-    query: np.ndarray, candidates: np.ndarray, k: int = 6
+    query: np.ndarray, candidates: np.ndarray, k: int = 6, excluded: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest vectors by Euclidean distance, as section 6.1 compares images by fc7.
 
     Args:
         query: (q, units); candidates: (n, units).
+        k: number of neighbors; fewer where a query does not have so many candidates.
+        excluded: (q, n) the candidates that are not compared with a query; None for none.
 
     Returns:
-        Rows of `candidates` (q, min(k, n)), nearest first, the lower row first where they are
+        Rows of `candidates` (q, up to k), nearest first, the lower row first where they are
         equally near, and their distances, float64.
     """
     distances = cdist(query, candidates)
+    if excluded is not None:
+        distances[excluded] = np.inf
+        k = min(k, int((~excluded).sum(1).min()))
     rows = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return rows, np.take_along_axis(distances, rows, axis=1)
 
@@ -228,6 +233,8 @@ def find_neighbors(
 ) -> Neighbors:
     """Find the training images nearest to some images by the input of the classifier.
 
+    A training image is not among its own neighbors.
+
     Args:
         model: the model.
         pack: its data set.
@@ -236,7 +243,7 @@ def find_neighbors(
         k: number of neighbors of each image.
 
     Raises:
-        InputError: the model has no hidden layer.
+        InputError: the model has no hidden layer, or there is no other image to search.
     """
     features = describe_features(model.config)
     index = sample_index(pack.splits["train"].count, candidates)
@@ -244,7 +251,10 @@ def find_neighbors(
     train = predict_split(model, pack, "train", index=index, features=True)
     assert queries.features is not None
     assert train.features is not None
-    rows, distances = nearest_neighbors(queries.features, train.features, k)
+    is_itself = (shown.index[:, None] == index) & (shown.split == "train")
+    rows, distances = nearest_neighbors(queries.features, train.features, k, is_itself)
+    if not rows.size:
+        raise InputError("no training image is searched for neighbors but the image itself")
     text = f"the nearest of {len(index):,} training images by {features}"
     return Neighbors(train.index[rows], train.labels[rows], distances, text)
 

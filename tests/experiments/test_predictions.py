@@ -129,7 +129,8 @@ def test_the_difference_of_many_kernels() -> None:
 
 
 def test_neighbors_by_brute_force() -> None:
-    """Catches another distance, the farthest first, and ties in any order."""
+    """Catches another distance, the farthest first, ties in any order, and an excluded candidate,
+    also as the last one where all are asked for."""
     random = np.random.default_rng(0)
     query, candidates = random.normal(size=(3, 5)), random.normal(size=(30, 5)).astype(np.float32)
     candidates[20] = candidates[10]
@@ -140,6 +141,12 @@ def test_neighbors_by_brute_force() -> None:
         assert rows[q].tolist() == sorted(range(30), key=lambda r: (every[r], r))[:4]
         np.testing.assert_allclose(distances[q], np.sort(every)[:4], atol=1e-12)
     assert rows[1, :2].tolist() == [10, 20]
+    excluded = np.zeros((3, 30), bool)
+    excluded[1, 10] = True
+    others = nearest_neighbors(query, candidates, 30, excluded)[0]
+    assert others.shape == (3, 29)
+    assert others[1, 0] == 20
+    assert 10 not in others[1]
     assert nearest_neighbors(query, candidates[:2], 4)[0].shape == (3, 2)
 
 

@@ -98,24 +98,26 @@ def test_the_final_errors_are_those_of_the_newest_checkpoint(finished: Path) -> 
 
 
 def test_neighbors_and_activations(finished: Path) -> None:
-    """Catches images beside the distances or classes of others, a true class in red, activations
-    of another image, and columns that are mixed up."""
+    """Catches images beside the distances or classes of others, an image among its own neighbors, a
+    true class in red, activations of another image, and columns that are mixed up."""
     model = load_trained(finished.parent)
     pack = open_data(model)
     shown = predictions.predict_split(model, pack, "train", index=[7, 30])
     found, text = image_sections.make_neighbors(model, pack, shown)
     assert text == "the nearest of 36 training images by conv1's activations after pooling"
-    for one, label in zip(found, shown.labels, strict=True):
-        assert len(one.nearest) == 6
-        first = one.nearest[0]
-        assert first.image.source == one.image.source
-        assert first.distance == pytest.approx(0, abs=1e-4)
-        assert first.label == one.label == CLASSES[label]
+    train = predictions.predict_split(model, pack, "train", features=True)
+    assert train.features is not None
+    for one, label, index in zip(found, shown.labels, shown.index, strict=True):
+        every = np.linalg.norm(train.features - train.features[index], axis=1)
+        expected = [row for row in np.argsort(every, kind="stable") if row != index][:6]
+        assert [near.image.alt for near in one.nearest] == [
+            f"Image {row} of the train split: {CLASSES[train.labels[row]]}" for row in expected
+        ]
+        np.testing.assert_allclose([near.distance for near in one.nearest], every[expected], 1e-4)
+        assert one.label == CLASSES[label]
         assert [near.correct for near in one.nearest] == [
             near.label == one.label for near in one.nearest
         ]
-        distances = [near.distance for near in one.nearest]
-        assert distances == sorted(distances)
     (layer,) = image_sections.make_activations(model, pack, "train", 7)
     assert re.fullmatch(
         r"conv1: column 0, 2 channels of 4×4, (\d+) % above 0; column 1, .*", layer.text
