@@ -65,6 +65,19 @@ def plot_kernels(
     return figure
 
 
+def records_while_training(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records of the splits "train" and "validation" while training, if there are any.
+
+    Args:
+        records: of metrics.jsonl.
+    """
+    found: dict[str, list[Record]] = {"train": [], "validation": []}
+    for record in records:
+        if "views" not in record and record["split"] in found:
+            found[record["split"]].append(record)
+    return {split: of for split, of in found.items() if of}
+
+
 @_plain_text
 def plot_curves(records: Sequence[Record], title: str) -> Figure:
     """Plot top-1 error over epochs, on training and validation images, and the final error.
@@ -74,11 +87,11 @@ def plot_curves(records: Sequence[Record], title: str) -> Figure:
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    for split, color in (("train", "0.6"), ("validation", "C0")):
-        of = [r for r in records if r["split"] == split and "views" not in r]
+    colors = {"train": "0.6", "validation": "C0"}
+    for split, of in records_while_training(records).items():
         errors = [100 * r["top1_error"] for r in of]
         dot = "." if len(of) < 3 else ""  # too few for a line to be seen
-        axis.plot([_epoch(r) for r in of], errors, label=split, color=color, marker=dot)
+        axis.plot([_epoch(r) for r in of], errors, label=split, color=colors[split], marker=dot)
     if final := final_records(records).get("ten"):
         error = 100 * final["top1_error"]
         name = f"{final['split']}, ten views: {error:.2f} %"
@@ -94,7 +107,8 @@ def plot_curves(records: Sequence[Record], title: str) -> Figure:
     axis.set(xlabel=f"epochs{rate}", ylabel="top-1 error, %", title=title)
     axis.set_ylim(bottom=0)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    if axis.lines:
+        axis.legend(frameon=False)
     return figure
 
 

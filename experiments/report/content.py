@@ -119,8 +119,10 @@ def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sect
     records, data = read_records(workdir), model.config.data
     folders = workdir.absolute(), location(data), pack_dir(data)
     sections = Sections(final_errors(records, model.step), folders=folders)
-    if any("views" not in record for record in records):
-        alt = "Top-1 error over epochs, on training and on validation images."
+    if while_training := plots.records_while_training(records):
+        names = {"train": "training", "validation": "validation"}
+        splits = " and on ".join(names[split] for split in while_training)
+        alt = f"Top-1 error over epochs, on {splits} images."
         sections.curves = html_page.embed_figure(
             html_page.scale_figure(plots.plot_curves(records, ""), 0.7), alt
         )

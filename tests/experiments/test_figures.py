@@ -263,7 +263,7 @@ def test_dollars_are_plain_in_this_figure_alone(draw: Callable[[], Figure]) -> N
 
 def test_curves_of_a_run_that_was_continued() -> None:
     """Catches a line for the final error of the former last step, and one of a run that has not
-    been evaluated since."""
+    been evaluated since; validation in the legend of a run without it, or left out of another."""
     shared = dict(loss=1.0, top5_error=0.0, count=8, learning_rate=0.1, images_per_second=1.0)
     found = [
         cast(Record, dict(shared, step=step, epoch=step / 20, **fields))
@@ -279,7 +279,10 @@ def test_curves_of_a_run_that_was_continued() -> None:
         plots.plot_curves(records, "").axes[0].get_legend_handles_labels()[1]
         for records in (found, found[:3])
     ]
-    assert lines == [["train", "validation", "test, ten views: 12.50 %"], ["train", "validation"]]
+    assert lines == [["train", "test, ten views: 12.50 %"], ["train"]]
+    found.append(cast(Record, dict(found[2], split="validation")))
+    (axis,) = plots.plot_curves(found[:1] + found[-1:], "").axes
+    assert axis.get_legend_handles_labels()[1] == ["train", "validation"]
 
 
 def test_a_page_leaves_matplotlib_as_it_was() -> None:

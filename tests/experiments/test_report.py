@@ -155,6 +155,23 @@ def test_the_page_of_an_interrupted_run(reported_config: Config, tmp_path: Path)
     assert "training was interrupted, the config has 4 steps" in words
 
 
+def test_curves_without_validation(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: an alternative text that names images of which there is no curve."""
+    monkeypatch.setattr(content, "_predict", lambda *_: None)
+    model = load_trained(finished.parent)
+    train, validation, *_ = make_records(STEPS, final=False)
+    for lines, images in (
+        ([train, validation], "training and on validation"),
+        ([train], "training"),
+    ):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        curves = content.make_sections(tmp_path, model, None).curves
+        assert curves is not None
+        assert curves.alt == f"Top-1 error over epochs, on {images} images."
+
+
 def test_progress_in_words(finished: Path, tmp_path: Path) -> None:
     """Catches: images that are recovered from steps, where last batches of parts are masked; a
     run that `stop_error` has ended, or one of all its steps, called interrupted; one that has
