@@ -16,14 +16,12 @@ from matplotlib.patches import Patch
 from alexnet_jax.analysis.invariance import InvarianceCurves
 from alexnet_jax.analysis.occlusion import OcclusionMaps
 from experiments.figures.channels import ChannelPatches, Evolution
+from experiments.figures.lettering import plain_text
 from experiments.figures.plots import class_label, pixels_of
 from experiments.figures.tiles import scale_signed
 
-# Dollars in a class name are not mathematics. A Text reads the setting when it is created.
-_plain_text = matplotlib.rc_context({"text.parse_math": False})
 
-
-@_plain_text
+@plain_text
 def plot_strongest(layers: Mapping[str, Sequence[ChannelPatches]], title: str = "") -> Figure:
     """Plot the strongest activations of channels (figure 2 of Zeiler and Fergus).
 
@@ -53,7 +51,7 @@ def plot_strongest(layers: Mapping[str, Sequence[ChannelPatches]], title: str = 
     return figure
 
 
-@_plain_text
+@plain_text
 def plot_evolution(layers: Mapping[str, Evolution], title: str = "") -> Figure:
     """Plot the projection of channels' strongest activation over training (figure 4).
 
@@ -81,7 +79,7 @@ def plot_evolution(layers: Mapping[str, Evolution], title: str = "") -> Figure:
     return figure
 
 
-@_plain_text
+@plain_text
 def plot_projections(
     images: np.ndarray, rows: Sequence[str], projections: Mapping[str, np.ndarray], title: str = ""
 ) -> Figure:
@@ -109,7 +107,7 @@ def plot_projections(
     return figure
 
 
-@_plain_text
+@plain_text
 def plot_occlusion(
     images: np.ndarray,
     labels: np.ndarray,
@@ -190,7 +188,7 @@ def _like(axis: Axes, image: np.ndarray) -> None:
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
-@_plain_text
+@plain_text
 def plot_invariance(
     curves: Sequence[InvarianceCurves],
     strips: Sequence[np.ndarray],

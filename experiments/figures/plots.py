@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.data.names import short_name
 from alexnet_jax.records import Record, final_records
+from experiments.figures.lettering import plain_text
 from experiments.figures.predictions import most_confused
 from experiments.figures.tiles import scale_signed, tile_channels, tile_units
 
@@ -23,11 +23,8 @@ MATRIX_CLASSES = 20  # classes up to which a confusion matrix is readable
 MAX_PAIRS = 20  # pairs of classes listed at most
 CORRECT_COLOR, WRONG_COLOR, OTHER_COLOR = "#62b077", "#c0392b", "#a9bcd6"
 
-# Dollars in a class name are not mathematics. A Text reads the setting when it is created.
-_plain_text = matplotlib.rc_context({"text.parse_math": False})
 
-
-@_plain_text
+@plain_text
 def plot_kernels(
     kernel: np.ndarray, colorfulness: Sequence[float] = (), text: str = "", layer: str = "conv1"
 ) -> Figure:
@@ -78,7 +75,7 @@ def records_while_training(records: Sequence[Record]) -> dict[str, list[Record]]
     return {split: of for split, of in found.items() if of}
 
 
-@_plain_text
+@plain_text
 def plot_curves(records: Sequence[Record], title: str) -> Figure:
     """Plot top-1 error over epochs, on training and validation images, and the final error.
 
@@ -112,7 +109,7 @@ def plot_curves(records: Sequence[Record], title: str) -> Figure:
     return figure
 
 
-@_plain_text
+@plain_text
 def plot_predictions(
     images: np.ndarray,
     labels: np.ndarray,
@@ -148,7 +145,7 @@ def plot_predictions(
     return figure
 
 
-@_plain_text
+@plain_text
 def plot_neighbors(
     queries: np.ndarray,
     query_labels: np.ndarray,
@@ -183,7 +180,7 @@ def plot_neighbors(
     return figure
 
 
-@_plain_text
+@plain_text
 def plot_activations(
     image: np.ndarray, layers: Mapping[str, np.ndarray], title: str = ""
 ) -> Figure:
@@ -220,7 +217,7 @@ def plot_activations(
     return figure
 
 
-@_plain_text
+@plain_text
 def plot_confusion(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
     """Plot the confusion matrix, or with many classes the pairs most often confused.
 

@@ -21,7 +21,6 @@ from alexnet_jax.analysis.invariance import (
     transform_images,
 )
 from alexnet_jax.analysis.occlusion import compute_occlusion_maps
-from alexnet_jax.data.names import short_name
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
 from alexnet_jax.records import read_records
@@ -35,6 +34,7 @@ from experiments.figures.channels import (
     find_peak,
 )
 from experiments.figures.colorfulness import measure_specialization
+from experiments.figures.lettering import drawable_names
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
@@ -98,6 +98,11 @@ class Figures:
     def pack(self) -> Pack:
         """The data set of the model, opened once for all figures."""
         return model_data.open_data(self.model)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes; see `drawable_names`."""
+        return drawable_names(self.model.class_names)
 
     @cached_property
     def split(self) -> str:
@@ -172,7 +177,7 @@ class Figures:
             crops.reshape(*found.index.shape, *crops.shape[1:]),
             found.labels,
             found.distances,
-            model.class_names,
+            self.names,
             f"Images of the {shown.split} split, and {found.text}\n"
             "(with distances; red: another class)",
         )
@@ -183,13 +188,13 @@ class Figures:
         (image,) = load_crops(self.model, self.pack, self.shown.split, index)
         activations = compute_image_activations(self.model, image)
         layers = layer_activations(self.model.config, activations, MAX_LAYERS)
-        name = short_name(self.model.class_names[self.shown.labels[0]])
-        title = f"Image {index[0]} of the {self.shown.split} split: {name}"
+        name = plots.class_label(self.names[self.shown.labels[0]], 40)
+        title = f"Image {index[0]} of the {self.shown.split} split:\n{name}"
         return plots.plot_activations(image, layers, title)
 
     def confusion(self) -> Figure:
         """Plot the confusion matrix."""
-        predictions, names = self.all_predictions, self.model.class_names
+        predictions, names = self.all_predictions, self.names
         wrong = 100 * (~predictions.correct).mean()
         counts = confusion_matrix(predictions.labels, predictions.classes, len(names))
         count = len(predictions.labels)
@@ -233,7 +238,7 @@ class Figures:
         peaks = [find_peak(compute_image_activations(self.model, c)[op]) for c in crops]
         positions = np.array([peak.position for peak in peaks])
         names = [
-            f"{short_name(self.model.class_names[label])}, channel {peak.channel}"
+            f"{plots.class_label(self.names[label])}\nchannel {peak.channel}"
             for label, peak in zip(shown.labels, peaks, strict=True)
         ]
         found = {
@@ -265,7 +270,7 @@ class Figures:
         )
         projections = self.projector.project(op, crops, positions)
         return channel_plots.plot_occlusion(
-            crops, shown.labels, maps, channels, projections, model.class_names, op, title
+            crops, shown.labels, maps, channels, projections, self.names, op, title
         )
 
     def invariance(self) -> Figure:
@@ -288,7 +293,7 @@ class Figures:
             some = values[:: len(values) // 4]
             strips.append(np.concatenate([transform_images(crops[:1], kind, v) for v in some]))
         title = f"Transformed images of the {shown.split} split: features and probabilities"
-        return channel_plots.plot_invariance(curves, strips, shown.labels, model.class_names, title)
+        return channel_plots.plot_invariance(curves, strips, shown.labels, self.names, title)
 
     def _last_conv(self) -> str:
         """Return the nonlinearity of the last convolution."""
@@ -304,7 +309,7 @@ class Figures:
         """Plot images with their labels and most probable classes."""
         images = load_crops(self.model, self.pack, predictions.split, predictions.index)
         labels, probabilities = predictions.labels, predictions.probabilities
-        names = self.model.class_names
+        names = self.names
         return plots.plot_predictions(images, labels, probabilities, names, title)
 
 

@@ -1,5 +1,7 @@
 """The command that plots a run, and the figures."""
 
+import dataclasses
+import importlib
 import io
 import json
 import shutil
@@ -14,6 +16,8 @@ from helpers.explored_run import make_explored_run
 from helpers.image_sets import write_folder
 from helpers.in_process import run_here, train_here
 from helpers.tiny_model import tiny_config
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
@@ -25,7 +29,7 @@ from alexnet_jax.records import Record
 from configs import resnet
 from experiments import html_page
 from experiments.figures import __main__ as figures_command
-from experiments.figures import plots, workdir_figures
+from experiments.figures import lettering, plots, workdir_figures
 from experiments.figures.predictions import sample_index
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -96,7 +100,7 @@ def test_the_images_asked_for(color_run: Path) -> None:
         assert ticked == f"{label} ✓"
         widths = [bar.get_width() for bar in axis.patches if isinstance(bar, Rectangle)]
         np.testing.assert_allclose(widths, np.sort(shares)[::-1])
-    assert "Image 12 of the test split: c" in texts(made.make("activations"))
+    assert "Image 12 of the test split:\nc" in texts(made.make("activations"))
 
 
 def test_neighbors_of_training_images(color_run: Path) -> None:
@@ -232,6 +236,47 @@ def test_names_with_dollars() -> None:
     figure.savefig(io.BytesIO())
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["$A_$", "$_$B"]
+
+
+def test_long_names(color_run: Path) -> None:
+    """Catches a class's name that is cut off at the edge of a figure: one that is not shortened."""
+    made = workdir_figures.Figures(color_run, "test", images=(12, 0))
+    made.names = tuple(f"{x}, of a name that does not end for very long" * 4 for x in "abc")
+    for name in ("projections", "activations"):
+        figure = made.make(name)
+        FigureCanvasAgg(figure).draw()
+        shown = [t for t in figure.findobj(Text) if "of a name" in t.get_text()]
+        assert shown
+        for text in shown:
+            extent = text.get_window_extent()
+            assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1, name
+
+
+def test_names_that_no_font_can_draw(color_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches boxes in place of letters, of which Matplotlib warns for each figure, a message for
+    each of them, and a number in place of a name that can be drawn."""
+    made = workdir_figures.Figures(color_run, "test", images=(12, 0))
+    assert made.pack.class_names == ("a", "b", "c")  # it is opened by the names of its folders
+    made.model = dataclasses.replace(made.model, class_names=("é", "\U0010fffd", "c"))
+    for name in ("confusion", "activations"):
+        made.make(name).savefig(io.BytesIO())
+    (axis,) = made.make("confusion").axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["é", "class 1", "c"]
+    report = capsys.readouterr().err
+    assert report.count("Figures have numbers for 1 of 3 class names, such as class 1 for") == 1
+
+
+def test_fonts_of_other_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a font for Korean that is installed and not used, one that is not installed, and
+    letters of another font than Matplotlib's where that has them."""
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(font_manager, "get_font_names", lambda: ["Malgun Gothic", "Times"])
+            importlib.reload(lettering)
+        text = lettering.plain_text(lambda: Text(0, 0, "한"))()
+    finally:
+        importlib.reload(lettering)
+    assert text.get_fontfamily() == ["sans-serif", "Malgun Gothic"]
 
 
 DOLLARS = "$A_$"  # as a formula it cannot be set
