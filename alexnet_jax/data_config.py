@@ -148,7 +148,7 @@ def _check_numbers(data: DataConfig) -> None:
             _is_share(data.validation_share),
         ),
         ("data.test_share", data.test_share, "in [0, 1)", _is_share(data.test_share)),
-        ("data.padding", data.padding, "0 to below the crop", 0 <= data.padding < data.crop),
+        ("data.padding", data.padding, "from 0 to below data.crop", 0 <= data.padding < data.crop),
         ("data.scale", data.scale, "more than 0", data.scale > 0),
         ("data.lighting_std", data.lighting_std, "0 or more", data.lighting_std >= 0),
         ("data.part_images", data.part_images, "0 or more", data.part_images >= 0),

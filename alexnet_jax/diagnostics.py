@@ -15,19 +15,27 @@ _PATIENCE = 5  # validations before constant predictions are reported
 DIVERGED_MULTIPLE = 1e6
 POOR_MULTIPLE = 10
 
+_NOT_FINITE = (
+    "the parameters are not finite or far too large; train again with a lower "
+    "--config.learning_rate, or convert the weights again"
+)
+
 
 def has_diverged(loss: float, classes: int) -> bool:
     """Return whether a loss is not finite, or so large that training cannot recover."""
     return not loss <= DIVERGED_MULTIPLE * max(1.0, math.log(classes))
 
 
+def check_loss(name: str, split: str, loss: float) -> None:
+    """Raise DivergedError if the loss of a model is not finite, which JSON cannot express."""
+    if not math.isfinite(loss):
+        raise DivergedError(f"{name}: the loss on {split} is {loss}, so {_NOT_FINITE}")
+
+
 def check_outputs(name: str, outputs: np.ndarray) -> None:
     """Raise DivergedError if outputs of a model, such as "probabilities", are not finite."""
     if not np.isfinite(outputs).all():
-        raise DivergedError(
-            f"the {name} are not finite: the parameters are not finite, or far too large; train "
-            "again with a lower --config.learning_rate, or convert the weights again"
-        )
+        raise DivergedError(f"the {name} are not finite, so {_NOT_FINITE}")
 
 
 def describe_poor_end(loss: float, classes: int) -> str | None:

@@ -43,8 +43,8 @@ from alexnet_jax.data.batch import Batch, Labels
 from alexnet_jax.data.crops import scales_of_144
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.pipeline import evaluation_batches, index_of_batches
-from alexnet_jax.diagnostics import compare_with_majority
-from alexnet_jax.errors import DivergedError, InputError
+from alexnet_jax.diagnostics import check_loss, compare_with_majority
+from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.placement import place_images
 from alexnet_jax.progress import progress_bar
@@ -213,15 +213,6 @@ def _check_scales(model: TrainedModel, pack: Pack, scales: Sequence[int]) -> Non
         )
 
 
-def check_finite(name: str, split: str, result: Metrics) -> None:
-    """Raise DivergedError if the loss of a model is not finite, which JSON cannot express."""
-    if not math.isfinite(result["loss"]):
-        raise DivergedError(
-            f"{name}: the loss on {split} is {result['loss']}, so the parameters are not finite "
-            "or far too large; train again with a lower --config.learning_rate"
-        )
-
-
 def split_batches(
     model: TrainedModel,
     pack: Pack,
@@ -285,7 +276,7 @@ def final_evaluation(workdir: Path, mesh: Mesh) -> None:
         # Only the first process decides, since others may not see its file yet.
         if distributed.broadcast_bool(record is None):
             split, (result,) = evaluate([model], views=views, mesh=mesh, pack=pack)
-            check_finite(str(workdir), split, result)
+            check_loss(str(workdir), split, result["loss"])
             epoch = next((r["epoch"] for r in records if r["step"] == model.step), None)
             record = make_record(model.step, epoch, split, result)
             record["views"] = views
@@ -348,7 +339,7 @@ def main(_: list[str]) -> None:
     split, results = evaluate(models, split, flag.views, pack=pack, scales=scales)
     given = {"split": shown or split, "views": flag.views, **({"scales": scales} if scales else {})}
     for name, result in zip([*flag.workdir, "average"], results, strict=False):
-        check_finite(name, split, result)
+        check_loss(name, split, result["loss"])
         if flag.json:
             print(json.dumps({"workdir": name, **given, **result}, allow_nan=False))
         else:

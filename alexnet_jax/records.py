@@ -78,6 +78,18 @@ def read_records(directory: Path) -> list[Record]:
     return records
 
 
+def training_records(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records made during training by split, "train" and "validation".
+
+    A split without records is left out.
+    """
+    found: dict[str, list[Record]] = {"train": [], "validation": []}
+    for record in records:
+        if "views" not in record and record["split"] in found:
+            found[record["split"]].append(record)
+    return {split: rows for split, rows in found.items() if rows}
+
+
 def final_records(records: Sequence[Record]) -> dict[str, Record]:
     """Return the records of the final evaluation after the last recorded step, by their views.
 

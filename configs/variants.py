@@ -45,7 +45,6 @@ from alexnet_jax.models.ops import (
     parameter_ops,
     spatial_sizes,
 )
-from alexnet_jax.models.sequential_config import SequentialConfig
 
 Change = Callable[[Config], None]
 
@@ -245,14 +244,13 @@ def no_communication(config: Config) -> None:
     for the parameters of the removed connections.
 
     Raises:
-        InputError: the model has one column, or columns that do not communicate, or no conv2 or
-            conv3.
+        InputError: the model has one column or separate ones, or no conv2 or conv3.
     """
     model = sequential_model(config)
     if model.num_columns == 1:
         raise InputError("no_communication separates columns, but the model has only one")
-    if not _has_communication(model):
-        raise InputError("no_communication separates columns, but the model's are separate already")
+    if not model.has_communication():
+        raise InputError("no_communication separates columns, but the model's are already separate")
     _require_ops(config, "no_communication", "conv2", "conv3")
     for name, op in parameter_ops(model.ops):
         if name in ("conv3", "conv6", "fc6", "fc7"):
@@ -263,17 +261,11 @@ def no_communication(config: Config) -> None:
             op.features *= 2
 
 
-def _has_communication(model: SequentialConfig) -> bool:
-    """Return whether a layer between the first and the last takes the channels of all columns."""
-    _, *hidden, _ = (op for _, op in parameter_ops(model.ops))
-    return any(isinstance(op, Conv | Dense) and op.groups == 1 for op in hidden)
-
-
 def conv6(config: Config) -> None:
     """Add a sixth convolution after the last pooling, whose input is all columns (run #146).
 
     It has the number and size of kernels and the initial values of conv5. Section 6.1 describes
-    it. In a model without communication each column has its own.
+    it. If the columns do not communicate, neither do those of conv6.
 
     Raises:
         InputError: the model has no conv5.
@@ -282,7 +274,7 @@ def conv6(config: Config) -> None:
     _require_ops(config, "conv6", "conv5")
     conv5 = model.ops["conv5"]
     assert isinstance(conv5, Conv)
-    groups = 1 if _has_communication(model) else model.num_columns
+    groups = 1 if model.has_communication() else model.num_columns
     layers: dict[str, dict[str, Op]] = {}
     for name, block in blocks(model.ops).items():
         layers[name] = block

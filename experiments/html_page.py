@@ -100,7 +100,7 @@ def embed_heatmap(values: np.ndarray, low: float, high: float, alt: str) -> Embe
 def strip_path(value: str) -> str:
     """Replace the folders of a value that is an absolute path by "…"; see `strip_folders`.
 
-    A path may contain spaces and punctuation marks, at which those in a text end.
+    Unlike those in a text, the path may contain spaces and punctuation marks.
     """
     path = re.fullmatch(r"(?:file:/+[^/]+|~[^/]*|/+[^/]+)(?:/.*)?/([^/]+/*)", value, re.DOTALL)
     return f"…/{path[1]}" if path else strip_folders(value)
@@ -111,7 +111,7 @@ def strip_folders(text: str, known: Iterable[Path] = ()) -> str:
 
     Args:
         text: the text, in which a path ends at a space or a punctuation mark.
-        known: absolute paths that may be in the text, and contain these.
+        known: absolute paths that may occur in the text and may contain these characters.
     """
     for path in sorted(map(str, known), key=len, reverse=True):
         text = text.replace(path, strip_path(path))

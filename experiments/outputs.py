@@ -1,4 +1,4 @@
-"""Check where pages go, and write figures, so that failures are messages and lose no file."""
+"""Write figures, and check the paths of outputs before long computations."""
 
 import errno
 import os
@@ -19,8 +19,8 @@ def write_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def prepare_output(path: Path) -> None:
-    """Create the folder of a page, and check that the page can be written, before it is computed.
+def check_output_path(path: Path) -> None:
+    """Create the folder of a file, and check that the file can be written there.
 
     Raises:
         InputError: the folder cannot be created or written to, or `path` is a folder.

@@ -19,6 +19,7 @@ from alexnet_jax.models.ops import (
     MaxPool,
     Op,
     WithinChannelLRN,
+    parameter_ops,
     spatial_sizes,
 )
 
@@ -58,6 +59,11 @@ class SequentialConfig(ModelConfig):
     def columns(self) -> int:
         """See `ModelConfig`."""
         return self.num_columns
+
+    def has_communication(self) -> bool:
+        """Return whether a hidden layer but the first takes the channels of all columns."""
+        _, *hidden, _ = (op for _, op in parameter_ops(self.ops))
+        return any(isinstance(op, Conv | Dense) and op.groups == 1 for op in hidden)
 
     def check_columns(self, devices: int) -> None:
         """See `ModelConfig`."""

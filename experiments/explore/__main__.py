@@ -21,7 +21,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
 from alexnet_jax.trained import load_trained
 from experiments.explore.page import MAX_BYTES, collect_content, make_page
-from experiments.outputs import prepare_output
+from experiments.outputs import check_output_path
 
 
 def main(_: list[str]) -> None:
@@ -33,7 +33,7 @@ def main(_: list[str]) -> None:
     workdir, images = Path(flag.workdir), tuple(map(int, flag.images))
     output = Path(flag.output) if flag.output else workdir / "explore.html"
     model = load_trained(workdir)
-    prepare_output(output)
+    check_output_path(output)
     content = collect_content(model, flag.split, flag.channels, images)
     html = make_page(workdir, model, content, sys.argv[1:])
     size = len(html.encode())

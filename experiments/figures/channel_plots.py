@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from alexnet_jax.analysis.invariance import InvarianceCurves
 from alexnet_jax.analysis.occlusion import OcclusionMaps
 from experiments.figures.channels import ChannelPatches, Evolution
-from experiments.figures.lettering import plain_text
+from experiments.figures.fonts import plain_text
 from experiments.figures.plots import class_label, pixels_of
 from experiments.figures.tiles import scale_signed
 

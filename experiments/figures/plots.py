@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.data.names import short_name
-from alexnet_jax.records import Record, final_records
-from experiments.figures.lettering import plain_text
+from alexnet_jax.records import Record, final_records, training_records
+from experiments.figures.fonts import plain_text
 from experiments.figures.predictions import most_confused
 from experiments.figures.tiles import scale_signed, tile_channels, tile_units
 
@@ -62,19 +62,6 @@ def plot_kernels(
     return figure
 
 
-def records_while_training(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Return the records of the splits "train" and "validation" while training, if there are any.
-
-    Args:
-        records: of metrics.jsonl.
-    """
-    found: dict[str, list[Record]] = {"train": [], "validation": []}
-    for record in records:
-        if "views" not in record and record["split"] in found:
-            found[record["split"]].append(record)
-    return {split: of for split, of in found.items() if of}
-
-
 @plain_text
 def plot_curves(records: Sequence[Record], title: str) -> Figure:
     """Plot top-1 error over epochs, on training and validation images, and the final error.
@@ -85,10 +72,10 @@ def plot_curves(records: Sequence[Record], title: str) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     colors = {"train": "0.6", "validation": "C0"}
-    for split, of in records_while_training(records).items():
-        errors = [100 * r["top1_error"] for r in of]
-        dot = "." if len(of) < 3 else ""  # too few for a line to be seen
-        axis.plot([_epoch(r) for r in of], errors, label=split, color=colors[split], marker=dot)
+    for split, rows in training_records(records).items():
+        errors = [100 * r["top1_error"] for r in rows]
+        dot = "." if len(rows) < 3 else ""  # too few for a line to be seen
+        axis.plot([_epoch(r) for r in rows], errors, label=split, color=colors[split], marker=dot)
     if final := final_records(records).get("ten"):
         error = 100 * final["top1_error"]
         name = f"{final['split']}, ten views: {error:.2f} %"

@@ -196,7 +196,7 @@ def nearest_neighbors(
 
     Args:
         query: (q, units); candidates: (n, units).
-        k: number of neighbors; fewer where a query does not have so many candidates.
+        k: number of neighbors; fewer for all queries if one has fewer candidates.
         excluded: (q, n) the candidates that are not compared with a query; None for none.
 
     Returns:
@@ -254,7 +254,10 @@ def find_neighbors(
     is_itself = (shown.index[:, None] == index) & (shown.split == "train")
     rows, distances = nearest_neighbors(queries.features, train.features, k, is_itself)
     if not rows.size:
-        raise InputError("no training image is searched for neighbors but the image itself")
+        raise InputError(
+            f"the only training image of {len(index)} that is searched for neighbors is the image "
+            "itself; expected 2 or more"
+        )
     text = f"the nearest of {len(index):,} training images by {features}"
     return Neighbors(train.index[rows], train.labels[rows], distances, text)
 

@@ -23,7 +23,7 @@ from alexnet_jax.analysis.invariance import (
 from alexnet_jax.analysis.occlusion import compute_occlusion_maps
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.errors import InputError
-from alexnet_jax.records import read_records
+from alexnet_jax.records import read_records, training_records
 from alexnet_jax.trained import load_trained
 from experiments.figures import channel_plots, plots
 from experiments.figures.channels import (
@@ -34,7 +34,7 @@ from experiments.figures.channels import (
     find_peak,
 )
 from experiments.figures.colorfulness import measure_specialization
-from experiments.figures.lettering import drawable_names
+from experiments.figures.fonts import replace_undrawable_names
 from experiments.figures.predictions import (
     Predictions,
     choose_rows,
@@ -101,8 +101,8 @@ class Figures:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of the classes; see `drawable_names`."""
-        return drawable_names(self.model.class_names)
+        """The names of the classes; see `replace_undrawable_names`."""
+        return replace_undrawable_names(self.model.class_names)
 
     @cached_property
     def split(self) -> str:
@@ -144,7 +144,7 @@ class Figures:
     def curves(self) -> Figure:
         """Plot errors over epochs."""
         records = read_records(self.workdir)
-        if not records:
+        if not training_records(records):
             raise InputError(
                 f"{self.workdir} has no records of training in metrics.jsonl: the model was not "
                 "trained there, or its training has just begun"

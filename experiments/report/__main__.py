@@ -16,7 +16,7 @@ from absl import flags
 from alexnet_jax import cache, command
 from alexnet_jax.files import MAKE_ROOM, write_atomically, write_errors_as_input_errors
 from alexnet_jax.trained import load_trained
-from experiments.outputs import prepare_output
+from experiments.outputs import check_output_path
 from experiments.report.content import make_page
 
 
@@ -27,7 +27,7 @@ def main(_: list[str]) -> None:
     workdir = Path(flag.workdir)
     output = Path(flag.output) if flag.output else workdir / "report.html"
     model = load_trained(workdir)
-    prepare_output(output)
+    check_output_path(output)
     html = make_page(workdir, model, flag.split, sys.argv[1:])
     with write_errors_as_input_errors(output, MAKE_ROOM):
         write_atomically(output, html)

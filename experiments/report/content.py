@@ -20,7 +20,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.fields import leaves
 from alexnet_jax.metrics import Metrics, MetricSums, compute_metrics
 from alexnet_jax.prepare import pack_dir
-from alexnet_jax.records import Record, read_records
+from alexnet_jax.records import Record, read_records, training_records
 from alexnet_jax.schedules import StepSchedule
 from alexnet_jax.status import read_status
 from alexnet_jax.trained import TrainedModel
@@ -119,7 +119,7 @@ def make_sections(workdir: Path, model: TrainedModel, split: str | None) -> Sect
     records, data = read_records(workdir), model.config.data
     folders = workdir.absolute(), location(data), pack_dir(data)
     sections = Sections(final_errors(records, model.step), folders=folders)
-    if while_training := plots.records_while_training(records):
+    if while_training := training_records(records):
         names = {"train": "training", "validation": "validation"}
         splits = " and on ".join(names[split] for split in while_training)
         alt = f"Top-1 error over epochs, on {splits} images."

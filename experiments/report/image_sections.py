@@ -10,7 +10,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.trained import TrainedModel
 from experiments import html_page
 from experiments.figures import plots
-from experiments.figures.lettering import drawable_names
+from experiments.figures.fonts import replace_undrawable_names
 from experiments.figures.predictions import (
     Predictions,
     compute_image_activations,
@@ -178,5 +178,7 @@ def summarize_confusion(
     if len(names) > plots.MATRIX_CLASSES:
         return pairs, None
     alt = f"Confusion matrix of {len(names)} classes: images by true and by predicted class."
-    figure = html_page.scale_figure(plots.plot_confusion(counts, drawable_names(names)), 0.7)
+    figure = html_page.scale_figure(
+        plots.plot_confusion(counts, replace_undrawable_names(names)), 0.7
+    )
     return pairs, html_page.embed_figure(figure, alt)

@@ -62,18 +62,19 @@ def check_data(data_dir: str | None) -> str:
     """Return the folder of the data.
 
     Raises:
-        InputError: it is not given or no folder, or lacks a file, or a file is damaged.
+        InputError: it is missing, is not a folder or lacks a file, or a file is damaged.
     """
     if not data_dir:
         raise InputError(
             f"--data_dir is missing; expected the folder of CIFAR-10's binary files, {ORIGIN}"
         )
-    if not Path(data_dir).expanduser().is_dir():
+    directory = Path(data_dir).expanduser()
+    if not directory.is_dir():
         raise InputError(
             f"--data_dir={data_dir} is not a folder; expected that of CIFAR-10's binary files, "
             f"{ORIGIN}"
         )
-    if (inside := Path(data_dir) / FOLDER).is_dir():
+    if (inside := directory / FOLDER).is_dir():
         raise InputError(f"--data_dir={data_dir} has the folder of the files; give {inside}")
     open_source(DataConfig(name="cifar10_binary", dir=data_dir, image_size=32, crop=32))
     return data_dir
@@ -91,7 +92,7 @@ def check_platform(name: str) -> None:
 def dry_run(
     runs: sweep.Runs[RunRow], plan: Plan, claims: Sequence[Claim], data_dir: str, output: Path
 ) -> None:
-    """Print the commands of which the budget allows each alone, and the time of all of them."""
+    """Print the commands that each fit into the budget, and their total time."""
     own = [plan.estimate_group(group, runs.results) for group in runs.print_commands()]
     swept = list_experiments(claims, data_dir, output, plan.budget)
     # Estimates of single runs count the jobs that share the processor; those of experiments do not.

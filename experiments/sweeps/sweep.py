@@ -50,7 +50,7 @@ POLL_SECONDS = 0.5
 WITHOUT_EFFECT = ("data.dir", "data.resident")
 
 
-def _names(runs: list[Run]) -> str:
+def _join_names(runs: list[Run]) -> str:
     """Return the names of runs in one line."""
     return ", ".join(run.name for run in runs)
 
@@ -124,9 +124,11 @@ class Runs(Generic[R]):
                     with delay_interrupts():
                         job = _start(group, executor)
                         running.append((group, job, time.monotonic()))
-                    _write_line(f"{_names(group)}: started; its messages are in {job.paths.stderr}")
+                    _write_line(
+                        f"{_join_names(group)}: started; its messages are in {job.paths.stderr}"
+                    )
                 bar.total = len(self.runs)
-                bar.set_postfix_str(_names([run for group, *_ in running for run in group]))
+                bar.set_postfix_str(_join_names([run for group, *_ in running for run in group]))
                 for ended in [ended for ended in running if ended[1].done()]:
                     running.remove(ended)
                     group, job, begin = ended
@@ -136,8 +138,8 @@ class Runs(Generic[R]):
         except BaseException:
             stop([job for _, job, _ in running])
             if running:
-                stopped = _names([run for group, *_ in running for run in group])
-                _write_line(f"{stopped}: stopped; the same command continues what was saved")
+                stopped = _join_names([run for group, *_ in running for run in group])
+                _write_line(f"{stopped}: stopped; the same command continues from the checkpoints")
             raise
         finally:
             bar.close()

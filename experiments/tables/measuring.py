@@ -13,8 +13,9 @@ from alexnet_jax.compatible import check_compatible, shared_settings
 from alexnet_jax.data.pack import Pack
 from alexnet_jax.data.sources import FILE_SOURCES
 from alexnet_jax.data_config import DataConfig
+from alexnet_jax.diagnostics import check_loss
 from alexnet_jax.errors import DivergedError, InputError
-from alexnet_jax.evaluate import VIEW_NAMES, check_finite, evaluate
+from alexnet_jax.evaluate import VIEW_NAMES, evaluate
 from alexnet_jax.metrics import Metrics
 from alexnet_jax.model_data import choose_split, open_data, print_assumptions
 from alexnet_jax.trained import TrainedModel, load_trained
@@ -154,7 +155,7 @@ def _evaluate_group(
         keys = [(one,) for one in used] + averaged
         for key, result in zip(keys, results, strict=True):
             try:
-                check_finite(", ".join(workdirs[one] for one in key), split, result)
+                check_loss(", ".join(workdirs[one] for one in key), split, result["loss"])
             except DivergedError as error:
                 print(f"left out: {name}: {error}", file=sys.stderr)
                 continue

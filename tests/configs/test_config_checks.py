@@ -193,7 +193,7 @@ MANY = ((".*", 1.0),)
         ({"schedule.drop_epochs": (0,)}, r"^schedule\.drop_epochs=\(0\.0,\); expected epochs of"),
         ({"data.scale": 0.0}, r"^data\.scale=0\.0; expected more than 0$"),
         ({"data.lighting_std": -0.1}, r"^data\.lighting_std=-0\.1; expected 0 or more$"),
-        ({"data.padding": 24}, r"^data\.padding=24; expected 0 to below the crop"),
+        ({"data.padding": 24}, r"^data\.padding=24; expected from 0 to below data"),
         ({"data.crop_positions": "six"}, r"^data\.crop_positions=six; expected one of all, five"),
         ({"data.scale_jitter": (256,)}, r"^data\.scale_jitter is \(256,\); expected \(\), or "),
         ({"data.scale_jitter": (20, 512)}, r"^data\.scale_jitter is \(20, 512\); .* data\.crop="),

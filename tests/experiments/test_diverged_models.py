@@ -8,7 +8,6 @@ from helpers.in_process import run_here, train_here
 from helpers.tiny_model import tiny_config
 
 from alexnet_jax.errors import DivergedError
-from alexnet_jax.model_data import open_data
 from alexnet_jax.trained import load_trained
 from experiments.explore import page
 from experiments.figures import predictions
@@ -18,7 +17,7 @@ from experiments.tables.measuring import measure_errors
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-MESSAGE = "the probabilities are not finite: the parameters are not finite, or far too large"
+MESSAGE = "the probabilities are not finite, so the parameters are not finite or far too large"
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +45,21 @@ def test_commands_on_predictions(diverged: Path, command: str) -> None:
     assert {*diverged.iterdir()} == before
 
 
-def test_images_that_are_not_shown(diverged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_and_projections_that_are_not_finite(
+    diverged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches: NaN of other images than those shown, which no prediction tests, on a page or in a
     figure: `make_strongest_fn` or `Projector.project` without its check."""
     monkeypatch.setattr(predictions, "check_outputs", lambda *_: None)
-    with pytest.raises(DivergedError, match="the activations are not finite: "):
+    with pytest.raises(DivergedError, match="the activations are not finite, so "):
         page.collect_content(load_trained(diverged), "test", 1, (3,))
-    with pytest.raises(DivergedError, match="the projections are not finite: "):
+    with pytest.raises(DivergedError, match="the projections are not finite, so "):
         list(make_figures(Figures(diverged, "test", (3,)), ["strongest"], needed=False))
 
 
-def test_features(diverged: Path) -> None:
-    """Catches: neighbors by features of a model whose outputs are not finite."""
-    model = load_trained(diverged)
-    with pytest.raises(DivergedError, match=MESSAGE):
-        predictions.predict_split(model, open_data(model), "train", index=[1], features=True)
-
-
-def test_tables(diverged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_leave_out_losses_that_are_not_finite(
+    diverged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Catches: 100.00 as a measured error of a model whose loss is not finite."""
     found = measure_errors([str(diverged)])
     assert found.errors == {}

@@ -29,7 +29,7 @@ from alexnet_jax.records import Record
 from configs import resnet
 from experiments import html_page
 from experiments.figures import __main__ as figures_command
-from experiments.figures import lettering, plots, workdir_figures
+from experiments.figures import fonts, plots, workdir_figures
 from experiments.figures.predictions import sample_index
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -272,10 +272,10 @@ def test_fonts_of_other_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with monkeypatch.context() as patch:
             patch.setattr(font_manager, "get_font_names", lambda: ["Malgun Gothic", "Times"])
-            importlib.reload(lettering)
-        text = lettering.plain_text(lambda: Text(0, 0, "한"))()
+            importlib.reload(fonts)
+        text = fonts.plain_text(lambda: Text(0, 0, "한"))()
     finally:
-        importlib.reload(lettering)
+        importlib.reload(fonts)
     assert text.get_fontfamily() == ["sans-serif", "Malgun Gothic"]
 
 

@@ -201,7 +201,7 @@ class CountedLabels(np.ndarray):
         return super().__eq__(other)
 
 
-def test_the_time_to_choose_rows_grows_with_their_number() -> None:
+def test_choosing_rows_compares_each_label_twice_at_most() -> None:
     """Catches: repeats of a class counted by comparing each label with all before it."""
     labels = np.arange(500) % 7
     few = predicted(labels.tolist(), (labels % 5).tolist(), [0.5] * 500)

@@ -61,7 +61,7 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path: Path, number: signa
     assert ended.returncode == 128 + number, ended.stderr
     messages = tmp_path / "out" / "logs" / "base-0.log"
     assert f"base-0: started; its messages are in {messages}\n" in ended.stderr
-    assert "base-0: stopped; the same command continues what was saved\n" in ended.stderr
+    assert "base-0: stopped; the same command continues from the checkpoints\n" in ended.stderr
     status = read_status(workdir)
     assert status is not None
     assert (status.status, saved_steps(workdir)) == ("interrupted", [status.step])

@@ -39,7 +39,8 @@ class Rates:
 # together. They are assumed, by what others report; the case `device` measures them.
 # The rate of float32 products, TF32, is taken to be half as high, as in the data sheets.
 REACHED = {"NVIDIA H100": (800.0, 3.0), "NVIDIA H200": (790.0, 4.3)}
-SLOWER = ("NVIDIA H100 PCIe", "NVIDIA H100 NVL")  # cards of which nothing is known to be reported
+# Their names begin like the H100's, but its rates are not theirs.
+WITHOUT_RATES = ("NVIDIA H100 PCIe", "NVIDIA H100 NVL")
 
 
 def find_peak_tflops(kind: str, dtype: str) -> float | None:
@@ -50,7 +51,7 @@ def find_peak_tflops(kind: str, dtype: str) -> float | None:
 
 def find_rates(kind: str, dtype: str) -> Rates | None:
     """Return what a kind of device reaches in a type, or None if it is not known."""
-    if (reached := _find_longest(REACHED, kind)) is None or kind.startswith(SLOWER):
+    if (reached := _find_longest(REACHED, kind)) is None or kind.startswith(WITHOUT_RATES):
         return None
     tflops, terabytes = reached
     return Rates(tflops * 1e12 / (2 if dtype == "float32" else 1), terabytes * 1e12)
