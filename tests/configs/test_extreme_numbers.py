@@ -57,7 +57,7 @@ def test_extreme_numbers(path: str, pattern: str) -> None:
 def test_epochs_far_away(epoch: float) -> None:
     """Catches: the step of an epoch that overflows the type of the step in the compiled program."""
     changes = {
-        "schedule.drop_epochs": (-epoch, epoch),
+        "schedule.drop_epochs": (1.0, epoch),
         "schedule.multipliers": (("a", epoch, 7.0),),
     }
     config = with_changes(get_config("sample"), changes)
