@@ -19,7 +19,6 @@ from math import prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -127,7 +126,7 @@ def compute_fully_split(base: Config, devices: int, batch: int) -> DeviceCost:
     type of the arithmetic, except for the logits, their biases' gradients and the sums.
     """
     n, layers = devices, summarize(base)
-    size = jnp.dtype(base.compute_dtype).itemsize
+    size = jax.numpy.dtype(base.compute_dtype).itemsize
     assert isinstance(base.model, SequentialConfig)
     dense = [layer for layer in layers if isinstance(base.model.ops[layer.name], Dense)]
     inputs = [layer.multiply_adds // layer.output[0] for layer in dense]

@@ -23,6 +23,9 @@ from hypothesis import settings
 
 # A shell's job in the background ignores Ctrl-C, and what it starts would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Under nohup SIGHUP is ignored, and what tests start would ignore it, too; they inherit no handler.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 settings.register_profile("same every time", derandomize=True)
 settings.load_profile("same every time")

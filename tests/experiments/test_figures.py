@@ -118,7 +118,7 @@ def test_neighbors_of_training_images(color_run: Path) -> None:
     few = workdir_figures.Figures(color_run, "train", images, neighbors_among=4).make("neighbors")
     assert sum(bool(axis.images) for axis in few.axes) == 1 + 3
     assert any("nearest of 4 training images" in text for text in texts(few))
-    with pytest.raises(InputError, match="but the image itself"):
+    with pytest.raises(InputError, match="is the image itself"):
         workdir_figures.Figures(color_run, "train", images, neighbors_among=1).make("neighbors")
 
 
