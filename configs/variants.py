@@ -25,6 +25,7 @@ One word replaces the model, and comes before the words that change it (sample,f
 """
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -76,8 +77,10 @@ def apply_variant(
     for index, word in enumerate(words):
         if word not in known:
             listed = f"{', '.join(networks)} (the network), " if networks else ""
+            close = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean {close[0]}? Known" if close else "known"
             raise InputError(
-                f"unknown variant {word!r}; known: {listed}{', '.join(data)} (the data) and, also "
+                f"unknown variant {word!r}; {hint}: {listed}{', '.join(data)} (the data) and, also "
                 f"after a comma, {', '.join(ablations)}"
             )
         if word in words[:index]:
@@ -170,8 +173,8 @@ def no_lrn(config: Config) -> None:
     Raises:
         InputError: the model has none.
     """
-    kinds = LRN | WithinChannelLRN
-    if not any(isinstance(op, kinds) for op in sequential_model(config).ops.values()):
+    ops = sequential_model(config).ops.values()
+    if not any(isinstance(op, LRN | WithinChannelLRN) for op in ops):
         raise InputError("no_lrn removes response normalization, but the model has none")
     _remove(config, LRN, WithinChannelLRN)
 

@@ -51,7 +51,7 @@ SAMPLE = "--config=configs/alexnet.py:sample"
             ["no field data.corp; did you mean crop?"],
         ),
         ([SAMPLE, "--config.batch_size=many"], ["batch_size", "many"]),
-        (["--config=configs/alexnet.py:sampel"], ["sampel", "known: ", "sample"]),
+        (["--config=configs/alexnet.py:sampel"], ["sampel", "did you mean sample? Known: "]),
         (["--config=configs/none.py"], ["cannot read", "configs/none.py", "configs/alexnet.py"]),
         ([SAMPLE, "--nonsense=1"], ["Unknown", "'nonsense'", "--help"]),
         ([SAMPLE, "sample"], ["unexpected arguments: sample"]),
