@@ -1,4 +1,4 @@
-"""Diagnostics of training: divergence, constant losses and predictions, and the speed."""
+"""Diagnostics: divergence, outputs that are not finite, constant predictions, and the speed."""
 
 import math
 import time

@@ -43,6 +43,7 @@ from alexnet_jax.models.ops import (
     WithinChannelLRN,
     blocks,
     free_name,
+    join_blocks,
     parameter_ops,
     spatial_sizes,
 )
@@ -132,15 +133,6 @@ def data_words(make_small: Change) -> dict[str, Change]:
         config.model.channels = 3
 
     return dict(imagenette=imagenette, sample=sample, fashion_mnist=fashion_mnist, cifar10=cifar10)
-
-
-def join_blocks(layers: Mapping[str, Mapping[str, Op]]) -> dict[str, Op]:
-    """Return the ops of several `blocks` in one mapping, in order."""
-    ops: dict[str, Op] = {}
-    for block in layers.values():
-        assert not ops.keys() & block.keys()
-        ops.update(block)
-    return ops
 
 
 def four_layers(config: Config) -> None:

@@ -211,6 +211,15 @@ def blocks(ops: Mapping[str, Op]) -> dict[str, dict[str, Op]]:
     return found
 
 
+def join_blocks(layers: Mapping[str, Mapping[str, Op]]) -> dict[str, Op]:
+    """Return the ops of several `blocks` in one mapping, in order."""
+    ops: dict[str, Op] = {}
+    for block in layers.values():
+        assert not ops.keys() & block.keys()
+        ops.update(block)
+    return ops
+
+
 def parameter_ops(ops: Mapping[str, Op]) -> Iterator[tuple[str, LayerOp]]:
     """Yield (name, op) for the ops that have parameters, in order."""
     for name, op in ops.items():

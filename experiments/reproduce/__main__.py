@@ -68,7 +68,7 @@ def check_data(data_dir: str | None) -> str:
         raise InputError(
             f"--data_dir is missing; expected the folder of CIFAR-10's binary files, {ORIGIN}"
         )
-    directory = Path(data_dir).expanduser()
+    directory = Path(data_dir)
     if not directory.is_dir():
         raise InputError(
             f"--data_dir={data_dir} is not a folder; expected that of CIFAR-10's binary files, "

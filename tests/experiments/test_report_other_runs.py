@@ -110,7 +110,7 @@ def test_the_nearest_preset() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("no pack in /root/.cache/x/sample-1; make it", "no pack in …/sample-1; make it"),
+        ("no pack in /home/jane/.cache/x/sample-1; make it", "no pack in …/sample-1; make it"),
         ("'/home/me/my pictures/'", "'…/my pictures/'"),
         ("--workdir=/tmp/run --output=~/a/b.html", "--workdir=…/run --output=…/b.html"),
         ("runs/seed-0/x, configs/a.py, 1/2", "runs/seed-0/x, configs/a.py, 1/2"),
